@@ -2,6 +2,7 @@
 //! a request to do.
 
 mod amend;
+pub(crate) mod asking;
 mod environment;
 pub(crate) mod filters;
 mod fitness;
@@ -29,6 +30,7 @@ use shared::snapshot::{Difference, Key, Position, Snapshot};
 use uuid::Uuid;
 
 use self::amend::Amended;
+use self::asking::Asking;
 use self::environment::Looked;
 use self::filters::{Assembly, Filters, Subsystem};
 use self::fitness::Unfit;
@@ -74,8 +76,8 @@ impl CompileFault {
 /// A whole configuration, ready to run.
 #[derive(Debug)]
 pub struct CompiledSnapshot {
-    /// Whether clients are asked for their certificates.
-    pub(crate) asks_for_certificates: bool,
+    /// Which clients are asked for their certificates.
+    pub(crate) asking: Asking,
     position: RwLock<Position>,
     pub(crate) router: Router,
     /// In the order that the router names them by.
@@ -284,12 +286,14 @@ pub(crate) fn compile_without(
         let workspace = workspaces.of_record::<Route>(route.id);
         ground.route(route, workspace, &mut logged, &mut faults)
     });
-    let whole = Layered::whole(whole.collect());
+    let whole: Vec<CompiledRoute> = whole.collect();
+    let asking = Asking::of(routes.iter().copied().zip(&whole));
+    let whole = Layered::whole(whole);
     let unfit = Unfit::of(in_order(faults), lost)?;
     ground.place(&routes, &records.routes);
     Ok(CompiledSnapshot {
         unfit,
-        asks_for_certificates: ground.wants_certificates(),
+        asking,
         filters: ground.filters(),
         unrouted: ground.unrouted(),
         position: RwLock::new(snapshot.position),
@@ -344,11 +348,11 @@ fn in_order(mut faults: Vec<CompileFault>) -> Vec<CompileFault> {
 /// What the figures of `route` of `workspace` are shown under.
 fn labels(route: &Route, service: Option<&Service>, workspace: &Workspace) -> Labels {
     Labels {
+        workspace: Arc::clone(&workspace.name),
         service: service
             .map(|service| match &service.name {
                 Some(name) => name.as_str().to_owned(),
                 None => service.host.as_str().to_owned(),
-        workspace: Arc::clone(&workspace.name),
             })
             .unwrap_or_default(),
         route: match &route.name {

@@ -51,6 +51,10 @@ pub(crate) enum GatewayError {
     /// The route speaks gRPC, and the request does not.
     #[error("not gRPC")]
     NotGrpc,
+    /// The route looks at certificates of clients, and this one's handshake was for a name that nobody is asked for one
+    /// under: a connection of its own is what the client needs (RFC 9110 §15.5.20).
+    #[error("the connection's handshake did not ask for a certificate")]
+    Misdirected,
     /// More requests are under way on this node than may be.
     #[error("too many requests are under way")]
     Overloaded,
@@ -76,7 +80,7 @@ impl From<Refusal> for GatewayError {
 
 impl GatewayError {
     /// Whether the client's connection is of no use any more: where its next request begins is not
-    /// certain.
+    /// certain, or it is not the one for such requests.
     const fn is_final(&self) -> bool {
         matches!(
             self,
@@ -85,6 +89,7 @@ impl GatewayError {
                 | Self::TargetTooLong
                 | Self::RequestTimeout
                 | Self::Bare
+                | Self::Misdirected
                 | Self::Upstream(UpstreamError::RequestBody(_))
         )
     }
@@ -125,6 +130,7 @@ impl GatewayError {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "Non-gRPC request matched gRPC route",
             ),
+            Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "Misdirected request"),
             Self::Overloaded => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many requests are under way",
@@ -190,6 +196,7 @@ impl GatewayError {
             | Self::RequestTimeout
             | Self::Bare
             | Self::Method
+            | Self::Misdirected
             | Self::Upstream(_) => Heeds::Anything,
         }
     }

@@ -193,7 +193,7 @@ async fn answer(
         return Err(GatewayError::NoRoute);
     };
     record.route = Some((Rc::clone(&snapshot), found.route));
-    if let Some(answer) = protocol_answer(route, &head, &client, &record.request_id) {
+    if let Some(answer) = protocol_answer(route, &head, (peer, &client), &record.request_id) {
         record.progress.source = Source::Exit;
         record
             .run

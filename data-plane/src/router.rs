@@ -376,7 +376,7 @@ fn capture(regex: &regex::Regex, path: &str, readable: Option<&str>) -> Captures
 }
 
 /// A host without the brackets around an IPv6 address.
-fn bare(host: &str) -> &str {
+pub(crate) fn bare(host: &str) -> &str {
     let inside = host
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));

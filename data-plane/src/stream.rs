@@ -34,7 +34,7 @@ pub(crate) enum Stream {
 impl Stream {
     /// A connection whose handshake has come to `outcome`. If it failed, the other end is told why.
     pub(crate) async fn secured(
-        outcome: Result<impl Into<TlsStream<Corked>>, (io::Error, Option<Corked>)>,
+        outcome: Result<impl Into<TlsStream<Corked>>, (io::Error, Corked)>,
     ) -> io::Result<Self> {
         match outcome {
             Ok(stream) => {
@@ -42,10 +42,8 @@ impl Stream {
                 stream.get_mut().0.uncork();
                 Ok(Self::Tls(Box::new(stream)))
             }
-            Err((error, socket)) => {
-                if let Some(mut socket) = socket {
-                    let _ = poll_fn(|cx| socket.poll_send(cx)).await;
-                }
+            Err((error, mut socket)) => {
+                let _ = poll_fn(|cx| socket.poll_send(cx)).await;
                 Err(error)
             }
         }

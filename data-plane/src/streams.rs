@@ -299,7 +299,7 @@ async fn route_and_carry(
     let accepted = tokio::time::timeout(patience, rest).await;
     let client = accepted
         .map_err(|_| StreamError::Slow)?
-        .map_err(|(error, _)| StreamError::Handshake(error))?;
+        .map_err(StreamError::Handshake)?;
     line.run.tls = session(client.get_ref().1);
     let upstream = connect(core, &snapshot, route, asked.source.0, line).await?;
     upstream.carry(client, Early::default(), carried).await

@@ -353,6 +353,8 @@ impl<'a> Amendment<'a> {
         }
         let mut whole = self.before.routes.clone();
         if self.everywhere {
+            // Under which names all routes are met, their records say.
+            (!self.ground.newer_want_certificates()).then_some(())?;
             let (workspaces, ground) = (self.ground.workspaces(), &self.ground);
             whole = whole.remade(|route| {
                 let workspace = workspaces.get(route.environment)?;
@@ -373,11 +375,11 @@ impl<'a> Amendment<'a> {
             return Some(Err(in_order(self.faults)));
         }
         let before = self.before;
-        let asks = before.asks_for_certificates || self.ground.newer_want_certificates();
+        let asking = before.asking.beside(routes.iter().copied().zip(&compiled));
         let same_upstreams = Arc::ptr_eq(&self.ground.upstreams, &before.upstreams);
         let environment = self.ground.environment(shared::entity::DEFAULT_WORKSPACE)?;
         Some(Ok(CompiledSnapshot {
-            asks_for_certificates: asks,
+            asking,
             unfit: Unfit::default(),
             position: RwLock::new(self.snapshot.position),
             router: index,

@@ -46,6 +46,8 @@ pub(crate) struct Filters {
     pub(crate) secrets: SecretNames,
     /// The later phases that any of them has a part in.
     pub(crate) phases: Phases,
+    /// Whether any of them looks at the certificates of clients.
+    pub(crate) wants_certificates: bool,
     /// Whether a glance may be enough for all of them together.
     pub(crate) glance: bool,
 }
@@ -403,12 +405,14 @@ impl Assembly {
         let mut owned_response_headers = Vec::new();
         let mut secrets = SecretNames::default();
         let mut phases = Phases::NONE;
+        let mut wants_certificates = false;
         let all: Vec<usize> = slots.iter().flat_map(Slot::all).collect();
         for filter in all.iter().filter_map(|filter| self.filters.get(*filter)) {
             add_new(&mut owned_headers, filter.owned_headers());
             add_new(&mut owned_response_headers, filter.owned_response_headers());
             secrets.extend(filter.secret_names());
             phases = phases.and(filter.phases());
+            wants_certificates |= filter.wants_certificates();
         }
         let looks = slots.iter().filter_map(|slot| {
             let any = slot.all().filter_map(|place| self.filters.get(place));
@@ -425,6 +429,7 @@ impl Assembly {
             owned_response_headers,
             secrets,
             phases,
+            wants_certificates,
             glance,
         }
     }

@@ -181,15 +181,7 @@ impl Ground {
         self.assembly.filters.clone()
     }
 
-    /// Whether any filter is to see the certificates of clients.
-    pub(super) fn wants_certificates(&self) -> bool {
-        self.assembly
-            .filters
-            .iter()
-            .any(AnyFilter::wants_certificates)
-    }
-
-    /// The same of those alone that came after all was compiled together.
+    /// Whether any filter is to see the certificates of clients, of those that came after all was compiled together.
     pub(super) fn newer_want_certificates(&self) -> bool {
         let mut newer = self.assembly.filters.newer();
         newer.any(AnyFilter::wants_certificates)
@@ -356,9 +348,6 @@ impl Ground {
         {
             let id = service.id;
             faults.push(CompileFault {
-        let workspace = self.names.of(workspace);
-        let labels = labels(route, owner, &workspace);
-        let matched = filters::matched(route, owner, &filters, workspace, logged);
                 kind: Route::KIND,
                 id: route.id,
                 field: "service".to_owned(),
@@ -367,10 +356,13 @@ impl Ground {
         }
         let filters = self.assembly.of_route(route, workspace);
         let environment = self.environment(workspace);
+        let workspace = self.names.of(workspace);
+        let labels = labels(route, owner, &workspace);
+        let matched = filters::matched(route, owner, &filters, workspace, logged);
         let environment = environment.or_else(|| self.environment(DEFAULT_WORKSPACE));
         compile_route(
             route,
-            labels(route, owner),
+            labels,
             compiled,
             filters,
             matched,

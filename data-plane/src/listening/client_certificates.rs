@@ -1,8 +1,6 @@
-//! Certificates of clients. One is asked for only while a filter looks at them, since browsers bother
+//! Certificates of clients. One is asked for only where a route's filters look at them, since browsers bother
 //! their users about it, and taken from whoever issued it: a token that is bound to it says whose it
 //! is, and the handshake proves that the client has its key.
-
-use std::fmt;
 
 use aws_lc_rs::digest;
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -11,27 +9,19 @@ use rustls::{DistinguishedName, Error};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use shared::tls::provider;
 
-use crate::live::Live;
 use crate::signatures::handshake_signatures;
 
-/// Asks clients for their certificates, if the live configuration wants any.
-pub(crate) struct Asking {
-    live: Live,
+/// Asks clients for their certificates.
+#[derive(Debug)]
+pub(crate) struct AnyIssuer {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl Asking {
-    pub(crate) fn new(live: Live) -> Self {
+impl AnyIssuer {
+    pub(crate) fn new() -> Self {
         Self {
-            live,
             algorithms: provider().signature_verification_algorithms,
         }
-    }
-}
-
-impl fmt::Debug for Asking {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Asking").finish_non_exhaustive()
     }
 }
 
@@ -43,13 +33,7 @@ pub(crate) fn thumbprint(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
         .ok()
 }
 
-impl ClientCertVerifier for Asking {
-    fn offer_client_auth(&self) -> bool {
-        let live = self.live.load();
-        live.as_ref()
-            .is_some_and(|snapshot| snapshot.asks_for_certificates)
-    }
-
+impl ClientCertVerifier for AnyIssuer {
     fn client_auth_mandatory(&self) -> bool {
         false
     }

@@ -10,17 +10,20 @@ use crate::listening::client_certificates::thumbprint;
 pub(crate) struct Handshake {
     /// The name that it has asked for, in lower case.
     pub(crate) server_name: Option<String>,
+    /// Whether it was asked for a certificate.
+    pub(crate) asked: bool,
     /// SHA-256 of its certificate.
     pub(crate) certificate: Option<[u8; 32]>,
     pub(crate) session: Option<TlsSession>,
 }
 
 impl Handshake {
-    /// That of `connection`, which has ended.
-    pub(crate) fn of(connection: &ServerConnection) -> Self {
+    /// That of `connection`, which has ended; and whether the client was `asked` for a certificate.
+    pub(crate) fn of(connection: &ServerConnection, asked: bool) -> Self {
         let certificates = connection.peer_certificates();
         Self {
             server_name: connection.server_name().map(str::to_ascii_lowercase),
+            asked,
             certificate: certificates.and_then(<[_]>::first).and_then(thumbprint),
             session: session(connection),
         }

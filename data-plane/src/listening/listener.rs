@@ -18,7 +18,6 @@ use tokio::sync::watch;
 use crate::core::{Core, Node};
 use crate::host::CoreHost;
 use crate::listening::connections::{Admission, Connections, Full};
-use crate::listening::handshake::Handshake;
 use crate::listening::proxy_protocol;
 use crate::listening::shortage::Shortage;
 use crate::listening::tls::Tls;
@@ -285,9 +284,7 @@ async fn secured(
         (peer.tls, peer.bare) = (false, true);
         return Ok((Stream::Plain(stream), early));
     }
-    let accepted = tls.accept(Corked::new(stream, early)).await;
-    if let Ok(stream) = &accepted {
-        peer.handshake = Some(Handshake::of(stream.get_ref().1));
-    }
-    Ok((Stream::secured(accepted).await?, BytesMut::new()))
+    let (stream, handshake) = tls.accept(Corked::new(stream, early)).await?;
+    peer.handshake = Some(handshake);
+    Ok((stream, BytesMut::new()))
 }

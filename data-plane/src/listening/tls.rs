@@ -1,6 +1,7 @@
 //! The TLS that clients are spoken to: which cipher suites it takes, and what the first message of a client decides.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -10,14 +11,15 @@ use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, Ticketer};
 use rustls::server::{Acceptor, ClientHello};
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 use shared::tls::provider;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::listening::certificates::{ByName, CertificateError, DefaultCertificate};
-use crate::listening::client_certificates::Asking;
-use crate::listening::handshake::cipher;
+use crate::listening::client_certificates::AnyIssuer;
+use crate::listening::handshake::{Handshake, cipher};
 use crate::live::Live;
+use crate::stream::{Corked, Stream};
 
 /// The suites that are taken unless a setting says otherwise, the best first. AES of 128 bits with SHA-256 stands before
 /// that of 256 bits with SHA-384: no attack tells them apart, and processors have instructions for all of the former, which
@@ -51,13 +53,19 @@ impl fmt::Display for Cipher {
     }
 }
 
-/// How a listener speaks TLS.
-#[derive(Clone, Debug)]
+/// The TLS of a listener, with the question for a certificate and without. Each has tickets of its own, so that no session
+/// takes a certificate along to where it would not have been asked for, or goes on without where it would have been.
+#[derive(Clone)]
 pub(crate) struct Tls {
-    /// With the suites in our order.
-    ours: Arc<ServerConfig>,
-    /// With the suites in the client's order.
-    clients: Arc<ServerConfig>,
+    quiet: Ordered,
+    asking: Ordered,
+    live: Live,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
+    }
 }
 
 impl Tls {
@@ -67,82 +75,120 @@ impl Tls {
         default: Arc<DefaultCertificate>,
         live: Live,
     ) -> Result<Self, CertificateError> {
-        let provider = CryptoProvider {
+        let provider = Arc::new(CryptoProvider {
             cipher_suites: suites.iter().map(|suite| suite.0).collect(),
             ..CryptoProvider::clone(&provider())
-        };
+        });
         let versions: Vec<&SupportedProtocolVersion> = [&version::TLS13, &version::TLS12]
             .into_iter()
             .filter(|version| suites.iter().any(|suite| suite.0.version() == *version))
             .collect();
-        let asking = Arc::new(Asking::new(Arc::clone(&live)));
-        let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(&versions)?
-            .with_client_cert_verifier(asking)
-            .with_cert_resolver(Arc::new(ByName::new(live, default)));
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        config.ticketer = Ticketer::new()?;
-        let clients = Arc::new(config.clone());
-        config.ignore_client_order = true;
+        let resolver = Arc::new(ByName::new(Arc::clone(&live), default));
+        let ordered = |asks: bool| {
+            let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                .with_protocol_versions(&versions)?;
+            let builder = if asks {
+                builder.with_client_cert_verifier(Arc::new(AnyIssuer::new()))
+            } else {
+                builder.with_no_client_auth()
+            };
+            let mut config = builder.with_cert_resolver(Arc::clone(&resolver) as _);
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            config.ticketer = Ticketer::new()?;
+            Ok::<_, CertificateError>(Ordered::of(config))
+        };
         Ok(Self {
-            ours: Arc::new(config),
-            clients,
+            quiet: ordered(false)?,
+            asking: ordered(true)?,
+            live,
         })
     }
 
-    /// The same for streams, of whose protocol nothing is known.
+    /// The same for streams, of whose protocol nothing is known, and where nobody looks at certificates.
     pub(crate) fn without_protocols(&self) -> Self {
-        let without = |config: &ServerConfig| {
-            let mut config = config.clone();
-            config.alpn_protocols.clear();
-            Arc::new(config)
-        };
+        let mut config = ServerConfig::clone(&self.quiet.clients);
+        config.alpn_protocols.clear();
+        let quiet = Ordered::of(config);
         Self {
-            ours: without(&self.ours),
-            clients: without(&self.clients),
+            asking: quiet.clone(),
+            quiet,
+            live: Arc::clone(&self.live),
         }
     }
 
-    /// Shakes hands with the client at the other end of `stream`. If that fails, what may be left to be sent is in the
-    /// stream that comes back, if one does.
-    pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        stream: S,
-    ) -> Result<TlsStream<S>, (io::Error, Option<S>)> {
-        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-        match (&mut acceptor).await {
-            Ok(start) => self.finish(start).await,
-            Err(error) => Err((error, acceptor.take_io())),
-        }
+    /// The handshake with the client at the other end of `socket`, who is told why if it fails.
+    pub(crate) async fn accept(&self, socket: Corked) -> io::Result<(Stream, Handshake)> {
+        let mut greeting = LazyConfigAcceptor::new(Acceptor::default(), socket);
+        let begun = match (&mut greeting).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                if let Some(mut socket) = greeting.take_io() {
+                    let _ = poll_fn(|cx| socket.poll_send(cx)).await;
+                }
+                return Err(error);
+            }
+        };
+        let asked = self.is_asked(begun.client_hello().server_name());
+        let ordered = if asked { &self.asking } else { &self.quiet };
+        let config = ordered.choose(&begun.client_hello());
+        let accepted = begun.into_stream(config).into_fallible().await;
+        let handshake = accepted.as_ref().ok();
+        let handshake = handshake.map(|stream| Handshake::of(stream.get_ref().1, asked));
+        let stream = Stream::secured(accepted).await?;
+        let handshake = handshake.ok_or(io::ErrorKind::InvalidData)?;
+        Ok((stream, handshake))
     }
 
-    /// Ends the handshake that a client has begun.
-    pub(crate) async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
+    /// Ends the handshake of a stream that a client has begun.
+    pub(crate) async fn finish(
         &self,
-        start: StartHandshake<S>,
-    ) -> Result<TlsStream<S>, (io::Error, Option<S>)> {
-        let config = Arc::clone(self.choose(&start.client_hello()));
-        let accepted = start.into_stream(config).into_fallible().await;
-        accepted.map_err(|(error, stream)| (error, Some(stream)))
+        begun: StartHandshake<TcpStream>,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let config = self.quiet.choose(&begun.client_hello());
+        begun.into_stream(config).await
+    }
+
+    fn is_asked(&self, name: Option<&str>) -> bool {
+        let live = self.live.load();
+        live.as_ref().is_some_and(|live| live.asking.is_for(name))
+    }
+}
+
+/// One configuration, with the suites in either order.
+#[derive(Clone)]
+struct Ordered {
+    ours: Arc<ServerConfig>,
+    clients: Arc<ServerConfig>,
+}
+
+impl Ordered {
+    fn of(config: ServerConfig) -> Self {
+        let mut ours = config.clone();
+        ours.ignore_client_order = true;
+        Self {
+            ours: Arc::new(ours),
+            clients: Arc::new(config),
+        }
     }
 
     /// A client that would rather have `ChaCha20` has no instructions for AES: it gets its will.
-    fn choose(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
+    fn choose(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         let suites = &self.ours.crypto_provider().cipher_suites;
         let taken = |suite: &&CipherSuite| suites.iter().any(|ours| ours.suite() == **suite);
-        match hello.cipher_suites().iter().find(taken) {
+        Arc::clone(match hello.cipher_suites().iter().find(taken) {
             Some(
                 CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
                 | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
                 | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
             ) => &self.clients,
             _ => &self.ours,
-        }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
     use rustls::ClientConfig;
     use rustls::RootCertStore;
     use rustls_pki_types::ServerName;
@@ -174,12 +220,15 @@ mod tests {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let (near, far) = tokio::io::duplex(1 << 16);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(listener.accept(), far);
+        let near = Corked::new(near.unwrap().0, BytesMut::new());
         let connector = TlsConnector::from(Arc::new(client));
         let name = ServerName::try_from("localhost").unwrap();
-        let (accepted, _) = tokio::join!(tls.accept(near), connector.connect(name, far));
-        let suite = accepted.ok()?.get_ref().1.negotiated_cipher_suite()?;
-        Some(Cipher(suite).to_string())
+        let (accepted, _) = tokio::join!(tls.accept(near), connector.connect(name, far.unwrap()));
+        let (_, handshake) = accepted.ok()?;
+        Some(handshake.session?.cipher.to_owned())
     }
 
     const AES_128: &str = "TLS_AES_128_GCM_SHA256";

@@ -7,6 +7,7 @@ use shared::error_form::is_grpc;
 use shared::telemetry::chain;
 use shared::version::KONG_PRODUCT;
 
+use super::Peer;
 use super::record::{Record, milliseconds};
 use super::returned::{Returned, ToldField};
 use crate::body::ResponseBody;
@@ -105,11 +106,11 @@ fn add_debug(headers: &mut HeaderMap, route: &CompiledRoute) {
     }
 }
 
-/// What answers a request that its route's protocols do not fit (Kong 3.9, runloop before `access`).
+/// What answers a request that its route's protocols do not fit (Kong 3.9, runloop before `access`), or its connection.
 pub(super) fn protocol_answer(
     route: &CompiledRoute,
     head: &RequestHead,
-    client: &plugins::exchange::Client,
+    (peer, client): (&Peer, &plugins::exchange::Client),
     request_id: &str,
 ) -> Option<Result<Response<ResponseBody>, GatewayError>> {
     if route.grpc {
@@ -123,6 +124,9 @@ pub(super) fn protocol_answer(
         }
     }
     let status = route.https_only.filter(|_| !client.https)?;
+    if route.filters.wants_certificates && peer.was_not_asked() {
+        return Some(Err(GatewayError::Misdirected));
+    }
     if route.grpc {
         let message = "gRPC request matched gRPCs route";
         return Some(Ok(grpc_response(StatusCode::OK, 1, message)));

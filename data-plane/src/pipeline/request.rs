@@ -111,6 +111,13 @@ impl Peer {
         self.handshake.as_ref()?.server_name.as_deref()
     }
 
+    /// Whether its TLS handshake went without the question for a certificate.
+    pub(super) fn was_not_asked(&self) -> bool {
+        self.handshake
+            .as_ref()
+            .is_some_and(|handshake| !handshake.asked)
+    }
+
     /// The port that the client has connected to.
     pub(crate) const fn port(&self) -> u16 {
         self.port

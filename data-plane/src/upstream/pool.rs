@@ -391,7 +391,7 @@ impl Pool {
             )
             .into_fallible()
             .await;
-        Stream::secured(outcome.map_err(|(error, socket)| (error, Some(socket))))
+        Stream::secured(outcome)
             .await
             .map_err(|source| UpstreamError::Tls { address, source })
     }

@@ -9,6 +9,7 @@
 
 mod announced;
 mod answers;
+mod asking;
 mod balancing;
 mod datagrams;
 mod downgrade;
