@@ -22,7 +22,7 @@ use shared::clock::monotonic;
 use shared::types::patterns::readable;
 use tokio::sync::oneshot;
 
-use self::answers::{protocol_answer, refuse, sign, wants_debug};
+use self::answers::{protocol_answer, refuse, sign, wants_debug, without_content};
 use self::body::Body;
 use self::owned::{leave_out, make_room, remove_identity, remove_sealed_cookies, withhold_cookies};
 use self::proxied::{Inbound, Sent, Ways};
@@ -357,7 +357,7 @@ impl Request {
                 progress.proxy_latency = Some(milliseconds(progress.start, monotonic()));
                 progress.upstream_latency = Some(0);
             }
-            return Ok(answer.map(ResponseBody::Full).into());
+            return Ok(without_content(answer).map(ResponseBody::Full).into());
         }
         let inbound = Inbound {
             host,

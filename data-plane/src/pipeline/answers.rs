@@ -1,5 +1,6 @@
 //! What the gateway says by itself: its own answers, and what it tells of every answer.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version, header};
 use plugins::exchange::Source;
 use shared::clock::monotonic;
@@ -123,10 +124,10 @@ pub(super) fn protocol_answer(
             return Some(Err(GatewayError::NotGrpc));
         }
     }
-    let status = route.https_only.filter(|_| !client.https)?;
     if route.filters.wants_certificates && peer.was_not_asked() {
         return Some(Err(GatewayError::Misdirected));
     }
+    let status = route.https_only.filter(|_| !client.https)?;
     if route.grpc {
         let message = "gRPC request matched gRPCs route";
         return Some(Ok(grpc_response(StatusCode::OK, 1, message)));
@@ -137,6 +138,20 @@ pub(super) fn protocol_answer(
         &head.uri,
         request_id,
     )))
+}
+
+/// What a filter has answered, without a message where the status has none (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
+pub(super) fn without_content(mut answer: Response<Bytes>) -> Response<Bytes> {
+    const BARE: [StatusCode; 3] = [
+        StatusCode::NO_CONTENT,
+        StatusCode::RESET_CONTENT,
+        StatusCode::NOT_MODIFIED,
+    ];
+    if BARE.contains(&answer.status()) && !answer.body().is_empty() {
+        answer.body_mut().clear();
+        answer.headers_mut().remove(header::CONTENT_TYPE);
+    }
+    answer
 }
 
 /// The answer to a request that cannot be served.

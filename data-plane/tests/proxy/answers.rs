@@ -8,7 +8,8 @@ use data_plane::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::gateway::{
-    OK, ask, configuration, connect, read_until, settings, start, start_with, stop, upstream,
+    OK, ask, configuration, connect, plugin, read_until, settings, start, start_with, stop,
+    upstream,
 };
 
 /// A port on which nobody listens.
@@ -281,4 +282,26 @@ fn what_a_server_says_before_its_answer_reaches_clients_that_take_it_at_once() {
     assert!(old.starts_with("HTTP/1.0 200 OK\r\n"), "{old}");
     assert_eq!(old.matches("HTTP/1.").count(), 1, "{old}");
     stop(proxy);
+}
+
+#[test]
+fn an_answer_that_may_have_no_content_has_none() {
+    let (port, _heads) = upstream(&[OK]);
+    for (status, framed) in [(204, false), (205, true), (304, false), (403, true)] {
+        let mut records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+        let config = json!({"deny": ["127.0.0.1"], "status": status, "message": "no"});
+        records.push(plugin(90, "ip-restriction", &config));
+        let proxy = start(records);
+        let answer = ask(&proxy, &get("/", ""));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let has = |name: &str| head.contains(&format!("\r\n{name}: "));
+        assert_eq!(has("content-length"), framed, "{answer}");
+        assert_eq!(
+            (has("content-type"), body.is_empty()),
+            (status == 403, status != 403),
+            "{answer}"
+        );
+        stop(proxy);
+    }
 }

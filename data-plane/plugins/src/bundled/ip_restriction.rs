@@ -10,6 +10,7 @@ use shared::entity::Protocol;
 use shared::schema::FieldErrors;
 
 use crate::answer;
+use crate::bundled::request_termination::{final_status, refuse_interim};
 use crate::exchange::Exchange;
 use crate::filter::{Filter, Flow, Instance, Plugin, Protocols};
 use crate::glance::{Glance, Looks, Pass};
@@ -50,6 +51,12 @@ impl Plugin for IpRestriction {
         &[("whitelist", "allow"), ("blacklist", "deny")];
     type Filter = IpRestrictionFilter;
 
+    fn refuse(&self, errors: &mut FieldErrors) {
+        if let Some(status) = self.status {
+            refuse_interim("status", status, errors);
+        }
+    }
+
     fn compile(self, _: &Instance) -> Result<IpRestrictionFilter, FieldErrors> {
         let mut errors = FieldErrors::default();
         let allow = blocks("allow", self.allow.as_deref(), &mut errors);
@@ -67,7 +74,7 @@ impl Plugin for IpRestriction {
             deny,
             status: self
                 .status
-                .and_then(|status| StatusCode::from_u16(status).ok())
+                .and_then(final_status)
                 .unwrap_or(StatusCode::FORBIDDEN),
             message: self.message,
         })
@@ -222,6 +229,21 @@ mod tests {
             json!({"deny": ["127.0.0.1"], "status": 401, "message": "no"}),
             Some((401, "no")),
         );
+    }
+
+    #[test]
+    fn a_status_that_ends_no_answer_is_refused() {
+        for (status, taken) in [(204, true), (200, true), (101, false), (199, false)] {
+            let config = json!({"deny": ["127.0.0.1"], "status": status});
+            let config: IpRestriction = serde_json::from_value(config).unwrap();
+            let mut errors = FieldErrors::default();
+            config.refuse(&mut errors);
+            assert_eq!(!errors.by_field.contains_key("status"), taken, "{status}");
+            // One that is stored already has the client answered.
+            let filter = config.compile(&Instance { id: Uuid::nil() }).unwrap();
+            let answer = answer_of(&filter, &FakeHost::default(), &Request::get("/"));
+            assert_eq!(answer.status, if taken { status } else { 403 });
+        }
     }
 
     #[test]

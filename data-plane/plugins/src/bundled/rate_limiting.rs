@@ -22,6 +22,7 @@ pub(crate) use self::counters::Counters;
 use self::counters::Usage;
 pub(crate) use self::period::Period;
 use crate::answer;
+use crate::bundled::request_termination::{final_status, refuse_interim};
 use crate::config::redis_config::{self, RedisConfig};
 use crate::config::values::{Number, whole_error, yes};
 use crate::exchange::{Exchange, Identity, Matched};
@@ -192,6 +193,14 @@ impl RateLimiting {
     }
 }
 
+impl RateLimiting {
+    /// The status of the answer, if it is a whole number.
+    fn code(&self) -> Option<u16> {
+        let code = self.error_code.0.as_u64()?;
+        u16::try_from(code).ok()
+    }
+}
+
 /// What becomes of a request whose client's usage is not known.
 pub(crate) fn unknown(error: &RedisError, tolerated: bool, exchange: &Exchange<'_>) -> Flow {
     let request_id = &*exchange.request_id;
@@ -220,6 +229,16 @@ impl Plugin for RateLimiting {
     const SHOWS_OLD_NAMES: bool = true;
     type Filter = RateLimitingFilter;
 
+    fn refuse(&self, errors: &mut FieldErrors) {
+        match self.code() {
+            Some(code) if code < 1000 => refuse_interim("error_code", code, errors),
+            _ => errors.add(
+                &["error_code"],
+                "must be a status: an integer from 200 to 999",
+            ),
+        }
+    }
+
     fn compile(self, instance: &Instance) -> Result<RateLimitingFilter, FieldErrors> {
         let mut errors = self.check();
         let header = self.header_name.as_ref().and_then(|LimitHeader(name)| {
@@ -236,11 +255,7 @@ impl Plugin for RateLimiting {
         let limits = given
             .map(|(period, most)| Limit::new(period, most))
             .collect();
-        let code = self
-            .error_code
-            .0
-            .as_u64()
-            .and_then(|code| u16::try_from(code).ok());
+        let status = self.code().and_then(final_status);
         let remote = (self.policy == Policy::Redis)
             .then(|| self.redis.server())
             .flatten();
@@ -254,9 +269,7 @@ impl Plugin for RateLimiting {
             sync_rate: (self.sync_rate.value() > 0.0).then(|| self.sync_rate.seconds()),
             fault_tolerant: self.fault_tolerant,
             hides_headers: self.hide_client_headers,
-            status: code
-                .and_then(|code| StatusCode::from_u16(code).ok())
-                .unwrap_or(StatusCode::TOO_MANY_REQUESTS),
+            status: status.unwrap_or(StatusCode::TOO_MANY_REQUESTS),
             message: self.error_message,
         })
     }

@@ -46,7 +46,7 @@ impl Plugin for Redirect {
     type Filter = RedirectFilter;
 
     fn refuse(&self, errors: &mut FieldErrors) {
-        refuse_interim(self.status_code, errors);
+        refuse_interim("status_code", self.status_code, errors);
     }
 
     fn compile(self, _: &Instance) -> Result<RedirectFilter, FieldErrors> {

@@ -66,11 +66,11 @@ pub(crate) fn final_status(code: u16) -> Option<StatusCode> {
     status.filter(|status| !status.is_informational())
 }
 
-/// Refuses a status with which no answer ends.
-pub(crate) fn refuse_interim(code: u16, errors: &mut FieldErrors) {
+/// Refuses a status in `field` with which no answer ends.
+pub(crate) fn refuse_interim(field: &str, code: u16, errors: &mut FieldErrors) {
     if final_status(code).is_none() {
         errors.add(
-            &["status_code"],
+            &[field],
             "1xx is interim: the client would go on waiting for an answer",
         );
     }
@@ -82,7 +82,7 @@ impl Plugin for RequestTermination {
     type Filter = RequestTerminationFilter;
 
     fn refuse(&self, errors: &mut FieldErrors) {
-        refuse_interim(self.status_code, errors);
+        refuse_interim("status_code", self.status_code, errors);
     }
 
     fn compile(self, _: &Instance) -> Result<RequestTerminationFilter, FieldErrors> {

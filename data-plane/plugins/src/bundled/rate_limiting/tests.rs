@@ -146,6 +146,26 @@ fn answer_and_headers_are_configurable() {
 }
 
 #[test]
+fn a_status_that_ends_no_answer_is_refused() {
+    for (code, taken) in [
+        (json!(429), true),
+        (json!(204), true),
+        (json!(100), false),
+        (json!(199), false),
+        (json!(12), false),
+        (json!(1000), false),
+        (json!(429.5), false),
+    ] {
+        let config = json!({ "minute": 1, "error_code": code });
+        let config: RateLimiting = serde_json::from_value(config).unwrap();
+        let mut errors = FieldErrors::default();
+        config.refuse(&mut errors);
+        assert_eq!(errors.is_empty(), taken, "{code} {errors:?}");
+        assert_eq!(errors.by_field.contains_key("error_code"), !taken);
+    }
+}
+
+#[test]
 fn without_redis_requests_pass_or_fail_as_configured() {
     let host = FakeHost::default();
     let check = |tolerant: bool, status: u16| {
