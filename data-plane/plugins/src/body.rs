@@ -64,10 +64,7 @@ pub(crate) async fn form(exchange: &mut Exchange<'_>) -> Form {
 /// Looks into `bytes`.
 pub(crate) fn parse(media_type: MediaType, headers: &HeaderMap, bytes: &[u8]) -> Option<Form> {
     match media_type {
-        MediaType::Form => {
-            let text = str::from_utf8(bytes).ok()?;
-            Some(Form::Arguments(Arguments::parse(text)))
-        }
+        MediaType::Form => Some(Form::Arguments(Arguments::parse_bytes(bytes))),
         MediaType::Json => match serde_json::from_slice(bytes).ok()? {
             Value::Object(map) => Some(Form::Json(map)),
             _ => None,
@@ -208,24 +205,25 @@ impl Multipart {
     }
 
     /// Adds a simple field.
-    pub(crate) fn push(&mut self, name: &str, value: &str) {
+    pub(crate) fn push(&mut self, name: &str, value: impl AsRef<[u8]>) {
         let quoted = name.replace('"', "%22").replace(['\r', '\n'], "");
         self.parts.push(Part {
             name: name.to_owned(),
             head: format!("Content-Disposition: form-data; name=\"{quoted}\"").into_bytes(),
-            content: value.as_bytes().to_vec(),
+            content: value.as_ref().to_vec(),
         });
     }
 
     /// Gives a simple field another name.
     pub(crate) fn rename(&mut self, old: &str, new: &str) -> bool {
-        let values = self.values(old);
+        let parts = self.parts.iter().filter(|part| part.name == old);
+        let contents: Vec<Vec<u8>> = parts.map(|part| part.content.clone()).collect();
         if !self.remove(old) {
             return false;
         }
         self.remove(new);
-        for value in values {
-            self.push(new, &value);
+        for content in contents {
+            self.push(new, content);
         }
         true
     }

@@ -16,6 +16,7 @@ pub mod host;
 pub mod logs;
 mod lua;
 pub mod proxies;
+mod raw_text;
 pub mod registry;
 pub mod request_id;
 pub mod sessions;

@@ -1,6 +1,9 @@
 //! Query strings and forms as ordered lists of names and values, which filters read and change.
 
+use std::borrow::Cow;
+
 use http::Uri;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use serde_json::Value;
 
 /// Arguments in order; a name may stand several times.
@@ -9,9 +12,48 @@ pub(crate) struct Arguments(Vec<Argument>);
 
 #[derive(Clone, Debug, PartialEq)]
 struct Argument {
-    name: String,
+    name: Text,
     /// `None` for a name alone, without `=`.
-    value: Option<String>,
+    value: Option<Text>,
+}
+
+/// A name or a value.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Text {
+    /// With U+FFFD for what is not UTF-8.
+    shown: String,
+    /// All of it, where that is not UTF-8.
+    bytes: Option<Box<[u8]>>,
+}
+
+impl Text {
+    fn of(bytes: &[u8]) -> Self {
+        let shown = String::from_utf8_lossy(bytes);
+        Self {
+            bytes: matches!(shown, Cow::Owned(_)).then(|| bytes.into()),
+            shown: shown.into_owned(),
+        }
+    }
+
+    /// Decodes `text` as it stands in a form.
+    fn decode(text: &str) -> Self {
+        let spaced = text.replace('+', " ");
+        let bytes: Cow<'_, [u8]> = percent_decode_str(&spaced).into();
+        Self::of(&bytes)
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.as_deref().unwrap_or(self.shown.as_bytes())
+    }
+}
+
+impl Argument {
+    fn of(name: &str, value: &[u8]) -> Self {
+        Self {
+            name: Text::of(name.as_bytes()),
+            value: Some(Text::of(value)),
+        }
+    }
 }
 
 /// Most arguments that are looked at; the rest of a longer list is left out of every decision.
@@ -23,26 +65,35 @@ impl Arguments {
         let parts = text.split('&').filter(|part| !part.is_empty()).take(MOST);
         Self(
             parts
-                .map(|part| {
-                    let decode = |text: &str| {
-                        form_urlencoded::parse(text.as_bytes())
-                            .next()
-                            .map(|(name, _)| name.into_owned())
-                            .unwrap_or_default()
-                    };
-                    match part.split_once('=') {
-                        Some((name, value)) => Argument {
-                            name: decode(name),
-                            value: Some(decode(&value.replace('=', "%3D"))),
-                        },
-                        None => Argument {
-                            name: decode(part),
-                            value: None,
-                        },
-                    }
+                .map(|part| match part.split_once('=') {
+                    Some((name, value)) => Argument {
+                        name: Text::decode(name),
+                        value: Some(Text::decode(value)),
+                    },
+                    None => Argument {
+                        name: Text::decode(part),
+                        value: None,
+                    },
                 })
                 .collect(),
         )
+    }
+
+    /// The same of a body, which may hold any bytes.
+    pub(crate) fn parse_bytes(bytes: &[u8]) -> Self {
+        let mut text = String::with_capacity(bytes.len());
+        for chunk in bytes.utf8_chunks() {
+            text.push_str(chunk.valid());
+            text.extend(percent_encode(chunk.invalid(), NON_ALPHANUMERIC));
+        }
+        Self::parse(&text)
+    }
+
+    /// Adds those of `other`.
+    pub(crate) fn extend(&mut self, other: Self) {
+        for argument in other.0 {
+            self.insert(argument);
+        }
     }
 
     /// Those of a URI's query.
@@ -59,8 +110,16 @@ impl Arguments {
     pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = Option<&str>> {
         self.0
             .iter()
-            .filter(move |argument| argument.name == name)
-            .map(|argument| argument.value.as_deref())
+            .filter(move |argument| argument.name.shown == name)
+            .map(|argument| Some(&*argument.value.as_ref()?.shown))
+    }
+
+    /// The same as they came, for what is not UTF-8.
+    pub(crate) fn bytes(&self, name: &str) -> impl Iterator<Item = Option<&[u8]>> {
+        self.0
+            .iter()
+            .filter(move |argument| argument.name.shown == name)
+            .map(|argument| Some(argument.value.as_ref()?.as_bytes()))
     }
 
     /// The values of `name`, in order; an argument without `=` has an empty one.
@@ -76,7 +135,7 @@ impl Arguments {
     /// Removes `name` and answers whether it was there.
     pub(crate) fn remove(&mut self, name: &str) -> bool {
         let before = self.0.len();
-        self.0.retain(|argument| argument.name != name);
+        self.0.retain(|argument| argument.name.shown != name);
         self.0.len() < before
     }
 
@@ -86,25 +145,24 @@ impl Arguments {
             return self.contains(old);
         }
         self.remove(new);
-        for argument in self.0.iter_mut().filter(|argument| argument.name == old) {
-            new.clone_into(&mut argument.name);
+        let renamed = |argument: &&mut Argument| argument.name.shown == old;
+        for argument in self.0.iter_mut().filter(renamed) {
+            argument.name = Text::of(new.as_bytes());
         }
         true
     }
 
     /// Puts one value in the place of all values of `name`.
-    pub(crate) fn set(&mut self, name: &str, value: &str) {
-        let place = self.0.iter().position(|argument| argument.name == name);
-        let argument = Argument {
-            name: name.to_owned(),
-            value: Some(value.to_owned()),
-        };
+    pub(crate) fn set(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        let mut all = self.0.iter();
+        let place = all.position(|argument| argument.name.shown == name);
+        let argument = Argument::of(name, value.as_ref());
         match place.and_then(|place| self.0.get_mut(place)) {
             Some(kept) => {
                 *kept = argument;
                 let mut first = true;
                 self.0.retain(|argument| {
-                    argument.name != name || std::mem::replace(&mut first, false)
+                    argument.name.shown != name || std::mem::replace(&mut first, false)
                 });
             }
             None => self.0.push(argument),
@@ -112,12 +170,13 @@ impl Arguments {
     }
 
     /// Adds a value of `name`, after those that are there.
-    pub(crate) fn push(&mut self, name: &str, value: &str) {
-        let argument = Argument {
-            name: name.to_owned(),
-            value: Some(value.to_owned()),
-        };
-        let last = self.0.iter().rposition(|known| known.name == name);
+    pub(crate) fn push(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        self.insert(Argument::of(name, value.as_ref()));
+    }
+
+    fn insert(&mut self, argument: Argument) {
+        let mut all = self.0.iter();
+        let last = all.rposition(|known| known.name == argument.name);
         match last {
             Some(last) => self.0.insert(last + 1, argument),
             None => self.0.push(argument),
@@ -127,21 +186,18 @@ impl Arguments {
     /// Names and values, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|argument| {
-            (
-                argument.name.as_str(),
-                argument.value.as_deref().unwrap_or_default(),
-            )
+            let value = argument.value.as_ref();
+            let value = value.map_or("", |value| value.shown.as_str());
+            (argument.name.shown.as_str(), value)
         })
     }
 
     /// Names and values, in order, as Kong shows them: `true` for a name alone.
     pub(crate) fn shown(&self) -> impl Iterator<Item = (&str, Value)> {
         self.0.iter().map(|argument| {
-            let value = argument.value.as_deref();
-            (
-                argument.name.as_str(),
-                value.map_or(Value::Bool(true), Value::from),
-            )
+            let value = argument.value.as_ref();
+            let value = value.map_or(Value::Bool(true), |value| Value::from(&*value.shown));
+            (argument.name.shown.as_str(), value)
         })
     }
 
@@ -152,10 +208,10 @@ impl Arguments {
             if !text.is_empty() {
                 text.push('&');
             }
-            escape(&argument.name, &mut text);
+            escape(argument.name.as_bytes(), &mut text);
             if let Some(value) = &argument.value {
                 text.push('=');
-                escape(value, &mut text);
+                escape(value.as_bytes(), &mut text);
             }
         }
         text
@@ -180,9 +236,9 @@ impl Arguments {
 }
 
 /// Percent-encodes all but the unreserved characters (RFC 3986 §2.3).
-fn escape(value: &str, text: &mut String) {
+fn escape(value: &[u8], text: &mut String) {
     use std::fmt::Write as _;
-    for byte in value.bytes() {
+    for &byte in value {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
             text.push(char::from(byte));
         } else {
@@ -198,7 +254,13 @@ mod tests {
 
     #[test]
     fn what_was_parsed_encodes_to_the_same() {
-        for text in ["", "a=1&b=2&a=3", "flag&x=", "q=a%20b%2Bc%3D%3D&u=%C3%BC"] {
+        for text in [
+            "",
+            "a=1&b=2&a=3",
+            "flag&x=",
+            "q=a%20b%2Bc%3D%3D&u=%C3%BC",
+            "latin=gr%FCn&%E9&%25=%00",
+        ] {
             assert_eq!(Arguments::parse(text).encode(), text);
         }
         assert_eq!(Arguments::parse("a=b=c&&d+e=1").encode(), "a=b%3Dc&d%20e=1");

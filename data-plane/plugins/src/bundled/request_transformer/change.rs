@@ -14,6 +14,7 @@ use crate::body::{self, Form, LARGEST, MediaType, Multipart};
 use crate::config::pairs::split;
 use crate::credentials::arguments::Arguments;
 use crate::exchange::{BodyError, Exchange};
+use crate::raw_text::{self, to_bytes};
 
 /// Why a request cannot be changed as configured.
 #[derive(Clone, Debug)]
@@ -143,10 +144,7 @@ impl RequestTransformerFilter {
         }
         let body = read(exchange).await?;
         let mut query = Arguments::of(&exchange.request.uri);
-        let form = Arguments::parse(&String::from_utf8_lossy(&body));
-        for (name, value) in form.iter() {
-            query.push(name, value);
-        }
+        query.extend(Arguments::parse_bytes(&body));
         query.write(&mut exchange.request.uri);
         Ok(())
     }
@@ -195,6 +193,11 @@ fn render(template: &Template, facts: &Facts) -> Result<String, Failure> {
     template.render(facts).map_err(Failure::Template)
 }
 
+/// The same for where only UTF-8 may stand.
+fn shown(template: &Template, facts: &Facts) -> Result<String, Failure> {
+    render(template, facts).map(|text| raw_text::shown(&text))
+}
+
 async fn read(exchange: &mut Exchange<'_>) -> Result<Bytes, Failure> {
     if let Some(bytes) = &exchange.upstream.body {
         return Ok(bytes.clone());
@@ -220,10 +223,11 @@ fn climbs(path: &str) -> bool {
 /// Percent-encodes what may not stand in a path (RFC 3986 §3.3), a `%` that begins no triplet among it.
 fn escaped(path: &str) -> String {
     use std::fmt::Write as _;
+    let path = to_bytes(path);
     let mut text = String::with_capacity(path.len());
-    for (place, byte) in path.bytes().enumerate() {
+    for (place, &byte) in path.iter().enumerate() {
         let stays = if byte == b'%' {
-            let digits = path.as_bytes().get(place + 1..place + 3);
+            let digits = path.get(place + 1..place + 3);
             digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
         } else {
             byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'#' | b'?' | b'\\')
@@ -251,7 +255,7 @@ fn change_headers(
     };
     let value = |template: &Template| {
         let text = render(template, facts)?;
-        Ok(HeaderValue::from_str(&text).ok())
+        Ok(HeaderValue::from_bytes(&to_bytes(&text)).ok())
     };
     for name in changes.remove.iter().filter_map(|text| name(text)) {
         headers.remove(name);
@@ -319,16 +323,16 @@ fn change_arguments(
     }
     for (name, template) in &changes.replace {
         if arguments.contains(name) {
-            arguments.set(name, &render(template, facts)?);
+            arguments.set(name, to_bytes(&render(template, facts)?));
         }
     }
     for (name, template) in &changes.add {
         if !arguments.contains(name) {
-            arguments.push(name, &render(template, facts)?);
+            arguments.push(name, to_bytes(&render(template, facts)?));
         }
     }
     for (name, template) in &changes.append {
-        arguments.push(name, &render(template, facts)?);
+        arguments.push(name, to_bytes(&render(template, facts)?));
     }
     Ok(())
 }
@@ -343,21 +347,21 @@ fn change_json(
     }
     for (old, new) in &changes.rename {
         if let Some(value) = map.shift_remove(old) {
-            map.insert(render(new, facts)?, value);
+            map.insert(shown(new, facts)?, value);
         }
     }
     for (name, template) in &changes.replace {
         if let Some(kept) = map.get_mut(name) {
-            *kept = json!(render(template, facts)?);
+            *kept = json!(shown(template, facts)?);
         }
     }
     for (name, template) in &changes.add {
         if !map.contains_key(name) {
-            map.insert(name.clone(), json!(render(template, facts)?));
+            map.insert(name.clone(), json!(shown(template, facts)?));
         }
     }
     for (name, template) in &changes.append {
-        let value = json!(render(template, facts)?);
+        let value = json!(shown(template, facts)?);
         match map.get_mut(name) {
             Some(Value::Array(list)) => list.push(value),
             Some(text @ Value::String(_)) => *text = json!([text.take(), value]),
@@ -376,12 +380,12 @@ fn change_parts(changes: &Changes, parts: &mut Multipart, facts: &Facts) -> Resu
     }
     for (name, template) in &changes.replace {
         if parts.remove(name) {
-            parts.push(name, &render(template, facts)?);
+            parts.push(name, to_bytes(&render(template, facts)?));
         }
     }
     for (name, template) in &changes.add {
         if !parts.contains(name) {
-            parts.push(name, &render(template, facts)?);
+            parts.push(name, to_bytes(&render(template, facts)?));
         }
     }
     Ok(())

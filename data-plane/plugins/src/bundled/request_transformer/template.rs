@@ -5,6 +5,7 @@
 use crate::credentials::arguments::Arguments;
 use crate::exchange::{Captures, Exchange};
 use crate::lua::{Expression, Scope, Value, World, place};
+use crate::raw_text;
 
 /// What templates may name. Nothing here puts anything into `shared`.
 const SCOPE: Scope = Scope {
@@ -47,12 +48,13 @@ impl World for Facts {
             ("headers", Value::Text(name)) => {
                 let name = name.to_ascii_lowercase().replace('_', "-");
                 let values = self.headers.get_all(name).iter();
-                let texts = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
+                let texts = values.map(|value| raw_text::from_bytes(value.as_bytes()));
                 Value::from(texts.map(|text| Value::from(&*text)).collect::<Vec<_>>())
             }
             ("query_params", Value::Text(name)) => {
-                let values = self.query.values(name);
-                let values = values.map(|value| value.map_or(Value::Boolean(true), Value::from));
+                let text = |bytes: &[u8]| Value::from(&*raw_text::from_bytes(bytes));
+                let values = self.query.bytes(name);
+                let values = values.map(|value| value.map_or(Value::Boolean(true), text));
                 Value::from(values.collect::<Vec<_>>())
             }
             ("uri_captures", Value::Text(name)) => {
@@ -96,7 +98,7 @@ impl Template {
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("$(") {
             if !before.is_empty() {
-                pieces.push(Piece::Text(before.to_owned()));
+                pieces.push(literal(before));
             }
             let (inner, after) = expression(after).ok_or_else(|| wrong("unfinished expression"))?;
             let compiled = Expression::compile(inner, &SCOPE).map_err(|detail| wrong(&detail))?;
@@ -104,7 +106,7 @@ impl Template {
             rest = after;
         }
         if !rest.is_empty() {
-            pieces.push(Piece::Text(rest.to_owned()));
+            pieces.push(literal(rest));
         }
         Ok(Self(pieces))
     }
@@ -114,7 +116,7 @@ impl Template {
         self.0.iter().all(|piece| matches!(piece, Piece::Text(_)))
     }
 
-    /// The value for a request; the error says what an expression has tried.
+    /// The value for a request, as a text of [`raw_text`]; the error says what an expression has tried.
     pub(super) fn render(&self, facts: &Facts) -> Result<String, String> {
         let mut text = String::new();
         for piece in &self.0 {
@@ -127,6 +129,10 @@ impl Template {
         }
         Ok(text)
     }
+}
+
+fn literal(text: &str) -> Piece {
+    Piece::Text(raw_text::from_bytes(text.as_bytes()).into_owned())
 }
 
 /// What stands before the parenthesis that ends an expression, and what after it.

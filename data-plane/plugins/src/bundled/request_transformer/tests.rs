@@ -1,5 +1,6 @@
 //! What the upstream sees of a changed request.
 
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
@@ -200,4 +201,51 @@ fn entries_that_say_nothing_are_named() {
     assert_eq!(errors["rename"]["body"]["1"], "key 'a' has no value");
     assert_eq!(errors["append"]["querystring"]["1"], "key 'q' has no value");
     assert_eq!(errors["http_method"], "invalid value: G T");
+}
+
+#[test]
+fn bytes_that_are_no_text_go_on_as_they_came() {
+    let config = json!({
+        "append": {
+            "headers": ["x-out:<$(headers.x_in)>"],
+            "querystring": ["q:$(headers.x_in)", "p:$(query_params.l)"],
+            "body": ["b:$(headers.x_in)"],
+        },
+        "replace": {"uri": "/$(headers.x_in)"},
+    });
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let mut request = request("/?l=%FC&k=%E9t", &form, "");
+    request.body = Bytes::from_static(b"a=\xFF%FE");
+    let odd = HeaderValue::from_bytes(b"gr\xFCn \xF4\x8F\xBE\x80").unwrap();
+    request.headers.push((HeaderName::from_static("x-in"), odd));
+    let answer = transform(config, &request);
+    let out = answer.upstream.headers.get("x-out").unwrap();
+    assert_eq!(out.as_bytes(), b"<gr\xFCn \xF4\x8F\xBE\x80>");
+    let odd = "gr%FCn%20%F4%8F%BE%80";
+    let uri = answer.upstream.uri.to_string();
+    assert_eq!(uri, format!("/?l=%FC&k=%E9t&q={odd}&p=%FC"));
+    assert_eq!(answer.overrides.path, Some(format!("/{odd}")));
+    assert_eq!(body_of(&answer), format!("a=%FF%FE&b={odd}"));
+}
+
+#[test]
+fn json_and_parts_take_bytes_as_far_as_they_can() {
+    let config = json!({"add": {"body": ["b:$(headers.x_in)"]}, "rename": {"body": ["a:c"]}});
+    let odd = || HeaderValue::from_bytes(b"\xFC").unwrap();
+    let json = [("content-type", "application/json")];
+    let mut request = request("/", &json, r#"{"a":1}"#);
+    request
+        .headers
+        .push((HeaderName::from_static("x-in"), odd()));
+    let answer = transform(config.clone(), &request);
+    assert_eq!(body_of(&answer), "{\"c\":1,\"b\":\"\u{FFFD}\"}");
+    let kind = HeaderValue::from_static("multipart/form-data; boundary=x");
+    request.headers[0].1 = kind;
+    request.body = Bytes::from_static(
+        b"--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n\xFE\r\n--x--\r\n",
+    );
+    let body = transform(config, &request).overrides.body.unwrap();
+    let has = |wanted: &[u8]| body.windows(wanted.len()).any(|found| found == wanted);
+    assert!(has(b"name=\"c\"\r\n\r\n\xFE\r\n"), "{body:?}");
+    assert!(has(b"name=\"b\"\r\n\r\n\xFC\r\n"), "{body:?}");
 }
