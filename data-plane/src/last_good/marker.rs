@@ -108,8 +108,8 @@ impl Marker {
 
     /// Whether `configuration`, or content with `root`, is not to be run again.
     pub(crate) fn is_quarantined(&self, configuration: &Hash, root: &Hash) -> bool {
-        let mut list = self.list().clone().into_iter();
-        list.any(|tried| [*configuration, *root].contains(&tried.configuration))
+        let is_it = |tried: &Tried| [*configuration, *root].contains(&tried.configuration);
+        self.list().iter().any(is_it)
     }
 
     /// Leaves the directory to the process that has taken over.

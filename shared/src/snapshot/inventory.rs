@@ -20,6 +20,7 @@ type Entry = (Key, Hash);
 pub struct Inventory {
     buckets: Vec<Arc<Bucket>>,
     root: Hash,
+    configuration: Hash,
 }
 
 #[derive(Debug)]
@@ -27,6 +28,8 @@ struct Bucket {
     /// Sorted by key.
     entries: Vec<Entry>,
     digest: Hash,
+    /// The same without the records that are urgent: those come and go by themselves.
+    configured: Hash,
 }
 
 /// What leads from one set of records to another.
@@ -53,18 +56,42 @@ impl Difference {
 impl Bucket {
     fn new(mut entries: Vec<Entry>) -> Self {
         entries.sort_by_key(|(key, _)| *key);
-        let mut hasher = blake3::Hasher::new();
-        for (key, content) in &entries {
-            // Every part has a fixed length or an end mark, so that no two record sets hash the same bytes.
-            hasher
-                .update(key.kind.as_bytes())
-                .update(&[0])
-                .update(key.id.as_bytes())
-                .update(content);
+        let digest = digest(entries.iter());
+        let is_configured = |(key, _): &&Entry| !key.is_urgent();
+        let configured = if entries.iter().all(|entry| is_configured(&entry)) {
+            digest
+        } else {
+            self::digest(entries.iter().filter(is_configured))
+        };
+        Self {
+            entries,
+            digest,
+            configured,
         }
-        let digest = *hasher.finalize().as_bytes();
-        Self { entries, digest }
     }
+}
+
+/// The hash that proves `entries`, sorted by key.
+fn digest<'a>(entries: impl Iterator<Item = &'a Entry>) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    for (key, content) in entries {
+        // Every part has a fixed length or an end mark, so that no two record sets hash the same bytes.
+        hasher
+            .update(key.kind.as_bytes())
+            .update(&[0])
+            .update(key.id.as_bytes())
+            .update(content);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// The hash that proves what has `digests`.
+fn root<'a>(digests: impl Iterator<Item = &'a Hash>) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    for digest in digests {
+        hasher.update(digest);
+    }
+    *hasher.finalize().as_bytes()
 }
 
 impl Default for Inventory {
@@ -91,12 +118,11 @@ impl Inventory {
     }
 
     fn of(buckets: Vec<Arc<Bucket>>) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        for bucket in &buckets {
-            hasher.update(&bucket.digest);
+        Self {
+            root: root(buckets.iter().map(|bucket| &bucket.digest)),
+            configuration: root(buckets.iter().map(|bucket| &bucket.configured)),
+            buckets,
         }
-        let root = *hasher.finalize().as_bytes();
-        Self { buckets, root }
     }
 
     /// The hash that proves all of it.
@@ -104,19 +130,10 @@ impl Inventory {
         self.root
     }
 
-    /// The hash that proves all of it but the records that `leaves_out` names.
-    pub fn root_without(&self, leaves_out: impl Fn(&Key) -> bool) -> Hash {
-        let mut hasher = blake3::Hasher::new();
-        for bucket in &self.buckets {
-            let stays = |(key, _): &&Entry| !leaves_out(key);
-            if bucket.entries.iter().all(|entry| stays(&entry)) {
-                hasher.update(&bucket.digest);
-            } else {
-                let rest = bucket.entries.iter().filter(stays).copied();
-                hasher.update(&Bucket::new(rest.collect()).digest);
-            }
-        }
-        *hasher.finalize().as_bytes()
+    /// The hash that proves what was configured: all but the records that are urgent (see [`Key::is_urgent`]), which come and
+    /// go by themselves.
+    pub const fn configuration(&self) -> Hash {
+        self.configuration
     }
 
     /// How many records there are.
@@ -269,13 +286,11 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::entity::{Entity as _, Revocation};
 
     fn key(number: u8) -> Key {
-        let kind = if number.is_multiple_of(2) {
-            "routes"
-        } else {
-            "services"
-        };
+        let kinds = ["routes", "services", Revocation::KIND];
+        let kind = kinds[usize::from(number) % kinds.len()];
         Key {
             kind,
             id: Uuid::from_u128(u128::from(number)),
@@ -307,6 +322,15 @@ mod tests {
             prop_assert_eq!(patched.len(), after.len());
             prop_assert!(new.since(&patched).is_empty());
             prop_assert_eq!(difference.is_empty(), before == after);
+            // What comes and goes by itself makes no other configuration, and all else does.
+            let configured = |records: &BTreeMap<u8, u8>| {
+                let mut records = records.clone();
+                records.retain(|number, _| !key(*number).is_urgent());
+                records
+            };
+            let same = configured(&before) == configured(&after);
+            prop_assert_eq!(patched.configuration() == old.configuration(), same);
+            prop_assert_eq!(patched.configuration(), inventory(&configured(&after)).root());
             // Whoever compares digests finds every bucket with a difference, and no other.
             let digests: Vec<Hash> = old.digests().copied().collect();
             let differing = new.differing(&digests);
