@@ -20,7 +20,7 @@ use proto::v1::fault::Code;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
-use shared::snapshot::Position;
+use shared::snapshot::{Hash, Position};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
@@ -146,11 +146,33 @@ impl Fault {
     }
 }
 
+/// What a node is not sent, since it has refused it or crashed with it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Shunned {
+    /// Which state.
+    pub position: Position,
+    /// The hash that proves what was configured there, where that is known: the node is not sent it with other keys or
+    /// revocations either.
+    pub configuration: Option<Hash>,
+}
+
+impl From<Position> for Shunned {
+    fn from(position: Position) -> Self {
+        Self {
+            position,
+            configuration: None,
+        }
+    }
+}
+
 /// A snapshot that a node refused.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Refusal {
     /// Which one.
     pub position: Position,
+    /// The hash that proves what was configured there, where that is known.
+    #[serde(default)]
+    pub configuration: Option<Hash>,
     /// When.
     pub at: UnixTime,
     /// Why.
@@ -269,16 +291,18 @@ impl Fleet {
         &self,
         introduction: Introduction,
         now: UnixTime,
-    ) -> Result<(Membership, Vec<Position>), Full> {
+    ) -> Result<(Membership, Vec<Shunned>), Full> {
         let (orders, receiver) = mpsc::channel(ORDERS);
         let name = introduction.name.clone();
         let running = introduction.running;
+        let quarantined = introduction.quarantined.iter().copied();
+        let mut shunned: Vec<Shunned> = quarantined.map(Shunned::from).collect();
         let mut nodes = self.nodes();
         if introduction.handed_over {
             // It is led like its node, and counts for nothing: its successor speaks for the node.
             nodes.leaving.insert(&introduction, orders)?;
             let membership = Membership::new(self, &introduction, LEAVING, receiver);
-            return Ok((membership, introduction.quarantined));
+            return Ok((membership, shunned));
         }
         room::make(&mut nodes.here, &introduction)?;
         let before = nodes.here.remove(&name);
@@ -302,13 +326,13 @@ impl Fleet {
         if known && !same_run {
             samples.restart();
         }
-        let mut refused = introduction.quarantined.clone();
-        refused.extend(
-            last_refusal
-                .as_ref()
-                .filter(|refusal| same_run && !refusal.faults.iter().any(Fault::is_of_signature))
-                .map(|refusal| refusal.position),
-        );
+        let refusal = last_refusal.as_ref();
+        let holds =
+            |refusal: &&Refusal| same_run && !refusal.faults.iter().any(Fault::is_of_signature);
+        shunned.extend(refusal.filter(holds).map(|refusal| Shunned {
+            position: refusal.position,
+            configuration: refusal.configuration,
+        }));
         let membership = Membership::new(self, &introduction, streams, receiver);
         let report = Report {
             running,
@@ -339,7 +363,7 @@ impl Fleet {
             streams,
         };
         nodes.here.insert(name, node);
-        Ok((membership, refused))
+        Ok((membership, shunned))
     }
 
     /// Has the node of this id or name sent once more what it refused, also by another control plane. Whether it

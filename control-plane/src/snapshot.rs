@@ -121,6 +121,11 @@ impl Published {
         &self.config
     }
 
+    /// The hash that proves what was configured: see [`Inventory::configuration`].
+    pub const fn configuration(&self) -> Hash {
+        self.inventory.configuration()
+    }
+
     /// Whether the difference to what had this root can be told.
     pub fn knows(&self, root: &Hash) -> bool {
         self.history.ring.find(root).is_some()

@@ -3,6 +3,8 @@
 
 use shared::snapshot::{Hash, Position};
 
+use crate::fleet::Shunned;
+
 /// Refusals of one node that are remembered.
 const REFUSALS: usize = 32;
 
@@ -19,6 +21,8 @@ pub(super) struct Abilities {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Goal {
     pub(super) position: Position,
+    /// The hash that proves what was configured.
+    pub(super) configuration: Hash,
     /// Whether the difference to what the node runs can be told.
     pub(super) reachable: bool,
     /// Whether telling everything costs little.
@@ -31,15 +35,23 @@ pub(super) struct Goal {
 #[derive(Debug)]
 pub(super) struct Session {
     running: Position,
-    refused: Vec<Position>,
+    refused: Vec<Shunned>,
     abilities: Abilities,
-    in_flight: Option<(u64, Position)>,
+    in_flight: Option<Sent>,
     last_nonce: u64,
     /// What the node has is not what it should be: only everything helps.
     needs_everything: bool,
     digests: Digests,
     /// An operator has ordered what comes next: the node is to run it whatever happened before.
     ordered: bool,
+}
+
+/// An update that is to be answered.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    nonce: u64,
+    target: Position,
+    configuration: Hash,
 }
 
 /// How far the question for digests has come.
@@ -98,7 +110,7 @@ pub(super) enum Unexpected {
 
 impl Session {
     /// A node that runs `running` and has refused `refused`.
-    pub(super) fn new(running: Position, refused: Vec<Position>, abilities: Abilities) -> Self {
+    pub(super) fn new(running: Position, refused: Vec<Shunned>, abilities: Abilities) -> Self {
         Self {
             running,
             refused,
@@ -122,7 +134,7 @@ impl Session {
         let waits = self.in_flight.is_some() || matches!(self.digests, Digests::Asked);
         // A node that is ahead has seen what this control plane has not: it must not go back.
         if waits
-            || self.refused.contains(&target)
+            || self.has_refused(goal)
             || !target.is_after(&self.running)
             || self.waits_for_content(goal.bare)
         {
@@ -136,7 +148,11 @@ impl Session {
             }
         };
         self.last_nonce += 1;
-        self.in_flight = Some((self.last_nonce, target));
+        self.in_flight = Some(Sent {
+            nonce: self.last_nonce,
+            target,
+            configuration: goal.configuration,
+        });
         Some(Step::Send(Offer {
             nonce: self.last_nonce,
             way,
@@ -181,9 +197,20 @@ impl Session {
         !self.waits_for_content(bare) && !self.is_ahead_of(target)
     }
 
-    /// Whether the node has refused `target`.
-    pub(super) fn has_refused(&self, target: &Position) -> bool {
-        self.refused.contains(target)
+    /// Whether the node has refused `goal`, or what was configured there with other keys or revocations: it would refuse it
+    /// again. What it runs is another matter, whatever it has refused of that.
+    pub(super) fn has_refused(&self, goal: &Goal) -> bool {
+        let is_elsewhere = !self.is_at(&goal.position);
+        self.refused.iter().any(|refused| {
+            let same = refused.configuration == Some(goal.configuration);
+            refused.position == goal.position || (is_elsewhere && same)
+        })
+    }
+
+    /// Whether `target` is what the node runs, be it with other keys.
+    fn is_at(&self, target: &Position) -> bool {
+        let state = |one: &Position| (one.generation, one.revision);
+        state(target) == state(&self.running)
     }
 
     /// Whether an answer is awaited.
@@ -193,19 +220,41 @@ impl Session {
 
     /// The node runs what update `nonce` brought.
     pub(super) fn acked(&mut self, nonce: u64) -> Result<Position, Unexpected> {
-        self.running = self.answered(nonce)?;
+        let Sent { target, .. } = self.answered(nonce)?;
+        if !self.is_at(&target) {
+            // It has gone on, and may have become able to.
+            self.forget_configurations();
+        }
+        self.running = target;
         self.needs_everything = false;
         Ok(self.running)
     }
 
-    /// The node refused update `nonce`; returns its target.
-    pub(super) fn nacked(&mut self, nonce: u64) -> Result<Position, Unexpected> {
-        let target = self.answered(nonce)?;
+    /// The node refused update `nonce`; returns what that was.
+    pub(super) fn nacked(&mut self, nonce: u64) -> Result<Shunned, Unexpected> {
+        let Sent {
+            target,
+            configuration,
+            ..
+        } = self.answered(nonce)?;
+        let shunned = Shunned {
+            position: target,
+            configuration: (!self.is_at(&target)).then_some(configuration),
+        };
+        if shunned.configuration.is_some() {
+            // Of several only the last is known to operators.
+            self.forget_configurations();
+        }
         if self.refused.len() >= REFUSALS {
             self.refused.remove(0);
         }
-        self.refused.push(target);
-        Ok(target)
+        self.refused.push(shunned);
+        Ok(shunned)
+    }
+
+    fn forget_configurations(&mut self) {
+        let refused = self.refused.iter_mut();
+        refused.for_each(|refused| refused.configuration = None);
     }
 
     /// The node cannot build on what it has: its last refusal was of the way, not of the target.
@@ -234,217 +283,20 @@ impl Session {
         self.ordered = true;
     }
 
-    fn answered(&mut self, nonce: u64) -> Result<Position, Unexpected> {
+    fn answered(&mut self, nonce: u64) -> Result<Sent, Unexpected> {
         match self.in_flight {
-            Some((expected, target)) if expected == nonce => {
+            Some(sent) if sent.nonce == nonce => {
                 self.in_flight = None;
                 self.digests = Digests::Unasked;
-                Ok(target)
+                Ok(sent)
             }
             other => Err(Unexpected::Answer {
                 answered: nonce,
-                expected: other.map(|(expected, _)| expected),
+                expected: other.map(|sent| sent.nonce),
             }),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use shared::snapshot::Revision;
-
-    use super::*;
-
-    const ALL: Abilities = Abilities {
-        delta: true,
-        buckets: true,
-    };
-
-    fn at(generation: u64, revision: u64, content: u8) -> Position {
-        Position {
-            generation,
-            revision: Revision(revision),
-            urgent: Revision::default(),
-            root: [content; 32],
-        }
-    }
-
-    fn session(running: Position) -> Session {
-        Session::new(running, Vec::new(), ALL)
-    }
-
-    /// A goal that everything is known of.
-    fn goal(position: Position) -> Goal {
-        Goal {
-            position,
-            reachable: true,
-            small: false,
-            bare: false,
-        }
-    }
-
-    fn send(nonce: u64, way: Way) -> Step {
-        Step::Send(Offer {
-            nonce,
-            way,
-            ordered: false,
-        })
-    }
-
-    #[test]
-    fn one_update_at_a_time_and_the_newest_next() {
-        let mut session = session(Position::default());
-        let offer = session.offer(&goal(at(1, 1, 1)));
-        assert_eq!(offer, Some(send(1, Way::Everything)));
-        assert_eq!(session.offer(&goal(at(1, 2, 2))), None);
-        assert_eq!(session.offer(&goal(at(1, 3, 3))), None);
-        assert_eq!(session.acked(1), Ok(at(1, 1, 1)));
-        let offer = session.offer(&goal(at(1, 3, 3)));
-        assert_eq!(offer, Some(send(2, Way::Since([1; 32]))));
-        assert!(session.acked(1).is_err());
-        assert_eq!(session.acked(2), Ok(at(1, 3, 3)));
-        assert_eq!(session.offer(&goal(at(1, 3, 3))), None);
-    }
-
-    #[test]
-    fn equal_content_moves_without_records() {
-        let mut session = session(at(1, 1, 7));
-        assert_eq!(session.offer(&goal(at(1, 4, 7))), Some(send(1, Way::Same)));
-    }
-
-    #[test]
-    fn a_node_is_sent_no_more_than_it_lacks_and_can_take() {
-        let unknown = |small| Goal {
-            reachable: false,
-            small,
-            ..goal(at(1, 2, 2))
-        };
-        let with = |abilities| Session::new(at(1, 1, 1), Vec::new(), abilities);
-        let first = |abilities, goal| with(abilities).offer(&goal);
-        let none = Abilities::default();
-        assert_eq!(
-            first(none, goal(at(1, 2, 2))),
-            Some(send(1, Way::Everything))
-        );
-        assert_eq!(first(none, unknown(false)), Some(send(1, Way::Everything)));
-        assert_eq!(first(ALL, unknown(true)), Some(send(1, Way::Everything)));
-        let mut asks = with(ALL);
-        assert_eq!(asks.told(Vec::new()), Err(Unexpected::Digests));
-        assert_eq!(asks.offer(&unknown(false)), Some(Step::Ask));
-        assert!(asks.is_waiting());
-        assert_eq!(asks.offer(&goal(at(1, 3, 3))), None);
-        asks.told(vec![[5; 32]]).unwrap();
-        let repair = Some(send(1, Way::Repair(vec![[5; 32]])));
-        assert_eq!(asks.offer(&unknown(false)), repair);
-        // What it has is not what it should be.
-        asks.nacked(1).unwrap();
-        asks.lacks_everything();
-        assert_eq!(asks.offer(&unknown(false)), Some(send(2, Way::Everything)));
-        asks.acked(2).unwrap();
-        let next = asks.offer(&goal(at(1, 3, 3)));
-        assert_eq!(next, Some(send(3, Way::Since([2; 32]))));
-    }
-
-    #[test]
-    fn what_was_refused_is_not_sent_again_unless_an_operator_says_so() {
-        let mut refusing = session(at(1, 1, 1));
-        refusing.offer(&goal(at(1, 2, 2))).unwrap();
-        assert_eq!(refusing.nacked(1), Ok(at(1, 2, 2)));
-        assert_eq!(refusing.offer(&goal(at(1, 2, 2))), None);
-        assert!(refusing.offer(&goal(at(1, 3, 3))).is_some());
-        let mut again = Session::new(at(1, 1, 1), vec![at(1, 2, 2)], ALL);
-        assert_eq!(again.offer(&goal(at(1, 2, 2))), None);
-        again.retry();
-        assert!(again.offer(&goal(at(1, 2, 2))).is_some());
-        // What it has crashed with it runs on order alone, and the order is for one update.
-        let mut ordered = Session::new(at(1, 1, 1), vec![at(1, 2, 2)], ALL);
-        ordered.order();
-        let mut is_ordered = |target| match ordered.offer(&goal(target)) {
-            Some(Step::Send(offer)) => {
-                ordered.acked(offer.nonce).unwrap();
-                offer.ordered
-            }
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(
-            [at(1, 2, 2), at(1, 3, 3)].map(&mut is_ordered),
-            [true, false]
-        );
-    }
-
-    #[test]
-    fn a_store_begun_anew_leads_nobody_away_before_it_holds_something() {
-        let bare = Goal {
-            bare: true,
-            ..goal(at(9, 1, 9))
-        };
-        let mut session = Session::new(at(1, 24, 1), Vec::new(), ALL);
-        assert_eq!(session.offer(&bare), None);
-        assert!(session.offer(&goal(at(9, 2, 8))).is_some());
-        // Who has nothing is no worse off.
-        let mut new = Session::new(Position::default(), Vec::new(), ALL);
-        assert!(new.offer(&bare).is_some());
-    }
-
-    #[test]
-    fn a_node_ahead_is_left_alone_until_the_generation_grows() {
-        let mut session = session(at(1, 9, 9));
-        assert_eq!(session.offer(&goal(at(1, 3, 3))), None);
-        assert!(session.is_ahead_of(&at(1, 3, 3)) && !session.is_ahead_of(&at(1, 9, 9)));
-        let led = [at(1, 3, 3), at(1, 9, 8), at(1, 9, 9), at(2, 1, 3)]
-            .map(|to| session.is_led_to(&to, false));
-        assert_eq!(led, [false, false, true, true]);
-        assert!(!session.is_led_to(&at(2, 1, 3), true));
-        assert_eq!(session.offer(&goal(at(1, 9, 8))), None);
-        assert!(session.offer(&goal(at(2, 1, 3))).is_some());
-    }
-
-    proptest! {
-        /// Whatever happens in whatever order, a node that answers ends at the last target or at a refusal of it.
-        #[test]
-        fn every_node_ends_at_the_newest(
-            events in prop::collection::vec((0u8..3, any::<bool>(), any::<bool>()), 0..60),
-        ) {
-            let mut session = session(Position::default());
-            let mut target = at(1, 1, 1);
-            let mut sent = None;
-            let offer = |session: &mut Session, target: Position, reachable: bool| {
-                let goal = Goal { position: target, reachable, small: false, bare: false };
-                match session.offer(&goal)? {
-                    Step::Ask => {
-                        session.told(Vec::new()).unwrap();
-                        match session.offer(&goal)? {
-                            Step::Send(offer) => Some(offer.nonce),
-                            Step::Ask => panic!("asked twice"),
-                        }
-                    }
-                    Step::Send(offer) => Some(offer.nonce),
-                }
-            };
-            for (event, good, reachable) in events {
-                match event {
-                    0 => target = at(1, target.revision.0 + 1, u8::try_from(target.revision.0 % 250).unwrap()),
-                    1 => if let Some(nonce) = offer(&mut session, target, reachable) {
-                        prop_assert!(sent.is_none());
-                        sent = Some((nonce, target));
-                    },
-                    _ => if let Some((nonce, position)) = sent.take() {
-                        let answered = if good { session.acked(nonce) } else { session.nacked(nonce) };
-                        prop_assert_eq!(answered, Ok(position));
-                        if !good && reachable {
-                            session.lacks_everything();
-                        }
-                    },
-                }
-            }
-            if let Some((nonce, _)) = sent.take() {
-                session.acked(nonce).unwrap();
-            }
-            if let Some(nonce) = offer(&mut session, target, true) {
-                session.acked(nonce).unwrap();
-            }
-            prop_assert!(session.running == target || session.refused.contains(&target));
-        }
-    }
-}
+mod tests;

@@ -13,8 +13,9 @@ use proto::v1::{
 };
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
-use shared::clock::UnixTime;
-use shared::snapshot::BucketSet;
+use shared::clock::{UnixTime, monotonic};
+use shared::snapshot::{BucketSet, Position};
+use shared::telemetry::Trouble;
 use shared::tls;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tonic::{Status, Streaming};
@@ -80,6 +81,8 @@ pub(super) struct NodeStream {
     signature: Bytes,
     /// The signature that the node did not believe, if that was why it refused an update.
     unbelieved: Option<Bytes>,
+    /// What is logged of the node's refusals.
+    refusals: Trouble,
 }
 
 impl Drop for NodeStream {
@@ -107,6 +110,7 @@ impl NodeStream {
             chain: Bytes::new(),
             signature: Bytes::new(),
             unbelieved: None,
+            refusals: Trouble::default(),
         }
     }
 
@@ -226,17 +230,29 @@ impl NodeStream {
             self.unbelieved = None;
             self.session.retry();
         }
-        self.may_run(goal) && !self.session.has_refused(&goal.position)
+        if !self.may_run(goal) {
+            return false;
+        }
+        let refused = self.session.has_refused(&self.goal_of(goal));
+        if refused {
+            self.member.still_refuses(goal.position);
+        }
+        !refused
+    }
+
+    /// What there is to know of `target` for a way to it.
+    fn goal_of(&self, target: &Published) -> Goal {
+        Goal {
+            position: target.position,
+            configuration: target.configuration(),
+            reachable: target.knows(&self.session.running().root),
+            small: target.is_small(),
+            bare: self.finds_bare(target),
+        }
     }
 
     async fn lead_to(&mut self, newest: &Arc<Published>) -> Result<(), Ended> {
-        let running = self.session.running();
-        let goal = Goal {
-            position: newest.position,
-            reachable: newest.knows(&running.root),
-            small: newest.is_small(),
-            bare: self.finds_bare(newest),
-        };
+        let goal = self.goal_of(newest);
         match self.session.offer(&goal) {
             Some(Step::Send(offer)) => self.update(newest, offer).await,
             Some(Step::Ask) => self.send(Kind::AskDigests(AskDigests {})).await,
@@ -370,32 +386,27 @@ impl NodeStream {
         let now = UnixTime::now();
         match received.kind {
             Some(node_message::Kind::Ack(ack)) => {
+                let before = self.session.running().revision;
                 let running = self
                     .session
                     .acked(ack.nonce)
                     .map_err(|error| protocol(&error))?;
+                if running.revision != before {
+                    self.refusals.ends();
+                }
                 self.member.runs(running, now);
                 tracing::debug!(node_id = self.member.name(), revision = %running.revision, duration_ms = ack.apply_ms, "applied");
             }
             Some(node_message::Kind::Nack(nack)) => {
-                let target = self
+                let shunned = self
                     .session
                     .nacked(nack.nonce)
                     .map_err(|error| protocol(&error))?;
                 let faults: Vec<_> = nack.faults.into_iter().map(fault).collect();
                 let unbelieved = faults.iter().any(Fault::is_of_signature);
                 self.unbelieved = unbelieved.then(|| self.signature.clone());
-                let first = faults.first();
-                tracing::error!(
-                    node_id = self.member.name(),
-                    revision = %target.revision,
-                    entity = first.map(|fault| format!("{} {}", fault.entity_type, fault.entity_id)),
-                    field = first.map(|fault| fault.field.as_str()),
-                    reason = first.map(|fault| fault.message.as_str()),
-                    faults = faults.len(),
-                    "the node refused the snapshot"
-                );
-                self.member.refused(target, faults, now);
+                self.tell_of(&shunned.position, &faults);
+                self.member.refused(shunned, faults, now);
             }
             Some(node_message::Kind::Status(status)) => {
                 let report = report(status).map_err(|error| protocol(&error.message()))?;
@@ -416,6 +427,24 @@ impl NodeStream {
             None => {}
         }
         Ok(())
+    }
+
+    /// Logs a refusal. One for the reasons of the last is no news: what is signed by whom the node does not believe it
+    /// refuses with each logout.
+    fn tell_of(&mut self, target: &Position, faults: &[Fault]) {
+        if !self.refusals.is_news(&format!("{faults:?}"), monotonic()) {
+            return;
+        }
+        let first = faults.first();
+        tracing::error!(
+            node_id = self.member.name(),
+            revision = %target.revision,
+            entity = first.map(|fault| format!("{} {}", fault.entity_type, fault.entity_id)),
+            field = first.map(|fault| fault.field.as_str()),
+            reason = first.map(|fault| fault.message.as_str()),
+            faults = faults.len(),
+            "the node refused the snapshot"
+        );
     }
 
     fn needs(&mut self, need: Need) -> Result<(), Ended> {

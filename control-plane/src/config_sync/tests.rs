@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::session::{Abilities, Goal, Offer, Session, Step, Way};
 use crate::config::{Change, Config, Stored};
+use crate::fleet::Shunned;
 use crate::snapshot::tests::unpack;
 use crate::snapshot::{Follower, Published, SharedSigner};
 
@@ -25,7 +26,7 @@ struct Stream {
     session: Session,
     /// What the node runs.
     node: Snapshot,
-    refused: Vec<Position>,
+    refused: Vec<Shunned>,
     under_way: Option<(u64, Position, Content)>,
 }
 
@@ -33,7 +34,7 @@ fn follower(config: &Config) -> Follower {
     Follower::new(config.clone(), 1, SharedSigner::default())
 }
 
-fn session(running: Position, refused: Vec<Position>) -> Session {
+fn session(running: Position, refused: Vec<Shunned>) -> Session {
     let abilities = Abilities {
         delta: true,
         buckets: true,
@@ -84,6 +85,7 @@ impl Stream {
         loop {
             let goal = Goal {
                 position: newest.position,
+                configuration: newest.configuration(),
                 reachable: newest.knows(&self.session.running().root),
                 small: false,
                 bare: false,
@@ -153,8 +155,7 @@ impl Stream {
             return;
         };
         if refused {
-            self.session.nacked(nonce).unwrap();
-            self.refused.push(target);
+            self.refused.push(self.session.nacked(nonce).unwrap());
             return;
         }
         if let Some(next) = self.take(target, content).filter(|_| !spoiled) {

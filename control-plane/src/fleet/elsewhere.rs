@@ -342,7 +342,7 @@ mod tests {
 
     use super::*;
     use crate::fleet::tests::{at, fault, introduction};
-    use crate::fleet::{Introduction, Progress, Report};
+    use crate::fleet::{Introduction, Progress, Report, Shunned};
 
     const NOW: UnixTime = UnixTime::from_secs(10_000);
 
@@ -411,7 +411,7 @@ mod tests {
         // It leaves for the other, which knows what this run of it has refused.
         drop(there);
         let (_there, refused) = other.join(named("there", at(1)), NOW).unwrap();
-        assert_eq!(refused, [at(2)]);
+        assert_eq!(refused, [Shunned::from(at(2))]);
         exchange((&one, id), &other, ahead);
         let rows = other.list(|_| at(2), NOW);
         assert_eq!((rows.len(), &rows[1]["connected"]), (2, &true.into()));

@@ -138,6 +138,7 @@ mod tests {
     use shared::clock::UnixTime;
 
     use super::*;
+    use crate::fleet::Shunned;
     use crate::fleet::tests::{at, fault, introduction};
 
     const NOW: UnixTime = UnixTime::from_secs(10_000);
@@ -165,7 +166,7 @@ mod tests {
         assert_eq!(after.awaited(start), BTreeSet::from(["node-1".to_owned()]));
         // The same run of it comes back.
         let (_member, refused) = after.join(introduction("a", at(1)), LATER).unwrap();
-        assert_eq!(refused, [at(2)]);
+        assert_eq!(refused, [Shunned::from(at(2))]);
         assert!(after.awaited(start).is_empty(), "it is here");
         let rows = after.list(|_| at(2), LATER);
         assert_eq!((rows.len(), &rows[0]["connected"]), (1, &true.into()));

@@ -6,7 +6,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::Position;
 use tokio::sync::mpsc;
 
-use super::{Fault, Fleet, Introduction, Node, Order, Refusal, Report, Row, Run};
+use super::{Fault, Fleet, Introduction, Node, Order, Refusal, Report, Row, Run, Shunned};
 use crate::snapshot::Missing;
 
 /// Faults of one refusal that are kept.
@@ -118,7 +118,11 @@ impl Membership {
     }
 
     /// The node refused a snapshot.
-    pub fn refused(&self, position: Position, mut faults: Vec<Fault>, now: UnixTime) {
+    pub fn refused(&self, what: impl Into<Shunned>, mut faults: Vec<Fault>, now: UnixTime) {
+        let Shunned {
+            position,
+            configuration,
+        } = what.into();
         faults.truncate(FAULTS);
         self.update(now, |row| {
             let before = row.last_refusal.as_ref();
@@ -129,10 +133,27 @@ impl Membership {
             row.stuck = again;
             row.last_refusal = Some(Refusal {
                 position,
+                configuration,
                 at: now,
                 faults,
             });
         });
+    }
+
+    /// The node is not sent `position`: what is configured there is what it refused last.
+    pub fn still_refuses(&self, position: Position) {
+        let mut nodes = self.fleet.nodes();
+        let node = nodes.here.get_mut(&self.name);
+        let node = node.filter(|node| self.speaks_for(node));
+        let refusal = node.and_then(|node| node.row.last_refusal.as_mut());
+        // What it has crashed with is told apart.
+        let stale = refusal.filter(|refusal| position.is_after(&refusal.position));
+        let Some(refusal) = stale.filter(|refusal| refusal.configuration.is_some()) else {
+            return;
+        };
+        refusal.position = position;
+        drop(nodes);
+        self.fleet.changed.send_replace(());
     }
 
     /// What the node refused was how the snapshot came, not the snapshot.

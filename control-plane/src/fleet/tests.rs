@@ -93,13 +93,38 @@ fn a_refused_snapshot_is_offered_again_only_to_a_restarted_node() {
     member.refused(at(2), Vec::new(), NOW);
     drop(member);
     let (member, refused) = fleet.join(introduction("a", at(1)), NOW).unwrap();
-    assert_eq!(refused, [at(2)]);
+    assert_eq!(refused, [Shunned::from(at(2))]);
     drop(member);
     let mut crashed = introduction("b", at(1));
     crashed.quarantined = vec![at(3)];
-    assert_eq!(fleet.join(crashed, NOW).unwrap().1, [at(3)]);
+    assert_eq!(fleet.join(crashed, NOW).unwrap().1, [Shunned::from(at(3))]);
     let shown = fleet.list(|_| at(3), NOW).remove(0);
     assert_eq!(shown["progress"], "quarantined");
+}
+
+#[test]
+fn what_was_refused_with_other_keys_counts_as_refused() {
+    let fleet = Fleet::default();
+    let (member, _) = fleet.join(introduction("a", at(1)), NOW).unwrap();
+    let shunned = Shunned {
+        position: at(2),
+        configuration: Some([7; 32]),
+    };
+    member.refused(shunned, vec![fault("no")], NOW);
+    member.still_refuses(at(3));
+    // What another control plane made of it earlier changes nothing.
+    member.still_refuses(at(2));
+    let shown = fleet.list(|_| at(3), NOW).remove(0);
+    assert_eq!(shown["progress"], "refused");
+    assert_eq!(shown["last_refusal"]["revision"], 3);
+    assert_eq!(shown["last_refusal"]["faults"][0]["field"], "paths");
+    drop(member);
+    let (_member, refused) = fleet.join(introduction("a", at(1)), NOW).unwrap();
+    let known = Shunned {
+        position: at(3),
+        ..shunned
+    };
+    assert_eq!(refused, [known]);
 }
 
 #[test]
@@ -316,7 +341,7 @@ fn a_process_that_has_a_successor_counts_for_nothing_beside_it() {
         ..introduction("a", at(1))
     };
     let (mut old, refused) = fleet.join(leaving(), NOW).unwrap();
-    assert_eq!(refused, [at(9)]);
+    assert_eq!(refused, [Shunned::from(at(9))]);
     old.runs(at(5), NOW);
     old.refused(at(6), Vec::new(), NOW);
     successor.runs(at(2), NOW);

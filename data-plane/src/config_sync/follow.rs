@@ -90,6 +90,8 @@ struct Following<'a> {
     status: Duration,
     /// Whether the clocks are apart.
     clocks: Trouble,
+    /// What is logged of refusals.
+    refusals: Trouble,
 }
 
 /// Follows a control plane until the stream ends.
@@ -116,6 +118,7 @@ pub(super) async fn follow(
         heartbeat: Duration::from_secs(10),
         status: Duration::from_secs(10),
         clocks: Trouble::default(),
+        refusals: Trouble::default(),
     };
     let mut heard = Instant::now();
     let mut report = Instant::now();
@@ -279,6 +282,7 @@ impl Following<'_> {
         let (nonce, target) = (update.nonce, update.target);
         let whole = matches!(update.content, Ok(Content::Full(_)));
         let started = monotonic();
+        let before = self.applier.running().revision;
         // Who may vouch for it may have changed since the connection began.
         self.renew();
         let outcome = self.applier.apply(update).await;
@@ -287,6 +291,9 @@ impl Following<'_> {
         let answer = match outcome {
             Ok(()) => {
                 let apply_ms = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
+                if target.revision != before {
+                    self.refusals.ends();
+                }
                 tracing::info!(revision = %target.revision, duration_ms = apply_ms, "configuration applied");
                 node_message::Kind::Ack(Ack {
                     nonce,
@@ -297,15 +304,7 @@ impl Following<'_> {
             Err(faults) => {
                 // What is here is not what changes could be made to; the whole set does not need it.
                 helpless = !whole && faults.iter().any(is_of_the_way);
-                for fault in &faults {
-                    tracing::error!(
-                        revision = %target.revision,
-                        entity = format!("{} {}", fault.entity_type, fault.entity_id),
-                        field = fault.field,
-                        reason = fault.message,
-                        "configuration refused; the one before it goes on"
-                    );
-                }
+                self.tell_of(&target, &faults);
                 node_message::Kind::Nack(Nack {
                     nonce,
                     running,
@@ -320,6 +319,22 @@ impl Following<'_> {
         }
         self.gateway.contact.settle();
         Ok(())
+    }
+
+    /// Logs a refusal. One for the reasons of the last is no news: a control plane may send the same again with each logout.
+    fn tell_of(&mut self, target: &Position, faults: &[Fault]) {
+        if !self.refusals.is_news(&format!("{faults:?}"), monotonic()) {
+            return;
+        }
+        for fault in faults {
+            tracing::error!(
+                revision = %target.revision,
+                entity = format!("{} {}", fault.entity_type, fault.entity_id),
+                field = fault.field,
+                reason = fault.message,
+                "configuration refused; the one before it goes on"
+            );
+        }
     }
 
     fn report(&mut self, phase: Phase) -> Result<(), Ended> {
