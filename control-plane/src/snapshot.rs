@@ -263,8 +263,8 @@ fn is_distributed(key: &Key) -> bool {
     !is_first && definition(key.kind).is_some_and(|entity| entity.distributed)
 }
 
-/// Publishes one configuration after the other.
-#[derive(Debug)]
+/// Publishes one configuration after the other. A clone knows what was published up to then, and remembers along.
+#[derive(Clone, Debug)]
 pub struct Follower {
     generation: u64,
     signer: SharedSigner,

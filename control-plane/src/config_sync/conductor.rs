@@ -399,4 +399,4 @@ impl Conductor {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Target;
 use super::conductor::{Conductor, Situation, Staging};
 use super::rollouts::{OrderError, Request, Rollouts};
-use super::targets::Targets;
+use super::targets::{Strays, Targets};
 use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::publisher::Publisher;
@@ -112,8 +112,9 @@ impl Leader {
         mut orders: mpsc::Receiver<Request>,
     ) {
         let generation = self.publisher.generation();
-        let mut strays = BTreeSet::new();
+        let mut strays = Astray::default();
         loop {
+            let at = strays.at.clone();
             let event = tokio::select! {
                 changed = revisions.changed() => {
                     // Nobody will change anything any more: the process ends.
@@ -125,16 +126,23 @@ impl Leader {
                 }
                 Some(request) = orders.recv() => Event::Ordered(request),
                 () = tokio::time::sleep(WATCH), if conductor.is_conducting() => Event::Time,
-                () = others_stray(&self.fleet, generation, &strays) => Event::Time,
+                () = others_stray(&self.fleet, generation, &at) => Event::Time,
+                led = strays.led() => {
+                    if let Some(led) = led {
+                        conductor.take_strays(led);
+                        self.announce(&conductor, false);
+                    }
+                    strays.lead(&conductor);
+                    continue;
+                }
             };
-            strays = self.fleet.strays(generation);
+            strays.at = self.fleet.strays(generation);
             let published = matches!(event, Event::Changed(_));
             let nodes = match conductor.plan() {
                 Some(_) => self.fleet.views(),
                 None => Vec::new(),
             };
             let (present, now) = (self.fleet.present(), self.clock.now());
-            let at = strays.clone();
             let turning = tokio::task::spawn_blocking(move || {
                 let situation = Situation {
                     nodes: &nodes,
@@ -142,7 +150,6 @@ impl Leader {
                     now,
                 };
                 let done = turn(&mut conductor, event, &situation);
-                conductor.lead_strays(&at);
                 (conductor, done)
             });
             let done;
@@ -158,6 +165,8 @@ impl Leader {
                 // Who asked may be gone.
                 let _ = answer.send(outcome);
             }
+            strays.due = true;
+            strays.lead(&conductor);
             self.roll_back(&conductor).await;
         }
     }
@@ -230,6 +239,44 @@ fn turn(conductor: &mut Conductor, event: Event, situation: &Situation<'_>) -> O
     Some((answer?, outcome))
 }
 
+/// Nodes that cannot run what they are led to, and what leads them where they are. The others do not wait for that: it may
+/// have to read a long history.
+#[derive(Debug, Default)]
+struct Astray {
+    /// What they run.
+    at: BTreeSet<Revision>,
+    /// Whether they are to be led anew.
+    due: bool,
+    leading: Option<JoinHandle<Strays>>,
+}
+
+impl Astray {
+    /// Begins to lead them to what `conductor` has published, if that is due and nothing else is under way.
+    fn lead(&mut self, conductor: &Conductor) {
+        if self.leading.is_some() || !std::mem::take(&mut self.due) {
+            return;
+        }
+        if self.at.is_empty() && !conductor.leads_strays() {
+            return;
+        }
+        let (leading, at) = (conductor.leading(), self.at.clone());
+        self.leading = Some(tokio::task::spawn_blocking(move || leading.lead(&at)));
+    }
+
+    /// Waits for where they are led, if that is under way; none if it is not known.
+    async fn led(&mut self) -> Option<Strays> {
+        let Some(leading) = &mut self.leading else {
+            return std::future::pending().await;
+        };
+        let led = leading.await;
+        self.leading = None;
+        if let Err(error) = &led {
+            tracing::error!(%error, "nodes that cannot run the newest are sent no keys");
+        }
+        led.ok()
+    }
+}
+
 /// Waits until nodes stray elsewhere than at `known` revisions.
 async fn others_stray(fleet: &Fleet, generation: u64, known: &BTreeSet<Revision>) {
     loop {
@@ -260,29 +307,4 @@ async fn quiet<T>(changes: &mut watch::Receiver<T>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_burst_is_one_change_and_ends_in_bounded_time() {
-        let (sender, mut changes) = watch::channel(0);
-        tokio::spawn(async move {
-            for number in 1..200 {
-                sender.send_replace(number);
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            std::future::pending::<()>().await;
-        });
-        changes.changed().await.unwrap();
-        // Timers are exact to a millisecond.
-        let exact = Duration::from_millis(5);
-        let started = Instant::now();
-        quiet(&mut changes).await;
-        assert!((LATEST..LATEST + exact).contains(&started.elapsed()));
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        changes.borrow_and_update();
-        let started = Instant::now();
-        quiet(&mut changes).await;
-        assert!((QUIET..QUIET + exact).contains(&started.elapsed()));
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What is kept of roll-outs, and what others have written there.
+//! What is kept of roll-outs, what others have written there, and the states that it speaks of.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use shared::snapshot::Revision;
 use super::Conductor;
 use crate::difference::Difference;
 use crate::history::HistoryFault;
-use crate::publisher::JournalFault;
+use crate::publisher::{JournalFault, Publisher};
 use crate::rollout::{Journal, JournalError, State};
-use crate::snapshot::Published;
+use crate::snapshot::{Follower, Published};
 
 /// Revisions that need no roll-out, after which the journal is written again: the history that it needs is
 /// not kept for ever.
@@ -102,20 +102,16 @@ impl Conductor {
         if let Some(found) = known.find(|state| state.position.revision == revision) {
             return Ok(Some(Arc::clone(found)));
         }
-        let config = newest.config();
-        let past = Difference::between(self.publisher.history(), config.revision(), revision);
-        let difference = match past {
-            // A past that is damaged stays so: it must not stand in the way of a start.
-            Err(error) if !self.staging.keeper.is_shared() => {
-                tracing::error!(%error, "history not read");
-                None
-            }
-            past => past?,
-        };
-        Ok(difference.map(|difference| {
-            let past = config.evolve(&difference.change(config), revision);
-            self.follower.held_at(past)
-        }))
+        self.past().state_at(revision)
+    }
+
+    /// What there was, as far as is known now.
+    pub(super) fn past(&self) -> Past {
+        Past {
+            publisher: self.publisher.clone(),
+            follower: self.follower.clone(),
+            is_shared: self.staging.keeper.is_shared(),
+        }
     }
 
     /// Writes the journal, if it is time to. False if others have written meanwhile.
@@ -148,5 +144,47 @@ impl Conductor {
             Err(error) => return Err(error),
         }
         Ok(true)
+    }
+}
+
+/// Earlier states, as the history tells them.
+#[derive(Debug)]
+pub(super) struct Past {
+    publisher: Publisher,
+    follower: Follower,
+    /// Whether others write to the store, too.
+    is_shared: bool,
+}
+
+impl Past {
+    /// What was published last when this was made.
+    pub(super) const fn newest(&self) -> &Arc<Published> {
+        self.follower.newest()
+    }
+
+    /// `state` with the keys and revocations of the newest.
+    pub(super) fn hold(&self, state: &Arc<Published>) -> Arc<Published> {
+        self.follower.hold(state)
+    }
+
+    /// The state at `revision`; none if the way to it is not kept any more.
+    pub(super) fn state_at(
+        &self,
+        revision: Revision,
+    ) -> Result<Option<Arc<Published>>, HistoryFault> {
+        let config = self.newest().config();
+        let past = Difference::between(self.publisher.history(), config.revision(), revision);
+        let difference = match past {
+            // A past that is damaged stays so: it must not stand in the way of a start.
+            Err(error) if !self.is_shared => {
+                tracing::error!(%error, "history not read");
+                None
+            }
+            past => past?,
+        };
+        Ok(difference.map(|difference| {
+            let past = config.evolve(&difference.change(config), revision);
+            self.follower.held_at(past)
+        }))
     }
 }

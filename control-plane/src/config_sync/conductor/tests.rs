@@ -24,7 +24,7 @@ use crate::snapshot::SharedSigner;
 
 /// A store in memory, with its history.
 #[derive(Clone, Default)]
-struct Memory(Arc<Mutex<BTreeMap<Revision, Entry>>>);
+pub(in crate::config_sync) struct Memory(Arc<Mutex<BTreeMap<Revision, Entry>>>);
 
 impl StoreJournal for Memory {
     fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault> {
@@ -85,7 +85,12 @@ fn conductor(publisher: &Publisher, directory: &TempDir, now: UnixTime) -> Condu
 }
 
 /// Commits a record, decided on whatever is the newest.
-fn commit(publisher: &Publisher, kind: &'static str, number: u128, content: u64) {
+pub(in crate::config_sync) fn commit(
+    publisher: &Publisher,
+    kind: &'static str,
+    number: u128,
+    content: u64,
+) {
     let key = Key {
         kind,
         id: Uuid::from_u128(number),
@@ -203,6 +208,11 @@ impl Stage {
         rollouts.first().map(|rollout| rollout.state)
     }
 
+    fn lead_strays(&mut self, revisions: &BTreeSet<Revision>) {
+        let strays = self.conductor.leading().lead(revisions);
+        self.conductor.take_strays(strays);
+    }
+
     /// Whether every node is led to a state that has the newest revocations.
     fn all_have_the_newest_revocations(&self) -> bool {
         let newest = revocations(&self.publisher.config());
@@ -237,7 +247,7 @@ fn who_cannot_run_the_newest_hears_of_revocations_where_it_stands() {
     {
         stage.commit(kind, number, 7);
         let revisions = BTreeSet::from([runs.revision, stage.newest().revision.next()]);
-        stage.conductor.lead_strays(&revisions);
+        stage.lead_strays(&revisions);
         let targets = stage.conductor.targets();
         let led = Arc::clone(targets.instead(&runs).unwrap());
         assert_eq!(led.position.revision, runs.revision);
@@ -246,7 +256,7 @@ fn who_cannot_run_the_newest_hears_of_revocations_where_it_stands() {
         assert_eq!(revocations(led.config()), newest);
         assert_eq!(led.config().keys(Service::KIND, Uuid::nil()).count(), 1);
         // The same as long as there is nothing new.
-        stage.conductor.lead_strays(&revisions);
+        stage.lead_strays(&revisions);
         assert_eq!(stage.conductor.targets(), targets);
         let elsewhere = Position {
             generation: 2,
@@ -255,7 +265,7 @@ fn who_cannot_run_the_newest_hears_of_revocations_where_it_stands() {
         assert!(targets.instead(&elsewhere).is_none());
         assert!(targets.instead(&stage.newest()).is_none());
     }
-    stage.conductor.lead_strays(&BTreeSet::new());
+    stage.lead_strays(&BTreeSet::new());
     assert!(stage.conductor.targets().instead(&runs).is_none());
 }
 
