@@ -270,7 +270,7 @@ impl Admin {
                 let rollouts = self.rollouts.as_ref();
                 Ok(wait::until_served(
                     &clustering.fleet,
-                    &self.publisher,
+                    clustering.target.clone(),
                     rollouts,
                     longest,
                     answer,

@@ -6,9 +6,8 @@ use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 
 use super::error::Refusal;
-use super::{Admin, Answer};
+use super::{Admin, Answer, Clustering};
 use crate::config_sync::{Order, OrderError, Rollouts};
-use crate::fleet::Fleet;
 use crate::publisher::JournalFault;
 use crate::rollout::Rollout;
 
@@ -55,17 +54,13 @@ impl Page {
 pub(super) fn read(admin: &Admin, page: Page) -> Result<Answer, Refusal> {
     let rollouts = admin.rollouts.as_ref().ok_or(Refusal::NotFound)?;
     let journal = rollouts.journal();
-    let generation = journal.generation;
-    let fleet = admin
-        .clustering
-        .as_ref()
-        .map(|clustering| &clustering.fleet);
+    let clustering = admin.clustering.as_ref();
     match page {
         Page::List => {
             let shown = journal
                 .rollouts
                 .iter()
-                .map(|rollout| show(rollout, fleet, generation));
+                .map(|rollout| show(rollout, clustering));
             Ok(Answer::ok(json!({
                 "data": shown.collect::<Vec<_>>(),
                 "next": null,
@@ -75,7 +70,7 @@ pub(super) fn read(admin: &Admin, page: Page) -> Result<Answer, Refusal> {
         Page::One(id) => {
             let mut found = journal.rollouts.iter().filter(|rollout| rollout.to == id);
             let rollout = found.next().ok_or(Refusal::NotFound)?;
-            Ok(Answer::ok(show(rollout, fleet, generation)))
+            Ok(Answer::ok(show(rollout, clustering)))
         }
         Page::Order(..) => Err(Refusal::Method(page.methods())),
     }
@@ -113,11 +108,13 @@ fn settings(rollouts: &Rollouts) -> Value {
     }
 }
 
-fn show(rollout: &Rollout, fleet: Option<&Fleet>, generation: u64) -> Value {
+fn show(rollout: &Rollout, clustering: Option<&Clustering>) -> Value {
     // What happened to each node that was given it is asked of the fleet while it matters.
-    let progress = fleet
-        .filter(|_| rollout.is_open())
-        .map(|fleet| fleet.progress_of(generation, rollout.to..=Revision(u64::MAX)));
+    let progress = clustering.filter(|_| rollout.is_open()).map(|clustering| {
+        let targets = clustering.target.borrow().clone();
+        let fleet = &clustering.fleet;
+        fleet.progress_of(|node, position| targets.has(rollout.to, node, position))
+    });
     let progress = progress.map(|progress| {
         json!({
             "serving": progress.serving,

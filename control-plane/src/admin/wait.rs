@@ -11,9 +11,8 @@ use shared::snapshot::Revision;
 
 use super::Answer;
 use super::error::Refusal;
-use crate::config_sync::Rollouts;
+use crate::config_sync::{Rollouts, Target};
 use crate::fleet::{Fleet, Progress};
-use crate::publisher::Publisher;
 
 /// The longest wait, in seconds.
 const LONGEST: u64 = 300;
@@ -33,7 +32,7 @@ pub(super) fn parse(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
 /// Adds to `answer` who serves it, once all do or `longest` is over.
 pub(super) async fn until_served(
     fleet: &Fleet,
-    publisher: &Publisher,
+    target: Target,
     rollouts: Option<&Rollouts>,
     longest: Duration,
     answer: Answer,
@@ -41,7 +40,7 @@ pub(super) async fn until_served(
     let Some(revision) = answer.revision else {
         return answer;
     };
-    let mut progress = settled(fleet, publisher, revision, longest).await;
+    let mut progress = settled(fleet, target, revision, longest).await;
     // Who serves what came after a change that was taken back serves what was before it.
     let taken_back = rollouts.is_some_and(|rollouts| rollouts.journal().took_back(revision));
     if taken_back {
@@ -81,26 +80,27 @@ pub(super) fn headers(progress: &Progress) -> impl Iterator<Item = (&'static str
 /// Where the nodes are once none is on its way any more, or when the time is over.
 async fn settled(
     fleet: &Fleet,
-    publisher: &Publisher,
+    mut target: Target,
     revision: Revision,
     longest: Duration,
 ) -> Progress {
-    let (mut answers, newest) = (fleet.changes(), publisher.watch());
-    // What another control plane has committed since may be known to nodes before it is here.
-    let mut known = publisher.watch();
+    let (mut answers, targets) = (fleet.changes(), target.clone());
     // Who comes back after a restart of this control plane is waited for, too.
     let mut asked = fleet.connected();
     asked.extend(fleet.awaited(monotonic()));
-    // Who is cut off meanwhile has not answered.
+    // Who is cut off meanwhile has not answered; if nobody is led any more, this process stops, and nobody will.
     let progress = || {
-        let mut progress = fleet.progress_of(publisher.generation(), revision..=*newest.borrow());
+        let targets = targets.borrow().clone();
+        let mut progress =
+            fleet.progress_of(|node, position| targets.has(revision, node, position));
         progress.waiting.extend(fleet.lost(&asked));
         progress
     };
     let all_have_answered = async {
         loop {
             answers.mark_unchanged();
-            known.mark_unchanged();
+            // Nodes may know what another control plane has committed since before it is published here.
+            target.mark_unchanged();
             let progress = progress();
             // If nobody is left it is this control plane that stops.
             let nobody = || fleet.connected().is_empty() && fleet.awaited(monotonic()).is_empty();
@@ -109,7 +109,7 @@ async fn settled(
             }
             let ended = tokio::select! {
                 changed = answers.changed() => changed.is_err(),
-                changed = known.changed() => changed.is_err(),
+                changed = target.changed() => changed.is_err(),
             };
             if ended {
                 return progress;
@@ -119,5 +119,64 @@ async fn settled(
     match tokio::time::timeout(longest, all_have_answered).await {
         Ok(progress) => progress,
         Err(_) => progress(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+
+    use futures::poll;
+    use shared::clock::UnixTime;
+    use shared::snapshot::Position;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::config::{Change, Config};
+    use crate::config_sync::Targets;
+    use crate::fleet::tests::introduction;
+    use crate::snapshot::{Follower, SharedSigner};
+
+    const LONG: Duration = Duration::from_secs(LONGEST);
+
+    /// Every node is led to an empty configuration at `revision`.
+    fn led_to(revision: u64) -> Targets {
+        let config = Config::default().evolve(&Change::default(), Revision(revision));
+        let follower = Follower::new(config, 1, SharedSigner::default());
+        Targets::all_to(Arc::clone(follower.newest()))
+    }
+
+    #[tokio::test]
+    async fn who_is_at_the_number_of_a_change_with_other_content_has_not_got_it() {
+        let (leads, target) = watch::channel(led_to(7));
+        let elsewhere = Position {
+            root: [9; 32],
+            ..led_to(7).newest().position
+        };
+        let fleet = Fleet::default();
+        let joins = introduction("a", elsewhere);
+        let (member, _) = fleet.join(joins, UnixTime::default()).unwrap();
+        let mut waiting = pin!(settled(&fleet, target, Revision(7), LONG));
+        assert!(poll!(waiting.as_mut()).is_pending());
+        // It has what another control plane has committed since, which is not known here yet.
+        member.runs(led_to(8).newest().position, UnixTime::default());
+        assert!(poll!(waiting.as_mut()).is_pending());
+        leads.send_replace(led_to(8));
+        let progress = waiting.await;
+        assert_eq!(progress.serving, ["node-1"]);
+        assert_eq!((progress.refused.len(), progress.waiting.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn nobody_is_waited_for_once_the_process_stops() {
+        let (leads, target) = watch::channel(led_to(7));
+        let fleet = Fleet::default();
+        let joins = introduction("a", led_to(6).newest().position);
+        let _member = fleet.join(joins, UnixTime::default()).unwrap();
+        let mut waiting = pin!(settled(&fleet, target, Revision(7), LONG));
+        assert!(poll!(waiting.as_mut()).is_pending());
+        drop(leads);
+        assert_eq!(waiting.await.waiting, ["node-1"]);
     }
 }

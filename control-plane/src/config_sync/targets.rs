@@ -68,10 +68,39 @@ impl Targets {
         given.or(staged.kept.as_ref())
     }
 
+    /// Whether `node` has what `revision` changed when it is at `position`: there, or at what came after it. A number alone
+    /// says nothing: a store that was put back gives the same numbers to other states.
+    pub fn has(&self, revision: Revision, node: &Introduction, position: &Position) -> bool {
+        let newest = &self.newest.position;
+        if position.generation != newest.generation || position.revision < revision {
+            return false;
+        }
+        let target = self.position_of(node);
+        if position.is_same(&target) || position.is_same(newest) {
+            return true;
+        }
+        // What was published before is known by its content; so is what a node is held at with the keys of before.
+        let is_past = if position.revision == target.revision {
+            position.urgent < target.urgent
+        } else {
+            position.revision < newest.revision
+        };
+        is_past && self.newest.knows(&position.root)
+    }
+
     /// Where a node is led, as far as that can be told.
     pub fn position_of(&self, node: &Introduction) -> Position {
         let target = self.of(&node.name, &node.features);
         target.unwrap_or(&self.newest).position
+    }
+}
+
+/// What only tests do.
+#[cfg(test)]
+impl Targets {
+    /// Every node is led to `newest`.
+    pub(crate) fn all_to(newest: Arc<Published>) -> Self {
+        Self::new(newest, None, Arc::default())
     }
 }
 

@@ -1,7 +1,6 @@
 //! How far the nodes are with a revision.
 
 use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use proto::features::URGENT;
@@ -25,23 +24,21 @@ pub struct Progress {
 }
 
 impl Fleet {
-    /// How far the connected nodes are with the first of `revisions` of `generation`, or one after it. A node that runs
-    /// something else, such as a revision after the last that is known, waits.
-    pub fn progress_of(&self, generation: u64, revisions: RangeInclusive<Revision>) -> Progress {
-        let among = |position: &Position| {
-            position.generation == generation && revisions.contains(&position.revision)
-        };
+    /// How far the connected nodes are with a change. `has` says whether a node has it at a position; one that is elsewhere,
+    /// such as at a revision that is not known here, waits.
+    pub fn progress_of(&self, has: impl Fn(&Introduction, &Position) -> bool) -> Progress {
         let mut progress = Progress::default();
         let nodes = self.nodes();
         for row in nodes.rows().into_iter().filter(|row| row.connected) {
+            let has = |position: &Position| has(&row.introduction, position);
             let refused = row
                 .last_refusal
                 .as_ref()
-                .is_some_and(|refusal| among(&refusal.position));
+                .is_some_and(|refusal| has(&refusal.position));
             let list = if row.contested {
                 // Another machine answers for it, too, and may be anywhere.
                 &mut progress.waiting
-            } else if among(&row.running) {
+            } else if has(&row.running) {
                 &mut progress.serving
             } else if refused {
                 &mut progress.refused

@@ -264,10 +264,7 @@ fn two_machines_with_one_certificate_are_told_of_and_count_as_none() {
         ..introduction("a", at(2))
     };
     let contested = || fleet.list(|_| at(2), NOW).remove(0)["contested"].clone();
-    let serving = || {
-        let revisions = at(2).revision..=at(2).revision;
-        fleet.progress_of(1, revisions).serving
-    };
+    let serving = || fleet.progress_of(|_, position| *position == at(2)).serving;
     let (_first, _) = fleet.join(run("first"), NOW).unwrap();
     // A restart is none.
     let (_second, _) = fleet.join(run("second"), NOW).unwrap();

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::*;
 use crate::config::{Change, Stored};
 use crate::fleet::Refused;
+use crate::fleet::tests::introduction;
 use crate::history::{Entry, History, HistoryFault, Origin};
 use crate::publisher::{Journal as StoreJournal, JournalFault};
 use crate::rollout::rollback;
@@ -267,6 +268,53 @@ fn who_cannot_run_the_newest_hears_of_revocations_where_it_stands() {
     }
     stage.lead_strays(&BTreeSet::new());
     assert!(stage.conductor.targets().instead(&runs).is_none());
+}
+
+#[test]
+fn a_node_has_a_change_by_its_content_and_not_by_the_number_alone() {
+    let mut stage = Stage::new(1);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(200);
+    let one = stage.newest();
+    stage.commit(Service::KIND, 2, 80);
+    stage.pass(200);
+    let two = stage.newest();
+    let targets = stage.conductor.targets();
+    let node = introduction("a", one);
+    let foreign = |position: Position| Position {
+        root: [9; 32],
+        ..position
+    };
+    let of = |generation, position: Position| Position {
+        generation,
+        ..position
+    };
+    let next = Position {
+        revision: two.revision.next(),
+        ..two
+    };
+    let before = Position {
+        root: one.root,
+        ..two
+    };
+    for (position, expected) in [
+        (one, [true, false]),
+        (two, [true, true]),
+        (foreign(one), [false, false]),
+        (foreign(two), [false, false]),
+        (before, [false, false]),
+        // What another control plane has committed is not known yet.
+        (next, [false, false]),
+        (of(2, two), [false, false]),
+        (of(0, two), [false, false]),
+    ] {
+        let has = [one, two].map(|change| targets.has(change.revision, &node, &position));
+        assert_eq!(has, expected, "{position:?}");
+    }
+    // Keys that come later do not take a change away.
+    stage.commit(Revocation::KIND, 3, 7);
+    let targets = stage.conductor.targets();
+    assert!(targets.has(two.revision, &node, &two));
 }
 
 #[test]
