@@ -46,8 +46,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use admin::files::Files;
 pub use admin::files::TokenError;
-use admin::{Admin, files as admin_files};
+use admin::Admin;
 use config_sync::Certificates;
 use exporter::Exporter;
 use fleet::{Fleet, Kept};
@@ -180,6 +181,8 @@ impl ControlPlane {
     /// The same, on the sockets that the process was started with as far as there are any.
     pub async fn start_on(settings: Settings, inherited: Inherited) -> Result<Self, StartError> {
         let mut sockets = Sockets::new(inherited);
+        // What is put in their place from here on is taken up.
+        let admin_files = Files::of(settings.admin_pair(), settings.admin_token_file.clone());
         let Judged {
             files,
             admin_tls,
@@ -199,10 +202,7 @@ impl ControlPlane {
         let exporter = Exporter::new(publisher.clone(), key.clone(), exports);
         let exports = tokio::spawn(export(exporter.clone(), settings.export_interval));
         let (renewed, admin_tls) = watch::channel(admin_tls);
-        following.push(tokio::spawn(admin_files::follow(
-            (settings.admin_pair(), renewed),
-            (settings.admin_token_file.clone(), access.clone()),
-        )));
+        following.push(tokio::spawn(admin_files.follow(renewed, access.clone())));
         let admins = Admins::listen(&mut sockets, &settings, &admin_tls)?;
         let admin = admins.first()?;
         let (cluster, cluster_address) = sockets.listen(

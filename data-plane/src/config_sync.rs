@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use shared::clock::monotonic;
+use shared::renewal::Renewal;
 use shared::signature::Verifier;
 use shared::snapshot::Position;
 use tokio::sync::watch;
@@ -63,6 +64,8 @@ const FIRST_WORD: Duration = Duration::from_millis(500);
 pub(crate) struct Start {
     /// Who this node is.
     pub(crate) node: Node,
+    /// Looks after the files that prove it.
+    pub(crate) renewal: Renewal,
     /// What serves traffic.
     pub(crate) gateway: Arc<Gateway>,
     /// What runs already, from the last good file.
@@ -94,6 +97,7 @@ pub(crate) fn start(start: Start) -> std::io::Result<JoinHandle<()>> {
 async fn run(start: Start) {
     let Start {
         node,
+        renewal,
         gateway,
         running,
         last_good,
@@ -105,7 +109,7 @@ async fn run(start: Start) {
     let revocations = Arc::clone(&gateway.revocations);
     let secrets = (secrets, gateway.limits.memory);
     let mut applier = Applier::new(live, secrets, revocations, running, last_good, verifier);
-    let mut dialer = Dialer::new(node, Arc::clone(&gateway));
+    let mut dialer = Dialer::new(node, renewal, Arc::clone(&gateway));
     gateway.contact.restarted(applier.crashes());
     tokio::spawn(tell_what_is_kept(Arc::clone(&gateway), applier.saved()));
     let waiting = Arc::clone(&gateway);

@@ -77,6 +77,7 @@ use secrets::{Secrets, UpstreamTlsError};
 use settings::Settings;
 use shared::clock::{UnixTime, monotonic};
 use shared::machine::{check_directory, check_file, write_whole};
+use shared::renewal::Renewal;
 use shared::tls::{self, ClusterFiles, TlsError};
 use succession::{SuccessionError, Successor, notify};
 use tokio::sync::watch;
@@ -155,7 +156,7 @@ impl DataPlane {
 
     /// Starts in the same way, on the sockets that the process was started with as far as there are any.
     pub fn start_on(settings: &Settings, mut inherited: Inherited) -> Result<Self, StartError> {
-        let (node, proofs) = node(settings)?;
+        let (node, proofs, renewal) = node(settings)?;
         if let Some(doubt) = &proofs.doubt {
             tracing::error!("{doubt}");
         }
@@ -203,6 +204,7 @@ impl DataPlane {
         let id = node.id.clone();
         let config_sync = config_sync::start(config_sync::Start {
             node,
+            renewal,
             gateway: Arc::clone(proxy.node()),
             running,
             last_good,
@@ -365,7 +367,7 @@ fn tell_when_ready(node: &Node, predecessor: Option<&UnixDatagram>) {
 /// Checks what [`DataPlane::start`] would read and where it would write, without listening or connecting. What keeps nothing
 /// from running is returned.
 pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
-    let (_, proofs) = node(settings)?;
+    let (_, proofs, _) = node(settings)?;
     let mut doubts = proxy::check(settings)?;
     Secrets::of(settings)?;
     doubts.extend(proofs.doubt);
@@ -411,12 +413,14 @@ fn node_id(name: String, own: Option<&str>) -> Result<String, StartError> {
     }
 }
 
-fn node(settings: &Settings) -> Result<(config_sync::Node, Proofs), StartError> {
+/// Who this node is, how it proves that, and what looks after the files that say so, from before they were read.
+fn node(settings: &Settings) -> Result<(config_sync::Node, Proofs, Renewal), StartError> {
     let files = ClusterFiles {
         certificate: settings.cluster_certificate.clone(),
         key: settings.cluster_key.clone(),
         authorities: settings.cluster_ca.clone(),
     };
+    let renewal = files.renewal();
     let proofs = Proofs::read(&files)?;
     let name = proofs
         .id
@@ -441,7 +445,7 @@ fn node(settings: &Settings) -> Result<(config_sync::Node, Proofs), StartError> 
         files,
         hostname: shared::machine::hostname(),
     };
-    Ok((node, proofs))
+    Ok((node, proofs, renewal))
 }
 
 #[cfg(test)]

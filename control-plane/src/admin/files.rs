@@ -45,45 +45,89 @@ pub(crate) fn read_token(path: &Path) -> Result<Secret<String>, TokenError> {
     Ok(token)
 }
 
-/// Has new connections use the certificate and key in `pair`, and requests the token in a file, as they are then, for
-/// as long as the process lives.
-pub(crate) async fn follow(
-    (pair, tls): (Option<(PathBuf, PathBuf)>, watch::Sender<Tls>),
-    (token, access): (Option<PathBuf>, Access),
-) {
-    let mut pair = pair.map(|(certificate, key)| {
-        let files = vec![certificate.clone(), key.clone()];
-        let renewal = Renewal::of("the Admin API's certificates", files);
-        (renewal, certificate, key)
-    });
-    let mut token = token.map(|path| {
-        (
-            Renewal::of("the Admin API's tokens", vec![path.clone()]),
-            path,
-        )
-    });
-    // The store may have taken a while to open, and they may have changed meanwhile.
-    if let Some((_, certificate, key)) = &pair
-        && let Ok(config) = server_config(certificate, key)
-    {
-        tls.send_replace(Some(config));
+/// The files, looked after from before they were first read: what is put in their place at any time later is taken up.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pair: Option<(Renewal, PathBuf, PathBuf)>,
+    token: Option<(Renewal, PathBuf)>,
+}
+
+impl Files {
+    /// A certificate with its key, and the file of a token, as far as there are such.
+    pub(crate) fn of(pair: Option<(PathBuf, PathBuf)>, token: Option<PathBuf>) -> Self {
+        Self {
+            pair: pair.map(|(certificate, key)| {
+                let files = vec![certificate.clone(), key.clone()];
+                let renewal = Renewal::of("the Admin API's certificates", files);
+                (renewal, certificate, key)
+            }),
+            token: token.map(|path| {
+                let renewal = Renewal::of("the Admin API's tokens", vec![path.clone()]);
+                (renewal, path)
+            }),
+        }
     }
-    if let Some((_, path)) = &token
-        && let Ok(token) = read_token(path)
-    {
-        access.renew(token.expose());
-    }
-    loop {
-        tokio::time::sleep(LOOK).await;
-        if let Some((renewal, certificate, key)) = &mut pair
+
+    /// Has new connections use the certificate, and requests the token, as they are now.
+    fn look(&mut self, tls: &watch::Sender<Tls>, access: &Access) {
+        if let Some((renewal, certificate, key)) = &mut self.pair
             && let Some(config) = renewal.look(monotonic(), || server_config(certificate, key))
         {
             tls.send_replace(Some(config));
         }
-        if let Some((renewal, path)) = &mut token
+        if let Some((renewal, path)) = &mut self.token
             && let Some(token) = renewal.look(monotonic(), || read_token(path))
         {
             access.renew(token.expose());
         }
+    }
+
+    /// Looks for as long as the process lives; at once, since the store may have taken a while to open.
+    pub(crate) async fn follow(mut self, tls: watch::Sender<Tls>, access: Access) {
+        loop {
+            self.look(&tls, &access);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::write;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn what_is_put_in_the_place_of_a_file_is_taken_up_whenever_that_happens() {
+        let directory = tempfile::tempdir().unwrap();
+        let [certificate, key, token] =
+            ["pem", "key", "token"].map(|name| directory.path().join(name));
+        let put = |text: &str| {
+            let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
+            write(&certificate, made.cert.pem()).unwrap();
+            write(&key, made.signing_key.serialize_pem()).unwrap();
+            write(&token, text).unwrap();
+        };
+        put("the-first-of-the-tokens");
+        let pair = Some((certificate.clone(), key.clone()));
+        let mut files = Files::of(pair, Some(token.clone()));
+        let first = server_config(&certificate, &key).unwrap();
+        let (tls, shown) = watch::channel(Some(Arc::clone(&first)));
+        let access = Access::enforced(Some("the-first-of-the-tokens"));
+        // Between the first reading and the first look.
+        put("the-second-of-the-tokens");
+        files.look(&tls, &access);
+        let second = shown.borrow().clone().unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        let knows = |token: &str| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert("kong-admin-token", token.parse().unwrap());
+            access.identify(&headers, &Config::default()).is_ok()
+        };
+        assert!(knows("the-second-of-the-tokens") && !knows("the-first-of-the-tokens"));
+        files.look(&tls, &access);
+        let same = shown.borrow().clone().unwrap();
+        assert!(Arc::ptr_eq(&second, &same), "nothing has changed");
     }
 }

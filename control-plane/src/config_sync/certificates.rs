@@ -79,10 +79,10 @@ type Read = (Arc<ServerConfig>, Signer, Arc<RootCertStore>);
 
 /// Reads `files`, and says what is wrong with them that may be mended elsewhere.
 fn read(files: &ClusterFiles) -> Result<Read, TlsError> {
-    if let Some(doubt) = judge(files)? {
+    let (identity, authorities) = files.read()?;
+    if let Some(doubt) = identity.judge(Role::ControlPlane, &authorities, UnixTime::now())? {
         tracing::error!("{doubt}");
     }
-    let (identity, authorities) = files.read()?;
     let config = tls::cluster_server(&identity, Arc::clone(&authorities))?;
     Ok((config, Signer::new(&identity)?, authorities))
 }

@@ -174,9 +174,8 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(node: Node, gateway: Arc<Gateway>) -> Self {
+    pub(super) fn new(node: Node, renewal: Renewal, gateway: Arc<Gateway>) -> Self {
         let boot = uuid::Uuid::new_v4().to_string();
-        let renewal = node.files.renewal();
         gateway.expiring.in_cluster(node.files.expiries());
         Self {
             node,
