@@ -68,7 +68,7 @@ use crate::fleet::{Fleet, Introduction};
 use crate::history::Origin;
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
-use crate::status::{METRICS, Told};
+use crate::status::{METRICS, Told, database};
 pub use access::Access;
 use access::Bounds;
 use answer::Answer;
@@ -314,8 +314,9 @@ impl Admin {
         let body = match endpoint {
             Endpoint::Root => info::root(&self.publisher, &self.node, self.access.is_enforced()),
             Endpoint::Status => {
-                let reachable = self.publisher.trouble().is_none();
-                status::status(config, reachable, &self.counters, query)?
+                let untold = || database(self.publisher.trouble().is_none(), None);
+                let database = self.told.as_ref().map_or_else(untold, Told::database);
+                status::status(config, database, &self.counters, query)?
             }
             Endpoint::Timers => status::timers(),
             Endpoint::Metrics => {

@@ -61,7 +61,7 @@ use presence::Presence;
 use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
 use settings::{Settings, export_path};
-use store::etcd::Board;
+use store::etcd::{Board, Server};
 use store::{SecretsKey, StoreError};
 use succession::Opened;
 
@@ -195,8 +195,11 @@ impl ControlPlane {
         let exports = export_path(&settings.data_directory);
         let publisher = open(&settings, key.clone()).await?;
         let mut following = Vec::new();
-        if settings.etcd.used().is_some() {
+        let (etcd_version, etcd) = watch::channel(None);
+        if let Some(etcd) = settings.etcd.used() {
             following.push(tokio::spawn(opening::follow(publisher.clone())));
+            let server = Server::new(etcd).map_err(StoreError::from)?;
+            following.push(tokio::spawn(server.follow(etcd_version)));
         }
         let store = Opened::by(&settings, key.clone());
         let exporter = Exporter::new(publisher.clone(), key.clone(), exports);
@@ -242,6 +245,7 @@ impl ControlPlane {
             fleet: fleet.clone(),
             target: target.clone(),
             expiries,
+            etcd,
         };
         let pages = settings.pages().map_err(StartError::Listeners)?;
         let router = Admin::new(publisher.clone(), id, admins.shown())

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::config_sync::Target;
 use crate::fleet::{Figures, Fleet, Introduction, Standing};
 use crate::publisher::Publisher;
+use crate::store::etcd::Version;
 
 /// What is told of.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Told {
     pub(crate) target: Target,
     /// When the control plane's own certificates end.
     pub(crate) expiries: watch::Receiver<Vec<Expiry>>,
+    /// The version of etcd, where the store is there and it has told.
+    pub(crate) etcd: watch::Receiver<Option<Version>>,
 }
 
 /// The service that the status listener runs.
@@ -50,7 +53,7 @@ async fn status(State(told): State<Arc<Told>>) -> Response {
         .map(|(what, at)| json!({ "what": what, "at": at.as_secs() }))
         .collect();
     Json(json!({
-        "database": { "reachable": told.publisher.trouble().is_none() },
+        "database": told.database(),
         "configuration_revision": told.publisher.config().revision(),
         "expiring": expiring,
     }))
@@ -70,6 +73,14 @@ async fn metrics(State(told): State<Arc<Told>>) -> Response {
 pub(crate) const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Told {
+    /// Whether the store takes writes, and what there is to know of it.
+    pub(crate) fn database(&self) -> Value {
+        database(
+            self.publisher.trouble().is_none(),
+            self.etcd.borrow().as_ref(),
+        )
+    }
+
     /// The fleet in the text format of Prometheus, in Kong's names where Kong has them.
     pub(crate) fn metrics(&self) -> String {
         let targets = self.target.borrow().clone();
@@ -79,6 +90,15 @@ impl Told {
         let reachable = self.publisher.trouble().is_none();
         render((revision.0, reachable), &nodes, &self.expiries.borrow())
     }
+}
+
+/// Kong's member of `/status`; the version of etcd is ours.
+pub(crate) fn database(reachable: bool, etcd: Option<&Version>) -> Value {
+    let mut database = json!({ "reachable": reachable });
+    if let Some(etcd) = etcd {
+        database["etcd"] = etcd.show();
+    }
+    database
 }
 
 /// A family of metrics, and what a node has of it.

@@ -95,10 +95,10 @@ impl Format {
     }
 }
 
-/// `/status`: whether the store takes writes. What is read is in memory.
+/// `/status`, with what is told of the `database`. What is read is in memory.
 pub(super) fn status(
     config: &Config,
-    reachable: bool,
+    database: Value,
     counters: &Counters,
     query: Option<&str>,
 ) -> Result<Value, Refusal> {
@@ -106,7 +106,7 @@ pub(super) fn status(
     let resident = format.show(resident_bytes());
     let dictionary = json!({ "capacity": format.show(total_bytes()), "allocated_slabs": resident });
     Ok(json!({
-        "database": { "reachable": reachable },
+        "database": database,
         "server": counters.shown(),
         "memory": {
             // All configuration is in this process's own memory: one worker and one dictionary.

@@ -23,6 +23,7 @@ mod claims;
 mod client;
 mod generation;
 mod replace;
+mod server;
 mod sweep;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +44,7 @@ use checkpoint::Newest;
 pub use claims::{Claimed, Claims};
 use client::{Client, Comparison, Put};
 pub use client::{EtcdError, EtcdSettings};
+pub use server::{Server, Version};
 use sweep::Sweeper;
 
 /// Bytes of one value. etcd takes requests of up to 1.5 MiB, and Base64 adds a third.

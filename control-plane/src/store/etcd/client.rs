@@ -11,6 +11,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use shared::clock::monotonic;
 use shared::telemetry::chain;
 use shared::tls::TlsError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -19,6 +20,9 @@ use members::Members;
 
 /// Requests that are under way at once; the others wait.
 const AT_ONCE: usize = 32;
+
+/// How often the files of certificates are looked at.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Where etcd is, and how it is spoken to.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -40,7 +44,8 @@ pub struct EtcdSettings {
         value_name = "PREFIX"
     )]
     pub prefix: String,
-    /// The authority of etcd's certificates, PEM.
+    /// The authority of etcd's certificates, PEM. This file, and those of `etcd_certificate` and `etcd_key`, are read again
+    /// when they change.
     #[arg(id = "etcd_ca", long = "etcd-ca", value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// The certificate that etcd is shown, PEM.
@@ -153,7 +158,16 @@ impl Client {
             .map_err(failed)?;
         let work = async move {
             let turns = Arc::new(Semaphore::new(AT_ONCE));
-            while let Some(asked) = receiver.recv().await {
+            let mut looks = tokio::time::interval(LOOK);
+            loop {
+                let asked = tokio::select! {
+                    asked = receiver.recv() => asked,
+                    _ = looks.tick() => {
+                        members.renew(monotonic());
+                        continue;
+                    }
+                };
+                let Some(asked) = asked else { return };
                 // The limit is never closed.
                 let turn = Arc::clone(&turns).acquire_owned().await;
                 if asked.answer.is_closed() {
@@ -261,6 +275,14 @@ impl Client {
             "min_mod_revision": (version + 1).to_string(),
         });
         Ok(self.found(&self.ask("/v3/kv/range", body)?)?.pop())
+    }
+
+    /// The version of the member that answers.
+    pub(super) async fn version(&self) -> Result<String, EtcdError> {
+        let answer = self.request("/v3/maintenance/status", json!({})).await?;
+        let version = member_of(&answer, "version").as_str();
+        let strange = || EtcdError::Content("etcd does not tell its version".to_owned());
+        version.map(str::to_owned).ok_or_else(strange)
     }
 
     /// A lease: what is written under it is gone once `time` is over.

@@ -12,7 +12,7 @@ use super::{Subject, commit, put, username};
 use crate::config::Config;
 use crate::history::Entry;
 use crate::publisher::{Journal, JournalFault, Newer};
-use crate::store::etcd::{Board, Claimed, Claims, EtcdSettings, EtcdStore, Post};
+use crate::store::etcd::{Board, Claimed, Claims, EtcdSettings, EtcdStore, Post, Server};
 use crate::store::{SecretsKey, StoreError, generation_after};
 
 /// One member of etcd with a store of its own; ended when dropped.
@@ -162,6 +162,19 @@ impl Subject for InEtcd {
 }
 
 super::suite!(InEtcd);
+
+#[test]
+fn the_version_of_etcd_is_known() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let server = Server::new(&subject.settings()).unwrap();
+    let version = futures::executor::block_on(server.version()).unwrap();
+    let said = Command::new("etcd").arg("--version").output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let expected = format!("etcd Version: {version}\n");
+    assert!(said.contains(&expected), "{version}: {said}");
+}
 
 #[test]
 fn of_two_that_write_at_once_one_is_told_to_look_first() {

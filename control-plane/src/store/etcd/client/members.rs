@@ -1,9 +1,10 @@
 //! The members of etcd: connections to them that are kept, and whichever answers.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -12,6 +13,7 @@ use prost::bytes::Bytes;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
+use shared::renewal::Renewal;
 use shared::tls::{self, Identity};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -34,6 +36,14 @@ const KEPT: usize = 16;
 pub(super) struct Members {
     members: Vec<Member>,
     first: AtomicUsize,
+    /// Looks after the files of certificates, where there are any.
+    files: Option<Mutex<Files>>,
+}
+
+/// The files of certificates, and how etcd is spoken to by them.
+struct Files {
+    renewal: Renewal,
+    settings: EtcdSettings,
 }
 
 type Connection = SendRequest<Full<Bytes>>;
@@ -42,13 +52,20 @@ struct Member {
     url: Url,
     host: String,
     port: u16,
-    tls: Option<TlsConnector>,
+    tls: Option<RwLock<TlsConnector>>,
     /// Connections that nobody uses, the one that was used last at the end.
     idle: Mutex<VecDeque<Connection>>,
 }
 
 impl Members {
     pub(super) fn new(settings: &EtcdSettings) -> Result<Self, EtcdError> {
+        // Before they are read.
+        let files = [&settings.ca, &settings.certificate, &settings.key];
+        let files: Vec<PathBuf> = files.into_iter().flatten().cloned().collect();
+        let files = (!files.is_empty()).then(|| Files {
+            renewal: Renewal::of("the certificates for etcd", files),
+            settings: settings.clone(),
+        });
         let endpoints = settings.endpoints.iter();
         let members: Result<Vec<Member>, EtcdError> = endpoints
             .map(|endpoint| member(endpoint, settings))
@@ -56,7 +73,21 @@ impl Members {
         Ok(Self {
             members: members?,
             first: AtomicUsize::new(0),
+            files: files.map(Mutex::new),
         })
+    }
+
+    /// Takes up what the files of certificates hold, if they have changed: for connections that are made from now on.
+    pub(super) fn renew(&self, clock: Instant) {
+        let Some(files) = &self.files else { return };
+        let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+        let Files { renewal, settings } = &mut *files;
+        let Some(connector) = renewal.look(clock, || connector(settings)) else {
+            return;
+        };
+        for member in &self.members {
+            member.renew(&connector);
+        }
     }
 
     /// Asks the member that answered last, then the others.
@@ -114,7 +145,7 @@ fn member(endpoint: &str, settings: &EtcdSettings) -> Result<Member, EtcdError> 
     let url = Url::parse(endpoint).map_err(|error| refused(&error.to_string()))?;
     let tls = match url.scheme() {
         "http" => None,
-        "https" => Some(connector(settings)?),
+        "https" => Some(RwLock::new(connector(settings)?)),
         _ => return Err(refused("expected http:// or https://")),
     };
     let host = url.host_str().ok_or_else(|| refused("there is no host"))?;
@@ -148,6 +179,15 @@ fn connector(settings: &EtcdSettings) -> Result<TlsConnector, EtcdError> {
 }
 
 impl Member {
+    /// Connects by `connector` from now on.
+    fn renew(&self, connector: &TlsConnector) {
+        if let Some(tls) = &self.tls {
+            *tls.write().unwrap_or_else(PoisonError::into_inner) = connector.clone();
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.clear();
+        }
+    }
+
     async fn ask(&self, path: &str, body: Bytes) -> Result<Value, EtcdError> {
         // One that was kept may have been closed meanwhile. Then nothing was sent.
         while let Some(connection) = self.kept() {
@@ -184,7 +224,9 @@ impl Member {
             .map_err(unreachable)?;
         // Requests are small and answered one by one.
         stream.set_nodelay(true).map_err(unreachable)?;
-        match &self.tls {
+        let tls = self.tls.as_ref();
+        let tls = tls.map(|tls| tls.read().unwrap_or_else(PoisonError::into_inner).clone());
+        match tls {
             None => self.shake_hands(stream).await,
             Some(tls) => {
                 let name = ServerName::try_from(self.host.clone())
@@ -259,3 +301,6 @@ impl Member {
         Err(EtcdError::Refused(message))
     }
 }
+
+#[cfg(test)]
+mod tests;
