@@ -61,6 +61,7 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -258,7 +259,8 @@ impl DataPlane {
         if !self.is_kept().await && !self.proxy.node().contact.is_connected() {
             return Err(SuccessionError::Unkept);
         }
-        Successor::start(self.proxy.sockets()?)
+        let withdrawn = self.proxy.node().withdrawn.load(Ordering::Relaxed);
+        Successor::start(self.proxy.sockets()?, withdrawn)
     }
 
     /// Waits until what runs is on the disk; not for ever.

@@ -136,6 +136,10 @@ impl Proxy {
         inherited: &mut Inherited,
     ) -> Result<Self, ProxyError> {
         check_listeners(settings)?;
+        let withdrawn = inherited.is_withdrawn().unwrap_or_else(|error| {
+            tracing::error!(%error, "whether this node was told to drain is not known");
+            false
+        });
         let default = Arc::new(default_certificate(settings)?);
         let suites = &settings.proxy_tls_cipher_suites;
         let tls = Tls::new(suites, Arc::clone(&default), Arc::clone(&live))?;
@@ -164,7 +168,7 @@ impl Proxy {
                 .map_err(ProxyError::AccessLog)?,
             metrics: (0..workers).map(|_| Arc::default()).collect(),
             draining: AtomicBool::new(false),
-            withdrawn: AtomicBool::new(false),
+            withdrawn: AtomicBool::new(withdrawn),
             drain: settings.drain_timeout(),
             connections: Arc::new(Connections::default()),
             sessions: Arc::new(Connections::default()),

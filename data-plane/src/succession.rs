@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use shared::passing::pass;
 
-use crate::listening::inherited::{READY, SUCCESSION};
+use crate::listening::inherited::{READY, SUCCESSION, WITHDRAWN};
 
 /// How long a successor may take until it serves.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -60,12 +60,19 @@ pub struct Successor {
 
 impl Successor {
     /// Starts this program anew, as it was started, with `sockets` by name.
-    pub(crate) fn start(mut sockets: Vec<(String, OwnedFd)>) -> Result<Self, SuccessionError> {
+    /// `withdrawn`: balancers are to send no traffic here, since an operator said so.
+    pub(crate) fn start(
+        mut sockets: Vec<(String, OwnedFd)>,
+        withdrawn: bool,
+    ) -> Result<Self, SuccessionError> {
         let mut arguments = std::env::args_os();
         // By its name, not by what runs: it may have been replaced since, and that is the point.
         let program = arguments.next().unwrap_or_default();
         let (words, its_words) = UnixDatagram::pair()?;
         words.set_nonblocking(true)?;
+        if withdrawn {
+            words.send(WITHDRAWN)?;
+        }
         sockets.push((SUCCESSION.to_owned(), OwnedFd::from(its_words)));
         let mut command = Command::new(&program);
         let passed = pass(command.args(arguments), sockets)?;

@@ -14,6 +14,9 @@ pub(crate) const SUCCESSION: &str = "succession";
 /// What a successor says.
 pub(crate) const READY: &[u8] = b"ready";
 
+/// What a successor is told if balancers are to send no traffic here, since an operator said so.
+pub(crate) const WITHDRAWN: &[u8] = b"withdrawn";
+
 /// Why the sockets that the process was started with are of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
@@ -78,6 +81,23 @@ impl Inherited {
     /// Whether another process hands its clients over to this one.
     pub(crate) const fn succeeds(&self) -> bool {
         self.predecessor.is_some()
+    }
+
+    /// Whether an operator has told the process before this one that balancers are to send no traffic here. One of an earlier
+    /// version does not pass that on.
+    pub(crate) fn is_withdrawn(&self) -> io::Result<bool> {
+        let Some(predecessor) = &self.predecessor else {
+            return Ok(false);
+        };
+        let mut said = [0; 16];
+        predecessor.set_nonblocking(true)?;
+        let heard = predecessor.recv(&mut said);
+        predecessor.set_nonblocking(false)?;
+        match heard {
+            Ok(count) => Ok(said.get(..count) == Some(WITHDRAWN)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes the sockets of `kind` for the listener `name`: those of that name, else those at `address`.
@@ -185,6 +205,20 @@ mod tests {
         assert!(inherited.take("proxy", at, Type::STREAM).is_empty());
         let left = inherited.finish().unwrap_err();
         assert!(matches!(left, InheritError::Unasked { name, .. } if name == "x"));
+    }
+
+    #[test]
+    fn a_successor_knows_whether_the_node_was_told_to_drain() {
+        for (said, expected) in [(None, false), (Some(WITHDRAWN), true), (Some(READY), false)] {
+            let (before, predecessor) = UnixDatagram::pair().unwrap();
+            said.map(|said| before.send(said).unwrap());
+            let inherited = Inherited {
+                sockets: Vec::new(),
+                predecessor: Some(predecessor),
+            };
+            assert_eq!(inherited.is_withdrawn().unwrap(), expected, "{said:?}");
+        }
+        assert!(!Inherited::default().is_withdrawn().unwrap());
     }
 
     #[test]
