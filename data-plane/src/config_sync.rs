@@ -36,7 +36,7 @@ use applier::Applier;
 use backoff::Backoff;
 use connection::Dialer;
 pub(crate) use connection::{ControlPlaneUrl, Node, Proofs};
-use follow::{Ended, follow};
+use follow::{Ended, follow, until};
 pub(crate) use vouched::Vouched;
 #[cfg(test)]
 pub(crate) use vouched::vouching;
@@ -164,7 +164,7 @@ async fn follow_any(
                 Ended::Goodbye { within, .. } => backoff::spread(within, random()),
                 // Spread already, by who counts all that wait.
                 Ended::Held { wait, .. } => wait,
-                Ended::HandedOver => Duration::ZERO,
+                Ended::HandedOver | Ended::Again => Duration::ZERO,
                 _ => backoff.next(random()),
             };
             let doubt = match ended {
@@ -181,6 +181,9 @@ async fn follow_any(
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = refuse(&gateway.questions) => {}
+                () = until(applier.again()) => {
+                    applier.run_again().await;
+                }
                 Ok(()) = phase.changed() => {}
             }
         }

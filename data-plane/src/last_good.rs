@@ -111,13 +111,9 @@ impl LastGood {
         let mut crashed = false;
         FILES.iter().find_map(|name| {
             let path = self.directory.join(name);
-            let tried = self.read(&path).and_then(|kept| {
-                let Kept { snapshot, vouched } = &kept;
+            let tried = self.believed(&path, verifier).and_then(|kept| {
+                let snapshot = &kept.snapshot;
                 let position = snapshot.position;
-                if let Some(vouched) = vouched {
-                    let refused = |fault: proto::v1::Fault| Unusable::Unbelievable(fault.message);
-                    vouched.check(verifier, &position).map_err(refused)?;
-                }
                 let configuration = snapshot.configuration();
                 if self.marker.is_quarantined(&configuration, &position.root) {
                     crashed = true;
@@ -140,6 +136,28 @@ impl LastGood {
                 }
             }
         })
+    }
+
+    /// The newest snapshot that `verifier` believes among those that the process crashed with.
+    pub(crate) fn crashed_with(&self, verifier: &Verifier) -> Option<Kept> {
+        let paths = FILES.iter().map(|name| self.directory.join(name));
+        let mut believed = paths.filter_map(|path| self.believed(&path, verifier).ok());
+        believed.find(|kept| {
+            let Snapshot { position, .. } = &kept.snapshot;
+            let configuration = kept.snapshot.configuration();
+            self.marker.is_quarantined(&configuration, &position.root)
+        })
+    }
+
+    /// What the file at `path` holds, if somebody whom `verifier` believes has vouched for it.
+    fn believed(&self, path: &Path, verifier: &Verifier) -> Result<Kept, Unusable> {
+        let kept = self.read(path)?;
+        if let Some(vouched) = &kept.vouched {
+            let refused = |fault: proto::v1::Fault| Unusable::Unbelievable(fault.message);
+            let position = &kept.snapshot.position;
+            vouched.check(verifier, position).map_err(refused)?;
+        }
+        Ok(kept)
     }
 
     /// What else this node keeps beside it is sealed with.

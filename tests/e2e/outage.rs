@@ -273,6 +273,32 @@ async fn a_configuration_that_takes_a_node_down_twice_is_not_run_a_third_time() 
 }
 
 #[tokio::test]
+async fn a_node_with_nothing_before_what_took_it_down_serves_again() {
+    let mut cluster = harness::Cluster::start(1).await;
+    let demo = harness::Demo::start(&[]).await;
+    cluster.route(&demo.upstream(), "/only").await;
+    cluster.settled().await;
+    cluster.persisted().await;
+    for _ in 0..2 {
+        let node = cluster.data_planes.pop().unwrap();
+        node.process.kill();
+        cluster.start_data_plane(&node.name).await;
+    }
+    let log = cluster.data_planes[0].process.log();
+    assert!(log.contains("this configuration is not run again"), "{log}");
+    eventually("it is served again", async || {
+        let url = format!("{}/only", cluster.url(0));
+        (Browser::new().get(&url).await.status == 200).then_some(())
+    })
+    .await;
+    // It hears of what comes next.
+    cluster.route(&demo.upstream(), "/next").await;
+    cluster.settled().await;
+    let row = cluster.read("/clustering/data-planes").await["data"][0].clone();
+    assert_eq!(row["quarantined"], json!([]), "{row}");
+}
+
+#[tokio::test]
 async fn renewed_certificates_are_used_without_a_restart() {
     let mut cluster = harness::Cluster::start(1).await;
     let directory = cluster.directory().join("certificates");

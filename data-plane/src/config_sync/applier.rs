@@ -1,5 +1,7 @@
 //! Makes a received snapshot the one that requests run by, or says why not.
 
+mod saving;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +9,13 @@ use std::time::Duration;
 use plugins::sessions::revocations::Revocations;
 use proto::v1::Fault;
 use proto::v1::fault::Code;
-use shared::clock::{UnixTime, monotonic};
+use shared::clock::UnixTime;
 use shared::entity::{Entity, Revocation};
 use shared::secret::Secret;
 use shared::signature::Verifier;
 use shared::snapshot::{Difference, Inventory, Key, Position, Snapshot};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::receiver::{Content, Update, fault};
@@ -22,6 +25,7 @@ use crate::compile::{CompileFault, CompiledSnapshot};
 use crate::last_good::{Kept, LastGood};
 use crate::live::Live;
 use crate::secrets::Secrets;
+use saving::{Unsaved, save};
 
 /// How long a snapshot may take to compile, and how much longer for each record: ten times what it takes on
 /// an idle core, so that a busy node refuses nothing that it could run.
@@ -29,20 +33,10 @@ const COMPILE: Duration = Duration::from_secs(5);
 const OF_A_RECORD: Duration = Duration::from_micros(100);
 /// Faults of one refusal, and records that cannot be run, that are told.
 pub(super) const FAULTS: usize = 20;
-/// Pause between two writes of the last good file, and the longest while it cannot be written.
-const PERSIST: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// After this time what runs does no harm.
 const HEALTHY: Duration = Duration::from_secs(30);
-/// How many times longer than a write the pause after it is, at least.
-const SHARE: u32 = 10;
-
-/// What the last good file is to hold.
-#[derive(Clone, Debug)]
-struct Unsaved {
-    snapshot: Arc<Snapshot>,
-    vouched: Vouched,
-}
+/// How long a node that has nothing but what it crashed with waits for something else.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The one writer of the live snapshot.
 #[derive(Debug)]
@@ -64,6 +58,8 @@ pub(super) struct Applier {
     unsaved: watch::Sender<Option<Unsaved>>,
     /// The root of what it holds.
     saved: watch::Receiver<Position>,
+    /// When what this node has crashed with is run once more, if it has nothing else by then.
+    again: Option<Instant>,
 }
 
 impl Applier {
@@ -81,6 +77,7 @@ impl Applier {
         // What runs at the start came from the file, if anything does.
         let position = running.as_ref().map(|running| running.position);
         let (positions, saved) = watch::channel(position.unwrap_or_default());
+        let is_idle = running.is_none() && !last_good.marker.quarantined().is_empty();
         let last_good = Arc::new(last_good);
         tokio::spawn(save(Arc::clone(&last_good), snapshots, positions));
         if running.is_some() {
@@ -97,6 +94,7 @@ impl Applier {
             last_good,
             unsaved,
             saved,
+            again: is_idle.then(|| Instant::now() + AGAIN),
         }
     }
 
@@ -249,7 +247,8 @@ impl Applier {
         Ok(true)
     }
 
-    /// Runs by `snapshot`; also by a configuration that this node has crashed with, if that is `ordered`.
+    /// Runs by `snapshot`; also by a configuration that this node has crashed with, if that is `ordered`, by an operator or for
+    /// want of another.
     async fn replace(
         &mut self,
         snapshot: Snapshot,
@@ -304,6 +303,33 @@ impl Applier {
         self.persist();
         tokio::spawn(watch_health(Arc::clone(&self.last_good)));
         Ok(())
+    }
+
+    /// When [`Self::run_again`] is due, if it is.
+    pub(super) fn again(&self) -> Option<Instant> {
+        self.again.filter(|_| self.running.is_none())
+    }
+
+    /// Runs what this node has crashed with once more, since it has nothing else: a quarantine would gain nothing. Whether
+    /// it runs.
+    pub(super) async fn run_again(&mut self) -> bool {
+        self.again = None;
+        let Some(kept) = self.last_good.crashed_with(&self.verifier) else {
+            return false;
+        };
+        let Some(vouched) = kept.vouched else {
+            return false;
+        };
+        let revision = kept.snapshot.position.revision;
+        tracing::warn!(%revision, "what this node has crashed with is run once more: it has nothing else");
+        match self.replace(kept.snapshot, vouched, true).await {
+            Ok(()) => true,
+            Err(faults) => {
+                let reasons: Vec<&str> = faults.iter().map(|fault| &*fault.message).collect();
+                tracing::error!(%revision, reason = reasons.join("; "), "it cannot be run");
+                false
+            }
+        }
     }
 
     /// Whether what runs lacks secrets, which may be there by now.
@@ -460,43 +486,6 @@ async fn watch_health(last_good: Arc<LastGood>) {
     tokio::time::sleep(HEALTHY).await;
     if marker.current() == before {
         marker.healthy();
-    }
-}
-
-/// Writes the newest snapshot to the last good file, again and again. What cannot be written is tried again: the
-/// disk may have room by then.
-async fn save(
-    last_good: Arc<LastGood>,
-    mut snapshots: watch::Receiver<Option<Unsaved>>,
-    saved: watch::Sender<Position>,
-) {
-    let mut pause = PERSIST;
-    let mut failing = false;
-    while failing || snapshots.changed().await.is_ok() {
-        let Some(Unsaved { snapshot, vouched }) = snapshots.borrow_and_update().clone() else {
-            continue;
-        };
-        let position = snapshot.position;
-        let started = monotonic();
-        let last_good = Arc::clone(&last_good);
-        let written = tokio::task::spawn_blocking(move || last_good.write(&snapshot, &vouched));
-        let outcome = written.await.map_err(std::io::Error::other).flatten();
-        match &outcome {
-            Ok(()) => {
-                if failing {
-                    tracing::info!("the last good file is written again");
-                }
-                pause = PERSIST;
-                saved.send_replace(position);
-            }
-            Err(error) => {
-                tracing::error!(%error, "the last good file cannot be written");
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-        }
-        failing = outcome.is_err();
-        // A large file that changes all the time must not keep a core busy.
-        tokio::time::sleep(pause.max(started.elapsed() * SHARE)).await;
     }
 }
 

@@ -61,6 +61,8 @@ pub(super) enum Ended {
     Goodbye { within: Duration, message: String },
     #[error("another process of this node serves now")]
     HandedOver,
+    #[error("this node runs something by itself")]
+    Again,
     #[error("told to wait: {reason}")]
     Held { wait: Duration, reason: String },
 }
@@ -70,7 +72,7 @@ impl Ended {
     pub(super) const fn is_expected(&self) -> bool {
         matches!(
             self,
-            Self::Goodbye { .. } | Self::HandedOver | Self::Held { .. }
+            Self::Goodbye { .. } | Self::HandedOver | Self::Again | Self::Held { .. }
         )
     }
 }
@@ -147,6 +149,10 @@ pub(super) async fn follow(
                 look = Instant::now() + LOOK;
                 Ok(())
             }
+            () = until(following.applier.again()) => {
+                // Another Hello tells the control plane.
+                if following.applier.run_again().await { Err(Ended::Again) } else { Ok(()) }
+            }
             asked = gateway.questions.next() => following.ask(asked),
             () = following.applier.persisted() => following.report(*phase.borrow()),
             changed = phase.changed() => match changed {
@@ -159,6 +165,14 @@ pub(super) async fn follow(
         if let Err(ended) = outcome {
             return ended;
         }
+    }
+}
+
+/// Waits for `instant`; for ever, if there is none.
+pub(super) async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }
 

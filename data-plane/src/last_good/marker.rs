@@ -184,15 +184,13 @@ impl Marker {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `configuration`, or content with `root`, may be run again: an operator orders it.
+    /// `configuration`, or content with `root`, may be run again.
     pub(crate) fn release(&self, configuration: &Hash, root: &Hash) {
         let mut list = self.list();
         let before = list.len();
         list.retain(|tried| ![*configuration, *root].contains(&tried.configuration));
         if list.len() < before {
-            tracing::warn!(
-                "what this node has crashed with is run once more: an operator orders it"
-            );
+            tracing::warn!("what this node has crashed with is in quarantine no more");
             self.keep(&list);
         }
     }

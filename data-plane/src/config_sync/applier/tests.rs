@@ -180,3 +180,50 @@ async fn what_no_node_could_run_is_refused_by_its_field_whatever_it_is() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
+    let root = tempfile::tempdir().unwrap();
+    let open = || LastGood::open(root.path(), Secret::new(vec![7; 100]), "node-1").unwrap();
+    let (signer, verifier) = cluster(CONTROL_PLANE_NAME);
+    let id = Uuid::from_u128(1);
+    let fields = serde_json::json!({ "id": id, "created_at": 1, "updated_at": 1, "paths": ["/a"] });
+    let route = Record {
+        key: Key { kind: "routes", id },
+        json: serde_json::to_vec(&fields).unwrap().into(),
+    };
+    let snapshot = snapshot(3, vec![route]);
+    let (position, configuration) = (snapshot.position, snapshot.configuration());
+    let files = open();
+    files.marker.tries(position, configuration);
+    let vouched = vouch(&signer, &position);
+    files.write(&snapshot, &vouched).unwrap();
+    drop(open());
+    let usable = |_: &Snapshot| Ok(());
+    let start = |files: LastGood| {
+        let running = files.load(&verifier, usable).map(|(_, kept)| kept);
+        let nothing = (Secrets::default(), None);
+        let verifier = verifier.clone();
+        Applier::new(
+            Live::default(),
+            nothing,
+            Arc::default(),
+            running,
+            files,
+            verifier,
+        )
+    };
+    let mut applier = start(open());
+    assert_eq!(applier.quarantined(), [position]);
+    assert!(applier.again().is_some());
+    assert!(applier.run_again().await);
+    assert_eq!(applier.running(), position);
+    assert!(applier.quarantined().is_empty() && applier.again().is_none());
+    // Its crashes count as before, and whoever has something else keeps that.
+    assert_eq!(open().marker.crashes(), 1);
+    let last = open();
+    assert_eq!(last.marker.quarantined(), [position]);
+    let bare = Snapshot::new(1, Revision(4), vec![record(1, "{}")]);
+    last.write(&bare, &vouch(&signer, &bare.position)).unwrap();
+    assert!(start(last).again().is_none());
+}
