@@ -141,10 +141,6 @@ pub enum RevokeError {
 
 /// What a fetch may cost.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is one thing that is so or not"
-)]
 pub struct FetchLimits {
     /// Longest time from start to the last byte of the answer.
     pub timeout: Duration,
