@@ -38,6 +38,10 @@ static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
 
 /// A discovery document with the keys that it leads to.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that the provider does or not"
+)]
 pub(crate) struct Document {
     pub(crate) issuer: String,
     pub(crate) authorization_endpoint: Option<String>,
