@@ -338,20 +338,17 @@ pub(super) async fn finish(
         let (next, action) = flow::step(context, state, event, host.now());
         state = next;
         event = match action {
-            Action::FetchTokens(form) => match given.clone() {
-                Some(tokens) => Event::TokensReceived(tokens),
-                None => {
-                    let asked =
-                        token_endpoint::request(rules, &document, client, host, form, passed_on);
-                    match asked.await.map(Box::new) {
-                        Ok(tokens) => {
-                            *given = Some(tokens.clone());
-                            Event::TokensReceived(tokens)
-                        }
-                        Err(error) => Event::TokensRefused(error.failure("token_http")),
-                    }
+            Action::FetchTokens(_) if let Some(tokens) = given => {
+                Event::TokensReceived(tokens.clone())
+            }
+            Action::FetchTokens(form) => {
+                let asked =
+                    token_endpoint::request(rules, &document, client, host, form, passed_on);
+                match asked.await.map(Box::new) {
+                    Ok(tokens) => Event::TokensReceived(given.insert(tokens).clone()),
+                    Err(error) => Event::TokensRefused(error.failure("token_http")),
                 }
-            },
+            }
             Action::FetchKeys => {
                 // A browser may bring anything; what the token endpoint gives is the provider's.
                 let reason = match &state {
