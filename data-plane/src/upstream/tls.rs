@@ -121,7 +121,7 @@ impl TlsProfile {
                 None => inner,
             }
         } else {
-            Arc::new(Unverified::believed())
+            Arc::new(Unverified)
         };
         let identity = identity.map(|identity| Arc::clone(&identity.key));
         let profile = Arc::new(Self {

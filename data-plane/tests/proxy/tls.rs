@@ -16,13 +16,14 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::crypto::aws_lc_rs::cipher_suite as suite;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::SingleCertAndKey;
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
     Stream,
 };
 use serde_json::{Value, json};
 use shared::snapshot::{Record, Revision, Snapshot};
-use shared::tls::provider;
+use shared::tls::{certified, provider};
 use uuid::Uuid;
 
 use crate::gateway::{OK, ask, configuration, read_until, record, settings, start, stop};
@@ -88,7 +89,8 @@ fn tls_server(
         None => builder.with_no_client_auth(),
     };
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-    let config = Arc::new(builder.with_single_cert(chain, key.into()).unwrap());
+    let shown = SingleCertAndKey::from(certified(chain, key.into()).unwrap());
+    let config = Arc::new(builder.with_cert_resolver(Arc::new(shown)));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -187,6 +189,25 @@ fn a_server_is_believed_by_its_authority_its_name_and_the_length_of_its_chain() 
     check(json!({"tls_verify_depth": 0}), &root, "502");
     check(json!({}), &other, "502");
     check(json!({"tls_verify": false}), &other, "200");
+}
+
+#[test]
+fn a_server_that_need_not_be_believed_may_show_what_no_verifier_takes() {
+    let root = authority("root");
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["server.test".to_owned()]).unwrap();
+    let mut unknown = rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+    unknown.set_criticality(true);
+    params.custom_extensions.push(unknown);
+    let made = params.signed_by(&key, &root).unwrap();
+    let port = tls_server(vec![made.der().clone()], &key, None);
+    for (verifies, status) in [(false, "200"), (true, "502")] {
+        let service = json!({"protocol": "https", "tls_verify": verifies, "retries": 0});
+        let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
+        let answer = self::status(&proxy, "server.test");
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
+        stop(proxy);
+    }
 }
 
 #[test]
