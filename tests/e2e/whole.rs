@@ -214,7 +214,9 @@ async fn workspaces_keep_apart_on_nodes_too() {
         assert_eq!(reply.header("x-team"), team, "{path}");
     }
     // What is counted of them tells the workspace by its name.
-    let shown = cluster.metrics(0).await;
+    let status = cluster.data_planes[0].process.address("status");
+    let url = format!("http://{status}/metrics");
+    let shown = Browser::new().get(&url).await.text().to_owned();
     let of = |route: &str, team: &str| {
         let line = format!(
             "kong_http_requests_total{{service=\"\",route=\"{route}\",code=\"200\",source=\"exit\",workspace=\"{team}\","
