@@ -12,6 +12,7 @@ use control_plane::store::restore::RestoreCommand;
 use control_plane::{ControlPlane, Inherited};
 use shared::clock::UnixTime;
 use shared::passing::pass;
+use shared::signals;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
@@ -56,6 +57,8 @@ fn run(program: Program, inherited: io::Result<Inherited>) -> anyhow::Result<Opt
         warn(&control_plane::check(&program.settings)?);
         return Ok(None);
     }
+    // Until this process listens to them they would end it.
+    signals::hold().context("holding signals back")?;
     shared::machine::leave_no_core_file();
     shared::telemetry::start(&program.settings.log, program.settings.log_format)?;
     let inherited = inherited.context("using the sockets of LISTEN_FDS")?;
@@ -69,6 +72,7 @@ fn run(program: Program, inherited: io::Result<Inherited>) -> anyhow::Result<Opt
 /// Runs until a signal ends it.
 async fn serve(settings: Settings, inherited: Inherited) -> anyhow::Result<Option<Left>> {
     let mut signals = Signals::new()?;
+    signals::release().context("listening to signals")?;
     let control_plane = tokio::select! {
         started = ControlPlane::start_on(settings, inherited) => started?,
         () = signals.ended() => return Ok(None),
@@ -94,7 +98,8 @@ async fn serve(settings: Settings, inherited: Inherited) -> anyhow::Result<Optio
 /// Has the program that is there now run in the place of this one, as this one was started. Returns only if it cannot.
 fn replace(sockets: Left) -> anyhow::Error {
     let mut command = as_started();
-    let passed = pass(&mut command, sockets);
+    // What comes from here on waits for what takes this one's place: nobody else listens any more.
+    let passed = signals::hold().and_then(|()| pass(&mut command, sockets));
     let error = match passed {
         Ok(_passed) => command.exec(),
         Err(error) => error,

@@ -7,6 +7,7 @@ use data_plane::DataPlane;
 use data_plane::listening::inherited::{InheritError, Inherited};
 use data_plane::settings::Program;
 use data_plane::succession::SuccessionError;
+use shared::signals;
 use shared::telemetry::chain;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -41,6 +42,8 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
         warn(&data_plane::check(&program.settings)?);
         return Ok(());
     }
+    // Until this process listens to them they would end it.
+    signals::hold().context("holding signals back")?;
     shared::machine::leave_no_core_file();
     shared::telemetry::start(&program.settings.log, program.settings.log_format)?;
     // The proxy has threads of its own; this one waits for signals.
@@ -51,6 +54,7 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
     let ended = runtime.block_on(async {
         // First of all: a signal that is to end nothing must not end a start either.
         let mut signals = Signals::new()?;
+        signals::release().context("listening to signals")?;
         let data_plane = DataPlane::start_on(&program.settings, inherited?)?;
         if signals.serve(&data_plane).await {
             data_plane.hand_over(signals.at_once()).await;

@@ -13,6 +13,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use shared::passing::pass;
+use shared::signals;
 
 use crate::listening::inherited::{READY, SUCCESSION, WITHDRAWN};
 
@@ -76,7 +77,11 @@ impl Successor {
         sockets.push((SUCCESSION.to_owned(), OwnedFd::from(its_words)));
         let mut command = Command::new(&program);
         let passed = pass(command.args(arguments), sockets)?;
-        let child = command.spawn().map_err(|source| SuccessionError::Start {
+        // It begins without hearing them: before it listens they would end it.
+        signals::hold()?;
+        let child = command.spawn();
+        signals::release()?;
+        let child = child.map_err(|source| SuccessionError::Start {
             program: program.to_string_lossy().into_owned(),
             source,
         })?;

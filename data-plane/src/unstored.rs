@@ -62,7 +62,10 @@ pub(crate) async fn store(questions: &Questions, revocations: &[Revocation]) -> 
     let Ok(json) = serde_json::to_vec(revocations) else {
         return Stored::Refused;
     };
-    match questions.ask(What::Revoke(json.into()), STORED).await {
+    match questions
+        .ask_patiently(What::Revoke(json.into()), STORED)
+        .await
+    {
         Some(answer::What::Stored(true)) => Stored::Yes,
         Some(answer::What::Refused(reason)) => {
             tracing::error!(reason, "the control plane does not store a revocation");

@@ -16,6 +16,7 @@ pub mod schema;
 pub mod secret;
 pub mod settings;
 pub mod shares;
+pub mod signals;
 pub mod signature;
 pub mod snapshot;
 pub mod telemetry;

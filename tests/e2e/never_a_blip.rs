@@ -223,6 +223,14 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
         }
         write("/services?wait=20", signal).await;
     }
+    // Several hooks may ask for it at the same time, also while it is under way.
+    for pause in [0, 20, 50, 100, 200, 300] {
+        for signal in ["USR2", "HUP"] {
+            process.signal(signal);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+    }
+    write("/services?wait=20", "asked-often").await;
     let (answered, failures) = load.end().await;
     assert!(
         failures.is_empty(),
