@@ -46,8 +46,8 @@ impl Workspaces {
             Some((record.key, stamp.ws_id?))
         });
         let of: HashMap<Key, Uuid> = stamped.collect();
-        let named = of.values().map(|id| (*id, named(snapshot, *id)));
-        let names = Names(Arc::new(named.collect()));
+        let called = of.values().map(|id| (*id, named(snapshot, *id)));
+        let names = Names(Arc::new(called.collect()));
         Self { of, names }
     }
 

@@ -25,12 +25,11 @@ pub(super) fn answer(
             .into_owned()
     };
     let bare = path.strip_suffix('/').unwrap_or(path);
-    let (workspace, below) = match bare.strip_prefix("/upstreams/") {
-        Some(below) => (None, below),
-        None => {
-            let (workspace, below) = bare.strip_prefix('/')?.split_once("/upstreams/")?;
-            (Some(decoded(workspace)), below)
-        }
+    let (workspace, below) = if let Some(below) = bare.strip_prefix("/upstreams/") {
+        (None, below)
+    } else {
+        let (workspace, below) = bare.strip_prefix('/')?.split_once("/upstreams/")?;
+        (Some(decoded(workspace)), below)
     };
     let mut parts = below.split('/').map(decoded);
     let name = parts.next()?;
