@@ -376,7 +376,7 @@ impl Filter for RateLimitingFilter {
                 }
                 Some(rate) => {
                     let key = (self.instance, client.as_str());
-                    Ok(remote::count_later(host, server, key, &self.limits, rate))
+                    Ok(remote::count_later(host, server, key, &self.limits, rate).await)
                 }
             },
         };

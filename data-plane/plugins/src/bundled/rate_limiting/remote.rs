@@ -85,6 +85,8 @@ struct Unsynced {
 struct Count {
     /// What all nodes had counted at the last exchange with Redis.
     known: u64,
+    /// When that was.
+    known_at: UnixTime,
     /// What this core has counted since.
     since: u64,
     /// Whether somebody has asked since.
@@ -99,8 +101,61 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Most counts that one core keeps between two exchanges with Redis.
 const MOST: usize = 100_000;
 
+impl Unsynced {
+    /// Notes whether the server could be reached.
+    fn tell(&self, outcome: Result<(), &RedisError>) {
+        if self.failing.replace(outcome.is_err()) != outcome.is_err() {
+            match outcome {
+                Ok(()) => tracing::info!("rate limits are synchronised again"),
+                // What was not told is told later; it is said once.
+                Err(error) => tracing::error!(%error, "rate limits are not synchronised"),
+            }
+        }
+    }
+
+    /// Asks Redis for those counts of `keys` of which it has not been heard within the rate (Kong 3.9: a count that a
+    /// node does not have is read). One that cannot be asked leaves the node to count for itself.
+    async fn refresh(&self, host: &impl Host, keys: &[String]) {
+        let (now, rate) = (host.now(), self.rate.get());
+        let stale: Vec<&String> = {
+            let mut counts = self.counts.borrow_mut();
+            let is_stale = |key: &&String| match counts.get_mut(*key) {
+                None => true,
+                Some(count) => {
+                    let stale = now.saturating_since(count.known_at) >= rate;
+                    if stale {
+                        // Others go by what is known meanwhile.
+                        count.known_at = now;
+                    }
+                    stale
+                }
+            };
+            keys.iter().filter(is_stale).collect()
+        };
+        if stale.is_empty() || self.failing.get() {
+            return;
+        }
+        let server = Arc::clone(&self.server.borrow());
+        let commands = stale
+            .iter()
+            .map(|key| Command::new("GET").arg((*key).clone()));
+        let replies = host.redis(&server, commands.collect()).await;
+        self.tell(replies.as_ref().map(drop));
+        let mut counts = self.counts.borrow_mut();
+        for (key, reply) in stale.into_iter().zip(replies.unwrap_or_default()) {
+            let full = counts.len() >= MOST && !counts.contains_key(key);
+            if full || matches!(reply, Reply::Error(_)) {
+                continue;
+            }
+            let count = counts.entry(key.clone()).or_default();
+            count.known = number(&reply).unwrap_or_default();
+            count.known_at = now;
+        }
+    }
+}
+
 /// Counts a request of a client here, and tells Redis within `rate`.
-pub(super) fn count_later(
+pub(super) async fn count_later(
     host: &impl Host,
     server: &Arc<RedisServer>,
     (instance, client): (Uuid, &str),
@@ -108,7 +163,38 @@ pub(super) fn count_later(
     rate: Duration,
 ) -> Usage {
     let now = host.now();
-    let states = host.core_state::<RefCell<HashMap<Uuid, Rc<Unsynced>>>>();
+    let keys: Vec<String> = limits
+        .iter()
+        .map(|limit| key(instance, client, limit, now))
+        .collect();
+    let state = unsynced(host, server, instance, rate);
+    state.refresh(host, &keys).await;
+    let usage = state.count(keys, limits, now);
+    if !state.running.replace(true) {
+        // Plugins that are gone leave nothing for longer than their counts would have lasted.
+        let states = host.core_state::<States>();
+        let lasts =
+            |state: &Unsynced| state.running.get() || state.expires_at.get() > now.as_secs();
+        states.borrow_mut().retain(|_, state| lasts(state));
+        let task_host = host.clone();
+        host.spawn(Box::pin(async move {
+            sync_until_idle(&task_host, &state).await;
+        }));
+    }
+    usage
+}
+
+/// The counts of one core, by plugin.
+type States = RefCell<HashMap<Uuid, Rc<Unsynced>>>;
+
+/// Those of the plugin `instance`, as the newest configuration has it.
+fn unsynced(
+    host: &impl Host,
+    server: &Arc<RedisServer>,
+    instance: Uuid,
+    rate: Duration,
+) -> Rc<Unsynced> {
+    let states = host.core_state::<States>();
     let mut all = states.borrow_mut();
     let known = all.entry(instance).or_insert_with(|| {
         Rc::new(Unsynced {
@@ -125,37 +211,36 @@ pub(super) fn count_later(
         state.server.replace(Arc::clone(server));
     }
     state.rate.set(rate);
-    let mut counts = state.counts.borrow_mut();
-    let keys: Vec<String> = limits
-        .iter()
-        .map(|limit| key(instance, client, limit, now))
-        .collect();
-    let before = keys
-        .iter()
-        .map(|key| counts.get(key).map_or(0, |count| count.known + count.since));
-    let usage = Usage::new(limits, before.collect());
-    for (key, limit) in keys.into_iter().zip(limits) {
-        if counts.len() >= MOST && !counts.contains_key(&key) {
-            continue;
+    state
+}
+
+impl Unsynced {
+    /// Counts a request under `keys`, one for each of `limits`, unless one is reached.
+    fn count(&self, keys: Vec<String>, limits: &[Limit], now: UnixTime) -> Usage {
+        let mut counts = self.counts.borrow_mut();
+        let before = keys
+            .iter()
+            .map(|key| counts.get(key).map_or(0, |count| count.known + count.since));
+        let usage = Usage::new(limits, before.collect());
+        for (key, limit) in keys.into_iter().zip(limits) {
+            if counts.len() >= MOST && !counts.contains_key(&key) {
+                continue;
+            }
+            let count = counts.entry(key).or_default();
+            count.since += u64::from(usage.exceeded.is_none());
+            count.asked = true;
+            count.lifetime = limit.period.seconds();
+            count.expires_at = limit.period.start(now) + limit.period.seconds();
+            let last = self.expires_at.get().max(count.expires_at);
+            self.expires_at.set(last);
         }
-        let count = counts.entry(key).or_default();
-        count.since += u64::from(usage.exceeded.is_none());
-        count.asked = true;
-        count.lifetime = limit.period.seconds();
-        count.expires_at = limit.period.start(now) + limit.period.seconds();
-        let last = state.expires_at.get().max(count.expires_at);
-        state.expires_at.set(last);
+        usage
     }
-    drop(counts);
-    if !state.running.replace(true) {
-        // Plugins that are gone leave nothing for longer than their counts would have lasted.
-        all.retain(|_, state| state.running.get() || state.expires_at.get() > now.as_secs());
-        let task_host = host.clone();
-        host.spawn(Box::pin(async move {
-            sync_until_idle(&task_host, &state).await;
-        }));
-    }
-    usage
+}
+
+/// A count, as Redis tells it.
+fn number(reply: &Reply) -> Option<u64> {
+    u64::try_from(reply.integer()?).ok()
 }
 
 /// Tells Redis of what is asked for here, until nothing is any more.
@@ -195,13 +280,8 @@ async fn sync_until_idle(host: &impl Host, state: &Unsynced) {
         });
         let server = Arc::clone(&state.server.borrow());
         let told = host.redis(&server, commands.collect()).await;
-        if state.failing.replace(told.is_err()) != told.is_err() {
-            match &told {
-                Ok(_) => tracing::info!("rate limits are synchronised again"),
-                // What was not told is told later; it is said once.
-                Err(error) => tracing::error!(%error, "rate limits are not synchronised"),
-            }
-        }
+        state.tell(told.as_ref().map(drop));
+        let heard_at = host.now();
         let mut counts = state.counts.borrow_mut();
         let replies = told.unwrap_or_default();
         let mut replies = replies.iter().step_by(2);
@@ -209,10 +289,10 @@ async fn sync_until_idle(host: &impl Host, state: &Unsynced) {
             let Some(count) = counts.get_mut(&key) else {
                 continue;
             };
-            let total = replies.next().and_then(Reply::integer);
-            match total.and_then(|total| u64::try_from(total).ok()) {
+            match replies.next().and_then(number) {
                 Some(total) => {
                     count.known = total;
+                    count.known_at = heard_at;
                     count.since -= sent.since;
                 }
                 None => count.asked = true,

@@ -26,8 +26,13 @@ fn ask(filter: &RateLimitingFilter, host: &FakeHost) -> Answer {
 
 /// A Redis server that understands what this plugin says.
 fn redis(host: &FakeHost) {
+    redis_of(&[host]);
+}
+
+/// The same for several nodes.
+fn redis_of(hosts: &[&FakeHost]) {
     let counts: RefCell<HashMap<Vec<u8>, i64>> = RefCell::default();
-    host.connect_redis(Rc::new(move |commands| {
+    let server: Rc<crate::testing::RedisFake> = Rc::new(move |commands| {
         let mut counts = counts.borrow_mut();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         Ok(commands
@@ -57,11 +62,18 @@ fn redis(host: &FakeHost) {
                         *count += text(&parts[2]).parse::<i64>().unwrap();
                         Reply::Integer(*count)
                     }
+                    "GET" => match counts.get(&parts[1][..]) {
+                        Some(count) => Reply::Bytes(count.to_string().into()),
+                        None => Reply::Nil,
+                    },
                     _ => Reply::Integer(1),
                 }
             })
             .collect())
-    }));
+    });
+    for host in hosts {
+        host.connect_redis(Rc::clone(&server));
+    }
 }
 
 #[test]
@@ -230,7 +242,26 @@ fn redis_is_told_where_the_newest_configuration_says_and_only_of_what_is_asked()
     assert_eq!(told(), ["old", "old", "old", "new"]);
     assert_eq!(ask(&new, &host).header("ratelimit-remaining"), "6");
     wait(10);
-    assert_eq!(told().len(), 5);
+    // It was read before, and told after.
+    assert_eq!(told().len(), 6);
+}
+
+#[test]
+fn a_node_reads_what_others_have_counted_before_it_lets_anybody_through() {
+    let (one, other) = (FakeHost::default(), FakeHost::default());
+    redis_of(&[&one, &other]);
+    let filter = filter(json!({
+        "hour": 4, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    }));
+    let later = |host: &FakeHost| host.run(host.sleep(std::time::Duration::from_secs(2)));
+    for _ in 0..3 {
+        assert_eq!(ask(&filter, &one).status, 200);
+    }
+    later(&one);
+    let there = [ask(&filter, &other), ask(&filter, &other)];
+    assert_eq!(there.map(|answer| answer.status), [200, 429]);
+    later(&other);
+    assert_eq!(ask(&filter, &one).status, 429);
 }
 
 #[test]
