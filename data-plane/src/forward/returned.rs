@@ -61,7 +61,7 @@ fn is_usual(fields: &Fields, status: StatusCode) -> bool {
 }
 
 /// The same of any answer.
-pub(super) fn returned_fields(
+fn returned_fields(
     mut headers: HeaderMap,
     status: StatusCode,
     keeps_length: bool,

@@ -43,6 +43,11 @@ impl Writer {
         self.head.is_empty() && self.data.is_empty() && self.tail.is_empty()
     }
 
+    /// Whether nothing waits in TLS either.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.is_empty() && !self.held
+    }
+
     /// How many bytes have not been written.
     pub(crate) fn len(&self) -> usize {
         self.head.len() + self.data.len() + self.tail.len()

@@ -279,7 +279,7 @@ impl Client {
         for (status, fields) in interim.take() {
             write_informational(self.output.head(), status, &fields);
         }
-        if self.output.is_empty() {
+        if self.output.is_flushed() {
             return Ok(());
         }
         // What it does not take now is watched over when the answer is there.

@@ -251,7 +251,7 @@ fn what_a_server_says_before_its_answer_reaches_clients_that_take_it_at_once() {
             let mut stream = stream.unwrap();
             read_until(&mut stream, "\r\n\r\n").unwrap();
             let before = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
-                          HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: x-own\r\nX-Own: 1\r\n\
+                          HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: x-own\r\nX-Own: 1\r\nSet-Cookie: session=a\r\n\
                           X-Accel-Expires: 1\r\nContent-Length: 7\r\n\r\n";
             stream.write_all(before.as_bytes()).unwrap();
             told.recv().unwrap();
@@ -267,7 +267,7 @@ fn what_a_server_says_before_its_answer_reaches_clients_that_take_it_at_once() {
     assert_eq!(first, "HTTP/1.1 102 Processing\r\n\r\n");
     let second = read_until(&mut client, "\r\n\r\n").unwrap();
     let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n";
-    assert_eq!(second, hints, "nothing of the server's own connection");
+    assert_eq!(second, hints, "no more than hints");
     go_on.send(()).unwrap();
     let mut last = String::new();
     client.read_to_string(&mut last).unwrap();
