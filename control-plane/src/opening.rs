@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 use crate::fleet::Fleet;
 use crate::publisher::{Journal, JournalFault, Publisher};
 use crate::settings::{Settings, store_path};
-use crate::store::etcd::{Board, Claims, EtcdStore};
+use crate::store::etcd::{Board, Claims, EtcdSettings, EtcdStore};
 use crate::store::{SecretsKey, Store, StoreError, export};
 
 /// How often the store is asked for what other control planes have committed.
@@ -47,6 +47,12 @@ pub(crate) async fn open(
     };
     let opened = tokio::task::spawn_blocking(opening).await;
     opened.expect("opening the store does not panic")
+}
+
+/// Says why the store in etcd cannot be opened with `key`, if it cannot, without reading more than its head.
+pub(crate) async fn try_etcd(settings: EtcdSettings, key: SecretsKey) -> Result<(), StoreError> {
+    let tried = tokio::task::spawn_blocking(move || EtcdStore::try_open(&settings, &key)).await;
+    Ok(tried.expect("asking etcd does not panic")?)
 }
 
 /// What control planes over one store share besides the configuration.

@@ -4,8 +4,7 @@
 use std::path::PathBuf;
 
 use crate::opening;
-use crate::publisher::Publisher;
-use crate::settings::{Settings, export_path, store_path};
+use crate::settings::{Settings, store_path};
 use crate::store::{self, SecretsKey, StoreError};
 use crate::{ControlPlane, StartError, has_no_user, listeners};
 
@@ -43,27 +42,26 @@ impl ControlPlane {
             path: directory.clone(),
             source,
         })?;
-        let publisher = match settings.etcd.used() {
-            Some(_) => {
+        let is_own = match settings.etcd.used() {
+            Some(etcd) => {
                 let key = SecretsKey::read(&settings.secrets_key_path())?;
-                let exports = export_path(directory);
-                Some(opening::open(settings, key, exports).await?)
+                opening::try_etcd(etcd.clone(), key).await?;
+                self.store.directory.is_none()
             }
-            None => self.own_store(settings)?,
+            None => self.could_be_opened_by(settings)?,
         };
-        match publisher {
-            Some(publisher) if settings.needs_user() && has_no_user(&publisher) => {
-                Err(StartError::NoUser)
-            }
-            _ => Ok(()),
+        if is_own && settings.needs_user() && has_no_user(&self.publisher) {
+            return Err(StartError::NoUser);
         }
+        Ok(())
     }
 
-    /// What the store on this machine that `settings` name holds, if it is the one that is open here.
-    fn own_store(&self, settings: &Settings) -> Result<Option<Publisher>, StartError> {
+    /// Whether the store on this machine that `settings` name is the one that is open here. If so, they must let it be opened
+    /// again.
+    fn could_be_opened_by(&self, settings: &Settings) -> Result<bool, StartError> {
         let directory = store_path(&settings.data_directory);
         if self.store.directory.as_ref() != Some(&directory) {
-            return Ok(None);
+            return Ok(false);
         }
         let path = settings.secrets_key_path();
         if !SecretsKey::read(&path)?.is(&self.store.key) {
@@ -74,6 +72,6 @@ impl ControlPlane {
             ))));
         }
         store::check_room_to_open(&directory)?;
-        Ok(Some(self.publisher.clone()))
+        Ok(true)
     }
 }

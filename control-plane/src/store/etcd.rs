@@ -264,6 +264,11 @@ impl EtcdStore {
         Ok((store, config))
     }
 
+    /// Says why [`Self::open`] would not open the store, as far as its head tells.
+    pub fn try_open(settings: &EtcdSettings, key: &SecretsKey) -> Result<(), EtcdError> {
+        Self::shelf(settings, key)?.head().map(drop)
+    }
+
     fn shelf(settings: &EtcdSettings, key: &SecretsKey) -> Result<Shelf, EtcdError> {
         Ok(Shelf {
             client: Client::start(settings)?,
