@@ -316,7 +316,7 @@ impl Admin {
             Endpoint::Status => {
                 let untold = || database(self.publisher.trouble().is_none(), None);
                 let database = self.told.as_ref().map_or_else(untold, Told::database);
-                status::status(config, database, &self.counters, query)?
+                status::status(config, &database, &self.counters, query)?
             }
             Endpoint::Timers => status::timers(),
             Endpoint::Metrics => {

@@ -46,9 +46,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use admin::Admin;
 use admin::files::Files;
 pub use admin::files::TokenError;
-use admin::Admin;
 use config_sync::Certificates;
 use exporter::Exporter;
 use fleet::{Fleet, Kept};
@@ -192,7 +192,6 @@ impl ControlPlane {
         let certificates = Certificates::follow(files, move || others.other_expiries())?;
         let expiries = certificates.expiries.clone();
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
-        let exports = export_path(&settings.data_directory);
         let publisher = open(&settings, key.clone()).await?;
         let mut following = Vec::new();
         let (etcd_version, etcd) = watch::channel(None);
@@ -202,17 +201,14 @@ impl ControlPlane {
             following.push(tokio::spawn(server.follow(etcd_version)));
         }
         let store = Opened::by(&settings, key.clone());
+        let exports = export_path(&settings.data_directory);
         let exporter = Exporter::new(publisher.clone(), key.clone(), exports);
         let exports = tokio::spawn(export(exporter.clone(), settings.export_interval));
         let (renewed, admin_tls) = watch::channel(admin_tls);
         following.push(tokio::spawn(admin_files.follow(renewed, access.clone())));
         let admins = Admins::listen(&mut sockets, &settings, &admin_tls)?;
         let admin = admins.first()?;
-        let (cluster, cluster_address) = sockets.listen(
-            "cluster_listen",
-            settings.cluster_listen,
-            config_sync::BACKLOG,
-        )?;
+        let (cluster, cluster_address) = sockets.listen_for_nodes(&settings)?;
         let id = Uuid::new_v4();
         let (fleet, shared) = opening::fleet(&settings, &key)?;
         let fleet =

@@ -94,11 +94,10 @@ impl Told {
 
 /// Kong's member of `/status`; the version of etcd is ours.
 pub(crate) fn database(reachable: bool, etcd: Option<&Version>) -> Value {
-    let mut database = json!({ "reachable": reachable });
-    if let Some(etcd) = etcd {
-        database["etcd"] = etcd.show();
+    match etcd {
+        Some(etcd) => json!({ "reachable": reachable, "etcd": etcd.show() }),
+        None => json!({ "reachable": reachable }),
     }
-    database
 }
 
 /// A family of metrics, and what a node has of it.

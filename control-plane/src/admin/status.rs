@@ -98,7 +98,7 @@ impl Format {
 /// `/status`, with what is told of the `database`. What is read is in memory.
 pub(super) fn status(
     config: &Config,
-    database: Value,
+    database: &Value,
     counters: &Counters,
     query: Option<&str>,
 ) -> Result<Value, Refusal> {

@@ -34,7 +34,7 @@ const KEPT: usize = 16;
 
 /// All members, asked in turn from the one that answered last.
 pub(super) struct Members {
-    members: Vec<Member>,
+    all: Vec<Member>,
     first: AtomicUsize,
     /// Looks after the files of certificates, where there are any.
     files: Option<Mutex<Files>>,
@@ -71,7 +71,7 @@ impl Members {
             .map(|endpoint| member(endpoint, settings))
             .collect();
         Ok(Self {
-            members: members?,
+            all: members?,
             first: AtomicUsize::new(0),
             files: files.map(Mutex::new),
         })
@@ -85,7 +85,7 @@ impl Members {
         let Some(connector) = renewal.look(clock, || connector(settings)) else {
             return;
         };
-        for member in &self.members {
+        for member in &self.all {
             member.renew(&connector);
         }
     }
@@ -108,9 +108,9 @@ impl Members {
         writes_once: bool,
     ) -> Result<Value, EtcdError> {
         let mut last = EtcdError::Unreachable("there is no member".to_owned());
-        for turn in 0..self.members.len() {
-            let at = (self.first.load(Ordering::Relaxed) + turn) % self.members.len().max(1);
-            let Some(member) = self.members.get(at) else {
+        for turn in 0..self.all.len() {
+            let at = (self.first.load(Ordering::Relaxed) + turn) % self.all.len().max(1);
+            let Some(member) = self.all.get(at) else {
                 continue;
             };
             let answer = tokio::time::timeout(MEMBER, member.ask(path, body.clone()));
