@@ -235,9 +235,10 @@ async fn entry(admin: &Admin, issuer: &str, config: Value) -> Option<Value> {
         "configuration": said.discovered.metadata,
         "keys": said.discovered.keys,
     });
-    if let Some((since, reason)) = &said.trouble {
+    if let (Some((since, reason)), Some(entry)) = (&said.trouble, entry.as_object_mut()) {
         // What is shown is what it said before.
-        entry["trouble"] = json!({ "since": since.as_secs(), "reason": reason });
+        let trouble = json!({ "since": since.as_secs(), "reason": reason });
+        entry.insert("trouble".to_owned(), trouble);
     }
     Some(entry)
 }
