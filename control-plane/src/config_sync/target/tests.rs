@@ -67,20 +67,20 @@ async fn who_cannot_run_the_newest_holds_up_nobody_however_long_its_history_is()
     joins.features.insert(URGENT.to_owned());
     let (member, _) = fleet.join(joins, UnixTime::default()).unwrap();
 
-    let published = |publisher: &Publisher| {
+    let announced = |publisher: &Publisher| {
         let newest = publisher.config().revision();
         move |targets: &Targets| targets.newest().position.revision == newest
     };
     commit(&publisher, Service::KIND, 2, 80);
     let refused: Position = {
-        let targets = target.wait_for(published(&publisher)).await.unwrap();
+        let targets = target.wait_for(announced(&publisher)).await.unwrap();
         targets.newest().position
     };
     member.refused(refused, Vec::new(), UnixTime::default());
     store.gate.asked.notified().await;
     // What all others are led to does not wait for what this one is to be led to.
     commit(&publisher, Revocation::KIND, 3, 7);
-    drop(target.wait_for(published(&publisher)).await.unwrap());
+    drop(target.wait_for(announced(&publisher)).await.unwrap());
     assert!(target.borrow().instead(&runs).is_none());
 
     *store.gate.open.lock().unwrap() = true;
