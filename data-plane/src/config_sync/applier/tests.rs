@@ -201,7 +201,7 @@ async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
     drop(open());
     let usable = |_: &Snapshot| Ok(());
     let start = |files: LastGood| {
-        let running = files.load(&verifier, usable).map(|(_, kept)| kept);
+        let running = files.load(&verifier, usable).map(|((), kept)| kept);
         let nothing = (Secrets::default(), None);
         let verifier = verifier.clone();
         Applier::new(
