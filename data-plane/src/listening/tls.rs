@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, Ticketer};
-use rustls::server::{Acceptor, ClientHello};
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 use shared::tls::provider;
 use tokio::net::TcpStream;
@@ -83,7 +83,8 @@ impl Tls {
             .into_iter()
             .filter(|version| suites.iter().any(|suite| suite.0.version() == *version))
             .collect();
-        let resolver = Arc::new(ByName::new(Arc::clone(&live), default));
+        let resolver: Arc<dyn ResolvesServerCert> =
+            Arc::new(ByName::new(Arc::clone(&live), default));
         let ordered = |asks: bool| {
             let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_protocol_versions(&versions)?;
@@ -92,7 +93,7 @@ impl Tls {
             } else {
                 builder.with_no_client_auth()
             };
-            let mut config = builder.with_cert_resolver(Arc::clone(&resolver) as _);
+            let mut config = builder.with_cert_resolver(Arc::clone(&resolver));
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
             config.ticketer = Ticketer::new()?;
             Ok::<_, CertificateError>(Ordered::of(config))
