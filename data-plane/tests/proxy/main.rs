@@ -21,6 +21,7 @@ mod grpc;
 mod grpc_clients;
 mod http2;
 mod ldap;
+mod letter;
 mod limits;
 mod names;
 mod operators;
