@@ -57,7 +57,7 @@ pub(crate) struct Observation<'a> {
     pub(crate) consumer: Option<&'a str>,
     pub(crate) status: StatusCode,
     pub(crate) source: Source,
-    /// Bytes of bodies.
+    /// Bytes of heads and bodies.
     pub(crate) received: u64,
     pub(crate) sent: u64,
     /// Milliseconds.

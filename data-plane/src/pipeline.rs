@@ -88,6 +88,7 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         route: None,
         consumer: None,
         status: record::CLIENT_LEFT,
+        sent_head: 0,
         sent: 0,
         head_length: head.length(),
         received: body.counter(),

@@ -255,7 +255,11 @@ async fn send(
     let framed = {
         let client = &mut *client.borrow_mut();
         let date = core.date(returned.body.answered_at());
-        answer.write(client.answer(), &returned, &date)
+        let output = client.answer();
+        let before = output.len();
+        let framed = answer.write(output, &returned, &date);
+        returned.body.begins_with(output.len() - before);
+        framed
     };
     // A tunnel begins behind its head.
     let last = framed.closes && returned.status != StatusCode::SWITCHING_PROTOCOLS;

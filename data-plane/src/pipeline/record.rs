@@ -33,7 +33,6 @@ use crate::ending::Ending;
 use crate::error::Wish;
 use crate::forward::Hold;
 use crate::host::CoreHost;
-use crate::http1::headers::written_length;
 use crate::http1::request::RequestHead;
 use crate::metrics::Observation;
 use crate::quota::Taken;
@@ -65,6 +64,8 @@ pub(crate) struct Record {
     pub(crate) head_length: usize,
     /// What counts the bytes of the request's body, if it has one.
     pub(crate) received: Option<Rc<Cell<u64>>>,
+    /// How many bytes the answer's head went in, once it has.
+    pub(crate) sent_head: usize,
     /// Bytes of the answer's body that have been taken.
     pub(crate) sent: u64,
     /// What its filters keep and wait for.
@@ -263,8 +264,8 @@ impl Record {
             consumer: self.run.consumer(),
             status: self.status,
             source: progress.source,
-            received: self.received(),
-            sent: self.sent,
+            received: as_u64(self.head_length) + self.received(),
+            sent: as_u64(self.sent_head) + self.sent,
             proxy_latency: progress.proxy_latency.unwrap_or(total),
             upstream_latency: progress.upstream_latency,
             total_latency: total,
@@ -324,7 +325,7 @@ impl Record {
             upstream_status: progress.upstream_status,
             upstream_uri: progress.upstream_uri.as_deref().unwrap_or_default(),
             received: as_u64(self.head_length) + self.received(),
-            sent: as_u64(written_length(&self.run.headers)) + self.sent,
+            sent: as_u64(self.sent_head) + self.sent,
             started_at: started_at(total),
             latencies: Latencies {
                 request: total,
@@ -367,6 +368,11 @@ impl Recorded {
 }
 
 impl Recorded {
+    /// Notes that the answer's head takes `length` bytes.
+    pub(crate) const fn begins_with(&mut self, length: usize) {
+        self.record.sent_head = length;
+    }
+
     /// Leaves the body out.
     pub(crate) fn leave_out(&mut self) {
         self.body = ResponseBody::Empty;

@@ -27,7 +27,7 @@ use crate::body::RequestBody;
 use crate::core::Core;
 use crate::forward::fields;
 use crate::http1::head::{MAX_FIELDS, MAX_TARGET, is_bodiless};
-use crate::http1::headers::Headers;
+use crate::http1::headers::{Headers, written_length};
 use crate::http1::request::{NO_TARGET, Refusal, RequestHead};
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, GivenUp, Peer, Recorded, Returned, handle};
@@ -149,6 +149,8 @@ pub(super) async fn serve(
 
 /// The answer to a request, for its `head` alone or for all of it; without content where it may have none.
 fn response(head: bool, mut returned: Returned<Recorded>) -> Response<Recorded> {
+    let length = written_length(returned.map());
+    returned.body.begins_with(length);
     let bodiless = is_bodiless(returned.status);
     if (head || bodiless) && !returned.body.is_end_stream() {
         if let Some(length) = returned.body.size_hint().exact().filter(|_| !bodiless) {

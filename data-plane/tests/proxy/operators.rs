@@ -31,10 +31,14 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
             &[json!({"name": "front", "paths": ["/x"]})],
         ),
     );
-    ask(
-        &proxy,
-        "POST /x?code=secret HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello",
-    );
+    let request = "POST /x?code=secret HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+    let answer = ask(&proxy, request);
+    // Heads and bodies.
+    let bytes = |direction: &str, count: usize| {
+        format!(
+            r#"kong_bandwidth_bytes{{service="shop",route="front",direction="{direction}",workspace="default",consumer=""}} {count}"#
+        )
+    };
     ask(
         &proxy,
         "GET /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
@@ -43,8 +47,8 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
     for line in [
         r#"kong_http_requests_total{service="shop",route="front",code="200",source="service",workspace="default",consumer=""} 1"#,
         r#"kong_http_requests_total{service="",route="",code="404",source="kong",workspace="default",consumer=""} 1"#,
-        r#"kong_bandwidth_bytes{service="shop",route="front",direction="ingress",workspace="default",consumer=""} 5"#,
-        r#"kong_bandwidth_bytes{service="shop",route="front",direction="egress",workspace="default",consumer=""} 2"#,
+        &bytes("ingress", request.len()),
+        &bytes("egress", answer.len()),
         r#"kong_upstream_latency_ms_count{service="shop",route="front",workspace="default"} 1"#,
         // No control plane has ever been heard here.
         "kong_datastore_reachable 0",
