@@ -204,6 +204,47 @@ async fn a_refusal_is_shown_with_entity_and_field_and_not_sent_again() {
 }
 
 #[tokio::test]
+async fn a_node_that_believes_no_signature_is_left_alone_until_something_is_new() {
+    let cluster = cluster().await;
+    let features = [DELTA, URGENT, "kind/services", "kind/session_keys"];
+    let first = hello_with("node-1", "a", None, &features);
+    let mut node = subscribe(&cluster, first).await.unwrap();
+    let (begin, _) = node.whole_update().await;
+    node.ack(&begin).await;
+    let runs = begin.target.unwrap().revision;
+    for _ in 0..2 {
+        cluster.create("/services", json!({ "host": "h" })).await;
+        // The newest, and what it runs with the keys of now.
+        for is_newest in [true, false] {
+            let (begin, _) = node.whole_update().await;
+            assert_eq!(begin.target.unwrap().revision > runs, is_newest);
+            let fault = Fault {
+                code: Code::BadSignature.into(),
+                message: "its certificate has ended".to_owned(),
+                ..Fault::default()
+            };
+            let nack = Nack {
+                nonce: begin.nonce,
+                faults: vec![fault],
+                ..Nack::default()
+            };
+            node.say(node_message::Kind::Nack(nack)).await;
+        }
+        let next = tokio::time::timeout(Duration::from_millis(1500), node.hear()).await;
+        assert!(next.is_err(), "{next:?}");
+        let row = row(&cluster).await;
+        assert!(
+            row["last_refusal"]["revision"].as_u64() > Some(runs),
+            "{row}"
+        );
+        assert!(
+            ["refused", "stuck"].contains(&row["progress"].as_str().unwrap()),
+            "{row}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_newest_stream_of_a_node_speaks_for_it() {
     let cluster = cluster().await;
     let mut old = subscribe(&cluster, hello("node-1", "a", None))

@@ -79,8 +79,8 @@ pub(super) struct NodeStream {
     chain: Bytes,
     /// The signature of the update that was sent last.
     signature: Bytes,
-    /// The signature that the node did not believe, if that was why it refused an update.
-    unbelieved: Option<Bytes>,
+    /// Signatures that the node did not believe: of the newest, and of what it runs with the keys of now.
+    unbelieved: Vec<Bytes>,
     /// What is logged of the node's refusals.
     refusals: Trouble,
 }
@@ -109,7 +109,7 @@ impl NodeStream {
             number,
             chain: Bytes::new(),
             signature: Bytes::new(),
-            unbelieved: None,
+            unbelieved: Vec::new(),
             refusals: Trouble::default(),
         }
     }
@@ -223,11 +223,9 @@ impl NodeStream {
 
     /// Whether the node can be led to `goal`, as far as is known.
     fn takes(&mut self, goal: &Published) -> bool {
-        if let Some(unbelieved) = &self.unbelieved
-            && *unbelieved != goal.vouched().signature
-        {
-            // It is vouched for by another certificate by now: so once more.
-            self.unbelieved = None;
+        if !self.unbelieved.is_empty() && !self.unbelieved.contains(&goal.vouched().signature) {
+            // It is something new, or vouched for by another certificate by now: so once more.
+            self.unbelieved.clear();
             self.session.retry();
         }
         if !self.may_run(goal) {
@@ -403,8 +401,11 @@ impl NodeStream {
                     .nacked(nack.nonce)
                     .map_err(|error| protocol(&error))?;
                 let faults: Vec<_> = nack.faults.into_iter().map(fault).collect();
-                let unbelieved = faults.iter().any(Fault::is_of_signature);
-                self.unbelieved = unbelieved.then(|| self.signature.clone());
+                if faults.iter().any(Fault::is_of_signature) {
+                    self.unbelieved.push(self.signature.clone());
+                } else {
+                    self.unbelieved.clear();
+                }
                 self.tell_of(&shunned.position, &faults);
                 self.member.refused(shunned, faults, now);
             }

@@ -126,6 +126,12 @@ impl Membership {
         faults.truncate(FAULTS);
         self.update(now, |row| {
             let before = row.last_refusal.as_ref();
+            let state = |one: &Position| (one.generation, one.revision);
+            let runs_it = state(&row.running) == state(&position);
+            if runs_it && before.is_some_and(|before| before.position.is_after(&position)) {
+                // That it takes no keys for what it runs either is less than what it does not run.
+                return;
+            }
             let again = before.is_some_and(|before| {
                 let since_then = before.at >= row.running_since;
                 since_then && before.faults == faults

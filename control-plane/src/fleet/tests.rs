@@ -118,6 +118,13 @@ fn what_was_refused_with_other_keys_counts_as_refused() {
     assert_eq!(shown["progress"], "refused");
     assert_eq!(shown["last_refusal"]["revision"], 3);
     assert_eq!(shown["last_refusal"]["faults"][0]["field"], "paths");
+    // Nor does it take keys for what it runs.
+    let with_keys = Position {
+        urgent: at(4).revision,
+        ..at(1)
+    };
+    member.refused(with_keys, Vec::new(), NOW);
+    assert_eq!(fleet.list(|_| at(3), NOW), [shown]);
     drop(member);
     let (_member, refused) = fleet.join(introduction("a", at(1)), NOW).unwrap();
     let known = Shunned {
