@@ -60,7 +60,7 @@ pub use presence::Disagreement;
 use presence::Presence;
 use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
-use settings::{Settings, export_path};
+use settings::{Settings, export_path, nodes_path};
 use store::etcd::{Board, Server};
 use store::{SecretsKey, StoreError};
 use succession::Opened;
@@ -213,7 +213,7 @@ impl ControlPlane {
         let (fleet, shared) = opening::fleet(&settings, &key)?;
         let fleet =
             fleet.purging_after(Duration::from_secs(settings.cluster_data_plane_purge_delay));
-        let nodes = Kept::start(fleet.clone(), settings.data_directory.join("nodes.json"));
+        let nodes = Kept::start(fleet.clone(), nodes_path(&settings.data_directory));
         let (mut board, claims) = shared.map(|shared| (shared.board, shared.claims)).unzip();
         let plan = settings.plan();
         if let Some(board) = &mut board {

@@ -318,6 +318,11 @@ pub fn store_path(data_directory: &Path) -> PathBuf {
     data_directory.join("store")
 }
 
+/// Where the list of data planes is kept.
+pub fn nodes_path(data_directory: &Path) -> PathBuf {
+    data_directory.join("nodes.json")
+}
+
 /// The directory of the store's exports.
 pub fn export_path(data_directory: &Path) -> PathBuf {
     data_directory.join("exports")

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use shared::clock::monotonic;
+use shared::clock::{UnixTime, monotonic};
 use shared::machine::write_whole;
 use shared::telemetry::Trouble;
 use tokio::task::JoinHandle;
@@ -32,6 +32,33 @@ struct Nodes {
 /// Nodes that had a stream when the process before this one ended, and until when they are expected.
 #[derive(Debug, Default)]
 pub(super) struct Awaited(Option<(BTreeSet<String>, Instant)>);
+
+/// A generation that no store has, in seconds after the present: a node that tells of it is wrong.
+const ABSURD: Duration = Duration::from_hours(24 * 366 * 100);
+
+/// The latest generation that a node in `file` runs; 0 if there is none. A store that is to lead them all comes after it,
+/// whatever the clock says.
+pub fn generation_told(file: &Path, now: UnixTime) -> u64 {
+    let nodes = read(file).unwrap_or_else(|error| {
+        tracing::warn!(file = %file.display(), %error, "what data planes run is not known");
+        None
+    });
+    let rows = nodes.into_iter().flat_map(|nodes| nodes.rows);
+    let told = rows.map(|row| row.running.generation);
+    let latest = now.saturating_add(ABSURD).as_secs();
+    told.filter(|told| *told < latest).max().unwrap_or(0)
+}
+
+/// What `file` holds, if it is there.
+fn read(file: &Path) -> io::Result<Option<Nodes>> {
+    match fs::metadata(file) {
+        Ok(found) if found.len() > LARGEST => return Err(io::ErrorKind::FileTooLarge.into()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    Ok(Some(serde_json::from_slice(&fs::read(file)?)?))
+}
 
 /// Keeps a fleet in a file.
 #[derive(Debug)]
@@ -114,13 +141,9 @@ impl Fleet {
 
     /// Takes in the nodes of `file`, if there is one: they are away until they come.
     fn recall(&self, file: &Path, clock: Instant) -> io::Result<()> {
-        match fs::metadata(file) {
-            Ok(found) if found.len() > LARGEST => return Err(io::ErrorKind::FileTooLarge.into()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        let Nodes { rows } = serde_json::from_slice(&fs::read(file)?)?;
+        let Some(Nodes { rows }) = read(file)? else {
+            return Ok(());
+        };
         let awaited = rows
             .iter()
             .filter(|row| row.connected && !row.report.draining)
@@ -135,7 +158,7 @@ impl Fleet {
 
 #[cfg(test)]
 mod tests {
-    use shared::clock::UnixTime;
+    use shared::snapshot::Position;
 
     use super::*;
     use crate::fleet::Shunned;
@@ -143,6 +166,28 @@ mod tests {
 
     const NOW: UnixTime = UnixTime::from_secs(10_000);
     const LATER: UnixTime = UnixTime::from_secs(20_000);
+
+    #[test]
+    fn a_store_that_is_to_lead_the_nodes_comes_after_what_they_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("nodes.json");
+        assert_eq!(generation_told(&file, NOW), 0);
+        let fleet = Fleet::default();
+        let mut members = Vec::new();
+        for (name, generation) in [("a", 7), ("b", 20_000), ("c", u64::MAX)] {
+            let runs = Position {
+                generation,
+                ..at(1)
+            };
+            let mut joins = introduction("a", runs);
+            name.clone_into(&mut joins.name);
+            members.push(fleet.join(joins, NOW).unwrap());
+        }
+        fleet.keep(&file).unwrap();
+        assert_eq!(generation_told(&file, NOW), 20_000);
+        fs::write(&file, "damaged").unwrap();
+        assert_eq!(generation_told(&file, NOW), 0);
+    }
 
     #[test]
     fn nodes_that_are_away_are_known_after_a_restart_with_what_they_refused() {

@@ -20,9 +20,10 @@ use super::etcd::{EtcdSettings, EtcdStore};
 use super::export::Export;
 use super::{SecretsKey, Store, StoreError, export, file_error, files, generation_after, witness};
 use crate::config::{Change, Config};
+use crate::fleet::generation_told;
 use crate::history::Entry;
 use crate::publisher::Journal as _;
-use crate::settings::{export_path, key_path, store_path};
+use crate::settings::{export_path, key_path, nodes_path, store_path};
 
 /// Restores the configuration from an export while the control plane is stopped.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -73,10 +74,12 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     let export = export::read(&command.from, &key)?;
     let entry = Entry::restored(export.config.revision().next(), now, &command.from);
     let exported = export::newest_generation(&export_path(data))?.max(export.generation);
+    // Nodes may run what a store told them that is not known here, on a machine whose clock was ahead of this one's.
+    let seen = exported.max(generation_told(&nodes_path(data), now));
     if let Some(etcd) = command.etcd.used() {
         let before = EtcdStore::to_be_replaced(etcd, &key)?;
         let (config, carried) = carried_over(&export, before.generation, before.config.as_ref());
-        let generation = generation_after(exported.max(before.generation), now);
+        let generation = generation_after(seen.max(before.generation), now);
         before.store.replace(generation, &config, &entry)?;
         return Ok(Restored {
             generation,
@@ -89,7 +92,7 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     }
     let store = store_path(data);
     let (known, before) = to_be_replaced(&store, &key)?;
-    let generation = generation_after(known.max(exported), now);
+    let generation = generation_after(known.max(seen), now);
     let (config, carried) = carried_over(&export, known, before.as_ref());
 
     let fresh = data.join("store.restoring");
