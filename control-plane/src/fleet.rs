@@ -144,6 +144,11 @@ impl Fault {
     pub fn is_of_signature(&self) -> bool {
         self.code == Code::BadSignature.as_str_name()
     }
+
+    /// Whether the node had no time for it then: it may have some later.
+    pub fn is_of_time(&self) -> bool {
+        self.code == Code::Timeout.as_str_name()
+    }
 }
 
 /// What a node is not sent, since it has refused it or crashed with it.

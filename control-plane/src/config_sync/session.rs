@@ -252,7 +252,8 @@ impl Session {
         Ok(shunned)
     }
 
-    fn forget_configurations(&mut self) {
+    /// What the node has refused it is sent again with other keys or revocations.
+    pub(super) fn forget_configurations(&mut self) {
         let refused = self.refused.iter_mut();
         refused.for_each(|refused| refused.configuration = None);
     }

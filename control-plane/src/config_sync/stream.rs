@@ -396,7 +396,7 @@ impl NodeStream {
                 tracing::debug!(node_id = self.member.name(), revision = %running.revision, duration_ms = ack.apply_ms, "applied");
             }
             Some(node_message::Kind::Nack(nack)) => {
-                let shunned = self
+                let mut shunned = self
                     .session
                     .nacked(nack.nonce)
                     .map_err(|error| protocol(&error))?;
@@ -405,6 +405,10 @@ impl NodeStream {
                     self.unbelieved.push(self.signature.clone());
                 } else {
                     self.unbelieved.clear();
+                }
+                if faults.iter().any(Fault::is_of_time) {
+                    self.session.forget_configurations();
+                    shunned.configuration = None;
                 }
                 self.tell_of(&shunned.position, &faults);
                 self.member.refused(shunned, faults, now);
