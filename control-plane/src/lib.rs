@@ -61,7 +61,7 @@ use presence::Presence;
 use publisher::{ExecuteError, Publisher};
 use revocations::Revoker;
 use settings::{Settings, export_path, nodes_path};
-use store::etcd::{Board, Server};
+use store::etcd::Board;
 use store::{SecretsKey, StoreError};
 use succession::Opened;
 
@@ -193,13 +193,7 @@ impl ControlPlane {
         let expiries = certificates.expiries.clone();
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
         let publisher = open(&settings, key.clone()).await?;
-        let mut following = Vec::new();
-        let (etcd_version, etcd) = watch::channel(None);
-        if let Some(etcd) = settings.etcd.used() {
-            following.push(tokio::spawn(opening::follow(publisher.clone())));
-            let server = Server::new(etcd).map_err(StoreError::from)?;
-            following.push(tokio::spawn(server.follow(etcd_version)));
-        }
+        let (etcd, mut following) = opening::follow(&settings, &publisher)?;
         let store = Opened::by(&settings, key.clone());
         let exports = export_path(&settings.data_directory);
         let exporter = Exporter::new(publisher.clone(), key.clone(), exports);
@@ -208,7 +202,11 @@ impl ControlPlane {
         following.push(tokio::spawn(admin_files.follow(renewed, access.clone())));
         let admins = Admins::listen(&mut sockets, &settings, &admin_tls)?;
         let admin = admins.first()?;
-        let (cluster, cluster_address) = sockets.listen_for_nodes(&settings)?;
+        let (cluster, cluster_address) = sockets.listen(
+            "cluster_listen",
+            settings.cluster_listen,
+            config_sync::BACKLOG,
+        )?;
         let id = Uuid::new_v4();
         let (fleet, shared) = opening::fleet(&settings, &key)?;
         let fleet =

@@ -16,7 +16,6 @@ use crate::StartError;
 use crate::admin::Listener;
 use crate::admin::files::Tls;
 use crate::admin::listener::{Limits, serve};
-use crate::config_sync;
 use crate::settings::Settings;
 
 /// Sockets that this process was started with, by name: by systemd, or by the process whose place it has taken.
@@ -99,18 +98,6 @@ impl Sockets {
         let kept = listener.as_fd().try_clone_to_owned().map_err(failed)?;
         self.kept.push((name.to_owned(), kept));
         Ok((listener, chosen))
-    }
-
-    /// The listener for data planes, and the address that it got.
-    pub(crate) fn listen_for_nodes(
-        &mut self,
-        settings: &Settings,
-    ) -> Result<(TcpListener, SocketAddr), StartError> {
-        self.listen(
-            "cluster_listen",
-            settings.cluster_listen,
-            config_sync::BACKLOG,
-        )
     }
 
     /// What is to be kept. Sockets that no listener has asked for are closed.

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::fleet::Fleet;
 use crate::publisher::{Journal, JournalFault, Publisher};
 use crate::settings::{Settings, store_path};
-use crate::store::etcd::{Board, Claims, EtcdSettings, EtcdStore};
+use crate::store::etcd::{Board, Claims, EtcdSettings, EtcdStore, Server, Version};
 use crate::store::{SecretsKey, Store, StoreError, export};
 
 /// How often the store is asked for what other control planes have committed.
@@ -78,8 +80,26 @@ pub(crate) fn fleet(
     Ok((Fleet::shared(), Some(shared)))
 }
 
+/// What is known of etcd, and the tasks that look.
+type Following = (watch::Receiver<Option<Version>>, Vec<JoinHandle<()>>);
+
+/// The version of etcd as soon as it is known, if the store is there, and the tasks that look at that and at what other control
+/// planes commit.
+pub(crate) fn follow(settings: &Settings, publisher: &Publisher) -> Result<Following, StoreError> {
+    let (known, version) = watch::channel(None);
+    let Some(etcd) = settings.etcd.used() else {
+        return Ok((version, Vec::new()));
+    };
+    let server = Server::new(etcd)?.follow(known);
+    let tasks = vec![
+        tokio::spawn(catch_up(publisher.clone())),
+        tokio::spawn(server),
+    ];
+    Ok((version, tasks))
+}
+
 /// Takes in what other control planes commit, for as long as the process lives.
-pub(crate) async fn follow(publisher: Publisher) {
+async fn catch_up(publisher: Publisher) {
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
