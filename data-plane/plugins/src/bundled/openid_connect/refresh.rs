@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::{Either, select};
+use futures::future::{Either, LocalBoxFuture, select};
 use shared::clock::UnixTime;
 use tracing::{debug, info};
 
@@ -53,6 +53,7 @@ struct Refresh<H> {
     client: usize,
     want: Want,
     id_token: Option<String>,
+    brought: bool,
     passed_on: PassedOn,
 }
 
@@ -142,6 +143,7 @@ pub(super) async fn refresh(
             client,
             want,
             id_token: id_token.map(str::to_owned),
+            brought,
             passed_on,
         };
         host.spawn(Box::pin(async move {
@@ -251,13 +253,14 @@ impl<H: Host> Refresh<H> {
             return told::seal(rules, ring, host, NAME, tokens.as_ref());
         }
         let given = self.refreshes.unjudged.find(&self.key, host.now())?;
-        given.seal(rules, ring, host)
+        given.seal(rules, ring, host, &self.want.token)
     }
 
     async fn go_on_telling(&self) {
         let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
         let unjudged = &self.refreshes.unjudged;
-        unjudged.go_on_telling(rules, ring, host, self.key).await;
+        let name = (self.key, self.want.token.as_str());
+        unjudged.go_on_telling(rules, ring, host, name).await;
     }
 
     /// New tokens, judged: those that the provider has given before, should nobody have been able to judge them until now,
@@ -265,17 +268,42 @@ impl<H: Host> Refresh<H> {
     async fn ask(&self) -> Outcome {
         let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
         let unjudged = &self.refreshes.unjudged;
-        let given = match unjudged.look(rules, ring, host, &self.key).await? {
-            Some(given) => given,
-            None => Given::now(Arc::new(self.fetch().await?), host.now()),
+        let before = unjudged.look(rules, ring, host, &self.key).await?;
+        let given = match before {
+            Some(given) if !given.is_over(rules, host.now()) => given,
+            before => {
+                if let Some(next) = before
+                    .as_ref()
+                    .and_then(|before| before.next(&self.want.token))
+                {
+                    return self.go_on(next).await;
+                }
+                let tokens = self.fetch().await?;
+                Given::now(Arc::new(tokens), before.as_ref(), host.now())
+            }
         };
         let id_token = self.id_token.as_deref();
         let judged = judge(rules, host, self.client, &given.tokens, id_token).await;
         let why = judged.as_ref().err();
-        let noted = unjudged.note(rules, ring, host, self.key, &given, why);
-        noted.await;
+        let name = (self.key, self.want.token.as_str());
+        unjudged.note(rules, ring, host, name, &given, why).await;
         judged.map_err(Unaccepted::failure_for_now)?;
         Ok(given.tokens)
+    }
+
+    /// What nobody could judge has ended: new tokens for the refresh token that came with it, which others may be at, too.
+    fn go_on<'a>(&'a self, next: &'a str) -> LocalBoxFuture<'a, Outcome> {
+        let held = self.want.held.as_ref();
+        let asked = Asked {
+            client: self.client,
+            refresh_token: next,
+            id_token: self.id_token.as_deref(),
+            held: held.map(|held| (held.access_token.as_str(), held.expires_at)),
+            patience: None,
+            brought: self.brought,
+            passed_on: self.passed_on.clone(),
+        };
+        Box::pin(refresh(&self.rules, &self.host, &self.ring, asked))
     }
 
     async fn fetch(&self) -> Result<Tokens, Failure> {

@@ -58,13 +58,27 @@ struct Told<'a> {
 }
 
 impl Given {
-    /// What the token endpoint has given just now.
-    pub(super) fn now(tokens: Arc<Tokens>, now: UnixTime) -> Self {
+    /// What the token endpoint has given just now, in the place of what was given `before`.
+    pub(super) fn now(tokens: Arc<Tokens>, before: Option<&Self>, now: UnixTime) -> Self {
+        let until = before.map(|before| before.until);
         Self {
             tokens,
-            until: now.saturating_add(KEPT),
+            until: until.unwrap_or_else(|| now.saturating_add(KEPT)),
             is_told: false,
         }
+    }
+
+    /// Whether its access token has ended before anybody could judge it.
+    pub(super) fn is_over(&self, rules: &Rules, now: UnixTime) -> bool {
+        let leeway = rules.config.credentials.leeway.seconds();
+        let end = self.tokens.expires_at;
+        end.is_some_and(|end| end.saturating_add(leeway) <= now)
+    }
+
+    /// The refresh token that has come in the place of `refresh_token`, which it was given for and which by that is spent.
+    pub(super) fn next(&self, refresh_token: &str) -> Option<&str> {
+        let next = self.tokens.refresh_token.as_deref();
+        next.filter(|next| *next != refresh_token)
     }
 
     fn told(&self) -> Told<'_> {
@@ -82,8 +96,15 @@ impl Given {
         }
     }
 
-    /// What other nodes are told of it.
-    pub(super) fn seal(&self, rules: &Rules, ring: &KeyRing, host: &impl Host) -> Option<Vec<u8>> {
+    /// What other nodes are told of it: nothing if they may ask for themselves.
+    pub(super) fn seal(
+        &self,
+        rules: &Rules,
+        ring: &KeyRing,
+        host: &impl Host,
+        refresh_token: &str,
+    ) -> Option<Vec<u8>> {
+        self.next(refresh_token)?;
         told::seal(rules, ring, host, NAME, &self.told())
     }
 }
@@ -108,17 +129,30 @@ impl Unjudged {
         key: [u8; 32],
         sealed: &[u8],
     ) {
-        if let Some(told) = told::open::<Told<'_>>(rules, ring, host, NAME, sealed) {
-            self.keep(key, &Given::heard(told), host.now());
+        let now = host.now();
+        if self.find(&key, now).is_none()
+            && let Some(told) = told::open::<Told<'_>>(rules, ring, host, NAME, sealed)
+        {
+            self.keep(key, &Given::heard(told), now);
         }
     }
 
-    fn keep(&self, key: [u8; 32], given: &Given, now: UnixTime) {
+    /// Keeps what was `given`, if it is not kept already.
+    fn keep(&self, key: [u8; 32], given: &Given, now: UnixTime) -> bool {
         let mut all = self.lock();
         all.retain(|_, given| now < given.until);
-        if all.len() < MOST && now < given.until {
-            all.entry(key).or_insert_with(|| given.clone());
+        let known = all.get(&key);
+        if known.is_some_and(|known| Arc::ptr_eq(&known.tokens, &given.tokens)) {
+            return false;
         }
+        let is_told = known.is_some_and(|known| known.is_told);
+        let room = known.is_some() || all.len() < MOST;
+        let is_new = room && now < given.until;
+        if is_new {
+            let given = given.clone();
+            all.insert(key, Given { is_told, ..given });
+        }
+        is_new
     }
 
     /// Keeps what was `given` for as long as nobody can judge it, also where sessions are stored; else it is of no use any
@@ -128,7 +162,7 @@ impl Unjudged {
         rules: &Rules,
         ring: &KeyRing,
         host: &impl Host,
-        key: [u8; 32],
+        (key, refresh_token): ([u8; 32], &str),
         given: &Given,
         why: Option<&Unaccepted>,
     ) {
@@ -137,8 +171,7 @@ impl Unjudged {
             return;
         }
         let now = host.now();
-        let is_new = self.find(&key, now).is_none();
-        self.keep(key, given, now);
+        let is_new = self.keep(key, given, now) && given.next(refresh_token).is_some();
         if let Some(store) = rules.storage.as_ref().filter(|_| is_new) {
             let text = serde_json::to_vec(&given.told()).expect("tokens have only string keys");
             let left = given.until.saturating_since(now);
@@ -181,10 +214,12 @@ impl Unjudged {
         rules: &Rules,
         ring: &KeyRing,
         host: &impl Host,
-        key: [u8; 32],
+        (key, refresh_token): ([u8; 32], &str),
     ) {
         match self.lock().get_mut(&key) {
-            Some(given) if !given.is_told => given.is_told = true,
+            Some(given) if !given.is_told && given.next(refresh_token).is_some() => {
+                given.is_told = true
+            }
             _ => return,
         }
         let mut pause = REMEMBERED;
@@ -195,7 +230,7 @@ impl Unjudged {
             };
             pause = LOOK;
             if host.claim(key, Work::Refresh).await == Claim::Ours {
-                host.publish(key, given.seal(rules, ring, host));
+                host.publish(key, given.seal(rules, ring, host, refresh_token));
                 pause = REMEMBERED;
             }
         }

@@ -477,8 +477,8 @@ impl Provider {
             None if self.script.borrow().opaque => "opaque".to_owned(),
             None => self.access_token(&self.script.borrow().access_claims),
         };
-        let mut answer =
-            json!({ "access_token": access_token, "token_type": "Bearer", "expires_in": 300 });
+        let mut answer = json!({ "access_token": access_token, "token_type": "Bearer" });
+        answer["expires_in"] = self.script.borrow().lifetime.unwrap_or(300).into();
         if !self.script.borrow().no_id_token {
             answer["id_token"] = self.id_token(nonce.as_deref(), &access_token).into();
         }

@@ -228,6 +228,52 @@ fn rule_41_new_tokens_that_nobody_can_judge_yet_are_known_to_all_nodes() {
 }
 
 #[test]
+fn rule_41_new_tokens_that_end_unjudged_are_renewed_on_whichever_node() {
+    // Providers that give a new refresh token each time, and others.
+    for rotates in [true, false] {
+        let config = json!({ "refresh_grace": 0, "session_idling_timeout": 0 });
+        let mut one = Gateway::new(config.clone());
+        let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+        let cluster = Rc::default();
+        for node in [&one, &two] {
+            node.host.join(&cluster);
+        }
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+        let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
+            one.advance(seconds);
+            two.host.set_clock(one.host.now());
+        };
+        pass(&one, &two, 301);
+        let late = SigningKey::es256("late");
+        {
+            let mut script = one.provider.script.borrow_mut();
+            script.signs_with = Some(late.clone());
+            script.no_refresh_token = !rotates;
+            script.lifetime = Some(60);
+            script.access_claims = vec![("exp", json!(one.provider.now() + 60))];
+        }
+        let seen = |reply: &Reply| (reply.status, reply.ends_session());
+        for node in [&mut one, &mut two] {
+            assert_eq!(seen(&browser.get(node, "/api")), (503, false), "{rotates}");
+        }
+        let calls = if rotates { 2 } else { 3 };
+        assert_eq!(one.provider.called("/token"), calls, "{rotates}");
+        pass(&one, &two, 61);
+        one.provider.keys.borrow_mut().push(late);
+        {
+            let mut script = one.provider.script.borrow_mut();
+            (script.lifetime, script.access_claims) = (None, Vec::new());
+        }
+        for node in [&mut two, &mut one] {
+            let reply = browser.get(node, "/api");
+            assert_eq!(seen(&reply), (200, false), "{rotates}");
+        }
+        assert_eq!(one.provider.called("/token"), calls + 1, "{rotates}");
+    }
+}
+
+#[test]
 fn rule_41_the_other_nodes_are_told_only_what_was_given() {
     let config = json!({ "refresh_grace": 0 });
     let mut one = Gateway::new(config);

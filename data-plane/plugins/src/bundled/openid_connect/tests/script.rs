@@ -40,6 +40,8 @@ pub(super) struct Script {
     pub(super) access_token: Option<String>,
     /// Access tokens are no JWTs.
     pub(super) opaque: bool,
+    /// How long access tokens live, if not for the usual time.
+    pub(super) lifetime: Option<u64>,
     /// No refresh tokens are given out.
     pub(super) no_refresh_token: bool,
     /// The key that signs, if it is not the published one.
