@@ -248,18 +248,22 @@ async fn arrive(
     })
 }
 
-/// The query of the request that is kept over the sign-in, without what a provider adds.
+/// The query of the request that is kept over the sign-in; of one that looks like a provider's answer without what that adds.
+/// Applications have arguments of these names, too.
 fn preserved_query(rules: &Rules, exchange: &Exchange<'_>, is_form: bool) -> Option<String> {
     let query = exchange.request.uri.query()?;
     if !rules.config.sign_in.preserve_query_args && !is_form {
         return None;
     }
-    let ours = |name: &str| {
-        !matches!(
+    let has = |wanted: &str| request::query(exchange).any(|(name, _)| name == wanted);
+    let is_answer = has("state") && (has("code") || has("error"));
+    let of_answers = |name: &str| {
+        matches!(
             name,
             "code" | "state" | "session_state" | "iss" | "error" | "error_description"
         )
     };
+    let ours = |name: &str| !is_answer || !of_answers(name);
     Some(request::kept_arguments(query, ours)).filter(|query| !query.is_empty())
 }
 

@@ -263,7 +263,7 @@ fn case_27_the_tokens_may_be_the_answer() {
 fn preserved_arguments_come_back_in_place_of_the_providers() {
     let mut gateway = Gateway::new(json!({ "preserve_query_args": true }));
     let reply = Browser::default().sign_in(&mut gateway, "/x?hello=world&state=mine");
-    assert_eq!(reply.upstream.unwrap().0, "/x?hello=world");
+    assert_eq!(reply.upstream.unwrap().0, "/x?hello=world&state=mine");
 }
 
 #[test]

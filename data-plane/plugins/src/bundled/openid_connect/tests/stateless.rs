@@ -156,3 +156,42 @@ fn rule_1_a_state_that_is_not_taken_is_told_why() {
     let reused = why(&mut gateway, &mut browser, &back);
     assert_eq!(reused, expected("state_reused"));
 }
+
+#[test]
+fn arguments_of_an_application_outlast_a_sign_in_unless_they_are_an_answer() {
+    for (asked, kept) in [
+        ("state=CA&city=LA", "state=CA&city=LA"),
+        ("code=5&a=1", "code=5&a=1"),
+        ("error=1&error_description=z", "error=1&error_description=z"),
+        (
+            "iss=x&session_state=1&response=2",
+            "iss=x&session_state=1&response=2",
+        ),
+        ("state=CA&code=5&city=LA", "city=LA"),
+        ("state=CA&error=e&iss=i&city=LA&&", "city=LA&&"),
+    ] {
+        for action in ["redirect", "upstream"] {
+            let mut gateway = Gateway::new(json!({
+                "preserve_query_args": true, "login_action": action, "login_tokens": null,
+            }));
+            let mut browser = Browser::default();
+            let start = browser.get(&mut gateway, &format!("/x?{asked}"));
+            assert_eq!(start.status, 302, "{asked}");
+            let back = gateway.provider.authorize(start.location());
+            let reply = browser.get(&mut gateway, &format!("/x?{back}"));
+            if action == "redirect" {
+                let expected = format!("http://gateway.example/x?{kept}");
+                assert_eq!((reply.status, reply.location()), (302, &*expected));
+            } else {
+                let (uri, _) = reply.upstream.unwrap();
+                assert_eq!(uri, &*format!("/x?{kept}"), "{asked}");
+            }
+            // With the session, all of it is the application's.
+            let (uri, _) = browser
+                .get(&mut gateway, &format!("/x?{asked}"))
+                .upstream
+                .unwrap();
+            assert_eq!(uri, &*format!("/x?{asked}"));
+        }
+    }
+}
