@@ -5,6 +5,9 @@ use url::{Host, Url};
 
 use crate::bundled::openid_connect::config::{LogoutMethod, OpenidConnect, TokenPlace};
 
+/// Longest value of a cookie's attribute that browsers heed (RFC 6265bis §5.6).
+const LONGEST_ATTRIBUTE: usize = 1024;
+
 /// Finds them.
 pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &mut FieldErrors) {
     let (session, sign_in, logout) = (&config.session, &config.sign_in, &config.logout);
@@ -21,6 +24,20 @@ pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &
             &["bearer_token_cookie_name"],
             "must differ from the names of the gateway's own cookies",
         );
+    }
+    for (field, path) in [
+        ("session_cookie_path", &session.session_cookie_path),
+        (
+            "authorization_cookie_path",
+            &sign_in.authorization_cookie_path,
+        ),
+    ] {
+        if path.len() > LONGEST_ATTRIBUTE {
+            errors.add(
+                &[field],
+                "must not be longer than 1024 characters: browsers pass a longer one over, or do not keep the cookie",
+            );
+        }
     }
     let returns = sign_in.redirect_uri.iter().flatten();
     if sign_in.response_mode.is_posted() && returns.clone().any(|uri| is_plain(uri)) {
@@ -134,6 +151,15 @@ mod tests {
             &json!({ "logout_uri_suffix": "/back/bye", "frontchannel_logout_uri_suffix": "/bye" }),
             "logout_uri_suffix",
         );
+        // Rule 58.
+        for field in ["session_cookie_path", "authorization_cookie_path"] {
+            for (length, refused) in [(1024, ""), (1025, field)] {
+                check(
+                    &json!({ field: format!("/{}", "a".repeat(length - 1)) }),
+                    refused,
+                );
+            }
+        }
         // Rule 7.
         for (mode, uri, field) in [
             ("form_post", "http://app.example/cb", "redirect_uri"),
