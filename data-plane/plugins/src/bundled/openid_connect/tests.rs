@@ -32,6 +32,7 @@ mod provider;
 mod redemption;
 mod refresh_tokens;
 mod requirements;
+mod requirements_of_flows;
 mod requirements_of_requests;
 mod requirements_of_time;
 mod requirements_of_tokens;
