@@ -1,14 +1,17 @@
-//! The requirements of security by their numbers, and which tests show each. Where a test has its number in its name
-//! (`rule_17_…`, `rules_1_3_and_4_…`, `rules_32_to_35_…`), nothing more is said here.
+//! The requirements of security and the acceptance cases of Kong's plugin by their numbers, and which tests show each.
+//! Where a test has its number in its name (`rule_17_…`, `rules_1_3_and_4_…`, `rules_32_to_35_…`, `case_17_…`), nothing
+//! more is said here.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::documents::functions;
 use crate::root;
 
 /// How many requirements there are.
 const ALL: u32 = 140;
+
+/// How many acceptance cases of Kong's plugin there are.
+const CASES: u32 = 70;
 
 /// Requirements of the proxy and the control plane, whose tests are called by what they show.
 const SHOWN: [(u32, &[&str]); 16] = [
@@ -139,19 +142,16 @@ const OTHERWISE: [(u32, &str, &str); 2] = [
     ),
 ];
 
-/// The requirements that a test's name tells.
-fn told(name: &str) -> Vec<u32> {
-    let Some((_, rest)) = name
-        .split_once("rules_")
-        .map(|(start, rest)| (start, (rest, true)))
-        .or_else(|| {
-            name.split_once("rule_")
-                .map(|(start, rest)| (start, (rest, false)))
-        })
+/// The numbers that a test's name tells after `word`, or after its plural.
+fn told(name: &str, word: &str) -> Vec<u32> {
+    let (one, many) = (format!("{word}_"), format!("{word}s_"));
+    let after = |mark: &str| name.split_once(mark).map(|(_, rest)| rest);
+    let Some((words, several)) = after(&many)
+        .map(|rest| (rest, true))
+        .or_else(|| after(&one).map(|rest| (rest, false)))
     else {
         return Vec::new();
     };
-    let (words, several) = rest;
     let mut numbers: Vec<u32> = Vec::new();
     let mut up_to = false;
     for word in words.split('_') {
@@ -177,8 +177,8 @@ fn told(name: &str) -> Vec<u32> {
     numbers
 }
 
-#[test]
-fn every_requirement_has_a_test_or_a_reason() {
+/// All tests, and what else is called like them.
+fn all() -> BTreeSet<String> {
     let mut there = BTreeSet::new();
     for directory in [
         "control-plane",
@@ -190,9 +190,15 @@ fn every_requirement_has_a_test_or_a_reason() {
     ] {
         functions(&root().join(directory), &mut there);
     }
+    there
+}
+
+#[test]
+fn every_requirement_has_a_test_or_a_reason() {
+    let there = all();
     let mut shown: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
     for name in &there {
-        for number in told(name) {
+        for number in told(name, "rule") {
             shown.entry(number).or_default().push(name);
         }
     }
@@ -213,6 +219,16 @@ fn every_requirement_has_a_test_or_a_reason() {
 }
 
 #[test]
+fn every_acceptance_case_of_openid_connect_has_a_test() {
+    let there = all();
+    let shown: BTreeSet<u32> = there.iter().flat_map(|name| told(name, "case")).collect();
+    let missing: Vec<u32> = (1..=CASES)
+        .filter(|number| !shown.contains(number))
+        .collect();
+    assert!(missing.is_empty(), "nothing shows {missing:?}");
+}
+
+#[test]
 fn a_name_tells_its_requirements() {
     for (name, numbers) in [
         ("rule_17_a_browser_keeps_no_more_than_twenty", &[17][..]),
@@ -224,6 +240,17 @@ fn a_name_tells_its_requirements() {
         ("case_53_headers", &[]),
         ("rule_25_a_response_that_comes_to_2_nodes", &[25]),
     ] {
-        assert_eq!(told(name), numbers, "{name}");
+        assert_eq!(told(name, "rule"), numbers, "{name}");
+    }
+    for (name, numbers) in [
+        (
+            "cases_45_to_48_required_claims_decide",
+            &[45, 46, 47, 48][..],
+        ),
+        ("case_63_and_5_1_a_bearer_token_starts_a_session", &[63]),
+        ("cases_53_and_rule_83_headers_carry_the_user_info", &[53]),
+        ("rule_25_no_referer_tells_the_code", &[]),
+    ] {
+        assert_eq!(told(name, "case"), numbers, "{name}");
     }
 }
