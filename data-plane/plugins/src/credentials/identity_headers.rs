@@ -53,9 +53,25 @@ fn is_short(value: &HeaderValue) -> bool {
 /// Groups that an authentication asserts, in one header; none if there are none. A comma in a name is percent-encoded,
 /// so that nobody has more groups than they are in.
 pub(crate) fn asserted_groups(groups: &[String]) -> Option<HeaderValue> {
-    let escaped = groups.iter().map(|group| group.replace(',', "%2C"));
+    let escaped = groups.iter().map(|group| escaped(group));
     let joined = escaped.collect::<Vec<_>>().join(", ");
     text(&joined).filter(|value| !value.is_empty() && is_short(value))
+}
+
+/// A group as it stands among others: what would be read as an escape is escaped as well, so that no two have one name.
+fn escaped(group: &str) -> String {
+    let mut escaped = String::with_capacity(group.len());
+    for (at, character) in group.char_indices() {
+        let mut behind = group.bytes().skip(at + 1).take(2);
+        match character {
+            ',' => escaped.push_str("%2C"),
+            '%' if behind.len() == 2 && behind.all(|byte| byte.is_ascii_hexdigit()) => {
+                escaped.push_str("%25");
+            }
+            other => escaped.push(other),
+        }
+    }
+    escaped
 }
 
 /// Makes `headers` say what `identity` says and nothing else.
@@ -114,5 +130,12 @@ mod tests {
         let groups = ["a, admin", "b"].map(str::to_owned);
         assert_eq!(asserted_groups(&groups).unwrap(), "a%2C admin, b");
         assert_eq!(asserted_groups(&[]), None);
+        // Nor is another group the one that is told.
+        let groups = ["a%2C admin", "50%", "%4", "%%2c", "%é%25"].map(str::to_owned);
+        let told = "a%252C admin, 50%, %4, %%252c, %é%2525";
+        assert_eq!(
+            asserted_groups(&groups).unwrap().as_bytes(),
+            told.as_bytes()
+        );
     }
 }
