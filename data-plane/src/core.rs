@@ -21,6 +21,7 @@ use crate::ask::Questions;
 use crate::balancer::Balancers;
 use crate::compile::CompiledSnapshot;
 use crate::contact::Contact;
+use crate::discovered::Discovered;
 use crate::error::ErrorStyle;
 use crate::expiring::Expiring;
 use crate::limits::Limits;
@@ -53,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) revocations: Arc<Revocations>,
     /// What of that the control plane has yet to store.
     pub(crate) unstored: Arc<Unstored>,
+    /// What OpenID providers last said of themselves.
+    pub(crate) discovered: Arc<Discovered>,
     pub(crate) access_log: AccessLog,
     /// Of each core; whoever owns the core adds to its own and reads no other.
     pub(crate) metrics: Vec<Arc<Metrics>>,

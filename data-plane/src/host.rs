@@ -220,6 +220,14 @@ impl Host for CoreHost {
         definitions::read(path)
     }
 
+    fn kept(&self, key: &[u8; 32]) -> Option<Bytes> {
+        self.0.node.discovered.find(key)
+    }
+
+    fn keep(&self, key: [u8; 32], value: Bytes) {
+        self.0.node.discovered.keep(key, value);
+    }
+
     async fn fetch(
         &self,
         request: http::Request<Bytes>,

@@ -10,7 +10,8 @@
 //! ```text
 //!  control plane ─► config_sync ─► compile ─► live, the pointer that requests begin at
 //!                       └─► last_good: the file that a start without a control plane uses; beside it,
-//!                           unstored: the revocations that no control plane has stored yet
+//!                           unstored: the revocations that no control plane has stored yet, and
+//!                           discovered: what OpenID providers last said of themselves
 //! ```
 //!
 //! A request runs from its first to its last byte on the core that accepted it, and by the snapshot
@@ -25,6 +26,7 @@ pub mod compile;
 mod config_sync;
 mod contact;
 mod core;
+mod discovered;
 mod ending;
 pub mod error;
 mod expiring;
@@ -69,6 +71,7 @@ use crate::compile::room::Room;
 use crate::contact::Contact;
 use crate::core::Node;
 use config_sync::{ControlPlaneUrl, Phase, Proofs};
+use discovered::Discovered;
 use last_good::LastGood;
 use limits::Limits;
 use listening::inherited::{InheritError, Inherited, READY};
@@ -193,13 +196,18 @@ impl DataPlane {
             Arc::clone(last_good.sealing()),
             UnixTime::now(),
         );
+        let sealing = Arc::clone(last_good.sealing());
+        let kept = (
+            unstored,
+            Discovered::open(&settings.data_directory, sealing),
+        );
         let limits = Limits::of(settings);
         let contact = if running.is_some() {
             Contact::with_last_good(monotonic())
         } else {
             Contact::new(monotonic())
         };
-        let proxy = Proxy::start_on(settings, limits, live, unstored, contact, &mut inherited)?;
+        let proxy = Proxy::start_on(settings, limits, live, kept, contact, &mut inherited)?;
         let predecessor = inherited.finish()?;
         let (phase, phases) = watch::channel(Phase::Serving);
         let id = node.id.clone();

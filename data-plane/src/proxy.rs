@@ -18,6 +18,7 @@ use crate::ask::Questions;
 use crate::balancer::Balancers;
 use crate::contact::Contact;
 use crate::core::Node;
+use crate::discovered::Discovered;
 use crate::error::ErrorStyle;
 use crate::expiring::Expiring;
 use crate::limits::Limits;
@@ -119,19 +120,19 @@ impl Proxy {
 
     /// Starts to serve what `live` holds, within `limits`.
     pub fn start_with(settings: &Settings, limits: Limits, live: Live) -> Result<Self, ProxyError> {
-        let unstored = Unstored::default();
+        let kept = (Unstored::default(), Discovered::default());
         let contact = Contact::new(monotonic());
         let inherited = &mut Inherited::default();
-        Self::start_on(settings, limits, live, unstored, contact, inherited)
+        Self::start_on(settings, limits, live, kept, contact, inherited)
     }
 
     /// Starts in the same way, on the sockets that were passed on as far as there are any, and with the
-    /// revocations that are still `unstored`. Clients are served once `contact` says so.
+    /// revocations that are still unstored and what providers have said, as the process before has `kept` them. Clients are served once `contact` says so.
     pub(crate) fn start_on(
         settings: &Settings,
         limits: Limits,
         live: Live,
-        unstored: Unstored,
+        kept: (Unstored, Discovered),
         contact: Contact,
         inherited: &mut Inherited,
     ) -> Result<Self, ProxyError> {
@@ -153,12 +154,14 @@ impl Proxy {
         if let Some(snapshot) = live.load().as_ref() {
             revocations.add(snapshot.revocations.iter().copied(), UnixTime::now());
         }
+        let (unstored, discovered) = kept;
         revocations.add(unstored.all(), UnixTime::now());
         let node = Arc::new(Node {
             id: uuid::Uuid::new_v4().to_string(),
             live,
             revocations,
             unstored: Arc::new(unstored),
+            discovered: Arc::new(discovered),
             contact,
             questions: Questions::default(),
             expiring: Expiring::new(default),

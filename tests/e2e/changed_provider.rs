@@ -1,5 +1,5 @@
-//! A provider that moves its endpoints and loses its keys while nodes run: requests follow it, what it said before serves on,
-//! and operators hear of it.
+//! A provider that moves its endpoints, loses its keys or goes away while nodes run and start: requests follow it, what it said
+//! before serves on, and operators hear of it.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +15,8 @@ struct Now {
     /// Where its endpoints are.
     base: &'static str,
     keys: Value,
+    /// Whether it answers nothing of use.
+    is_away: bool,
     /// The requests to it, by path.
     asked: Vec<String>,
 }
@@ -30,6 +32,7 @@ async fn provider() -> (String, Arc<Mutex<Now>>) {
     let now = Arc::new(Mutex::new(Now {
         base: "old",
         keys: json!([key]),
+        is_away: false,
         asked: Vec::new(),
     }));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -46,6 +49,9 @@ async fn provider() -> (String, Arc<Mutex<Now>>) {
 
 fn answer(issuer: &str, now: &mut Now, path: &str) -> Response {
     now.asked.push(path.to_owned());
+    if now.is_away {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let base = format!("{issuer}/{}", now.base);
     let place = path.strip_prefix('/').and_then(|path| path.split_once('/'));
     let answer = match place {
@@ -136,4 +142,34 @@ async fn requests_follow_endpoints_that_move_and_keys_that_vanish_are_told() {
     })
     .await;
     assert!(metric(0).await);
+}
+
+#[tokio::test]
+async fn a_node_that_starts_while_the_provider_is_away_goes_on_with_what_it_knew() {
+    let demo = Demo::start(&[]).await;
+    let (issuer, now) = provider().await;
+    let mut cluster = Cluster::start(1).await;
+    let route = cluster.route(&demo.upstream(), "/page").await;
+    let config = json!({ "issuer": issuer, "client_id": ["c"], "client_secret": ["s"] });
+    let plugin = json!({ "name": "openid-connect", "config": config });
+    cluster
+        .create(&format!("/routes/{route}/plugins"), plugin)
+        .await;
+    cluster.settled().await;
+    cluster.persisted().await;
+    let start = async |cluster: &Cluster| {
+        let reply = Browser::new()
+            .get(&format!("{}/page", cluster.url(0)))
+            .await;
+        assert_eq!(reply.status, 302, "{}", reply.text());
+        assert!(reply.location().unwrap().as_str().starts_with(&issuer));
+    };
+    start(&cluster).await;
+    let file = cluster.directory().join("data/node-1/providers");
+    eventually("it is on disk", async || file.exists().then_some(())).await;
+    now.lock().unwrap().is_away = true;
+    let node = cluster.data_planes.remove(0);
+    node.process.kill();
+    cluster.start_data_plane(&node.name).await;
+    start(&cluster).await;
 }

@@ -61,6 +61,14 @@ pub trait Host: Clone + 'static {
         Err("there are no such files here".to_owned())
     }
 
+    /// What was [kept](Self::keep) under `key`, also by a process before this one.
+    fn kept(&self, _key: &[u8; 32]) -> Option<Bytes> {
+        None
+    }
+
+    /// Keeps `value` under `key`, for this node and the process that comes next; soon, and as far as there is room.
+    fn keep(&self, _key: [u8; 32], _value: Bytes) {}
+
     /// The wall clock, corrected by nothing: for the lifetimes of tokens, keys and sessions.
     fn now(&self) -> UnixTime;
 

@@ -73,6 +73,7 @@ struct Inner {
     pool: RefCell<Option<LocalPool>>,
     spawner: LocalSpawner,
     cluster: RefCell<Option<Rc<Landed>>>,
+    disk: RefCell<Rc<Landed>>,
 }
 
 /// What nodes have told one another by way of a control plane.
@@ -109,6 +110,7 @@ impl FakeHost {
             spawner: pool.spawner(),
             pool: RefCell::new(Some(pool)),
             cluster: RefCell::default(),
+            disk: RefCell::default(),
         }))
     }
 
@@ -117,9 +119,13 @@ impl FakeHost {
         *self.0.cluster.borrow_mut() = Some(Rc::clone(cluster));
     }
 
-    /// What the node has in its states.
     pub(crate) fn node_states(&self) -> Arc<NodeStates> {
         Arc::clone(&self.0.node)
+    }
+
+    /// Lets the node keep on `disk` what is to be there after a restart.
+    pub(crate) fn keep_on(&self, disk: &Rc<Landed>) {
+        self.0.disk.replace(Rc::clone(disk));
     }
 
     pub(crate) fn connect(&self, network: Rc<Network>) {
@@ -303,6 +309,15 @@ impl Host for FakeHost {
     async fn write(&self, sink: &Sink, bytes: Bytes) -> Result<(), SinkError> {
         self.0.written.borrow_mut().push((sink.clone(), bytes));
         Ok(())
+    }
+
+    fn kept(&self, key: &[u8; 32]) -> Option<Bytes> {
+        let kept = self.0.disk.borrow().borrow().get(key).cloned();
+        kept.map(Bytes::from)
+    }
+
+    fn keep(&self, key: [u8; 32], value: Bytes) {
+        self.0.disk.borrow().borrow_mut().insert(key, value.into());
     }
 
     fn now(&self) -> UnixTime {

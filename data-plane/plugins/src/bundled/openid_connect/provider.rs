@@ -4,7 +4,7 @@
 //! request ─► copy of this core (1 s) ─► copy of the node ─► one fetch at a time
 //! ```
 //!
-//! A copy that has aged is still used while it is fetched anew. A provider that failed rests for a
+//! A copy that has aged is still used while it is fetched anew, and so is what the process before has kept. A provider that failed rests for a
 //! moment before it is asked again, and then by one request that does not wait for long: a provider
 //! that hangs holds nobody back a second time.
 
@@ -138,7 +138,12 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
     let copies = host.core_state::<CoreCopies>();
     let version = host.revocations().version();
     let providers = host.node_state::<Providers>();
-    let mut entry = providers.entry(key);
+    let mut entry = {
+        let mut entries = providers.lock();
+        let entry = entries.entry(key).or_default();
+        entry.recall(&key, host);
+        entry.clone()
+    };
     let rests = entry.discovery.rests(0, now);
     let epoch = host.revocations().epoch(rules.issuer_name);
     let dropped = |document: &Arc<Document>| document.epoch < epoch;
@@ -281,8 +286,15 @@ impl Providers {
                     .or_default()
                     .take_up(fetched, its_host.now());
                 drop(entries);
-                if let Err(error) = &outcome {
-                    warn!(issuer = rules.issuer, error = %chain(error), "discovery failed");
+                match &outcome {
+                    Ok(document) => {
+                        if let Some(bytes) = document.to_bytes() {
+                            its_host.keep(key, bytes);
+                        }
+                    }
+                    Err(error) => {
+                        warn!(issuer = rules.issuer, error = %chain(error), "discovery failed");
+                    }
                 }
                 pilot.land(&outcome);
             }));

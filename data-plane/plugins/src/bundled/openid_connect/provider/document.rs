@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::future::join;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, DATE, LOCATION};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use tracing::warn;
@@ -37,7 +38,8 @@ const TOLERATED_SKEW: Duration = Duration::from_mins(1);
 static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
 
 /// A discovery document with the keys that it leads to.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is one thing that the provider does or not"
@@ -77,11 +79,13 @@ pub(crate) struct Document {
     pub(crate) behind: Duration,
     /// How long it is fresh, if its own servers say so.
     pub(crate) fresh_for: Option<Duration>,
+    #[serde(skip)]
     pub(crate) version: u64,
 }
 
 /// Endpoints for clients that present a certificate.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub(crate) struct MutualTls {
     pub(crate) token: Option<String>,
     pub(crate) introspection: Option<String>,
@@ -90,13 +94,30 @@ pub(crate) struct MutualTls {
 }
 
 /// What a provider says that it supports.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub(crate) struct Supported {
     pub(crate) scopes: Option<Vec<String>>,
     pub(crate) response_types: Option<Vec<String>>,
     pub(crate) response_modes: Option<Vec<String>>,
     pub(crate) grant_types: Option<Vec<String>>,
     pub(crate) token_auth_methods: Option<Vec<String>>,
+}
+
+impl Document {
+    /// It as a node keeps it.
+    pub(super) fn to_bytes(&self) -> Option<Bytes> {
+        serde_json::to_vec(self).ok().map(Bytes::from)
+    }
+
+    /// What a node has kept, unless that is of another format or of a time that is yet to come.
+    pub(super) fn restore(bytes: &[u8], now: UnixTime) -> Option<Self> {
+        let kept: Self = serde_json::from_slice(bytes).ok()?;
+        (kept.fetched_at <= now).then(|| Self {
+            version: NEXT_VERSION.fetch_add(1, Ordering::Relaxed),
+            ..kept
+        })
+    }
 }
 
 /// Fetches document and keys. Of further keys that are away, those of `before` stay.

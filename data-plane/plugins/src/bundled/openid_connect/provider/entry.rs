@@ -10,6 +10,7 @@ use super::Outcome;
 use super::document::Document;
 use super::error::ProviderError;
 use super::rediscovery::Rediscoveries;
+use crate::host::Host;
 
 /// Longest rest of a provider that fails.
 const LONGEST_REST: Duration = Duration::from_secs(5);
@@ -26,11 +27,23 @@ pub(super) struct Entry {
     /// The endpoints whose last call failed: how one does says nothing of the others.
     pub(super) failing: HashMap<String, Health>,
     pub(super) rediscoveries: Rediscoveries,
+    /// Whether what the process before has kept was looked for.
+    recalled: bool,
     /// Since when the provider says that it has no key or endpoint, while those that it had are still used.
     emptied_since: Option<UnixTime>,
 }
 
 impl Entry {
+    /// What is known, and be it what the process before has kept.
+    pub(super) fn recall(&mut self, key: &[u8; 32], host: &impl Host) -> Option<Arc<Document>> {
+        if self.document.is_none() && !std::mem::replace(&mut self.recalled, true) {
+            let kept = host.kept(key);
+            let kept = kept.and_then(|kept| Document::restore(&kept, host.now()));
+            self.document = kept.map(Arc::new);
+        }
+        self.document.clone()
+    }
+
     /// Takes up what was `fetched`, unless it takes away what nobody signs in without and has not said so for long. What an
     /// operator has dropped is not kept.
     pub(super) fn take_up(

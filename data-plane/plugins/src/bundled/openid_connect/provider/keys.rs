@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tracing::warn;
 
@@ -22,11 +23,38 @@ const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 const LONGEST_SHOWN: usize = 8 * 1024;
 
 /// The usable keys of a set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(from = "Published", into = "Published")]
 pub(in crate::bundled::openid_connect) struct Keys {
     all: Vec<Key>,
     /// Whether there are keys on Ed448, which cannot be used.
     ed448: bool,
+}
+
+/// The usable keys of a set, as they were published.
+#[derive(Deserialize, Serialize)]
+struct Published {
+    keys: Vec<Map<String, Value>>,
+    ed448: bool,
+}
+
+impl From<Keys> for Published {
+    fn from(keys: Keys) -> Self {
+        Self {
+            keys: keys.all.into_iter().map(|key| key.jwk).collect(),
+            ed448: keys.ed448,
+        }
+    }
+}
+
+impl From<Published> for Keys {
+    fn from(published: Published) -> Self {
+        let keys = published.keys.into_iter().map(Value::Object);
+        Self {
+            all: keys.filter_map(|key| Key::read(&key)).collect(),
+            ed448: published.ed448,
+        }
+    }
 }
 
 /// One public key.

@@ -1,5 +1,7 @@
 //! What a provider said last serves on while it says nothing usable: for how long, and who hears of it.
 
+use std::rc::Rc;
+
 use serde_json::{Value, json};
 
 use super::check::drop_provider;
@@ -146,6 +148,45 @@ fn rule_70_what_cannot_be_of_the_provider_takes_nothing_away() {
     check(&change("issuer", json!("https://evil.example")));
     check(&change("jwks_uri", json!(null)));
     check(&change("jwks_uri", json!(format!("{ISSUER}/nowhere"))));
+}
+
+#[test]
+fn rule_77_a_node_that_starts_while_its_provider_is_away_goes_on_with_what_it_knew() {
+    let disk = Rc::default();
+    let config = json!({ "auth_methods": ["bearer"], "cache_ttl": 60 });
+    let mut before = Gateway::new(config.clone());
+    before.host.keep_on(&disk);
+    let provider = Rc::clone(&before.provider);
+    let key = provider.keys.borrow()[0].clone();
+    assert_eq!(call(&mut before, &key), 200);
+    let start = |config: &Value, seconds: u64| {
+        let node = Gateway::with_provider(config, Rc::clone(&provider), 2);
+        node.host.keep_on(&disk);
+        node.host
+            .advance(f64::from(u32::try_from(seconds).unwrap()));
+        *provider.clock.borrow_mut() = seconds;
+        node
+    };
+    provider.script.borrow_mut().down = true;
+    for seconds in [1, 3_600, 24 * HOUR + 59] {
+        let mut node = start(&config, seconds);
+        assert_eq!(call(&mut node, &key), 200, "{seconds}");
+        assert_eq!(call(&mut node, &SigningKey::es256("another")), 401);
+    }
+    assert_eq!(call(&mut start(&config, 24 * HOUR + 60), &key), 503);
+    // Another way to the provider is another provider.
+    let other = json!({ "auth_methods": ["bearer"], "issuers_allowed": [ISSUER] });
+    assert_eq!(call(&mut start(&other, 1), &key), 503);
+    // A key that was withdrawn meanwhile goes as it does without a restart.
+    provider.script.borrow_mut().down = false;
+    *provider.keys.borrow_mut() = vec![SigningKey::es256("two")];
+    let mut node = start(&config, 61);
+    assert_eq!(calls(&mut node, &key), [200, 401]);
+    // What is damaged is passed over.
+    for kept in disk.borrow_mut().values_mut() {
+        *kept = b"{".to_vec();
+    }
+    assert_eq!(call(&mut start(&config, 62), &key), 401);
 }
 
 #[test]

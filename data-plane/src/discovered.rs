@@ -1,0 +1,253 @@
+//! What OpenID providers last said of themselves, on disk: a node that starts while one is away goes on with it.
+//!
+//! The file lies beside the last good configuration and is sealed as that is: whoever could write it could bring in keys.
+//! A process with a successor shares it with that; whoever writes last has the newest.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::last_good::sealing::{Magic, Sealing};
+use crate::last_good::{make, write_unfinished};
+
+const MAGIC: Magic = *b"WARDPV\0\x01";
+const FILE: &str = "providers";
+const UNFINISHED: &str = "providers.new";
+
+/// Most bytes that are kept. Beyond, what is there goes: it comes again as providers are asked.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
+
+/// The time between two writes, and between two looks whether the private key is another.
+const SPACING: Duration = Duration::from_mins(1);
+
+type ByKey = BTreeMap<[u8; 32], Bytes>;
+
+/// What one node keeps. The default keeps it in memory only.
+#[derive(Debug, Default)]
+pub(crate) struct Discovered {
+    state: Mutex<State>,
+    kept: Option<Kept>,
+    more: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    said: ByKey,
+    /// Whether the file says something else.
+    changed: bool,
+    /// The renewal of the private key that the file is sealed under.
+    renewal: u64,
+}
+
+/// Where the file is.
+#[derive(Debug)]
+struct Kept {
+    directory: PathBuf,
+    sealing: Arc<Sealing>,
+}
+
+impl Discovered {
+    /// What a process before this one has left in `directory`. A file that cannot be used is passed over.
+    pub(crate) fn open(directory: &Path, sealing: Arc<Sealing>) -> Self {
+        let kept = Kept {
+            directory: directory.to_owned(),
+            sealing,
+        };
+        let said = kept.read().unwrap_or_else(|reason| {
+            if let Some(reason) = reason {
+                tracing::warn!(error = reason, "what providers said before cannot be used");
+            }
+            ByKey::default()
+        });
+        let state = State {
+            said,
+            renewal: kept.sealing.renewals(),
+            changed: false,
+        };
+        Self {
+            state: Mutex::new(state),
+            kept: Some(kept),
+            more: Notify::new(),
+        }
+    }
+
+    /// What was kept under `key`.
+    pub(crate) fn find(&self, key: &[u8; 32]) -> Option<Bytes> {
+        self.state().said.get(key).cloned()
+    }
+
+    /// Keeps `said` under `key`; on disk soon.
+    pub(crate) fn keep(&self, key: [u8; 32], said: Bytes) {
+        let mut state = self.state();
+        let others = state.said.iter().filter(|(other, _)| **other != key);
+        let held: usize = others.map(|(_, said)| said.len()).sum();
+        if said.len() > MOST_BYTES {
+            return;
+        }
+        if held + said.len() > MOST_BYTES {
+            state.said.clear();
+        }
+        state.said.insert(key, said);
+        state.changed = true;
+        drop(state);
+        self.more.notify_one();
+    }
+
+    /// Writes what there is to write, until the node ends.
+    pub(crate) async fn write_on(self: Arc<Self>) {
+        loop {
+            _ = tokio::time::timeout(SPACING, self.more.notified()).await;
+            let this = Arc::clone(&self);
+            if tokio::task::spawn_blocking(move || this.write())
+                .await
+                .is_err()
+            {
+                tracing::error!("writing what providers said failed");
+            }
+            tokio::time::sleep(SPACING).await;
+        }
+    }
+
+    /// Writes what has changed. Blocks on the disk.
+    pub(crate) fn write(&self) {
+        let Some(kept) = &self.kept else {
+            return;
+        };
+        let renewal = kept.sealing.renewals();
+        let said = {
+            let mut state = self.state();
+            let resealed = state.renewal != renewal && !state.said.is_empty();
+            if !std::mem::take(&mut state.changed) && !resealed {
+                return;
+            }
+            state.said.clone()
+        };
+        match kept.write(&said) {
+            Ok(()) => self.state().renewal = renewal,
+            Err(error) => {
+                self.state().changed = true;
+                tracing::warn!(%error, "what providers said cannot be written: a start while they are away would be without");
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    /// What the file holds. Nothing to be said of, if there is none.
+    fn read(&self) -> Result<ByKey, Option<String>> {
+        let bytes = match std::fs::read(self.directory.join(FILE)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(None),
+            Err(error) => return Err(Some(error.to_string())),
+        };
+        let content = self.sealing.open(MAGIC, &bytes);
+        let content = content.map_err(|error| Some(error.to_string()))?;
+        decode(&content).ok_or_else(|| Some("it is cut off".to_owned()))
+    }
+
+    fn write(&self, said: &ByKey) -> io::Result<()> {
+        make(&self.directory)?;
+        // Against the other process of this node, if there is one.
+        let directory = File::open(&self.directory)?;
+        directory.lock()?;
+        let bytes = self.sealing.seal(MAGIC, encode(said))?;
+        let unfinished = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
+        std::fs::rename(unfinished, self.directory.join(FILE))?;
+        directory.sync_all()
+    }
+}
+
+/// Each key with the length of what follows and that.
+fn encode(said: &ByKey) -> Vec<u8> {
+    let mut content = Vec::new();
+    for (key, said) in said {
+        let Ok(length) = u32::try_from(said.len()) else {
+            continue;
+        };
+        content.extend_from_slice(key);
+        content.extend_from_slice(&length.to_be_bytes());
+        content.extend_from_slice(said);
+    }
+    content
+}
+
+fn decode(mut content: &[u8]) -> Option<ByKey> {
+    let mut said = ByKey::new();
+    while !content.is_empty() {
+        let (key, rest) = content.split_first_chunk::<32>()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        let (found, rest) = rest.split_at_checked(length)?;
+        said.insert(*key, Bytes::copy_from_slice(found));
+        content = rest;
+    }
+    Some(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::secret::Secret;
+
+    use super::*;
+
+    fn open(directory: &Path, secret: u8) -> Discovered {
+        let sealing = Sealing::new(Secret::new(vec![secret; 32]), "node");
+        Discovered::open(directory, Arc::new(sealing))
+    }
+
+    #[test]
+    fn what_was_kept_is_there_after_a_restart_for_this_node_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = open(directory.path(), 1);
+        assert_eq!(one.find(&[1; 32]), None);
+        one.write();
+        assert!(!directory.path().join(FILE).exists(), "there is nothing");
+        one.keep([1; 32], Bytes::from_static(b"a"));
+        one.keep([2; 32], Bytes::new());
+        one.keep([1; 32], Bytes::from_static(b"b"));
+        one.write();
+        let again = open(directory.path(), 1);
+        assert_eq!(again.find(&[1; 32]), Some(Bytes::from_static(b"b")));
+        assert_eq!(again.find(&[2; 32]), Some(Bytes::new()));
+        assert_eq!(open(directory.path(), 2).find(&[1; 32]), None);
+        let path = directory.path().join(FILE);
+        let bytes = std::fs::read(&path).unwrap();
+        for damage in [&bytes[..bytes.len() - 1], b"", b"WARDPV\0\x01"] {
+            std::fs::write(&path, damage).unwrap();
+            assert_eq!(open(directory.path(), 1).find(&[1; 32]), None);
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_makes_room() {
+        let discovered = Discovered::default();
+        discovered.keep([1; 32], Bytes::from(vec![0; MOST_BYTES]));
+        discovered.keep([1; 32], Bytes::from(vec![0; MOST_BYTES]));
+        assert!(discovered.find(&[1; 32]).is_some());
+        discovered.keep([2; 32], Bytes::from(vec![0; MOST_BYTES + 1]));
+        assert!(discovered.find(&[1; 32]).is_some() && discovered.find(&[2; 32]).is_none());
+        discovered.keep([3; 32], Bytes::from_static(b"a"));
+        assert!(discovered.find(&[1; 32]).is_none() && discovered.find(&[3; 32]).is_some());
+    }
+
+    #[test]
+    fn what_is_cut_off_is_nothing() {
+        let said = ByKey::from([([1; 32], Bytes::from_static(b"abc"))]);
+        let content = encode(&said);
+        assert_eq!(decode(&content), Some(said));
+        assert_eq!(decode(b""), Some(ByKey::new()));
+        for length in 1..content.len() {
+            assert_eq!(decode(&content[..length]), None, "{length}");
+        }
+    }
+}
