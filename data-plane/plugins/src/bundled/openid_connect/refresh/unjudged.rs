@@ -218,7 +218,7 @@ impl Unjudged {
     ) {
         match self.lock().get_mut(&key) {
             Some(given) if !given.is_told && given.next(refresh_token).is_some() => {
-                given.is_told = true
+                given.is_told = true;
             }
             _ => return,
         }
