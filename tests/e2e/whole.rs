@@ -216,7 +216,7 @@ async fn workspaces_keep_apart_on_nodes_too() {
     // What is counted of them tells the workspace by its name.
     let status = cluster.data_planes[0].process.address("status");
     let url = format!("http://{status}/metrics");
-    let shown = Browser::new().get(&url).await.text().to_owned();
+    let shown = Browser::new().get(&url).await.text().clone();
     let of = |route: &str, team: &str| {
         let line = format!(
             "kong_http_requests_total{{service=\"\",route=\"{route}\",code=\"200\",source=\"exit\",workspace=\"{team}\","

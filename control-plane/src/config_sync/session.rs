@@ -192,9 +192,11 @@ impl Session {
         !self.running.is_same(target) && !target.is_after(&self.running)
     }
 
-    /// Whether the node is led to `target`, or is there: what is stored here reaches it.
+    /// Whether the node is led to what comes after `target`, if not to that: what is stored here reaches it. One that has
+    /// other content at the same place, as another version of the control plane publishes it, is led on by the next write.
     pub(super) fn is_led_to(&self, target: &Position, bare: bool) -> bool {
-        !self.waits_for_content(bare) && !self.is_ahead_of(target)
+        let leads = self.running.is_same(target) || !self.running.is_after(target);
+        !self.waits_for_content(bare) && leads
     }
 
     /// Whether the node has refused `goal`, or what was configured there with other keys or revocations: it would refuse it
