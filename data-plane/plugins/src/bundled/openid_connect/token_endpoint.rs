@@ -2,6 +2,7 @@
 
 mod answer;
 mod discovered;
+mod endpoint;
 mod parameters;
 mod pushed_request;
 mod revocation;
@@ -23,6 +24,7 @@ use tracing::{error, warn};
 
 use self::answer::{explains, is_named, read, refusal};
 pub(super) use self::discovered::discovered;
+pub(super) use self::endpoint::Endpoint;
 pub(super) use self::parameters::verify_parameters;
 pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
@@ -208,62 +210,6 @@ pub(super) struct Caller<'a> {
     pub(super) key_signer: Option<&'a Signer>,
     /// The algorithm of its assertions, if one is configured.
     pub(super) algorithm: Option<SigningAlgorithm>,
-}
-
-/// An endpoint that clients authenticate at.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Endpoint {
-    Token,
-    Introspection,
-    Revocation,
-    PushedRequest,
-}
-
-impl Endpoint {
-    /// Where it is for a client that authenticates by `auth`: as configured, or as discovered.
-    pub(super) fn of(
-        self,
-        rules: &Rules,
-        document: &Document,
-        auth: Option<ClientAuth>,
-    ) -> Option<String> {
-        let (config, sign_in) = (&rules.config.client, &rules.config.sign_in);
-        let mutual_tls = &document.mutual_tls;
-        let nothing = None;
-        let (configured, discovered, for_certificates, alias) = match self {
-            Self::Token => (
-                &config.token_endpoint,
-                &document.token_endpoint,
-                &config.mtls_token_endpoint,
-                &mutual_tls.token,
-            ),
-            Self::Introspection => (
-                &config.introspection_endpoint,
-                &document.introspection_endpoint,
-                &config.mtls_introspection_endpoint,
-                &mutual_tls.introspection,
-            ),
-            Self::Revocation => (
-                &config.revocation_endpoint,
-                &document.revocation_endpoint,
-                &config.mtls_revocation_endpoint,
-                &mutual_tls.revocation,
-            ),
-            Self::PushedRequest => (
-                &sign_in.pushed_authorization_request_endpoint,
-                &document.pushed_authorization_request_endpoint,
-                &nothing,
-                &mutual_tls.pushed_request,
-            ),
-        };
-        let plain = configured.as_ref().or(discovered.as_ref());
-        let found = if auth.is_some_and(ClientAuth::is_mutual_tls) {
-            for_certificates.as_ref().or(alias.as_ref()).or(plain)
-        } else {
-            plain
-        };
-        found.cloned()
-    }
 }
 
 impl<'a> Caller<'a> {
