@@ -219,7 +219,7 @@ async fn workspaces_keep_apart_on_nodes_too() {
     let shown = Browser::new().get(&url).await.text().clone();
     let of = |route: &str, team: &str| {
         let line = format!(
-            "kong_http_requests_total{{service=\"\",route=\"{route}\",code=\"200\",source=\"exit\",workspace=\"{team}\","
+            "kong_http_requests_total{{service=\"\",route=\"{route}\",code=\"200\",source=\"kong\",workspace=\"{team}\","
         );
         shown.contains(&line)
     };
