@@ -12,17 +12,33 @@ use crate::{ControlPlane, StartError, has_no_user, listeners};
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) key: SecretsKey,
-    /// Where it is, unless it is in etcd.
-    pub(crate) directory: Option<PathBuf>,
+    place: Place,
+}
+
+/// Where a store is.
+#[derive(Debug, PartialEq)]
+enum Place {
+    /// On this machine.
+    Directory(PathBuf),
+    /// In etcd: its members, and what the names there begin with.
+    Etcd(Vec<String>, String),
+}
+
+impl Place {
+    fn of(settings: &Settings) -> Self {
+        match settings.etcd.used() {
+            Some(etcd) => Self::Etcd(etcd.endpoints.clone(), etcd.prefix.clone()),
+            None => Self::Directory(store_path(&settings.data_directory)),
+        }
+    }
 }
 
 impl Opened {
     /// Of a process with `settings`.
     pub(crate) fn by(settings: &Settings, key: SecretsKey) -> Self {
-        let own = settings.etcd.used().is_none();
         Self {
             key,
-            directory: own.then(|| store_path(&settings.data_directory)),
+            place: Place::of(settings),
         }
     }
 }
@@ -42,27 +58,22 @@ impl ControlPlane {
             path: directory.clone(),
             source,
         })?;
-        let is_own = match settings.etcd.used() {
-            Some(etcd) => {
-                let key = SecretsKey::read(&settings.secrets_key_path())?;
-                opening::try_etcd(etcd.clone(), key).await?;
-                self.store.directory.is_none()
-            }
-            None => self.could_be_opened_by(settings)?,
-        };
+        let is_own = self.store.place == Place::of(settings);
+        if let Some(etcd) = settings.etcd.used() {
+            let key = SecretsKey::read(&settings.secrets_key_path())?;
+            opening::try_etcd(etcd.clone(), key).await?;
+        } else if is_own {
+            self.could_be_opened_by(settings)?;
+        }
         if is_own && settings.needs_user() && has_no_user(&self.publisher) {
             return Err(StartError::NoUser);
         }
         Ok(())
     }
 
-    /// Whether the store on this machine that `settings` name is the one that is open here. If so, they must let it be opened
-    /// again.
-    fn could_be_opened_by(&self, settings: &Settings) -> Result<bool, StartError> {
+    /// Whether a process with `settings` could open the store on this machine again that is open here.
+    fn could_be_opened_by(&self, settings: &Settings) -> Result<(), StartError> {
         let directory = store_path(&settings.data_directory);
-        if self.store.directory.as_ref() != Some(&directory) {
-            return Ok(false);
-        }
         let path = settings.secrets_key_path();
         if !SecretsKey::read(&path)?.is(&self.store.key) {
             return Err(StartError::Store(StoreError::Key(format!(
@@ -72,6 +83,6 @@ impl ControlPlane {
             ))));
         }
         store::check_room_to_open(&directory)?;
-        Ok(true)
+        Ok(())
     }
 }
