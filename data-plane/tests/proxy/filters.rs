@@ -229,7 +229,7 @@ fn a_known_token_passes_alike_at_a_glance_and_looked_at_whole() {
         "Cookie: a=1; session=x\r\n",
         "X-Sub: root\r\nx_sub: root\r\nX_None: root\r\nX-None: root\r\n",
         "X-Consumer-Id: root\r\nX-Credential_Identifier: root\r\nX-Authenticated-Groups: root\r\n",
-        "Access-Token: theirs\r\nX-Forwarded-User: root\r\nX-Kept: yes\r\n",
+        "X-Forwarded-User: root\r\nX-Kept: yes\r\n",
         "Content-Type: application/json\r\nContent-Length: 2\r\n",
         "Kong-Request-ID: mine\r\n",
     ] {
@@ -274,6 +274,13 @@ fn a_known_token_passes_alike_at_a_glance_and_looked_at_whole() {
                 assert!(glance.iter().any(|line| line == told), "{glance:?}");
             }
         }
+    }
+    // The same token beside another one.
+    for path in ["/glance", "/whole"].repeat(3) {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n");
+        let tokens = format!("Access-Token: theirs\r\nAuthorization: Bearer {token}\r\n\r\n");
+        let answer = ask(&proxy, &(head + &tokens));
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
     }
     stop(proxy);
 }
