@@ -83,7 +83,7 @@ fn every_directory_that_the_architecture_names_is_there() {
 pub(crate) fn functions(directory: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).unwrap().flatten() {
         let path = entry.path();
-        if path.is_dir() && !path.ends_with("target") {
+        if path.is_dir() && !path.join("CACHEDIR.TAG").exists() {
             functions(&path, found);
         } else if path.extension().is_some_and(|end| end == "rs") {
             let text = fs::read_to_string(&path).unwrap();
