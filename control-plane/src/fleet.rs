@@ -314,7 +314,8 @@ impl Fleet {
         let streams = before.as_ref().map_or(0, |node| node.streams) + 1;
         // A node that comes from another control plane is known from there.
         let before = before.map(|node| node.row);
-        let before = nodes.elsewhere.newer_than(before, &name);
+        let mut before = nodes.elsewhere.newer_than(before, &name);
+        shunned.extend(before.as_mut().and_then(|row| row.shuns(&introduction)));
         let same_run = before
             .as_ref()
             .is_some_and(|row| row.introduction.boot == introduction.boot);
@@ -331,13 +332,6 @@ impl Fleet {
         if known && !same_run {
             samples.restart();
         }
-        let refusal = last_refusal.as_ref();
-        let holds =
-            |refusal: &&Refusal| same_run && !refusal.faults.iter().any(Fault::is_of_signature);
-        shunned.extend(refusal.filter(holds).map(|refusal| Shunned {
-            position: refusal.position,
-            configuration: refusal.configuration,
-        }));
         let membership = Membership::new(self, &introduction, streams, receiver);
         let report = Report {
             running,
@@ -487,9 +481,11 @@ impl Fleet {
 
 impl Row {
     fn moves(&mut self, position: Position, now: UnixTime) {
-        let content = |one: &Position| (one.generation, one.revision);
-        if content(&self.running) != content(&position) {
+        if !self.is_at(&position) {
             self.running_since = now;
+            if let Some(refusal) = &mut self.last_refusal {
+                refusal.outgrown();
+            }
         }
         if self.running != position {
             self.running = position;

@@ -43,6 +43,39 @@ pub(super) fn turns(row: Option<&Row>, now: &Introduction) -> (Option<Run>, bool
     (Some(run), contested)
 }
 
+impl Refusal {
+    /// The node has gone on since, and may have become able to run that: only the very state that it refused is not sent again.
+    pub(super) const fn outgrown(&mut self) {
+        self.configuration = None;
+    }
+}
+
+impl Row {
+    /// Whether `position` is what the node runs, be it with other keys.
+    pub(super) fn is_at(&self, position: &Position) -> bool {
+        let state = |one: &Position| (one.generation, one.revision);
+        state(&self.running) == state(position)
+    }
+
+    /// What the node, which introduces itself anew as `now`, has refused in this run of it and would refuse again.
+    pub(super) fn shuns(&mut self, now: &Introduction) -> Option<Shunned> {
+        if self.introduction.boot != now.boot {
+            return None;
+        }
+        let stays = self.is_at(&now.running);
+        self.stuck &= stays;
+        let refusal = self.last_refusal.as_mut()?;
+        if !stays {
+            refusal.outgrown();
+        }
+        // Another signature may be believed.
+        (!refusal.faults.iter().any(Fault::is_of_signature)).then_some(Shunned {
+            position: refusal.position,
+            configuration: refusal.configuration,
+        })
+    }
+}
+
 /// The right of one stream to speak for its node, until a newer stream of that node takes it.
 #[derive(Debug)]
 pub struct Membership {
@@ -108,8 +141,7 @@ impl Membership {
     pub fn runs(&self, position: Position, now: UnixTime) {
         self.update(now, |row| {
             // Keys and revocations reach also who cannot run what came with them.
-            let only_keys = row.running.revision == position.revision;
-            row.stuck &= only_keys && row.running.generation == position.generation;
+            row.stuck &= row.is_at(&position);
             row.moves(position, now);
             // What it runs it has been ordered to run once more.
             let isolated = &mut row.introduction.quarantined;

@@ -135,6 +135,36 @@ fn what_was_refused_with_other_keys_counts_as_refused() {
 }
 
 #[test]
+fn a_configuration_that_was_refused_is_sent_again_to_a_node_that_has_gone_on() {
+    let fleet = Fleet::default();
+    let (member, _) = fleet.join(introduction("a", at(1)), NOW).unwrap();
+    let refused = Shunned {
+        position: at(2),
+        configuration: Some([7; 32]),
+    };
+    member.refused(refused, vec![fault("no")], NOW);
+    // Keys take it nowhere.
+    let with_keys = Position {
+        urgent: at(3).revision,
+        ..at(1)
+    };
+    member.runs(with_keys, NOW);
+    let (member, shunned) = fleet.join(introduction("a", with_keys), NOW).unwrap();
+    assert_eq!(shunned, [refused]);
+    member.runs(at(4), NOW);
+    let (member, shunned) = fleet.join(introduction("a", at(4)), NOW).unwrap();
+    assert_eq!(shunned, [Shunned::from(at(2))]);
+    // The same is so if the answer that told of it was lost with the stream.
+    let refused = Shunned {
+        position: at(5),
+        ..refused
+    };
+    member.refused(refused, vec![fault("no")], NOW);
+    let (_member, shunned) = fleet.join(introduction("a", at(6)), NOW).unwrap();
+    assert_eq!(shunned, [Shunned::from(at(5))]);
+}
+
+#[test]
 fn a_node_that_refuses_for_the_same_reason_again_is_stuck() {
     let fleet = Fleet::default();
     let (member, _) = fleet.join(introduction("a", at(1)), NOW).unwrap();
