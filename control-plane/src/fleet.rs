@@ -145,6 +145,11 @@ impl Fault {
         self.code == Code::BadSignature.as_str_name()
     }
 
+    /// Whether the node has crashed with it: it may have released it since.
+    pub fn is_of_quarantine(&self) -> bool {
+        self.code == Code::Quarantined.as_str_name()
+    }
+
     /// Whether the node had no time for it then: it may have some later.
     pub fn is_of_time(&self) -> bool {
         self.code == Code::Timeout.as_str_name()

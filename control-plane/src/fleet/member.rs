@@ -62,8 +62,13 @@ impl Row {
         if self.introduction.boot != now.boot {
             return None;
         }
+        let mut quarantined = self.introduction.quarantined.iter();
+        let released = quarantined.any(|one| !now.quarantined.contains(one));
+        let is_over =
+            |refusal: &mut Refusal| released && refusal.faults.iter().any(Fault::is_of_quarantine);
         let stays = self.is_at(&now.running);
-        self.stuck &= stays;
+        let let_go = self.last_refusal.take_if(is_over).is_some();
+        self.stuck &= stays && !let_go;
         let refusal = self.last_refusal.as_mut()?;
         if !stays {
             refusal.outgrown();

@@ -165,6 +165,44 @@ fn a_configuration_that_was_refused_is_sent_again_to_a_node_that_has_gone_on() {
 }
 
 #[test]
+fn what_a_node_has_released_from_its_quarantine_is_sent_to_it() {
+    let fleet = Fleet::default();
+    let mut crashed = introduction("a", Position::default());
+    crashed.quarantined = vec![at(2)];
+    let (member, _) = fleet.join(crashed.clone(), NOW).unwrap();
+    let refused = Shunned {
+        position: at(3),
+        configuration: Some([7; 32]),
+    };
+    let faults = vec![Fault {
+        code: Code::Quarantined.as_str_name().to_owned(),
+        ..fault("this node crashed with it, twice")
+    }];
+    member.refused(refused, faults.clone(), NOW);
+    // It still has it there.
+    let (member, shunned) = fleet.join(crashed, NOW).unwrap();
+    assert_eq!(shunned, [Shunned::from(at(2)), refused]);
+    member.refused(refused, faults, NOW);
+    assert_eq!(fleet.list(|_| at(3), NOW)[0]["progress"], "stuck");
+    // It runs it by itself.
+    let (member, shunned) = fleet.join(introduction("a", at(2)), NOW).unwrap();
+    assert_eq!(shunned, []);
+    let shown = fleet.list(|_| at(3), NOW).remove(0);
+    assert_eq!(
+        (&shown["progress"], &shown["last_refusal"]),
+        (&"behind".into(), &Value::Null)
+    );
+    // What else it refuses stays refused, whatever it releases.
+    let mut crashed = introduction("b", at(2));
+    crashed.quarantined = vec![at(1)];
+    drop(member);
+    let (member, _) = fleet.join(crashed, NOW).unwrap();
+    member.refused(refused, vec![fault("no")], NOW);
+    let (_member, shunned) = fleet.join(introduction("b", at(2)), NOW).unwrap();
+    assert_eq!(shunned, [refused]);
+}
+
+#[test]
 fn a_node_that_refuses_for_the_same_reason_again_is_stuck() {
     let fleet = Fleet::default();
     let (member, _) = fleet.join(introduction("a", at(1)), NOW).unwrap();
