@@ -8,6 +8,7 @@
 //!
 //! Runs on a thread of its own: traffic neither waits for it nor needs it.
 
+mod again;
 mod applier;
 mod backoff;
 mod connection;

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::again::Again;
 use super::receiver::{Content, Update, fault};
 use super::vouched::Vouched;
 use crate::compile::room::Room;
@@ -35,8 +36,6 @@ const OF_A_RECORD: Duration = Duration::from_micros(100);
 pub(super) const FAULTS: usize = 20;
 /// After this time what runs does no harm.
 const HEALTHY: Duration = Duration::from_secs(30);
-/// How long a node that has nothing but what it crashed with waits for something else.
-const AGAIN: Duration = Duration::from_secs(5);
 
 /// The one writer of the live snapshot.
 #[derive(Debug)]
@@ -59,7 +58,7 @@ pub(super) struct Applier {
     /// The root of what it holds.
     saved: watch::Receiver<Position>,
     /// When what this node has crashed with is run once more, if it has nothing else by then.
-    again: Option<Instant>,
+    again: Option<Again>,
 }
 
 impl Applier {
@@ -94,7 +93,7 @@ impl Applier {
             last_good,
             unsaved,
             saved,
-            again: is_idle.then(|| Instant::now() + AGAIN),
+            again: is_idle.then(|| Again::new(Instant::now())),
         }
     }
 
@@ -307,7 +306,33 @@ impl Applier {
 
     /// When [`Self::run_again`] is due, if it is.
     pub(super) fn again(&self) -> Option<Instant> {
-        self.again.filter(|_| self.running.is_none())
+        let again = self.again.filter(|_| self.running.is_none());
+        again.map(|again| again.due())
+    }
+
+    /// A control plane leads this node to `target`: whether that is worth waiting for.
+    pub(super) fn is_led_to(&mut self, target: Option<Position>) {
+        let quarantined = self.quarantined();
+        let is_else = |target: Position| quarantined.iter().all(|one| one.root != target.root);
+        if target.is_some_and(is_else) {
+            self.expects(Duration::ZERO);
+        } else {
+            self.finds_nothing();
+        }
+    }
+
+    /// A control plane may give what can be run, after `wait` at the earliest.
+    pub(super) fn expects(&mut self, wait: Duration) {
+        if let Some(again) = &mut self.again {
+            again.expects(wait, Instant::now());
+        }
+    }
+
+    /// A control plane has given nothing that can be run.
+    pub(super) fn finds_nothing(&mut self) {
+        if let Some(again) = &mut self.again {
+            again.finds_nothing(Instant::now());
+        }
     }
 
     /// Runs what this node has crashed with once more, since it has nothing else: a quarantine would gain nothing. Whether

@@ -149,7 +149,8 @@ pub(super) async fn follow(
                 look = Instant::now() + LOOK;
                 Ok(())
             }
-            () = until(following.applier.again()) => {
+            // What is coming in may be the mend.
+            () = until(following.applier.again()), if !following.receiver.is_receiving() => {
                 // Another Hello tells the control plane.
                 if following.applier.run_again().await { Err(Ended::Again) } else { Ok(()) }
             }
@@ -163,6 +164,11 @@ pub(super) async fn follow(
             () = tokio::time::sleep_until(silent) => Err(Ended::Silent),
         };
         if let Err(ended) = outcome {
+            if let Ended::Held { wait, .. } = ended {
+                following.applier.expects(wait);
+            } else if following.receiver.is_receiving() {
+                following.applier.expects(Duration::ZERO);
+            }
             return ended;
         }
     }
@@ -184,6 +190,7 @@ impl Following<'_> {
                 self.led_to(welcome.target.as_ref());
                 self.welcome(&welcome);
                 let target = welcome.target.and_then(|target| target.try_into().ok());
+                self.applier.is_led_to(target);
                 let running = self.applier.running();
                 if target.is_none_or(|target: Position| !target.is_after(&running)) {
                     self.gateway.contact.settle();
@@ -318,6 +325,7 @@ impl Following<'_> {
             Err(faults) => {
                 // What is here is not what changes could be made to; the whole set does not need it.
                 helpless = !whole && faults.iter().any(is_of_the_way);
+                self.applier.finds_nothing();
                 self.tell_of(&target, &faults);
                 node_message::Kind::Nack(Nack {
                     nonce,

@@ -140,6 +140,11 @@ impl Receiver {
         Ok(())
     }
 
+    /// Whether an update has begun and not ended.
+    pub(super) const fn is_receiving(&self) -> bool {
+        self.open.is_some()
+    }
+
     pub(super) fn chunk(&mut self, chunk: &Chunk) -> Result<(), Violation> {
         let open = self.open.as_mut().ok_or(Violation::Outside)?;
         if open.fault.is_none()
@@ -329,11 +334,15 @@ mod tests {
 
     fn receive(sent: &Sent) -> Update {
         let mut receiver = Receiver::default();
+        assert!(!receiver.is_receiving());
         receiver.begin(sent.begin.clone()).unwrap();
         for chunk in &sent.chunks {
             receiver.chunk(chunk).unwrap();
         }
-        receiver.commit(&sent.commit).unwrap()
+        assert!(receiver.is_receiving());
+        let update = receiver.commit(&sent.commit).unwrap();
+        assert!(!receiver.is_receiving());
+        update
     }
 
     fn code(sent: &Sent) -> Code {

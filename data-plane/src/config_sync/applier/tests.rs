@@ -215,7 +215,23 @@ async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
     };
     let mut applier = start(open());
     assert_eq!(applier.quarantined(), [position]);
-    assert!(applier.again().is_some());
+    // What a control plane has else is awaited longer than what it was that took the node down.
+    let unheard = applier.again().unwrap();
+    for nothing in [None, Some(position)] {
+        applier.is_led_to(nothing);
+        assert!(applier.again().unwrap() < unheard);
+        let mend = Position {
+            root: [8; 32],
+            ..position
+        };
+        applier.is_led_to(Some(mend));
+        assert!(applier.again().unwrap() >= unheard);
+    }
+    // It came, and cannot be run either.
+    applier.finds_nothing();
+    assert!(applier.again().unwrap() < unheard);
+    applier.expects(Duration::from_secs(60));
+    assert!(applier.again().unwrap() > unheard);
     assert!(applier.run_again().await);
     assert_eq!(applier.running(), position);
     assert!(applier.quarantined().is_empty() && applier.again().is_none());
