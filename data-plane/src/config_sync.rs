@@ -252,6 +252,7 @@ async fn attempt(
     let now = *phase.borrow_and_update();
     if now == Phase::HandedOver {
         applier.leave();
+        gateway.discovered.leave();
     }
     let subscribed = tokio::select! {
         subscribed = dialer.subscribe(url, applier, now) => subscribed,

@@ -1,12 +1,13 @@
 //! What OpenID providers last said of themselves, on disk: a node that starts while one is away goes on with it.
 //!
 //! The file lies beside the last good configuration and is sealed as that is: whoever could write it could bring in keys.
-//! A process with a successor shares it with that; whoever writes last has the newest.
+//! A process with a successor leaves it to that: what the one learned earlier must not take the place of what the other knows.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(crate) struct Discovered {
     state: Mutex<State>,
     kept: Option<Kept>,
     more: Notify,
+    /// Whether the file is another process's by now.
+    left: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +77,7 @@ impl Discovered {
             state: Mutex::new(state),
             kept: Some(kept),
             more: Notify::new(),
+            left: AtomicBool::new(false),
         }
     }
 
@@ -114,9 +118,15 @@ impl Discovered {
         }
     }
 
+    /// Leaves the file to the process that has taken over.
+    pub(crate) fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
+
     /// Writes what has changed. Blocks on the disk.
     pub(crate) fn write(&self) {
-        let Some(kept) = &self.kept else {
+        let left = self.left.load(Ordering::Relaxed);
+        let Some(kept) = self.kept.as_ref().filter(|_| !left) else {
             return;
         };
         let renewal = kept.sealing.renewals();
@@ -226,6 +236,19 @@ mod tests {
             std::fs::write(&path, damage).unwrap();
             assert_eq!(open(directory.path(), 1).find(&[1; 32]), None);
         }
+    }
+
+    #[test]
+    fn a_process_with_a_successor_writes_nothing_in_the_place_of_what_that_knows() {
+        let directory = tempfile::tempdir().unwrap();
+        let (before, after) = (open(directory.path(), 1), open(directory.path(), 1));
+        before.keep([1; 32], Bytes::from_static(b"withdrawn"));
+        before.leave();
+        after.keep([1; 32], Bytes::from_static(b"newer"));
+        after.write();
+        before.write();
+        let again = open(directory.path(), 1);
+        assert_eq!(again.find(&[1; 32]), Some(Bytes::from_static(b"newer")));
     }
 
     #[test]
