@@ -1,6 +1,6 @@
 //! Which workspace a record is in. Routes see the consumers, credentials and plugins of their own only.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use memchr::memmem;
@@ -46,7 +46,9 @@ impl Workspaces {
             Some((record.key, stamp.ws_id?))
         });
         let of: HashMap<Key, Uuid> = stamped.collect();
-        let called = of.values().map(|id| (*id, named(snapshot, *id)));
+        // Records are many, workspaces few.
+        let ids: HashSet<Uuid> = of.values().copied().collect();
+        let called = ids.into_iter().map(|id| (id, named(snapshot, id)));
         let names = Names(Arc::new(called.collect()));
         Self { of, names }
     }
