@@ -86,6 +86,7 @@ impl Changed {
 /// What is under way from one compiled snapshot to the next.
 struct Amendment<'a> {
     before: &'a CompiledSnapshot,
+    old: &'a Snapshot,
     snapshot: &'a Snapshot,
     changes: BTreeMap<&'static str, Vec<Changed>>,
     ground: Ground,
@@ -105,7 +106,7 @@ struct Amendment<'a> {
 impl<'a> Amendment<'a> {
     fn new(
         before: &'a CompiledSnapshot,
-        old: &Snapshot,
+        old: &'a Snapshot,
         snapshot: &'a Snapshot,
         difference: &Difference,
     ) -> Option<Self> {
@@ -127,6 +128,7 @@ impl<'a> Amendment<'a> {
         }
         let mut amendment = Self {
             before,
+            old,
             snapshot,
             changes,
             ground,
@@ -375,7 +377,17 @@ impl<'a> Amendment<'a> {
             return Some(Err(in_order(self.faults)));
         }
         let before = self.before;
-        let asking = before.asking.beside(routes.iter().copied().zip(&compiled));
+        let gone = self.amended.keys().filter_map(|id| {
+            // What has changed before is no part of the whole any more.
+            let place = self.ground.place_of(*id)?;
+            (!before.amended.contains_key(id)).then_some(())?;
+            let kind = Route::KIND;
+            let record = self.old.record(&Key { kind, id: *id })?;
+            let route: Route = serde_json::from_slice(&record.json).ok()?;
+            Some((route, before.routes.get(place)?))
+        });
+        let newer = routes.iter().copied().zip(&compiled);
+        let asking = before.asking.amended(gone, newer)?;
         let same_upstreams = Arc::ptr_eq(&self.ground.upstreams, &before.upstreams);
         let environment = self.ground.environment(shared::entity::DEFAULT_WORKSPACE)?;
         Some(Ok(CompiledSnapshot {
