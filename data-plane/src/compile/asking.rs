@@ -99,9 +99,10 @@ struct Sides {
 
 impl Sides {
     fn add(&mut self, route: (&Route, &CompiledRoute)) {
-        let names = match wants(&route) {
-            true => &mut self.wanted,
-            false => &mut self.plain,
+        let names = if wants(&route) {
+            &mut self.wanted
+        } else {
+            &mut self.plain
         };
         names.add(route.0);
     }
@@ -135,7 +136,9 @@ impl Names {
         let hosts = route.hosts.as_deref().unwrap_or_default();
         if !snis.is_empty() {
             self.by_server_name += 1;
-            snis.iter().for_each(|sni| self.put(sni.as_str()));
+            for sni in snis {
+                self.put(sni.as_str());
+            }
         } else if !hosts.is_empty() {
             self.by_host += 1;
             for host in hosts {

@@ -233,8 +233,8 @@ mod tests {
             poll_fn(|cx| stream.poll_push(cx)).await.unwrap();
             Some((stream, handshake))
         };
-        let (served, _client) = tokio::join!(serving, connector.connect(name, far.unwrap()));
-        let (_, handshake) = served?;
+        let (accepted, _client) = tokio::join!(serving, connector.connect(name, far.unwrap()));
+        let (_, handshake) = accepted?;
         Some(handshake.session?.cipher.to_owned())
     }
 

@@ -230,7 +230,7 @@ async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
     // It came, and cannot be run either.
     applier.finds_nothing();
     assert!(applier.again().unwrap() < unheard);
-    applier.expects(Duration::from_secs(60));
+    applier.expects(Duration::from_mins(1));
     assert!(applier.again().unwrap() > unheard);
     assert!(applier.run_again().await);
     assert_eq!(applier.running(), position);
