@@ -177,14 +177,17 @@ impl<H: Host> Redemption<H> {
             };
             let host = self.host.clone();
             host.spawn(Box::pin(async move {
-                let Finished { landed, given } = match given {
-                    Some(given) => self.finish(Some(given)).await,
+                let (Finished { landed, given }, is_ours) = match given {
+                    Some(given) => (self.finish(Some(given)).await, false),
                     None => self.run().await,
                 };
                 let kept = given.map(|tokens| Landed::Given(digest, tokens));
                 let kept = kept.as_ref().unwrap_or(&landed);
                 redemptions.remember(self.key, kept, self.host.now());
                 pilot.land(&landed);
+                if is_ours {
+                    self.go_on_telling(&redemptions).await;
+                }
             }));
         }
         waiting.await.unwrap_or_else(|_| {
@@ -193,14 +196,15 @@ impl<H: Host> Redemption<H> {
         })
     }
 
-    async fn run(&self) -> Finished {
+    /// How far it has come, and whether it was for this node to bring it there.
+    async fn run(&self) -> (Finished, bool) {
         match self.host.claim(self.key, Work::Code).await {
-            Claim::Theirs(told) => self.hear(&told).await,
-            Claim::Alone => self.finish(None).await,
+            Claim::Theirs(told) => (self.hear(&told).await, false),
+            Claim::Alone => (self.finish(None).await, false),
             Claim::Ours => {
                 let finished = self.finish(None).await;
                 self.host.publish(self.key, self.tell(&finished));
-                finished
+                (finished, true)
             }
         }
     }
@@ -226,12 +230,28 @@ impl<H: Host> Redemption<H> {
             (None, Landed::Result(_, outcome)) if is_for_now(outcome) => return None,
             (None, _) => return Some(SPENT.to_vec()),
         };
+        Some(self.seal(name, tokens))
+    }
+
+    /// What is told of `tokens`: no more than that the code is spent, if they are too long.
+    fn seal(&self, name: &str, tokens: &Tokens) -> Vec<u8> {
         let told = Told {
             response: self.digest,
             tokens: Cow::Borrowed(tokens),
         };
         let told = told::seal(&self.rules, &self.ring, &self.host, name, &told);
-        told.or_else(|| Some(SPENT.to_vec()))
+        told.unwrap_or_else(|| SPENT.to_vec())
+    }
+
+    /// Sees to it that the other nodes can hear of tokens that this one keeps until they can be verified: a node that does
+    /// not know of them would spend the code again, which may revoke them (RFC 6749 §4.1.2).
+    async fn go_on_telling(&self, redemptions: &Redemptions) {
+        let kept = || match redemptions.find(&self.key, self.host.now()) {
+            Some(Landed::Given(_, tokens)) => Some(tokens),
+            _ => None,
+        };
+        let seal = |tokens: &Arc<Tokens>| Some(self.seal(GIVEN, tokens));
+        told::go_on(&self.host, self.key, Work::Code, kept, seal).await;
     }
 
     /// What another node has told.

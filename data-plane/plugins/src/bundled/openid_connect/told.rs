@@ -1,12 +1,14 @@
 //! What a node tells the others of an operation that it has done for all of them: sealed, since nobody on the way is to
 //! read it.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::rules::Rules;
 use super::seal::{self, Sizes};
-use crate::host::{Host, LONGEST_RESULT};
+use crate::host::{Claim, Host, LONGEST_RESULT, Work};
 use crate::sessions::session_keys::KeyRing;
 
 /// A result is one piece.
@@ -14,6 +16,12 @@ const SIZES: Sizes = Sizes {
     chunk: LONGEST_RESULT,
     most: 1,
 };
+
+/// How long a control plane remembers what it was told.
+const REMEMBERED: Duration = Duration::from_mins(1);
+
+/// How soon it is looked again whether it still does.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Seals `result` as `name`, which no cookie has. `None`: there is no key, or it is too long to be told.
 pub(super) fn seal(
@@ -42,4 +50,26 @@ pub(super) fn open<T: DeserializeOwned>(
     let sealed = std::str::from_utf8(sealed).ok()?;
     let opened = seal::open(ring, &rules.binding, name, sealed, host.now().as_secs())?;
     serde_json::from_slice(&opened.plaintext).ok()
+}
+
+/// Sees to it that the other nodes can hear of what was told as `key` for as long as this one has it: tells it again
+/// whenever the control planes have forgotten it.
+pub(super) async fn go_on<T>(
+    host: &impl Host,
+    key: [u8; 32],
+    work: Work,
+    kept: impl Fn() -> Option<T>,
+    seal: impl Fn(&T) -> Option<Vec<u8>>,
+) {
+    let mut pause = REMEMBERED;
+    while kept().is_some() {
+        host.sleep(pause).await;
+        pause = LOOK;
+        if let Some(kept) = kept()
+            && host.claim(key, work).await == Claim::Ours
+        {
+            host.publish(key, seal(&kept));
+            pause = REMEMBERED;
+        }
+    }
 }

@@ -18,7 +18,7 @@ use crate::bundled::openid_connect::rules::Rules;
 use crate::bundled::openid_connect::session_store::Aside;
 use crate::bundled::openid_connect::token_endpoint::Tokens;
 use crate::bundled::openid_connect::told;
-use crate::host::{Claim, Host, Work};
+use crate::host::{Host, Work};
 use crate::sessions::session_keys::KeyRing;
 
 /// How long it waits for the key that has signed it to become known.
@@ -30,12 +30,6 @@ const MOST: usize = 1_000;
 /// What it is sealed as on its way to another node: what the version before takes for tokens that were judged has another
 /// name. No cookie has such a one.
 const NAME: &str = "=refresh, not judged";
-
-/// How long a control plane remembers what it was told.
-const REMEMBERED: Duration = Duration::from_mins(1);
-
-/// How soon it is looked again whether it still does.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// What a node keeps, by the name of the refresh.
 #[derive(Debug, Default)]
@@ -207,8 +201,7 @@ impl Unjudged {
         Ok(given.filter(|given| host.now() < given.until))
     }
 
-    /// Sees to it that the other nodes can hear of what this one keeps, for as long as it does: tells it again whenever the
-    /// control planes have forgotten it. Once for each refresh.
+    /// Sees to it that the other nodes can hear of what this one keeps. Once for each refresh.
     pub(super) async fn go_on_telling(
         &self,
         rules: &Rules,
@@ -222,18 +215,9 @@ impl Unjudged {
             }
             _ => return,
         }
-        let mut pause = REMEMBERED;
-        loop {
-            host.sleep(pause).await;
-            let Some(given) = self.find(&key, host.now()) else {
-                return;
-            };
-            pause = LOOK;
-            if host.claim(key, Work::Refresh).await == Claim::Ours {
-                host.publish(key, given.seal(rules, ring, host, refresh_token));
-                pause = REMEMBERED;
-            }
-        }
+        let kept = || self.find(&key, host.now());
+        let seal = |given: &Given| given.seal(rules, ring, host, refresh_token);
+        told::go_on(host, key, Work::Refresh, kept, seal).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use http::HeaderValue;
@@ -14,7 +15,7 @@ use super::gateway::{Browser, Gateway};
 use super::provider::{ISSUER, SigningKey};
 use crate::filter::Filter as _;
 use crate::host::Host;
-use crate::testing::{Request, START};
+use crate::testing::{Landed, Request, START};
 
 /// A browser with a sign-in under way, and where the provider sends it back to.
 fn begun(gateway: &mut Gateway) -> (Browser, String) {
@@ -254,4 +255,35 @@ fn rule_25_a_reload_that_comes_to_another_node_goes_on_with_tokens_that_wait_for
         assert_eq!(browser.get(node, "/api").status, 200);
     }
     assert_eq!(one.provider.called("/token"), 1);
+}
+
+#[test]
+fn rule_25_tokens_that_wait_for_keys_are_told_again_where_they_were_forgotten() {
+    let cluster: Rc<Landed> = Rc::default();
+    let config = json!({});
+    let mut one = Gateway::new(config.clone());
+    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    one.host.join(&cluster);
+    two.host.join(&cluster);
+    let (mut browser, back) = keyless(&mut one);
+    assert_eq!(browser.get(&mut one, &back).status, 503);
+    for _ in 0..2 {
+        cluster.borrow_mut().clear();
+        let host = one.host.clone();
+        host.run(host.sleep(Duration::from_secs(70)));
+        two.host.set_clock(host.now());
+        *one.provider.clock.borrow_mut() += 70;
+    }
+    one.provider.script.borrow_mut().gone.clear();
+    let mut late = browser.clone();
+    let reply = browser.get(&mut two, &back);
+    assert!(reply.status == 200 && reply.sets_session(), "{reply:?}");
+    assert_eq!(one.provider.called("/token"), 1);
+    // Once they are verified there is nothing more to tell.
+    assert!(late.get(&mut one, &back).sets_session());
+    assert_eq!(one.provider.called("/token"), 1);
+    cluster.borrow_mut().clear();
+    let host = one.host.clone();
+    host.run(host.sleep(Duration::from_secs(130)));
+    assert!(cluster.borrow().is_empty());
 }
