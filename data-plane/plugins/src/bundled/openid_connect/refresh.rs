@@ -270,7 +270,7 @@ impl<H: Host> Refresh<H> {
         let unjudged = &self.refreshes.unjudged;
         let before = unjudged.look(rules, ring, host, &self.key).await?;
         let given = match before {
-            Some(given) if !given.is_over(rules, host.now()) => given,
+            Some(given) if self.serves(&given) => given,
             before => {
                 if let Some(next) = before
                     .as_ref()
@@ -289,6 +289,15 @@ impl<H: Host> Refresh<H> {
         unjudged.note(rules, ring, host, name, &given, why).await;
         judged.map_err(Unaccepted::failure_for_now)?;
         Ok(given.tokens)
+    }
+
+    /// Whether what was given before may be the result. Of a refresh token that is not used up the provider gives newer ones.
+    fn serves(&self, given: &Given) -> bool {
+        let now = self.host.now();
+        match given.next(&self.want.token) {
+            Some(_) => !given.is_over(&self.rules, now),
+            None => self.want.takes(&given.tokens, now),
+        }
     }
 
     /// What nobody could judge has ended: new tokens for the refresh token that came with it, which others may be at, too.

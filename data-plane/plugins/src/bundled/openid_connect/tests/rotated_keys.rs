@@ -274,6 +274,36 @@ fn rule_41_new_tokens_that_end_unjudged_are_renewed_on_whichever_node() {
 }
 
 #[test]
+fn rule_41_what_waits_unjudged_is_not_taken_for_the_newest_of_a_refresh_token_that_serves_on() {
+    let config = json!({ "refresh_grace": 0, "session_idling_timeout": 0, "leeway": 30 });
+    let mut one = Gateway::new(config.clone());
+    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+    let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
+        one.advance(seconds);
+        two.host.set_clock(one.host.now());
+    };
+    pass(&one, &two, 301);
+    let late = SigningKey::es256("late");
+    {
+        let mut script = one.provider.script.borrow_mut();
+        script.signs_with = Some(late.clone());
+        script.no_refresh_token = true;
+        script.lifetime = Some(60);
+    }
+    assert_eq!(browser.get(&mut one, "/api").status, 503);
+    pass(&one, &two, 30);
+    one.provider.keys.borrow_mut().push(late);
+    assert_eq!(browser.get(&mut two, "/api").status, 200);
+    assert_eq!(one.provider.called("/token"), 3);
+    // What the first node keeps has ended by now, and is older than what the session holds.
+    pass(&one, &two, 45);
+    assert_eq!(browser.get(&mut one, "/api").status, 200);
+    assert_eq!(one.provider.called("/token"), 4);
+}
+
+#[test]
 fn rule_41_the_other_nodes_are_told_only_what_was_given() {
     let config = json!({ "refresh_grace": 0 });
     let mut one = Gateway::new(config);
