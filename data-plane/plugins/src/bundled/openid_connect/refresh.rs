@@ -283,7 +283,7 @@ impl<H: Host> Refresh<H> {
             }
         };
         let id_token = self.id_token.as_deref();
-        let judged = judge(rules, host, self.client, &given.tokens, id_token).await;
+        let judged = judge(rules, host, self.client, &given, id_token).await;
         let why = judged.as_ref().err();
         let name = (self.key, self.want.token.as_str());
         unjudged.note(rules, ring, host, name, &given, why).await;
@@ -334,12 +334,13 @@ impl<H: Host> Refresh<H> {
     }
 }
 
-/// Holds new tokens against the provider's keys, and against the ID token that the session holds.
+/// Holds new tokens against the provider's keys, and against the ID token that the session holds. What was good when it
+/// was given is good, though it has ended while it waited for its key: it brought the refresh token that serves now.
 async fn judge(
     rules: &Arc<Rules>,
     host: &impl Host,
     client: usize,
-    tokens: &Tokens,
+    given: &Given,
     id_token: Option<&str>,
 ) -> Result<(), Unaccepted> {
     let document = match provider::document(rules, host).await {
@@ -347,7 +348,10 @@ async fn judge(
         Err(error) => return Err(Unaccepted::Keyless(error.failure(), error)),
     };
     let old = id_token.and_then(|token| Some(Jws::parse(token, token.len()).ok()?.claims));
-    let verify = |verifier: &Verifier<'_>| verify(verifier, tokens, old.as_ref());
+    let verify = |verifier: &Verifier<'_>| {
+        let now = verifier.now.min(given.at);
+        verify(&Verifier { now, ..*verifier }, &given.tokens, old.as_ref())
+    };
     let judged =
         provider::judged(rules, client, host, document, Reason::ProviderToken, verify).await;
     judged.map(|_| ())

@@ -39,6 +39,8 @@ pub(super) struct Unjudged(Mutex<HashMap<[u8; 32], Given>>);
 #[derive(Clone, Debug)]
 pub(super) struct Given {
     pub(super) tokens: Arc<Tokens>,
+    /// When the token endpoint gave it.
+    pub(super) at: UnixTime,
     until: UnixTime,
     /// Whether this node sees to it that the others can hear of it.
     is_told: bool,
@@ -48,6 +50,7 @@ pub(super) struct Given {
 #[derive(Deserialize, Serialize)]
 struct Told<'a> {
     tokens: Cow<'a, Tokens>,
+    at: UnixTime,
     until: UnixTime,
 }
 
@@ -57,6 +60,7 @@ impl Given {
         let until = before.map(|before| before.until);
         Self {
             tokens,
+            at: now,
             until: until.unwrap_or_else(|| now.saturating_add(KEPT)),
             is_told: false,
         }
@@ -78,6 +82,7 @@ impl Given {
     fn told(&self) -> Told<'_> {
         Told {
             tokens: Cow::Borrowed(&*self.tokens),
+            at: self.at,
             until: self.until,
         }
     }
@@ -85,6 +90,7 @@ impl Given {
     fn heard(told: Told<'_>) -> Self {
         Self {
             tokens: Arc::new(told.tokens.into_owned()),
+            at: told.at,
             until: told.until,
             is_told: false,
         }

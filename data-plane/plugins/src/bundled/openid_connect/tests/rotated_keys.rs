@@ -304,6 +304,35 @@ fn rule_41_what_waits_unjudged_is_not_taken_for_the_newest_of_a_refresh_token_th
 }
 
 #[test]
+fn rule_40_what_was_good_when_it_was_given_is_good_when_its_key_comes() {
+    let (mut gateway, mut browser) = due(0);
+    let late = SigningKey::es256("late");
+    {
+        let mut script = gateway.provider.script.borrow_mut();
+        script.signs_with = Some(late.clone());
+        script.id_claims = vec![("exp", json!(gateway.provider.now() + 60))];
+    }
+    let seen = |reply: &Reply| (reply.status, reply.ends_session());
+    assert_eq!(seen(&browser.get(&mut gateway, "/api")), (503, false));
+    gateway.provider.keys.borrow_mut().push(late.clone());
+    gateway.advance(90);
+    assert_eq!(seen(&browser.get(&mut gateway, "/api")), (200, false));
+    assert_eq!(gateway.provider.called("/token"), 2);
+
+    // What had ended when it was given is refused.
+    let (mut gateway, mut browser) = due(0);
+    {
+        let mut script = gateway.provider.script.borrow_mut();
+        script.signs_with = Some(late.clone());
+        script.id_claims = vec![("exp", json!(gateway.provider.now() - 1))];
+    }
+    assert_eq!(seen(&browser.get(&mut gateway, "/api")), (503, false));
+    gateway.provider.keys.borrow_mut().push(late);
+    gateway.advance(2);
+    assert_eq!(seen(&browser.get(&mut gateway, "/api")), (401, true));
+}
+
+#[test]
 fn rule_41_the_other_nodes_are_told_only_what_was_given() {
     let config = json!({ "refresh_grace": 0 });
     let mut one = Gateway::new(config);
