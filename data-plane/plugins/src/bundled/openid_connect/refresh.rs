@@ -279,6 +279,8 @@ impl<H: Host> Refresh<H> {
                     return self.go_on(next).await;
                 }
                 let tokens = self.fetch().await?;
+                // What is spent for them is not to be kept for less than other tokens are.
+                let before = before.filter(|_| !self.want.used_up(&tokens));
                 Given::now(Arc::new(tokens), before.as_ref(), host.now())
             }
         };
@@ -312,7 +314,17 @@ impl<H: Host> Refresh<H> {
             brought: self.brought,
             passed_on: self.passed_on.clone(),
         };
-        Box::pin(refresh(&self.rules, &self.host, &self.ring, asked))
+        Box::pin(async move {
+            let tokens = refresh(&self.rules, &self.host, &self.ring, asked).await?;
+            if tokens.refresh_token.is_some() {
+                return Ok(tokens);
+            }
+            // It serves on (RFC 6749 §6). Whoever asked knows only the one before, which is spent.
+            Ok(Arc::new(Tokens {
+                refresh_token: Some(next.to_owned()),
+                ..Tokens::clone(&tokens)
+            }))
+        })
     }
 
     async fn fetch(&self) -> Result<Tokens, Failure> {

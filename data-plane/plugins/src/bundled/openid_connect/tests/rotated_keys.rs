@@ -274,6 +274,35 @@ fn rule_41_new_tokens_that_end_unjudged_are_renewed_on_whichever_node() {
 }
 
 #[test]
+fn rule_41_the_refresh_token_that_came_unjudged_serves_on_if_no_other_comes() {
+    let config = json!({ "refresh_grace": 0, "session_idling_timeout": 0 });
+    let mut one = Gateway::new(config);
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+    one.advance(301);
+    let late = SigningKey::es256("late");
+    {
+        let mut script = one.provider.script.borrow_mut();
+        script.signs_with = Some(late.clone());
+        script.lifetime = Some(60);
+    }
+    assert_eq!(browser.get(&mut one, "/api").status, 503);
+    one.advance(61);
+    one.provider.keys.borrow_mut().push(late);
+    {
+        let mut script = one.provider.script.borrow_mut();
+        script.lifetime = None;
+        script.no_refresh_token = true;
+    }
+    let seen = |reply: &Reply| (reply.status, reply.ends_session());
+    for _ in 0..2 {
+        assert_eq!(seen(&browser.get(&mut one, "/api")), (200, false));
+        one.advance(301);
+    }
+    assert_eq!(one.provider.called("/token"), 4);
+}
+
+#[test]
 fn rule_41_what_waits_unjudged_is_not_taken_for_the_newest_of_a_refresh_token_that_serves_on() {
     let config = json!({ "refresh_grace": 0, "session_idling_timeout": 0, "leeway": 30 });
     let mut one = Gateway::new(config.clone());
