@@ -30,7 +30,16 @@ impl Place {
         SecretsKey::read_or_create(&self.root.path().join("store.key")).unwrap()
     }
 
+    /// Waits until a store that was closed has let go of its files.
+    fn wait_until_closed(&self) {
+        let database = self.directory().join("db");
+        if database.exists() {
+            files::wait_until_unlocked(&database, CLOSED).unwrap();
+        }
+    }
+
     fn open(&self) -> Result<(Store, Config), StoreError> {
+        self.wait_until_closed();
         Store::open(&self.directory(), &self.key())
     }
 }
@@ -82,7 +91,9 @@ fn a_second_process_is_named() {
     let place = Place::new();
     let (mut store, _) = place.open().unwrap();
     store.commit_at(1, &put(1, "a")).unwrap();
-    let locked = place.open().unwrap_err().to_string();
+    let locked = Store::open(&place.directory(), &place.key())
+        .unwrap_err()
+        .to_string();
     assert!(locked.contains("another control plane"), "{locked}");
 }
 
@@ -271,7 +282,7 @@ mod checkpoints {
         }
         database.flush().unwrap();
         drop((log, database));
-        files::wait_until_unlocked(&place.directory().join("db"), CLOSED).unwrap();
+        place.wait_until_closed();
     }
 
     #[test]

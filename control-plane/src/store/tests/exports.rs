@@ -28,7 +28,13 @@ fn exported() -> (Place, PathBuf) {
     (place, path)
 }
 
+/// Restores what has been closed: sled lets go of its files a moment after that.
 fn restored(place: &Place, from: &Path) -> Result<Restored, StoreError> {
+    place.wait_until_closed();
+    restored_at_once(place, from)
+}
+
+fn restored_at_once(place: &Place, from: &Path) -> Result<Restored, StoreError> {
     let command = RestoreCommand {
         from: from.to_path_buf(),
         data_directory: place.root.path().to_path_buf(),
@@ -167,7 +173,7 @@ fn a_store_that_does_not_open_is_replaced_by_a_later_generation_than_any_export(
 fn the_store_of_a_running_control_plane_is_left_alone() {
     let (place, path) = exported();
     let _running = place.open().unwrap();
-    let error = restored(&place, &path).unwrap_err().to_string();
+    let error = restored_at_once(&place, &path).unwrap_err().to_string();
     assert!(error.contains("stop that one first"), "{error}");
     assert!(place.directory().exists());
 }
