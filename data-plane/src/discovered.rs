@@ -4,9 +4,7 @@
 //! A process with a successor leaves it to that: what the one learned earlier must not take the place of what the other knows.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,12 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::last_good::sealing::{Magic, Sealing};
-use crate::last_good::{make, write_unfinished};
+use crate::last_good::beside::{SealedFile, Unusable};
+use crate::last_good::sealing::{Magic, Sealing, Unopened};
 
 const MAGIC: Magic = *b"WARDPV\0\x01";
 const FILE: &str = "providers";
-const UNFINISHED: &str = "providers.new";
 
 /// Most bytes that are kept. Beyond, what is there goes: it comes again as providers are asked.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
@@ -33,7 +30,7 @@ type ByKey = BTreeMap<[u8; 32], Bytes>;
 #[derive(Debug, Default)]
 pub(crate) struct Discovered {
     state: Mutex<State>,
-    kept: Option<Kept>,
+    kept: Option<SealedFile>,
     more: Notify,
     /// Whether the file is another process's by now.
     left: AtomicBool,
@@ -48,29 +45,18 @@ struct State {
     renewal: u64,
 }
 
-/// Where the file is.
-#[derive(Debug)]
-struct Kept {
-    directory: PathBuf,
-    sealing: Arc<Sealing>,
-}
-
 impl Discovered {
     /// What a process before this one has left in `directory`. A file that cannot be used is passed over.
     pub(crate) fn open(directory: &Path, sealing: Arc<Sealing>) -> Self {
-        let kept = Kept {
-            directory: directory.to_owned(),
-            sealing,
-        };
-        let said = kept.read().unwrap_or_else(|reason| {
-            if let Some(reason) = reason {
-                tracing::warn!(error = reason, "what providers said before cannot be used");
-            }
+        // Each that is kept has a few bytes besides.
+        let kept = SealedFile::new(directory, (FILE, MAGIC), sealing, 2 * MOST_BYTES);
+        let said = read(&kept).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what providers said before cannot be used");
             ByKey::default()
         });
         let state = State {
             said,
-            renewal: kept.sealing.renewals(),
+            renewal: kept.renewals(),
             changed: false,
         };
         Self {
@@ -129,7 +115,7 @@ impl Discovered {
         let Some(kept) = self.kept.as_ref().filter(|_| !left) else {
             return;
         };
-        let renewal = kept.sealing.renewals();
+        let renewal = kept.renewals();
         let said = {
             let mut state = self.state();
             let resealed = state.renewal != renewal && !state.said.is_empty();
@@ -138,7 +124,7 @@ impl Discovered {
             }
             state.said.clone()
         };
-        match kept.write(&said) {
+        match kept.lock().and_then(|file| file.write(encode(&said))) {
             Ok(()) => self.state().renewal = renewal,
             Err(error) => {
                 self.state().changed = true;
@@ -152,28 +138,11 @@ impl Discovered {
     }
 }
 
-impl Kept {
-    /// What the file holds. Nothing to be said of, if there is none.
-    fn read(&self) -> Result<ByKey, Option<String>> {
-        let bytes = match std::fs::read(self.directory.join(FILE)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(None),
-            Err(error) => return Err(Some(error.to_string())),
-        };
-        let content = self.sealing.open(MAGIC, &bytes);
-        let content = content.map_err(|error| Some(error.to_string()))?;
-        decode(&content).ok_or_else(|| Some("it is cut off".to_owned()))
-    }
-
-    fn write(&self, said: &ByKey) -> io::Result<()> {
-        make(&self.directory)?;
-        // Against the other process of this node, if there is one.
-        let directory = File::open(&self.directory)?;
-        directory.lock()?;
-        let bytes = self.sealing.seal(MAGIC, encode(said))?;
-        let unfinished = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
-        std::fs::rename(unfinished, self.directory.join(FILE))?;
-        directory.sync_all()
+/// What the file holds.
+fn read(kept: &SealedFile) -> Result<ByKey, Unusable> {
+    match kept.read()? {
+        Some(content) => Ok(decode(&content).ok_or(Unopened::Format)?),
+        None => Ok(ByKey::default()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! cannot be opened is passed over, and what is opened must have the root that it tells, a control plane must
 //! have vouched for that, and it must not be one that this node crashed with.
 
+pub(crate) mod beside;
 pub(crate) mod marker;
 pub(crate) mod sealing;
 

@@ -5,10 +5,9 @@
 //! with that: what one writes, the other leaves there until it is stored.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,12 +20,11 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::ask::Questions;
+use crate::last_good::beside::{SealedFile, Unusable};
 use crate::last_good::sealing::{Magic, OVERHEAD, Sealing, Unopened};
-use crate::last_good::{make, write_unfinished};
 
 const MAGIC: Magic = *b"WARDRV\0\x01";
 const FILE: &str = "unstored-revocations";
-const UNFINISHED: &str = "unstored-revocations.new";
 
 /// Revocations that are kept: an outage's logouts.
 const MOST: usize = 50_000;
@@ -103,30 +101,20 @@ struct State {
 /// What tells a file from the one that was in its place: its number, its length and the time of its last change.
 type Stamp = (u64, u64, Option<SystemTime>);
 
-/// Where the file is.
+/// The file.
 #[derive(Debug)]
-struct Kept {
-    directory: PathBuf,
-    sealing: Arc<Sealing>,
-}
-
-/// Why what is on disk cannot be used.
-#[derive(Debug, thiserror::Error)]
-enum Unusable {
-    #[error("it cannot be read: {0}")]
-    Read(#[from] io::Error),
-    #[error(transparent)]
-    Unopened(#[from] Unopened),
-}
+struct Kept(SealedFile);
 
 impl Unstored {
     /// What a process before this one has left in `directory`. A file that cannot be used is passed over.
     pub(crate) fn open(directory: &Path, sealing: Arc<Sealing>, now: UnixTime) -> Self {
         let renewal = sealing.renewals();
-        let kept = Kept {
-            directory: directory.to_owned(),
+        let kept = Kept(SealedFile::new(
+            directory,
+            (FILE, MAGIC),
             sealing,
-        };
+            MOST * LENGTH,
+        ));
         let mut unstored = kept.read_or_warn();
         unstored.retain(|_, found| found.expires_at > now.as_secs());
         if !unstored.is_empty() {
@@ -249,7 +237,7 @@ impl Unstored {
             return;
         };
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let renewal = kept.sealing.renewals();
+        let renewal = kept.0.renewals();
         let (unstored, stored) = {
             let mut state = self.state();
             let resealed = state.renewal != renewal && !state.unstored.is_empty();
@@ -360,10 +348,7 @@ impl Unstored {
 impl Kept {
     /// Makes the file hold `unstored` as well, and nothing more that is `stored` or has expired at `now`.
     fn update(&self, mut unstored: ById, stored: &ById, now: UnixTime) -> io::Result<()> {
-        make(&self.directory)?;
-        // Against the other process of this node, if there is one.
-        let directory = File::open(&self.directory)?;
-        directory.lock()?;
+        let file = self.0.lock()?;
         for (id, found) in self.read_or_warn() {
             let covered = |stored: &Revocation| stored.merge(found) == *stored;
             if !stored.get(&id).is_some_and(covered) {
@@ -374,47 +359,31 @@ impl Kept {
             }
         }
         unstored.retain(|_, found| found.expires_at > now.as_secs());
-        let path = self.directory.join(FILE);
         if unstored.is_empty() {
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            file.remove()
         } else {
-            let bytes = self.sealing.seal(MAGIC, encode(&unstored))?;
-            let unfinished = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
-            std::fs::rename(unfinished, path)?;
+            file.write(encode(&unstored))
         }
-        directory.sync_all()
     }
 
     fn stamp(&self) -> Option<Stamp> {
-        let found = std::fs::metadata(self.directory.join(FILE)).ok()?;
+        let found = std::fs::metadata(self.0.path()).ok()?;
         Some((found.ino(), found.len(), found.modified().ok()))
     }
 
     fn read_or_warn(&self) -> ById {
-        let path = self.directory.join(FILE);
-        match self.read(&path) {
-            Ok(found) => found,
-            Err(Unusable::Read(error)) if error.kind() == ErrorKind::NotFound => ById::new(),
-            Err(reason) => {
-                tracing::warn!(file = %path.display(), error = %reason, "revocations that no control plane has stored are lost");
-                ById::new()
-            }
-        }
+        self.read().unwrap_or_else(|reason| {
+            let path = self.0.path();
+            tracing::warn!(file = %path.display(), error = %reason, "revocations that no control plane has stored are lost");
+            ById::new()
+        })
     }
 
-    fn read(&self, path: &Path) -> Result<ById, Unusable> {
-        let most = OVERHEAD + MOST * LENGTH;
-        let mut bytes = Vec::new();
-        let limit = u64::try_from(most + 1).unwrap_or(u64::MAX);
-        File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-        if bytes.len() > most {
-            return Err(Unopened::Format.into());
+    fn read(&self) -> Result<ById, Unusable> {
+        match self.0.read()? {
+            Some(content) => Ok(decode(&content).ok_or(Unopened::Format)?),
+            None => Ok(ById::new()),
         }
-        let content = self.sealing.open(MAGIC, &bytes)?;
-        Ok(decode(&content).ok_or(Unopened::Format)?)
     }
 }
 
