@@ -7,6 +7,9 @@
 )]
 
 mod across_nodes;
+/// What the data plane's own tests believe servers by.
+#[path = "../../data-plane/tests/proxy/anyone.rs"]
+mod anyone;
 mod bad_input;
 mod canaries;
 mod changed_provider;

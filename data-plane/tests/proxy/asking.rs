@@ -7,17 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use data_plane::proxy::Proxy;
 use rustls::client::ResolvesClientCert;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, HandshakeKind, SignatureScheme,
-    Stream,
-};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, SignatureScheme, Stream};
 use serde_json::json;
 use shared::tls::provider;
 use uuid::Uuid;
 
+use crate::anyone::Anyone;
 use crate::gateway::{OK, configuration, plugin, scoped, start, stop, upstream};
 
 /// A client's certificate, and whether anybody has asked for it.
@@ -35,47 +32,6 @@ impl ResolvesClientCert for Own {
 
     fn has_certs(&self) -> bool {
         true
-    }
-}
-
-/// Believes any server.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider()
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }
 
@@ -97,7 +53,7 @@ impl Client {
             .with_safe_default_protocol_versions()
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody))
+            .with_custom_certificate_verifier(Arc::new(Anyone))
             .with_client_cert_resolver(Arc::clone(&own) as _);
         Self {
             own,

@@ -9,6 +9,7 @@
 
 mod announced;
 mod answers;
+mod anyone;
 mod asking;
 mod balancing;
 mod datagrams;
