@@ -16,6 +16,7 @@ use crate::compile::CompiledRoute;
 use crate::core::Core;
 use crate::error::{GatewayError, grpc_response, message_response};
 use crate::forward::fields;
+use crate::http1::head::is_bodiless;
 use crate::http1::headers::{Headers, View};
 use crate::http1::kind::Kind;
 use crate::http1::request::RequestHead;
@@ -142,12 +143,9 @@ pub(super) fn protocol_answer(
 
 /// What a filter has answered, without a message where the status has none (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
 pub(super) fn without_content(mut answer: Response<Bytes>) -> Response<Bytes> {
-    const BARE: [StatusCode; 3] = [
-        StatusCode::NO_CONTENT,
-        StatusCode::RESET_CONTENT,
-        StatusCode::NOT_MODIFIED,
-    ];
-    if BARE.contains(&answer.status()) && !answer.body().is_empty() {
+    let status = answer.status();
+    let bare = is_bodiless(status) || status == StatusCode::RESET_CONTENT;
+    if bare && !answer.body().is_empty() {
         answer.body_mut().clear();
         answer.headers_mut().remove(header::CONTENT_TYPE);
     }
