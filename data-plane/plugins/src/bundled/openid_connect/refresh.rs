@@ -417,8 +417,7 @@ impl Want {
 
     /// Whether the refresh token serves no more, by what it was traded for.
     fn used_up(&self, tokens: &Tokens) -> bool {
-        let new = tokens.refresh_token.as_deref();
-        new.is_some_and(|new| new != self.token)
+        tokens.in_place_of(&self.token).is_some()
     }
 }
 

@@ -70,6 +70,12 @@ impl std::fmt::Debug for Tokens {
 }
 
 impl Tokens {
+    /// The refresh token that has come in the place of `traded`, which they were given for and which by that is used up.
+    pub(super) fn in_place_of(&self, traded: &str) -> Option<&str> {
+        let new = self.refresh_token.as_deref();
+        new.filter(|new| *new != traded)
+    }
+
     /// The tokens that a session holds.
     pub(super) fn of(session: &Session) -> Self {
         let mut answer = Map::new();

@@ -75,8 +75,7 @@ impl Given {
 
     /// The refresh token that has come in the place of `refresh_token`, which it was given for and which by that is spent.
     pub(super) fn next(&self, refresh_token: &str) -> Option<&str> {
-        let next = self.tokens.refresh_token.as_deref();
-        next.filter(|next| *next != refresh_token)
+        self.tokens.in_place_of(refresh_token)
     }
 
     fn told(&self) -> Told<'_> {
