@@ -12,7 +12,8 @@ use crate::admin::Access;
 use crate::admin::files::read_token;
 use crate::admin::listener::server_config;
 use crate::config_sync;
-use crate::settings::{AdminListen, Settings, store_path};
+use crate::data_directory::store_path;
+use crate::settings::{AdminListen, Settings};
 use crate::store::{SecretsKey, StoreError};
 
 /// What follows from settings that can be run by.

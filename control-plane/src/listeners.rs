@@ -14,8 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::StartError;
 use crate::admin::Listener;
-use crate::admin::files::Tls;
-use crate::admin::listener::{Limits, serve};
+use crate::admin::listener::{Limits, Tls, serve};
 use crate::settings::Settings;
 
 /// Sockets that this process was started with, by name: by systemd, or by the process whose place it has taken.

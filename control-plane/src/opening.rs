@@ -7,9 +7,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
+use crate::data_directory::store_path;
 use crate::fleet::Fleet;
 use crate::publisher::{Journal, JournalFault, Publisher};
-use crate::settings::{Settings, store_path};
+use crate::settings::Settings;
 use crate::store::etcd::{Board, Claims, EtcdSettings, EtcdStore, Server, Version};
 use crate::store::{SecretsKey, Store, StoreError, export};
 

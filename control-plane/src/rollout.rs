@@ -24,9 +24,6 @@ use shared::snapshot::Revision;
 use crate::fleet::View;
 pub use journal::{Agreed, Journal, JournalError, Keeper};
 
-/// The label by which an operator chooses who is first: `canary=true`.
-pub const CANARY: (&str, &str) = ("canary", "true");
-
 /// How long a node may be gone after it was given a change, and how long after the start nobody may be there.
 const GONE: Duration = Duration::from_mins(1);
 

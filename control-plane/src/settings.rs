@@ -4,7 +4,7 @@ mod listen;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser};
@@ -18,6 +18,7 @@ use url::Url;
 pub use self::listen::AdminListen;
 use crate::certificates::CertificatesCommand;
 use crate::config_sync::Staging;
+use crate::data_directory::key_path;
 use crate::rollout::{Agreed, Keeper, Plan};
 use crate::store::etcd::EtcdSettings;
 use crate::store::restore::RestoreCommand;
@@ -299,33 +300,6 @@ fn origin(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("expected an origin, such as https://console.example.com".to_owned())
-}
-
-/// The file of the key for the store below `data_directory`, if `secrets_key_file` is set to that.
-pub fn key_path(data_directory: &Path, secrets_key_file: Option<&Path>) -> PathBuf {
-    secrets_key_file.map_or_else(
-        || {
-            let mut path = data_directory.to_path_buf().into_os_string();
-            path.push(".key");
-            path.into()
-        },
-        Path::to_path_buf,
-    )
-}
-
-/// The store's directory.
-pub fn store_path(data_directory: &Path) -> PathBuf {
-    data_directory.join("store")
-}
-
-/// Where the list of data planes is kept.
-pub fn nodes_path(data_directory: &Path) -> PathBuf {
-    data_directory.join("nodes.json")
-}
-
-/// The directory of the store's exports.
-pub fn export_path(data_directory: &Path) -> PathBuf {
-    data_directory.join("exports")
 }
 
 impl Default for Settings {

@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 
+use crate::data_directory::store_path;
 use crate::opening;
-use crate::settings::{Settings, store_path};
+use crate::settings::Settings;
 use crate::store::{self, SecretsKey, StoreError};
 use crate::{ControlPlane, StartError, has_no_user, listeners};
 

@@ -1,23 +1,18 @@
 //! The files of the Admin API: its certificate, and the token that is always good. They are read again when they change.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use shared::clock::monotonic;
 use shared::renewal::Renewal;
 use shared::secret::Secret;
 use tokio::sync::watch;
 
 use super::Access;
-use super::listener::server_config;
+use super::listener::{Tls, server_config};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
-
-/// The TLS of the Admin API as it is now, if there is any.
-pub(crate) type Tls = Option<Arc<ServerConfig>>;
 
 /// The file of a token that cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -32,8 +32,6 @@ use tower::ServiceExt as _;
 
 use shared::shares::Shares;
 
-use super::files::Tls;
-
 /// How long sent bytes may stay unacknowledged, in milliseconds: a peer that is gone, or that reads no more,
 /// does not keep its place.
 const UNACKNOWLEDGED: u32 = 60_000;
@@ -84,6 +82,9 @@ impl Limits {
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
+
+/// The TLS of the Admin API as it is now, if there is any.
+pub(crate) type Tls = Option<Arc<ServerConfig>>;
 
 /// TLS 1.2 and 1.3 with the certificate and key in two files.
 ///

@@ -7,7 +7,9 @@ use shared::clock::UnixTime;
 use shared::snapshot::{Position, Revision};
 
 use super::{Report, Row};
-use crate::rollout::CANARY;
+
+/// The label by which an operator chooses who is given a change first: `canary=true`.
+const CANARY: (&str, &str) = ("canary", "true");
 
 /// Reports of a node that are remembered: five minutes at one in ten seconds.
 const REMEMBERED: usize = 30;

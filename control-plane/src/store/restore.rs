@@ -20,10 +20,10 @@ use super::etcd::{EtcdSettings, EtcdStore};
 use super::export::Export;
 use super::{SecretsKey, Store, StoreError, export, file_error, files, generation_after, witness};
 use crate::config::{Change, Config};
+use crate::data_directory::{export_path, key_path, nodes_path, store_path};
 use crate::fleet::generation_told;
 use crate::history::Entry;
 use crate::publisher::Journal as _;
-use crate::settings::{export_path, key_path, nodes_path, store_path};
 
 /// Restores the configuration from an export while the control plane is stopped.
 #[derive(clap::Args, Clone, Debug, Default)]
