@@ -39,8 +39,8 @@ pub use client_key::ClientKey;
 pub use consumer::Consumer;
 pub use consumer_group::{ConsumerGroup, ConsumerGroupConsumer};
 pub use credential::{
-    BasicauthCredential, ClientType, HmacauthCredential, JwtAlgorithm, JwtSecret,
-    KeyauthCredential, Oauth2Credential, RedirectUri, basic_auth_hash,
+    BasicauthCredential, ClientType, HmacauthCredential, JwtSecret, KeyauthCredential,
+    Oauth2Credential, RedirectUri, SigningAlgorithm, basic_auth_hash,
 };
 pub use key::{Key, KeySet, PemPair};
 pub use plugin::Plugin;

@@ -10,8 +10,8 @@ use plugins::sessions::session_keys::{KeyRing, SessionKey as RingKey};
 use shared::clock::UnixTime;
 use shared::entity::{
     Acl, BasicauthCredential, Certificate, ClientKey, Consumer, ConsumerGroup,
-    ConsumerGroupConsumer, Entity, HmacauthCredential, JwtAlgorithm, JwtSecret, KeyState,
-    KeyauthCredential, SessionKey,
+    ConsumerGroupConsumer, Entity, HmacauthCredential, JwtSecret, KeyState, KeyauthCredential,
+    SessionKey, SigningAlgorithm,
 };
 use shared::secret::Secret;
 use shared::snapshot::Key;
@@ -158,21 +158,21 @@ fn jwt_key(found: &JwtSecret) -> JwtKey {
     }
 }
 
-const fn name(algorithm: JwtAlgorithm) -> &'static str {
+const fn name(algorithm: SigningAlgorithm) -> &'static str {
     match algorithm {
-        JwtAlgorithm::HS256 => "HS256",
-        JwtAlgorithm::HS384 => "HS384",
-        JwtAlgorithm::HS512 => "HS512",
-        JwtAlgorithm::RS256 => "RS256",
-        JwtAlgorithm::RS384 => "RS384",
-        JwtAlgorithm::RS512 => "RS512",
-        JwtAlgorithm::ES256 => "ES256",
-        JwtAlgorithm::ES384 => "ES384",
-        JwtAlgorithm::ES512 => "ES512",
-        JwtAlgorithm::PS256 => "PS256",
-        JwtAlgorithm::PS384 => "PS384",
-        JwtAlgorithm::PS512 => "PS512",
-        JwtAlgorithm::EdDSA => "EdDSA",
+        SigningAlgorithm::HS256 => "HS256",
+        SigningAlgorithm::HS384 => "HS384",
+        SigningAlgorithm::HS512 => "HS512",
+        SigningAlgorithm::RS256 => "RS256",
+        SigningAlgorithm::RS384 => "RS384",
+        SigningAlgorithm::RS512 => "RS512",
+        SigningAlgorithm::ES256 => "ES256",
+        SigningAlgorithm::ES384 => "ES384",
+        SigningAlgorithm::ES512 => "ES512",
+        SigningAlgorithm::PS256 => "PS256",
+        SigningAlgorithm::PS384 => "PS384",
+        SigningAlgorithm::PS512 => "PS512",
+        SigningAlgorithm::EdDSA => "EdDSA",
     }
 }
 

@@ -169,18 +169,15 @@ pub struct JwtSecret {
     /// The algorithm of the signatures.
     #[serde(default = "hs256")]
     #[schemars(extend("x-null-is-default" = true))]
-    pub algorithm: JwtAlgorithm,
+    pub algorithm: SigningAlgorithm,
     /// Labels to select records by.
     pub tags: Option<Set<Tag>>,
 }
 
-/// An algorithm of JWT signatures.
+/// Signing algorithm of a JWT (RFC 7518 §3.1, RFC 8037 §3.1).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[allow(
-    missing_docs,
-    reason = "the names are those of RFC 7518 §3.1 and RFC 8037 §3.1"
-)]
-pub enum JwtAlgorithm {
+#[allow(missing_docs, reason = "the names are those of the RFCs")]
+pub enum SigningAlgorithm {
     HS256,
     HS384,
     HS512,
@@ -196,8 +193,15 @@ pub enum JwtAlgorithm {
     EdDSA,
 }
 
-fn hs256() -> JwtAlgorithm {
-    JwtAlgorithm::HS256
+impl SigningAlgorithm {
+    /// Whether who verifies a signature could make it: HMAC with a secret that both know.
+    pub const fn is_symmetric(self) -> bool {
+        matches!(self, Self::HS256 | Self::HS384 | Self::HS512)
+    }
+}
+
+fn hs256() -> SigningAlgorithm {
+    SigningAlgorithm::HS256
 }
 
 impl Entity for JwtSecret {

@@ -9,7 +9,7 @@ use shared::clock::UnixTime;
 use std::time::Duration;
 
 use super::config::SigningAlgorithm;
-use super::key::PublicKey;
+use super::key::{PublicKey, of_secrets};
 use super::strict_json;
 
 /// The claims of a token.
@@ -135,7 +135,7 @@ impl<'a> Jws<'a> {
 
     /// Whether the signature was made with `secret`.
     pub(super) fn signed_with(&self, secret: &str) -> bool {
-        let Some(algorithm) = self.header.algorithm.of_secrets() else {
+        let Some(algorithm) = of_secrets(self.header.algorithm) else {
             return false;
         };
         let key = hmac::Key::new(algorithm, secret.as_bytes());

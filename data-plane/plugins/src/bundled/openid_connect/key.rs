@@ -162,16 +162,14 @@ impl PublicKey {
     }
 }
 
-impl SigningAlgorithm {
-    /// How it signs with a secret, if it does.
-    pub(super) fn of_secrets(self) -> Option<hmac::Algorithm> {
-        Some(match self {
-            Self::HS256 => hmac::HMAC_SHA256,
-            Self::HS384 => hmac::HMAC_SHA384,
-            Self::HS512 => hmac::HMAC_SHA512,
-            _ => return None,
-        })
-    }
+/// How it signs with a secret, if it does.
+pub(super) fn of_secrets(algorithm: SigningAlgorithm) -> Option<hmac::Algorithm> {
+    Some(match algorithm {
+        SigningAlgorithm::HS256 => hmac::HMAC_SHA256,
+        SigningAlgorithm::HS384 => hmac::HMAC_SHA384,
+        SigningAlgorithm::HS512 => hmac::HMAC_SHA512,
+        _ => return None,
+    })
 }
 
 const fn rsa_parameters(algorithm: SigningAlgorithm) -> Option<&'static RsaParameters> {

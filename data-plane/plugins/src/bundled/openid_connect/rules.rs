@@ -140,7 +140,7 @@ impl Client {
     pub(super) fn request_signer<'a>(&'a self, keys: &'a ClientKeys) -> Option<&'a Signer> {
         let by_secret = self
             .algorithm
-            .is_some_and(|algorithm| algorithm.of_secrets().is_some());
+            .is_some_and(|algorithm| algorithm.is_symmetric());
         if by_secret {
             return self.secret_signer.as_ref();
         }

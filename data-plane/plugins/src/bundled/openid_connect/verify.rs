@@ -119,7 +119,7 @@ impl Verifier<'_> {
         if !self.rules.config.credentials.verify_signature {
             return Ok(());
         }
-        if token.header.algorithm.of_secrets().is_some() {
+        if token.header.algorithm.is_symmetric() {
             let mut secrets = self.hmac_secrets().peekable();
             if secrets.peek().is_none() {
                 let detail = "the ID token is signed with the client secret, which enable_hs_signatures does not allow";
@@ -235,7 +235,7 @@ impl Verifier<'_> {
     ) -> Result<(), Refusal> {
         let lack = self.document.keys.lack(&token.header);
         let mut failure = Failure::refused(code, lack);
-        if token.header.algorithm.of_secrets().is_some() {
+        if token.header.algorithm.is_symmetric() {
             if self.hmac_secrets().any(|secret| token.signed_with(secret)) {
                 return Ok(());
             }
@@ -307,7 +307,7 @@ impl Verifier<'_> {
     /// The claims of a JWT of another source, signed with a key that is trusted here.
     pub(super) fn of_source(&self, token: &str) -> Option<Claims> {
         let parsed = Jws::parse(token, PROVIDER_TOKEN).ok()?;
-        if parsed.header.algorithm.of_secrets().is_some() {
+        if parsed.header.algorithm.is_symmetric() {
             return None;
         }
         self.check_signature(&parsed, "claims_source").ok()?;

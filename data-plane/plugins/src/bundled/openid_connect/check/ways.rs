@@ -54,7 +54,7 @@ pub(super) fn algorithms(rules: &Rules, findings: &mut Findings) {
     let named = config.client_alg.iter().flatten().copied();
     for (position, algorithm) in named.enumerate() {
         let client = rules.client(position);
-        let by_secret = algorithm.of_secrets().is_some();
+        let by_secret = algorithm.is_symmetric();
         let serves = match client.auth {
             Some(ClientAuth::ClientSecretJwt) => by_secret,
             Some(ClientAuth::PrivateKeyJwt) | None => !by_secret,

@@ -4,6 +4,8 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use shared::entity::SigningAlgorithm;
+
 pub use crate::config::values::{Number, SecretText};
 
 /// A credential or grant.
@@ -102,25 +104,6 @@ impl ClientAuth {
     pub(crate) const fn is_mutual_tls(self) -> bool {
         matches!(self, Self::TlsClientAuth | Self::SelfSignedTlsClientAuth)
     }
-}
-
-/// Signing algorithm (RFC 7518 §3.1, RFC 8037).
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[expect(missing_docs, reason = "the names are those of RFC 7518")]
-pub enum SigningAlgorithm {
-    HS256,
-    HS384,
-    HS512,
-    RS256,
-    RS384,
-    RS512,
-    ES256,
-    ES384,
-    ES512,
-    PS256,
-    PS384,
-    PS512,
-    EdDSA,
 }
 
 /// How the provider returns the code.
