@@ -67,11 +67,13 @@ pub(super) fn read(body: &[u8], now: UnixTime) -> Result<Tokens, TokenError> {
     }
     let id_token = text("id_token").map(str::to_owned);
     let refresh_token = text("refresh_token").map(str::to_owned);
-    let expires_at =
-        match lifetime(&answer).map_err(|NoNumber| unusable("expires_in is no number"))? {
-            Some(lifetime) => Some(now.saturating_add(lifetime)),
-            None => own_end(&access_token),
-        };
+    let lifetime = lifetime(&answer).map_err(|NoNumber| unusable("expires_in is no number"))?;
+    let own = own_end(&access_token);
+    let expires_at = match lifetime.map(|lifetime| now.saturating_add(lifetime)) {
+        // Upstreams go by what stands in the token. With a clock that is behind, a provider gives what has ended already.
+        Some(end) => Some(own.filter(|own| now < *own).map_or(end, |own| own.min(end))),
+        None => own,
+    };
     Ok(Tokens {
         access_token,
         id_token,

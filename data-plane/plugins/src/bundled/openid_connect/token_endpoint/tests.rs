@@ -56,3 +56,27 @@ fn rule_31_a_lifetime_is_a_number_or_digits_and_never_overflows() {
     let absurd = json!({"access_token": "x", "token_type": "Bearer", "expires_in": 1e300});
     assert!(parsed(&absurd).unwrap().expires_at.unwrap() > UnixTime::from_secs(1_000_000_000));
 }
+
+#[test]
+fn rule_31_the_earlier_of_two_ends_counts_unless_it_is_over() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    let check = |exp: u64, expires_in: Value, expected: u64| {
+        let [header, claims] = [json!({"alg": "RS256"}), json!({"exp": exp})]
+            .map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+        let token = format!("{header}.{claims}.c2ln");
+        let answer =
+            json!({"access_token": token, "token_type": "Bearer", "expires_in": expires_in});
+        let end = parsed(&answer).unwrap().expires_at;
+        assert_eq!(end, Some(UnixTime::from_secs(expected)), "{answer}");
+    };
+    check(130, json!(60), 130);
+    check(160, json!(60), 160);
+    check(190, json!(60), 160);
+    check(190, json!(null), 190);
+    check(90, json!(null), 90);
+    // The provider's clock is behind.
+    check(100, json!(60), 160);
+    check(190, json!(0), 100);
+}
