@@ -401,6 +401,7 @@ async fn use_refresh_token(
         id_token: None,
         held: None,
         brought: true,
+        steps: 0,
         patience: None,
         passed_on: PassedOn::of(rules, exchange).await,
     };

@@ -242,6 +242,7 @@ async fn renew(
         // A provider that is known to fail holds nobody up who can do without.
         passed_on: PassedOn::of(rules, exchange).await,
         brought: false,
+        steps: 0,
         patience: (spared && provider::fails(rules, host)).then_some(PATIENCE),
     };
     let ring = &exchange.environment.session_keys;

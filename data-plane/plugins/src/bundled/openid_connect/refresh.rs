@@ -2,17 +2,18 @@
 //! needed it goes away, and with one result for all that ask with the same token for a while
 //! afterwards (OpenID Connect Core §12).
 
+mod results;
 mod unjudged;
 
-use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, LocalBoxFuture, select};
 use shared::clock::UnixTime;
 use tracing::{debug, info};
 
+use self::results::{Held, Known, Results, STEPS, Want, replacing};
 use self::unjudged::{Given, Unjudged};
 use super::config::UnsignedMethod;
 use super::failure::{Class, Failure};
@@ -30,16 +31,13 @@ use crate::sessions::session_keys::KeyRing;
 /// cookie come that late.
 const LATE: Duration = Duration::from_secs(30);
 
-/// Most results that a node remembers.
-const MOST: usize = 10_000;
-
 type Outcome = Result<Arc<Tokens>, Failure>;
 
 /// The refreshes of a node.
 #[derive(Debug, Default)]
 struct Refreshes {
     flights: Arc<Flights<[u8; 32], Outcome>>,
-    recent: Mutex<HashMap<[u8; 32], (UnixTime, Outcome)>>,
+    results: Results,
     unjudged: Unjudged,
 }
 
@@ -48,6 +46,7 @@ struct Refresh<H> {
     rules: Arc<Rules>,
     host: H,
     ring: KeyRing,
+    first: [u8; 32],
     key: [u8; 32],
     refreshes: Arc<Refreshes>,
     client: usize,
@@ -55,24 +54,7 @@ struct Refresh<H> {
     id_token: Option<String>,
     brought: bool,
     passed_on: PassedOn,
-}
-
-/// What decides which of a refresh token's results serve whom.
-struct Want {
-    /// The refresh token.
-    token: String,
-    /// What the session holds whose token it is; nothing if a client has brought it.
-    held: Option<Held>,
-    /// Whether a result serves further requests, while the provider would give another one.
-    is_kept: bool,
-    /// How long before its end an access token is due.
-    leeway: Duration,
-}
-
-/// The access token that a session holds, and its end.
-struct Held {
-    access_token: String,
-    expires_at: Option<UnixTime>,
+    steps: u8,
 }
 
 /// What is to be refreshed.
@@ -90,6 +72,8 @@ pub(super) struct Asked<'a> {
     pub(super) brought: bool,
     /// What the request passes on to the token endpoint.
     pub(super) passed_on: PassedOn,
+    /// How many results were passed over because they have ended.
+    pub(super) steps: u8,
 }
 
 /// New tokens. `ring` seals them on their way to another node.
@@ -105,28 +89,34 @@ pub(super) async fn refresh(
 ) -> Outcome {
     let refreshes = host.node_state::<Refreshes>();
     let first = key(rules, &asked);
-    let Asked {
-        client,
-        refresh_token,
-        id_token,
-        held,
-        patience,
-        brought,
-        passed_on,
-    } = asked;
     let want = Want {
-        token: refresh_token.to_owned(),
-        held: held.map(|(access_token, expires_at)| Held {
+        token: asked.refresh_token.to_owned(),
+        held: asked.held.map(|(access_token, expires_at)| Held {
             access_token: access_token.to_owned(),
             expires_at,
         }),
-        is_kept: !brought || rules.config.provider.cache_tokens,
+        is_kept: !asked.brought || rules.config.provider.cache_tokens,
         leeway: rules.config.credentials.leeway.seconds(),
     };
     let key = match refreshes.known(first, &want, host.now()) {
-        Known::Outcome(outcome) => return outcome,
+        Known::Outcome(Ok(tokens)) => {
+            return match want.outlived(&tokens, asked.steps, host.now()) {
+                Some(next) => go_on(rules, host, ring, asked.after(&tokens, next)).await,
+                None => Ok(tokens),
+            };
+        }
+        Known::Outcome(refused) => return refused,
         Known::Key(key) => key,
     };
+    let Asked {
+        client,
+        id_token,
+        patience,
+        brought,
+        passed_on,
+        steps,
+        ..
+    } = asked;
     let (waiting, pilot) = refreshes.flights.board(&key);
     if let Some(pilot) = pilot {
         // Between the look and the boarding another one may have landed.
@@ -138,6 +128,7 @@ pub(super) async fn refresh(
             rules: Arc::clone(rules),
             host: host.clone(),
             ring: ring.clone(),
+            first,
             key,
             refreshes: Arc::clone(&refreshes),
             client,
@@ -145,6 +136,7 @@ pub(super) async fn refresh(
             id_token: id_token.map(str::to_owned),
             brought,
             passed_on,
+            steps,
         };
         host.spawn(Box::pin(async move {
             let (outcome, is_ours) = refresh.run().await;
@@ -165,7 +157,7 @@ pub(super) async fn refresh(
                 }
                 _ => late,
             };
-            refreshes.remember(key, &outcome, until, now);
+            refreshes.results.remember(key, &outcome, until, now);
             pilot.land(&outcome);
             if is_ours {
                 refresh.go_on_telling().await;
@@ -188,6 +180,28 @@ pub(super) async fn refresh(
     }
 }
 
+/// New tokens for a refresh token that came in the place of another one, which others may be at, too.
+fn go_on<'a, H: Host>(
+    rules: &'a Arc<Rules>,
+    host: &'a H,
+    ring: &'a KeyRing,
+    asked: Asked<'a>,
+) -> LocalBoxFuture<'a, Outcome> {
+    Box::pin(async move {
+        let (next, id_token) = (asked.refresh_token, asked.id_token);
+        let tokens = refresh(rules, host, ring, asked).await?;
+        if tokens.refresh_token.is_some() && tokens.id_token.is_some() {
+            return Ok(tokens);
+        }
+        // They serve on (RFC 6749 §6). Whoever asked knows only those before.
+        let mut tokens = Tokens::clone(&tokens);
+        let kept = || Some(next.to_owned());
+        tokens.refresh_token = tokens.refresh_token.or_else(kept);
+        tokens.id_token = tokens.id_token.or_else(|| id_token.map(str::to_owned));
+        Ok(Arc::new(tokens))
+    })
+}
+
 /// How long tokens that a client's own refresh token was traded for serve for it (Kong 3.9,
 /// `cache_tokens`): until they would have to be refreshed.
 fn lasts_until(rules: &Rules, tokens: &Tokens, now: UnixTime) -> UnixTime {
@@ -203,20 +217,10 @@ const NAME: &str = "=refresh";
 impl<H: Host> Refresh<H> {
     /// The result, and whether it was for this node to have it.
     async fn run(&mut self) -> (Outcome, bool) {
-        let mut claim = self.host.claim(self.key, Work::Refresh).await;
-        if self.is_stale(&claim) {
-            claim = match &self.want.held {
-                Some(held) => {
-                    self.key = held.key(&self.key);
-                    self.host.claim(self.key, Work::Refresh).await
-                }
-                None => Claim::Alone,
-            };
-        }
-        match claim {
+        match self.claim().await {
             Claim::Theirs(sealed) => {
                 if let Some(tokens) = self.open(&sealed) {
-                    return (Ok(Arc::new(tokens)), false);
+                    return (self.take(tokens).await, false);
                 }
                 let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
                 let unjudged = &self.refreshes.unjudged;
@@ -232,13 +236,50 @@ impl<H: Host> Refresh<H> {
         }
     }
 
-    /// Whether it is the result of a refresh before the one that is wanted.
-    fn is_stale(&self, claim: &Claim) -> bool {
-        let Claim::Theirs(sealed) = claim else {
-            return false;
-        };
-        let tokens = self.open(sealed);
-        tokens.is_some_and(|tokens| !self.want.takes(&tokens, self.host.now()))
+    /// Who is to ask, beyond the results of refreshes before the one that is wanted.
+    async fn claim(&mut self) -> Claim {
+        for _ in 0..STEPS {
+            let claim = self.host.claim(self.key, Work::Refresh).await;
+            let Claim::Theirs(sealed) = &claim else {
+                return claim;
+            };
+            let found = self.open(sealed);
+            let Some(past) = found.filter(|found| !self.want.takes(found, self.host.now())) else {
+                return claim;
+            };
+            if self.want.held.is_none() {
+                break;
+            }
+            self.key = replacing(&self.first, &past.access_token);
+        }
+        Claim::Alone
+    }
+
+    /// What another node was given, or what serves in its place if that has ended.
+    async fn take(&self, tokens: Tokens) -> Outcome {
+        let now = self.host.now();
+        match self.want.outlived(&tokens, self.steps, now) {
+            Some(next) => {
+                let asked = self.asked().after(&tokens, next);
+                go_on(&self.rules, &self.host, &self.ring, asked).await
+            }
+            None => Ok(Arc::new(tokens)),
+        }
+    }
+
+    /// What was asked for, as far as a further refresh has to know.
+    fn asked(&self) -> Asked<'_> {
+        let held = self.want.held.as_ref();
+        Asked {
+            client: self.client,
+            refresh_token: &self.want.token,
+            id_token: self.id_token.as_deref(),
+            held: held.map(|held| (held.access_token.as_str(), held.expires_at)),
+            patience: None,
+            brought: self.brought,
+            passed_on: self.passed_on.clone(),
+            steps: self.steps,
+        }
     }
 
     /// The tokens that another node has published.
@@ -276,7 +317,12 @@ impl<H: Host> Refresh<H> {
                     .as_ref()
                     .and_then(|before| before.next(&self.want.token))
                 {
-                    return self.go_on(next).await;
+                    // What nobody could judge has ended.
+                    let asked = Asked {
+                        refresh_token: next,
+                        ..self.asked()
+                    };
+                    return go_on(rules, host, ring, asked).await;
                 }
                 let tokens = self.fetch().await?;
                 // What is spent for them is not to be kept for less than other tokens are.
@@ -300,31 +346,6 @@ impl<H: Host> Refresh<H> {
             Some(_) => !given.is_over(&self.rules, now),
             None => self.want.takes(&given.tokens, now),
         }
-    }
-
-    /// What nobody could judge has ended: new tokens for the refresh token that came with it, which others may be at, too.
-    fn go_on<'a>(&'a self, next: &'a str) -> LocalBoxFuture<'a, Outcome> {
-        let held = self.want.held.as_ref();
-        let asked = Asked {
-            client: self.client,
-            refresh_token: next,
-            id_token: self.id_token.as_deref(),
-            held: held.map(|held| (held.access_token.as_str(), held.expires_at)),
-            patience: None,
-            brought: self.brought,
-            passed_on: self.passed_on.clone(),
-        };
-        Box::pin(async move {
-            let tokens = refresh(&self.rules, &self.host, &self.ring, asked).await?;
-            if tokens.refresh_token.is_some() {
-                return Ok(tokens);
-            }
-            // It serves on (RFC 6749 §6). Whoever asked knows only the one before, which is spent.
-            Ok(Arc::new(Tokens {
-                refresh_token: Some(next.to_owned()),
-                ..Tokens::clone(&tokens)
-            }))
-        })
     }
 
     async fn fetch(&self) -> Result<Tokens, Failure> {
@@ -402,82 +423,23 @@ fn verify(verifier: &Verifier<'_>, tokens: &Tokens, old: Option<&Claims>) -> Res
     verifier.issued(&tokens.access_token, check).map(|_| ())
 }
 
-impl Want {
-    /// Whether a result of before serves. Of a refresh token that was used up there is no other. One that the provider takes
-    /// again and again has older and newer ones.
-    fn takes(&self, tokens: &Tokens, now: UnixTime) -> bool {
-        let end = tokens.expires_at;
-        let lives = end.is_none_or(|end| now.saturating_add(self.leeway) < end);
-        let is_news = self
-            .held
-            .as_ref()
-            .is_none_or(|held| tokens.access_token != held.access_token && end >= held.expires_at);
-        self.used_up(tokens) || (self.is_kept && lives && is_news)
+impl<'a> Asked<'a> {
+    /// The same for the refresh token that came with `tokens`, which have ended.
+    fn after(self, tokens: &'a Tokens, refresh_token: &'a str) -> Self {
+        Asked {
+            refresh_token,
+            id_token: tokens.id_token.as_deref().or(self.id_token),
+            held: Some((&tokens.access_token, tokens.expires_at)),
+            steps: self.steps + 1,
+            ..self
+        }
     }
-
-    /// Whether the refresh token serves no more, by what it was traded for.
-    fn used_up(&self, tokens: &Tokens) -> bool {
-        tokens.in_place_of(&self.token).is_some()
-    }
-}
-
-impl Held {
-    /// Names the refresh that replaces this, where what is named `first` has brought it.
-    fn key(&self, first: &[u8; 32]) -> [u8; 32] {
-        *blake3::keyed_hash(first, self.access_token.as_bytes()).as_bytes()
-    }
-}
-
-/// What a node knows of a refresh.
-enum Known {
-    /// Its result.
-    Outcome(Outcome),
-    /// What it is to be named.
-    Key([u8; 32]),
 }
 
 impl Refreshes {
-    /// What is known of the refresh that is named `first`.
     fn known(&self, first: [u8; 32], want: &Want, now: UnixTime) -> Known {
-        let is_past = match self.recent(&first, now) {
-            Some(Ok(tokens)) if !want.takes(&tokens, now) => true,
-            Some(outcome) => return Known::Outcome(outcome),
-            None => false,
-        };
-        let Some(held) = &want.held else {
-            return Known::Key(first);
-        };
-        let next = held.key(&first);
-        match self.recent(&next, now) {
-            Some(outcome) => Known::Outcome(outcome),
-            None if is_past || self.flights.runs(&next) => Known::Key(next),
-            None => Known::Key(first),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], (UnixTime, Outcome)>> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn recent(&self, key: &[u8; 32], now: UnixTime) -> Option<Outcome> {
-        let recent = self.lock();
-        let (until, outcome) = recent.get(key)?;
-        (now < *until).then(|| outcome.clone())
-    }
-
-    /// A provider that could not be used, or that does not accept us yet, is asked again by the next request.
-    fn remember(&self, key: [u8; 32], outcome: &Outcome, until: UnixTime, now: UnixTime) {
-        if matches!(outcome, Err(failure) if matches!(failure.class, Class::Unavailable | Class::Faulty))
-        {
-            return;
-        }
-        let mut recent = self.lock();
-        if recent.len() >= MOST {
-            recent.retain(|_, (until, _)| now < *until);
-        }
-        if recent.len() < MOST {
-            recent.insert(key, (until, outcome.clone()));
-        }
+        let runs = |key: &[u8; 32]| self.flights.runs(key);
+        self.results.known(first, want, now, runs)
     }
 }
 

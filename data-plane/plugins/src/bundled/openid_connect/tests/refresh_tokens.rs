@@ -45,6 +45,71 @@ fn rule_41_a_refresh_token_that_is_not_rotated_is_used_again_at_each_end() {
 }
 
 #[test]
+fn rule_41_who_comes_late_gets_no_tokens_that_have_ended_since() {
+    let check = |rotates: bool, in_cluster: bool| {
+        let config = json!({ "session_idling_timeout": 0 });
+        let mut nodes = [Gateway::new(config.clone()), Gateway::new(config.clone())];
+        let provider = Rc::clone(&nodes[0].provider);
+        nodes[1] = Gateway::with_provider(&config, provider, 2);
+        if in_cluster {
+            let cluster = Rc::default();
+            for node in &nodes {
+                node.host.join(&cluster);
+            }
+        }
+        let mut browser = Browser::default();
+        nodes[0].provider.script.borrow_mut().lifetime = Some(3);
+        assert_eq!(browser.sign_in(&mut nodes[0], "/api").status, 200);
+        nodes[0].provider.script.borrow_mut().no_refresh_token = !rotates;
+        let mut late = browser.clone();
+        let (mut first, mut newest) = (None, None);
+        for round in 1..=12 {
+            nodes[0].advance(3);
+            nodes[1].host.set_clock(nodes[0].host.now());
+            let node = &mut nodes[0];
+            newest = browser
+                .get(node, "/api")
+                .seen("authorization")
+                .map(str::to_owned);
+            first = first.or_else(|| newest.clone());
+            // A copy of the first cookie that never takes a new one.
+            let node = &mut nodes[usize::from(in_cluster)];
+            let reply = late.clone().get(node, "/api");
+            assert_eq!(reply.status, 200, "{rotates} {in_cluster} {round}");
+            let seen = reply.seen("authorization").map(str::to_owned);
+            assert_eq!(seen, newest, "{rotates} {in_cluster} {round}");
+            assert_eq!(nodes[0].provider.called("/token"), 1 + round);
+            // A late one is late by half a minute at most.
+            if round == 9 {
+                late = browser.clone();
+            }
+        }
+        assert_ne!(first, newest);
+    };
+    check(true, false);
+    check(false, false);
+    check(true, true);
+    check(false, true);
+}
+
+#[test]
+fn rule_41_a_token_is_due_by_what_stands_in_it() {
+    let config = json!({ "reverify": true, "session_idling_timeout": 0 });
+    let mut gateway = Gateway::new(config);
+    let exp = gateway.host.now().as_secs() + 100;
+    gateway.provider.script.borrow_mut().access_claims = vec![("exp", exp.into())];
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+    gateway.provider.script.borrow_mut().access_claims.clear();
+    gateway.advance(99);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert_eq!(gateway.provider.called("/token"), 1);
+    gateway.advance(1);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert_eq!(gateway.provider.called("/token"), 2);
+}
+
+#[test]
 fn what_a_token_that_is_not_rotated_was_traded_for_serves_clients_while_it_lives_and_if_it_is_kept()
 {
     // Tokens of 300 seconds are due after ten; the wait before each request, and the calls that there were then.
