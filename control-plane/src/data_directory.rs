@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The file of the key for the store below `data_directory`, if `secrets_key_file` is set to that.
-pub fn key_path(data_directory: &Path, secrets_key_file: Option<&Path>) -> PathBuf {
+pub(crate) fn key_path(data_directory: &Path, secrets_key_file: Option<&Path>) -> PathBuf {
     secrets_key_file.map_or_else(
         || {
             let mut path = data_directory.to_path_buf().into_os_string();
@@ -15,16 +15,16 @@ pub fn key_path(data_directory: &Path, secrets_key_file: Option<&Path>) -> PathB
 }
 
 /// The store's directory.
-pub fn store_path(data_directory: &Path) -> PathBuf {
+pub(crate) fn store_path(data_directory: &Path) -> PathBuf {
     data_directory.join("store")
 }
 
 /// Where the list of data planes is kept.
-pub fn nodes_path(data_directory: &Path) -> PathBuf {
+pub(crate) fn nodes_path(data_directory: &Path) -> PathBuf {
     data_directory.join("nodes.json")
 }
 
 /// The directory of the store's exports.
-pub fn export_path(data_directory: &Path) -> PathBuf {
+pub(crate) fn export_path(data_directory: &Path) -> PathBuf {
     data_directory.join("exports")
 }

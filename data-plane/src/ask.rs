@@ -12,6 +12,15 @@ const PROMPT: Duration = Duration::from_secs(1);
 /// Questions that may wait for the stream.
 const WAITING: usize = 1024;
 
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Unanswered {
+    /// There is no stream, or it has ended.
+    Cut,
+    /// The control plane says nothing.
+    Silent,
+}
+
 /// A question on its way.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -37,13 +46,18 @@ impl Default for Questions {
 }
 
 impl Questions {
-    /// The answer to `what`; none if no control plane gives one within `limit`.
-    pub(crate) async fn ask(&self, what: request::What, limit: Duration) -> Option<answer::What> {
+    /// The answer to `what`, if a control plane gives one within `limit`.
+    async fn ask(&self, what: request::What, limit: Duration) -> Result<answer::What, Unanswered> {
         let (answer, answered) = oneshot::channel();
         let asked = Asked { what, answer };
         // With a full queue the control plane is as good as gone.
-        self.sender.try_send(asked).ok()?;
-        tokio::time::timeout(limit, answered).await.ok()?.ok()
+        self.sender
+            .try_send(asked)
+            .map_err(|_| Unanswered::Silent)?;
+        let answered = tokio::time::timeout(limit, answered).await;
+        answered
+            .map_err(|_| Unanswered::Silent)?
+            .map_err(|_| Unanswered::Cut)
     }
 
     /// The answer to `what`, which may wait for others' work and so take up to `limit`; none as soon as the control
@@ -52,7 +66,7 @@ impl Questions {
         &self,
         what: request::What,
         limit: Duration,
-    ) -> Option<answer::What> {
+    ) -> Result<answer::What, Unanswered> {
         let mut answered = pin!(self.ask(what, limit));
         loop {
             tokio::select! {
@@ -117,7 +131,7 @@ mod tests {
             echoes
         };
         let (answer, echoes) = tokio::join!(asked, control_plane);
-        assert_eq!(answer, Some(answer::What::Yours(true)));
+        assert_eq!(answer, Ok(answer::What::Yours(true)));
         assert!(echoes > 1);
     }
 
@@ -125,7 +139,8 @@ mod tests {
     async fn nobody_is_waited_for_who_does_not_answer_at_all() {
         let questions = Questions::default();
         let begin = tokio::time::Instant::now();
-        assert_eq!(questions.ask_patiently(join(), LIMIT).await, None);
+        let unanswered = questions.ask_patiently(join(), LIMIT).await;
+        assert_eq!(unanswered, Err(Unanswered::Silent));
         assert!(begin.elapsed() < LIMIT / 2);
     }
 }

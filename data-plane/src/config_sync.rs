@@ -28,7 +28,6 @@ use shared::signature::Verifier;
 use shared::snapshot::Position;
 use tokio::sync::watch;
 
-use crate::ask::Questions;
 use crate::contact::{Contact, LONG};
 use crate::core::Node as Gateway;
 use crate::last_good::{Kept, LastGood};
@@ -143,8 +142,12 @@ async fn follow_any(
     phase: &mut watch::Receiver<Phase>,
 ) {
     let mut backoff = Backoff::default();
+    let mut known = None;
     loop {
-        let urls = dialer.shuffled(random());
+        let mut urls = dialer.shuffled(random());
+        // It knows what this process does for others.
+        urls.sort_by_key(|url| Some(url) != known.as_ref());
+        known = None;
         let Some(last) = urls.len().checked_sub(1) else {
             gateway.contact.settle();
             return std::future::pending().await;
@@ -156,7 +159,7 @@ async fn follow_any(
             applier.find_secrets().await;
             let started = monotonic();
             let ended = attempt(dialer, &url, applier, gateway, phase).await;
-            gateway.contact.connects(false);
+            gateway.contact.connects(false, monotonic());
             if at == last {
                 gateway.contact.settle();
             }
@@ -181,13 +184,21 @@ async fn follow_any(
             } else {
                 tracing::warn!(control_plane = %url, reason = %ended, retry_ms = pause.as_millis(), "config sync ended");
             }
+            let stays = matches!(
+                ended,
+                Ended::HandedOver | Ended::Superseded(_) | Ended::Again
+            );
+            known = stays.then_some(url);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = refuse(&gateway.questions) => {}
+                () = refuse(gateway) => {}
                 () = until(applier.again()) => {
                     applier.run_again().await;
                 }
                 Ok(()) = phase.changed() => {}
+            }
+            if known.is_some() {
+                break;
             }
         }
     }
@@ -204,9 +215,12 @@ async fn tell_what_is_kept(gateway: Arc<Gateway>, mut saved: watch::Receiver<Pos
     }
 }
 
-/// Drops what is asked while there is nobody who could answer. Ends only if nobody can ask any more.
-async fn refuse(questions: &Questions) {
-    while questions.next().await.is_some() {}
+/// Drops what is asked while there is nobody who could answer, but for the first moment since somebody was there: one that
+/// restarts, or takes over, is heard again at once, and nodes that did not wait for that would use one token twice. Ends only
+/// if nobody can ask any more.
+async fn refuse(gateway: &Gateway) {
+    tokio::time::sleep_until(gateway.contact.expected_until().into()).await;
+    while gateway.questions.next().await.is_some() {}
 }
 
 /// Holds sessions up while nobody can say which of them are over, if the operator wants that.
@@ -256,7 +270,7 @@ async fn attempt(
     }
     let subscribed = tokio::select! {
         subscribed = dialer.subscribe(url, applier, now) => subscribed,
-        () = refuse(&gateway.questions) => return Ended::Closed,
+        () = refuse(gateway) => return Ended::Closed,
     };
     match subscribed {
         Ok(stream) => follow(stream, dialer, applier, gateway, phase).await,

@@ -11,11 +11,16 @@ use tokio::sync::watch;
 /// Silence that is worth a warning.
 pub(crate) const LONG: Duration = Duration::from_mins(1);
 
+/// How long after a stream the next one may be expected: a control plane that restarts has nodes back within two seconds.
+const BETWEEN: Duration = Duration::from_millis(2_500);
+
 /// Written by config sync, read by whoever asks for the node's status.
 #[derive(Debug)]
 pub(crate) struct Contact {
     started: Instant,
     connected: AtomicBool,
+    /// When the last stream ended, in milliseconds since the start: at first there may be one any moment.
+    lost: AtomicU64,
     /// Milliseconds since the start. The wall clock may jump: it says nothing of silence.
     heard: AtomicU64,
     /// The newest revision that a control plane told of.
@@ -42,6 +47,7 @@ impl Contact {
         Self {
             started,
             connected: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             target: AtomicU64::new(0),
             kept: Mutex::default(),
@@ -66,14 +72,31 @@ impl Contact {
         let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
     }
 
-    pub(crate) fn connects(&self, connected: bool) {
-        self.connected.store(connected, Ordering::Relaxed);
+    pub(crate) fn connects(&self, connected: bool, now: Instant) {
+        let before = self.connected.swap(connected, Ordering::Relaxed);
+        if before && !connected {
+            self.lost.store(self.since_start(now), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn hears(&self, now: Instant) {
+        self.heard.store(self.since_start(now), Ordering::Relaxed);
+    }
+
+    fn since_start(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.started).as_millis();
-        let since = u64::try_from(since).unwrap_or(u64::MAX);
-        self.heard.store(since, Ordering::Relaxed);
+        u64::try_from(since).unwrap_or(u64::MAX)
+    }
+
+    /// Until when a control plane may be heard at any moment, since a stream has just ended.
+    pub(crate) fn expected_until(&self) -> Instant {
+        let lost = Duration::from_millis(self.lost.load(Ordering::Relaxed));
+        self.started + lost + BETWEEN
+    }
+
+    /// Whether a control plane is heard, or may be at any moment.
+    pub(crate) fn is_there(&self, now: Instant) -> bool {
+        self.is_connected() || now < self.expected_until()
     }
 
     pub(crate) fn is_led_to(&self, revision: u64) {
@@ -128,6 +151,20 @@ mod tests {
         assert_eq!(silence(10), 10);
         contact.hears(at(30));
         assert_eq!((silence(30), silence(90), silence(20)), (0, 60, 0));
+    }
+
+    #[test]
+    fn a_stream_that_has_just_ended_is_expected_back() {
+        let started = shared::clock::monotonic();
+        let contact = Contact::new(started);
+        let is_there = |seconds| contact.is_there(started + Duration::from_secs(seconds));
+        assert!(is_there(1) && !is_there(3));
+        contact.connects(true, started + Duration::from_secs(10));
+        assert!(is_there(100));
+        contact.connects(false, started + Duration::from_secs(100));
+        // An attempt that failed is no stream that ends.
+        contact.connects(false, started + Duration::from_secs(102));
+        assert!(is_there(102) && !is_there(103));
     }
 
     #[tokio::test]

@@ -30,6 +30,7 @@ use shared::entity::Revocation;
 use shared::secret::Secret;
 use shared::telemetry::chain;
 
+use crate::ask::Unanswered;
 use crate::body::RequestBody;
 use crate::core::Core;
 use crate::forward::{self, Outgoing, Way, fields};
@@ -212,6 +213,9 @@ fn fetch_error(authority: &str, error: &UpstreamError) -> FetchError {
 /// How long another node may take for an operation that this one waits for: a provider's time.
 const CLAIMED: Duration = Duration::from_secs(12);
 
+/// Between two questions that no stream has taken.
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// How long a revocation may be on its way before it is kept on disk meanwhile.
 const SOON: Duration = Duration::from_millis(500);
 
@@ -345,12 +349,20 @@ impl Host for CoreHost {
     async fn claim(&self, key: [u8; 32], work: Work) -> Claim {
         let mut joining = flight(key, Step::Join, None);
         joining.yields = work == Work::Code;
-        let questions = &self.0.node.questions;
-        let asked = questions.ask_patiently(What::Flight(joining), CLAIMED);
-        match asked.await {
-            Some(answer::What::Yours(_)) => Claim::Ours,
-            Some(answer::What::Result(sealed)) => Claim::Theirs(sealed.to_vec()),
-            _ => Claim::Alone,
+        let node = &self.0.node;
+        let end = monotonic() + CLAIMED;
+        loop {
+            let left = end.saturating_duration_since(monotonic());
+            let what = What::Flight(joining.clone());
+            match node.questions.ask_patiently(what, left).await {
+                Ok(answer::What::Yours(_)) => return Claim::Ours,
+                Ok(answer::What::Result(sealed)) => return Claim::Theirs(sealed.to_vec()),
+                // It waits for the next stream.
+                Err(Unanswered::Cut) if node.contact.is_there(monotonic()) => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Ok(_) | Err(_) => return Claim::Alone,
+            }
         }
     }
 

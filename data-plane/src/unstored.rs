@@ -64,8 +64,8 @@ pub(crate) async fn store(questions: &Questions, revocations: &[Revocation]) -> 
         .ask_patiently(What::Revoke(json.into()), STORED)
         .await
     {
-        Some(answer::What::Stored(true)) => Stored::Yes,
-        Some(answer::What::Refused(reason)) => {
+        Ok(answer::What::Stored(true)) => Stored::Yes,
+        Ok(answer::What::Refused(reason)) => {
             tracing::error!(reason, "the control plane does not store a revocation");
             Stored::Refused
         }

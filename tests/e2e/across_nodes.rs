@@ -138,6 +138,43 @@ async fn nodes_that_meet_an_expired_session_at_once_refresh_it_once() {
     assert!(!tokens.contains(&reply.upstream_header("authorization").unwrap()));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_41_processes_that_take_over_use_no_token_twice() {
+    let options = "--data config.scopes=offline_access --data config.leeway=0";
+    let mut guide = Guide::start(2, options).await;
+    let lifetime = Duration::from_secs(2);
+    guide.demo.set_access_token_lifetime(lifetime);
+    guide.demo.provider.configure(|settings| {
+        settings.refresh_reuse_leeway = Duration::ZERO;
+    });
+    let browser = guide.browser(0);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+    let mut session = browser.cookie(GATEWAY, "session").unwrap();
+    guide.cluster.persisted().await;
+    let begun = tokio::time::Instant::now();
+    for round in 0..6 {
+        tokio::time::sleep(lifetime).await;
+        let tabs: Vec<_> = [0, 1, 1, 0].map(|at| guide.browser(at)).into();
+        let asking = tabs.iter().enumerate().map(|(number, tab)| {
+            let session = &session;
+            async move {
+                // Some meet the process that goes, some the one that comes.
+                for asked in 0..8 {
+                    tab.set_cookie(GATEWAY, "session", session);
+                    let reply = tab.get(&gateway("/")).await;
+                    let at = begun.elapsed();
+                    let text = reply.text();
+                    assert_eq!(reply.status, 200, "{round} {number} {asked} {at:?}: {text}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        });
+        let process = &mut guide.cluster.data_planes[round % 2].process;
+        tokio::join!(process.succeed("USR2"), futures::future::join_all(asking));
+        session = tabs[0].cookie(GATEWAY, "session").unwrap();
+    }
+}
+
 #[tokio::test]
 async fn rule_41_new_tokens_that_nobody_can_judge_yet_end_no_session_on_any_node() {
     let options =

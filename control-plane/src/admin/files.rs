@@ -89,6 +89,7 @@ impl Files {
 #[cfg(test)]
 mod tests {
     use std::fs::write;
+    use std::sync::Arc;
 
     use super::*;
     use crate::config::Config;

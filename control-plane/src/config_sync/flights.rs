@@ -35,6 +35,15 @@ pub(super) type Key = Bytes;
 /// The number of the claim that work is done under; 0 where none is needed, or none could be had.
 pub(super) type Claim = u64;
 
+/// Who asks: a stream of a node's process. The process does the work, and tells of it by whatever stream it has by then.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct By {
+    /// Names the process.
+    pub(super) process: u64,
+    /// Names the stream.
+    pub(super) stream: u64,
+}
+
 /// Who does what. `W` is the way to tell somebody that waits.
 #[derive(Debug)]
 pub(super) struct Flights<W> {
@@ -48,13 +57,13 @@ pub(super) struct Flights<W> {
 enum Flight<W> {
     /// It is being claimed, or another control plane has it done. Somebody waits for the end of that.
     Elsewhere {
-        waiting: Vec<(u64, W)>,
+        waiting: Vec<(By, W)>,
     },
-    /// A stream does it, others wait.
+    /// A process does it, others wait.
     Flies {
         by: u64,
         since: Instant,
-        waiting: Vec<(u64, W)>,
+        waiting: Vec<(By, W)>,
         claim: Claim,
     },
     Landed {
@@ -97,11 +106,11 @@ impl<W> Flights<W> {
         }
     }
 
-    /// Stream `by` wants the work `key` done, which `yields` to other work where there is much.
+    /// `by` wants the work `key` done, which `yields` to other work where there is much.
     pub(super) fn join(
         &mut self,
         key: Key,
-        by: u64,
+        by: By,
         yields: bool,
         asker: W,
         now: Instant,
@@ -117,12 +126,19 @@ impl<W> Flights<W> {
                 Flight::Landed { result, at } if now.duration_since(*at) < KEPT => {
                     return Joined::Done(asker, result.clone());
                 }
+                // It has not heard that, on the stream before.
+                Flight::Flies {
+                    by: doing, since, ..
+                } if *doing == by.process => {
+                    *since = now;
+                    return Joined::Yours(asker);
+                }
                 Flight::Flies { since, waiting, .. } if now.duration_since(*since) < PATIENCE => {
-                    waiting.push((by, asker));
+                    wait(waiting, by, asker);
                     return Joined::Waits;
                 }
                 Flight::Elsewhere { waiting } => {
-                    waiting.push((by, asker));
+                    wait(waiting, by, asker);
                     return Joined::Waits;
                 }
                 // Whoever had it is slower than anyone should wait; those that wait give up by themselves.
@@ -141,7 +157,7 @@ impl<W> Flights<W> {
             return Joined::Claim(over);
         }
         let flight = Flight::Flies {
-            by,
+            by: by.process,
             since: now,
             waiting: Vec::new(),
             claim: 0,
@@ -172,7 +188,7 @@ impl<W> Flights<W> {
         };
         let (by, asker) = waiting.remove(0);
         let flight = Flight::Flies {
-            by,
+            by: by.process,
             since: now,
             waiting,
             claim,
@@ -193,7 +209,7 @@ impl<W> Flights<W> {
         }
     }
 
-    /// Stream `by` has done the work `key`. Those that wait for it, and the claim that it was done under; none if it
+    /// Process `by` has done the work `key`. Those that wait for it, and the claim that it was done under; none if it
     /// was not its to do.
     pub(super) fn land(
         &mut self,
@@ -216,7 +232,7 @@ impl<W> Flights<W> {
         }
     }
 
-    /// Stream `by` could not do the work `key`: what follows; nothing if it was not its to do.
+    /// Process `by` could not do the work `key`: what follows; nothing if it was not its to do.
     pub(super) fn abandon(&mut self, key: &Key, by: u64, now: Instant) -> Option<Next<W>> {
         let Some(Flight::Flies {
             by: doing,
@@ -236,29 +252,32 @@ impl<W> Flights<W> {
             return Some(free);
         }
         let (next, asker) = waiting.remove(0);
-        (*doing, *since) = (next, now);
+        (*doing, *since) = (next.process, now);
         Some(Next::Yours(asker))
     }
 
-    /// Stream `by` is gone: what follows of its work.
-    pub(super) fn leave(&mut self, by: u64, now: Instant) -> Vec<Next<W>> {
-        let mut doing = Vec::new();
-        for (key, flight) in &mut self.known {
+    /// A stream is gone: who has asked by it waits no more.
+    pub(super) fn leave(&mut self, stream: u64) {
+        for flight in self.known.values_mut() {
             match flight {
-                Flight::Elsewhere { waiting } => waiting.retain(|(stream, _)| *stream != by),
-                Flight::Flies {
-                    by: pilot, waiting, ..
-                } => {
-                    waiting.retain(|(stream, _)| *stream != by);
-                    if *pilot == by {
-                        doing.push(key.clone());
-                    }
+                Flight::Elsewhere { waiting } | Flight::Flies { waiting, .. } => {
+                    waiting.retain(|(by, _)| by.stream != stream);
                 }
                 Flight::Landed { .. } => {}
             }
         }
-        doing
-            .iter()
+    }
+
+    /// Process `by` is gone: what follows of its work.
+    pub(super) fn end(&mut self, by: u64, now: Instant) -> Vec<Next<W>> {
+        let is_its =
+            |flight: &Flight<W>| matches!(flight, Flight::Flies { by: doing, .. } if *doing == by);
+        let known = self.known.iter();
+        let its: Vec<_> = known
+            .filter(|(_, flight)| is_its(flight))
+            .map(|(key, _)| key.clone())
+            .collect();
+        its.iter()
             .filter_map(|key| self.abandon(key, by, now))
             .collect()
     }
@@ -274,11 +293,25 @@ impl<W> Flights<W> {
     }
 }
 
+/// Has `by` wait. What it has asked before is not answered any more: by a stream that has ended meanwhile.
+fn wait<W>(waiting: &mut Vec<(By, W)>, by: By, asker: W) {
+    waiting.retain(|(other, _)| other.process != by.process);
+    waiting.push((by, asker));
+}
+
 #[cfg(test)]
 mod tests {
     use shared::clock::monotonic;
 
     use super::*;
+
+    /// The only stream of a process.
+    const fn by(number: u64) -> By {
+        By {
+            process: number,
+            stream: number,
+        }
+    }
 
     const A: Key = Bytes::from_static(b"a");
     const RESULT_OF_A: Bytes = Bytes::from_static(b"sealed");
@@ -288,20 +321,20 @@ mod tests {
         let now = monotonic();
         let mut flights = Flights::new(false);
         assert_eq!(
-            flights.join(A, 1, false, "first", now),
+            flights.join(A, by(1), false, "first", now),
             Joined::Yours("first")
         );
-        assert_eq!(flights.join(A, 2, false, "second", now), Joined::Waits);
-        assert_eq!(flights.join(A, 3, false, "third", now), Joined::Waits);
+        assert_eq!(flights.join(A, by(2), false, "second", now), Joined::Waits);
+        assert_eq!(flights.join(A, by(3), false, "third", now), Joined::Waits);
         // Only who does it can say that it is done.
         assert_eq!(flights.land(A, 2, RESULT_OF_A, now), None);
         let landed = flights.land(A, 1, RESULT_OF_A, now);
         assert_eq!(landed, Some((vec!["second", "third"], 0)));
         let late = now + KEPT / 2;
-        let joined = flights.join(A, 4, false, "late", late);
+        let joined = flights.join(A, by(4), false, "late", late);
         assert_eq!(joined, Joined::Done("late", RESULT_OF_A));
         let much_later = now + KEPT;
-        let joined = flights.join(A, 4, false, "again", much_later);
+        let joined = flights.join(A, by(4), false, "again", much_later);
         assert_eq!(joined, Joined::Yours("again"));
     }
 
@@ -309,19 +342,37 @@ mod tests {
     fn who_fails_or_leaves_or_hangs_is_followed_by_the_next() {
         let now = monotonic();
         let mut flights = Flights::new(false);
-        flights.join(A, 1, false, 1, now);
-        flights.join(A, 2, false, 2, now);
-        flights.join(A, 3, false, 3, now);
+        flights.join(A, by(1), false, 1, now);
+        flights.join(A, by(2), false, 2, now);
+        flights.join(A, by(3), false, 3, now);
         assert_eq!(flights.abandon(&A, 2, now), None);
         assert_eq!(flights.abandon(&A, 1, now), Some(Next::Yours(2)));
-        assert_eq!(flights.leave(2, now), [Next::Yours(3)]);
-        assert_eq!(flights.join(A, 4, false, 4, now), Joined::Waits);
-        assert_eq!(flights.leave(4, now), []);
+        flights.leave(2);
+        assert_eq!(flights.end(2, now), [Next::Yours(3)]);
+        assert_eq!(flights.join(A, by(4), false, 4, now), Joined::Waits);
+        flights.leave(4);
+        assert_eq!(flights.end(4, now), []);
         let slow = now + PATIENCE;
-        assert_eq!(flights.join(A, 5, false, 5, slow), Joined::Yours(5));
+        assert_eq!(flights.join(A, by(5), false, 5, slow), Joined::Yours(5));
         assert_eq!(flights.land(A, 3, RESULT_OF_A, slow), None);
         assert_eq!(flights.abandon(&A, 5, slow), Some(Next::Free(A, 0)));
         assert!(flights.known.is_empty());
+    }
+
+    #[test]
+    fn work_is_a_processes_whatever_stream_it_has() {
+        let now = monotonic();
+        let on = |process, stream| By { process, stream };
+        let mut flights = Flights::new(false);
+        assert_eq!(flights.join(A, on(1, 1), false, 1, now), Joined::Yours(1));
+        assert_eq!(flights.join(A, on(2, 2), false, 2, now), Joined::Waits);
+        // Both have new streams: the one that does it may not know that it does, the other one waits once.
+        flights.leave(1);
+        assert_eq!(flights.join(A, on(1, 3), false, 3, now), Joined::Yours(3));
+        assert_eq!(flights.join(A, on(2, 4), false, 4, now), Joined::Waits);
+        flights.leave(2);
+        let landed = flights.land(A, 1, RESULT_OF_A, now);
+        assert_eq!(landed, Some((vec![4], 0)));
     }
 
     #[test]
@@ -331,25 +382,31 @@ mod tests {
         let key = |number: usize| Key::from(number.to_be_bytes().to_vec());
         for number in 0..MOST {
             assert_eq!(
-                flights.join(key(number), 1, false, (), now),
+                flights.join(key(number), by(1), false, (), now),
                 Joined::Yours(())
             );
         }
-        assert_eq!(flights.join(key(MOST), 1, false, (), now), Joined::Full(()));
+        assert_eq!(
+            flights.join(key(MOST), by(1), false, (), now),
+            Joined::Full(())
+        );
         // Work that yields has had to stop before.
         let mut flights = Flights::new(false);
         for number in 0..MOST_THAT_YIELD {
             assert_eq!(
-                flights.join(key(number), 1, true, (), now),
+                flights.join(key(number), by(1), true, (), now),
                 Joined::Yours(())
             );
         }
         let next = || key(MOST_THAT_YIELD);
-        assert_eq!(flights.join(next(), 1, true, (), now), Joined::Full(()));
-        assert_eq!(flights.join(next(), 1, false, (), now), Joined::Yours(()));
+        assert_eq!(flights.join(next(), by(1), true, (), now), Joined::Full(()));
+        assert_eq!(
+            flights.join(next(), by(1), false, (), now),
+            Joined::Yours(())
+        );
         let later = now + PATIENCE;
         assert_eq!(
-            flights.join(key(MOST), 1, false, (), later),
+            flights.join(key(MOST), by(1), false, (), later),
             Joined::Yours(())
         );
         let vast = vec![0; LONGEST_RESULT + 1].into();
@@ -360,35 +417,47 @@ mod tests {
     fn among_several_control_planes_work_is_claimed_before_anyone_does_it() {
         let now = monotonic();
         let mut flights = Flights::new(true);
-        assert_eq!(flights.join(A, 1, false, "first", now), Joined::Claim(0));
-        assert_eq!(flights.join(A, 2, false, "second", now), Joined::Waits);
-        assert_eq!(flights.join(A, 3, false, "third", now), Joined::Waits);
+        assert_eq!(
+            flights.join(A, by(1), false, "first", now),
+            Joined::Claim(0)
+        );
+        assert_eq!(flights.join(A, by(2), false, "second", now), Joined::Waits);
+        assert_eq!(flights.join(A, by(3), false, "third", now), Joined::Waits);
         // Nobody does it yet, so nobody can have done it.
         assert_eq!(flights.land(A, 1, RESULT_OF_A, now), None);
         // The first of those that are still there does it, under the claim.
-        assert_eq!(flights.leave(1, now), []);
+        flights.leave(1);
         assert_eq!(flights.granted(&A, 7, now), Some("second"));
         assert_eq!(flights.abandon(&A, 2, now), Some(Next::Yours("third")));
         assert_eq!(flights.abandon(&A, 3, now), Some(Next::Free(A, 7)));
 
         // What another brings is for all that wait, and for who comes late.
-        assert_eq!(flights.join(A, 1, false, "first", now), Joined::Claim(0));
-        assert_eq!(flights.join(A, 2, false, "second", now), Joined::Waits);
+        assert_eq!(
+            flights.join(A, by(1), false, "first", now),
+            Joined::Claim(0)
+        );
+        assert_eq!(flights.join(A, by(2), false, "second", now), Joined::Waits);
         let told = flights.landed_elsewhere(A, RESULT_OF_A, now);
         assert_eq!(told, ["first", "second"]);
         assert_eq!(flights.granted(&A, 8, now), None);
-        let joined = flights.join(A, 3, false, "late", now);
+        let joined = flights.join(A, by(3), false, "late", now);
         assert_eq!(joined, Joined::Done("late", RESULT_OF_A));
 
         // One that hangs is followed under a claim over its own.
         let later = now + KEPT;
-        assert_eq!(flights.join(A, 1, false, "first", later), Joined::Claim(0));
+        assert_eq!(
+            flights.join(A, by(1), false, "first", later),
+            Joined::Claim(0)
+        );
         assert_eq!(flights.granted(&A, 9, later), Some("first"));
         let slow = later + PATIENCE;
-        assert_eq!(flights.join(A, 2, false, "second", slow), Joined::Claim(9));
+        assert_eq!(
+            flights.join(A, by(2), false, "second", slow),
+            Joined::Claim(9)
+        );
         // Work that nobody waits for any more is not looked after.
         assert!(flights.is_awaited(&A));
-        assert_eq!(flights.leave(2, slow), []);
+        flights.leave(2);
         assert!(!flights.is_awaited(&A) && flights.known.is_empty());
     }
 }

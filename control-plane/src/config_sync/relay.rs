@@ -1,6 +1,7 @@
 //! Answers what nodes ask for: revocations to be kept, work that one node does for all.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod processes;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use proto::v1::{Answer, Flight, Request, answer};
 use shared::clock::monotonic;
 use tokio::sync::mpsc;
 
-use super::flights::{Claim, Flights, Joined, Key, Next, PATIENCE};
+use self::processes::Processes;
+use super::flights::{By, Claim, Flights, Joined, Key, Next, PATIENCE};
 use crate::revocations::Revoker;
 use crate::snapshot::{Frame, frame};
 use crate::store::etcd::{Claimed, Claims, EtcdError};
@@ -31,6 +33,9 @@ const APART: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether another control plane has had something done: at first, and at last.
 const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(400));
+
+/// How long a process whose stream has ended may take to come back before others do its work.
+const RETURNS: Duration = Duration::from_secs(3);
 
 /// The way to answer one request.
 #[derive(Clone, Debug)]
@@ -58,7 +63,7 @@ impl Asker {
 #[derive(Clone, Debug)]
 pub(super) struct Relay {
     flights: Arc<Mutex<Flights<Asker>>>,
-    streams: Arc<AtomicU64>,
+    processes: Arc<Mutex<Processes>>,
     /// Where all control planes agree on who does what, if there are several.
     claims: Option<Arc<Claims>>,
     /// When they could not be asked last.
@@ -69,15 +74,21 @@ impl Relay {
     pub(super) fn new(claims: Option<Claims>) -> Self {
         Self {
             flights: Arc::new(Mutex::new(Flights::new(claims.is_some()))),
-            streams: Arc::default(),
+            processes: Arc::default(),
             claims: claims.map(Arc::new),
             apart: Arc::default(),
         }
     }
 
-    /// A number for a stream that no other has.
-    pub(super) fn stream(&self) -> u64 {
-        self.streams.fetch_add(1, Ordering::Relaxed)
+    /// A new stream of the process that its node calls by `run`.
+    pub(super) fn stream(&self, node: &str, run: &str) -> By {
+        self.processes().take(node, run)
+    }
+
+    fn processes(&self) -> MutexGuard<'_, Processes> {
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn flights(&self) -> MutexGuard<'_, Flights<Asker>> {
@@ -87,7 +98,7 @@ impl Relay {
     /// Does what `request` of stream `by` asks.
     pub(super) fn serve(
         &self,
-        by: u64,
+        by: By,
         request: Request,
         outgoing: &mpsc::Sender<Frame>,
         revoker: Option<&Revoker>,
@@ -121,7 +132,7 @@ impl Relay {
         }
     }
 
-    fn fly(&self, by: u64, flight: Flight, asker: Asker) {
+    fn fly(&self, by: By, flight: Flight, asker: Asker) {
         if flight.key.is_empty() || flight.key.len() > KEY {
             asker.answer(answer::What::Refused("not a key".to_owned()));
             return;
@@ -145,7 +156,7 @@ impl Relay {
             }
             Step::Land => {
                 let result = Bytes::clone(&flight.result);
-                let landed = self.flights().land(flight.key, by, result, now);
+                let landed = self.flights().land(flight.key, by.process, result, now);
                 let Some((waiting, claim)) = landed else {
                     return;
                 };
@@ -153,7 +164,7 @@ impl Relay {
                 self.finish(key, claim, &flight.result);
             }
             Step::Abandon => {
-                let next = self.flights().abandon(&flight.key, by, now);
+                let next = self.flights().abandon(&flight.key, by.process, now);
                 if let Some(next) = next {
                     self.follow(next);
                 }
@@ -162,11 +173,25 @@ impl Relay {
         }
     }
 
-    /// Stream `by` is gone.
-    pub(super) fn leave(&self, by: u64) {
-        let next = self.flights().leave(by, monotonic());
-        for next in next {
-            self.follow(next);
+    /// Stream `by` is gone. Its process may come back with another one, and tell of what it does.
+    pub(super) fn leave(&self, by: By) {
+        self.flights().leave(by.stream);
+        if self.processes().leave(by) {
+            let relay = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(RETURNS).await;
+                relay.end(by.process);
+            });
+        }
+    }
+
+    /// Has others do what a process was to do, unless it is back.
+    fn end(&self, process: u64) {
+        if self.processes().end(process) {
+            let next = self.flights().end(process, monotonic());
+            for next in next {
+                self.follow(next);
+            }
         }
     }
 

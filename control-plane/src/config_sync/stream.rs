@@ -20,6 +20,7 @@ use shared::tls;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tonic::{Status, Streaming};
 
+use super::flights::By;
 use super::session::{Goal, Offer, Session, Step, Way};
 use super::wire::{fault, report};
 use super::{Streams, Target};
@@ -73,8 +74,8 @@ pub(super) struct NodeStream {
     session: Session,
     /// The certificates that the node has shown.
     shown: Arc<[CertificateDer<'static>]>,
-    /// Names the stream.
-    number: u64,
+    /// Names the stream, and the node's process.
+    by: By,
     /// The certificates that the node has from the last manifest.
     chain: Bytes,
     /// The signature of the update that was sent last.
@@ -87,7 +88,7 @@ pub(super) struct NodeStream {
 
 impl Drop for NodeStream {
     fn drop(&mut self) {
-        self.service.relay.leave(self.number);
+        self.service.relay.leave(self.by);
     }
 }
 
@@ -99,14 +100,14 @@ impl NodeStream {
         session: Session,
         shown: Arc<[CertificateDer<'static>]>,
     ) -> Self {
-        let number = service.relay.stream();
+        let by = service.relay.stream(member.name(), member.run());
         Self {
             service,
             member,
             outgoing,
             session,
             shown,
-            number,
+            by,
             chain: Bytes::new(),
             signature: Bytes::new(),
             unbelieved: Vec::new(),
@@ -425,7 +426,7 @@ impl NodeStream {
                 let service = &self.service;
                 let revoker = leads.then_some(&service.revoker);
                 let relay = &service.relay;
-                relay.serve(self.number, request, &self.outgoing, revoker);
+                relay.serve(self.by, request, &self.outgoing, revoker);
             }
             Some(node_message::Kind::Hello(_)) => return Err(protocol(&"a second Hello")),
             // A newer node may say more than this control plane knows.

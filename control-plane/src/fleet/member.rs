@@ -86,6 +86,7 @@ impl Row {
 pub struct Membership {
     fleet: Fleet,
     name: String,
+    run: String,
     number: u64,
     features: BTreeSet<String>,
     orders: mpsc::Receiver<Order>,
@@ -101,6 +102,7 @@ impl Membership {
         Self {
             fleet: fleet.clone(),
             name: introduction.name.clone(),
+            run: introduction.boot.clone(),
             number,
             features: introduction.features.clone(),
             orders,
@@ -130,6 +132,11 @@ impl Membership {
     /// The node's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Names the run of the node: its process.
+    pub fn run(&self) -> &str {
+        &self.run
     }
 
     /// What the node knows.

@@ -16,7 +16,7 @@ use shared::snapshot::Position;
 use shared::telemetry::Trouble;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 use super::Phase;
@@ -33,6 +33,8 @@ use crate::metrics::{Figures, Sum};
 const LOOK: Duration = Duration::from_secs(2);
 /// Most targets that a report names.
 const UNHEALTHY: usize = 10_000;
+/// How long a control plane may take to end a stream that is closed.
+const CLOSING: Duration = Duration::from_millis(500);
 /// Missed heartbeats after which the control plane counts as gone.
 const MISSED: u32 = 3;
 /// Bounds of what a control plane may ask for.
@@ -61,6 +63,8 @@ pub(super) enum Ended {
     Goodbye { within: Duration, message: String },
     #[error("another process of this node serves now")]
     HandedOver,
+    #[error("another process follows as this node: {0}")]
+    Superseded(String),
     #[error("this node runs something by itself")]
     Again,
     #[error("told to wait: {reason}")]
@@ -164,6 +168,9 @@ pub(super) async fn follow(
             () = tokio::time::sleep_until(silent) => Err(Ended::Silent),
         };
         if let Err(ended) = outcome {
+            if matches!(ended, Ended::HandedOver) {
+                following.close(&mut incoming).await;
+            }
             if let Ended::Held { wait, .. } = ended {
                 following.applier.expects(wait);
             } else if following.receiver.is_receiving() {
@@ -186,7 +193,7 @@ impl Following<'_> {
     async fn receive(&mut self, message: ControlMessage) -> Result<(), Ended> {
         match message.kind {
             Some(Kind::Welcome(welcome)) => {
-                self.gateway.contact.connects(true);
+                self.gateway.contact.connects(true, monotonic());
                 self.led_to(welcome.target.as_ref());
                 self.welcome(&welcome);
                 let target = welcome.target.and_then(|target| target.try_into().ok());
@@ -218,15 +225,13 @@ impl Following<'_> {
             }
             Some(Kind::Goodbye(goodbye)) => {
                 let within = Duration::from_millis(u64::from(goodbye.reconnect_within_ms));
-                return Err(
-                    if matches!(goodbye.why(), Why::Restarting | Why::Rebalance) {
-                        let message = goodbye.message;
-                        Ended::Goodbye { within, message }
-                    } else {
-                        // Coming back at once would only repeat it.
-                        Ended::Broken(Status::aborted(goodbye.message))
-                    },
-                );
+                let (why, message) = (goodbye.why(), goodbye.message);
+                return Err(match why {
+                    Why::Restarting | Why::Rebalance => Ended::Goodbye { within, message },
+                    Why::Superseded => Ended::Superseded(message),
+                    // Coming back at once would only repeat it.
+                    _ => Ended::Broken(Status::aborted(message)),
+                });
             }
             // A newer control plane may say more than this node knows.
             Some(Kind::Answer(answer)) => {
@@ -265,6 +270,20 @@ impl Following<'_> {
             self.send(node_message::Kind::Request(request))?;
         }
         Ok(())
+    }
+
+    /// Ends the stream once the control plane has taken what was sent, and hears its last answers.
+    async fn close(&mut self, incoming: &mut Streaming<ControlMessage>) {
+        let (nowhere, _) = mpsc::channel(1);
+        self.outgoing = nowhere;
+        let ending = async {
+            while let Ok(Some(message)) = incoming.message().await {
+                if let Some(Kind::Answer(_)) = message.kind {
+                    _ = self.receive(message).await;
+                }
+            }
+        };
+        _ = tokio::time::timeout(CLOSING, ending).await;
     }
 
     fn need(&self, what: need::What) -> Result<(), Ended> {

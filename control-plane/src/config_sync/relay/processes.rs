@@ -1,0 +1,77 @@
+//! The processes of nodes that have streams here, or had one a moment ago.
+
+use std::collections::HashMap;
+
+use crate::config_sync::flights::By;
+
+/// Each process by its node and run, and how many streams it has.
+#[derive(Debug, Default)]
+pub(super) struct Processes {
+    known: HashMap<(String, String), Process>,
+    given: u64,
+}
+
+#[derive(Debug)]
+struct Process {
+    number: u64,
+    streams: usize,
+}
+
+impl Processes {
+    /// A new stream of the process `run` of a node.
+    pub(super) fn take(&mut self, node: &str, run: &str) -> By {
+        self.given += 1;
+        let number = self.given;
+        let first = Process { number, streams: 0 };
+        let name = (node.to_owned(), run.to_owned());
+        let process = self.known.entry(name).or_insert(first);
+        process.streams += 1;
+        By {
+            process: process.number,
+            stream: number,
+        }
+    }
+
+    /// One of its streams has ended; whether it was the last.
+    pub(super) fn leave(&mut self, by: By) -> bool {
+        let mut processes = self.known.values_mut();
+        let Some(process) = processes.find(|process| process.number == by.process) else {
+            return false;
+        };
+        process.streams = process.streams.saturating_sub(1);
+        process.streams == 0
+    }
+
+    /// Forgets a process, unless it has a stream again; whether it is forgotten.
+    pub(super) fn end(&mut self, number: u64) -> bool {
+        let before = self.known.len();
+        self.known
+            .retain(|_, process| process.number != number || process.streams > 0);
+        self.known.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_stays_the_same_while_it_comes_back_in_time() {
+        let mut processes = Processes::default();
+        let first = processes.take("node", "a");
+        let other = processes.take("node", "b");
+        assert_ne!(first.process, other.process);
+        let second = processes.take("node", "a");
+        assert_eq!(first.process, second.process);
+        assert_ne!(first.stream, second.stream);
+        assert!(!processes.leave(first));
+        assert!(processes.leave(second));
+        let third = processes.take("node", "a");
+        assert_eq!(third.process, first.process);
+        assert!(!processes.end(first.process), "it is back");
+        assert!(processes.leave(third));
+        assert!(processes.end(first.process));
+        assert!(!processes.end(first.process), "once");
+        assert_ne!(processes.take("node", "a").process, first.process);
+    }
+}
