@@ -12,6 +12,7 @@
 //! ```
 
 mod admission;
+mod asides;
 mod certificates;
 mod conductor;
 mod endpoint;

@@ -4,13 +4,16 @@ use std::pin::pin;
 use std::time::Duration;
 
 use proto::v1::{answer, request};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 /// How long an answer may take that needs no work.
 const PROMPT: Duration = Duration::from_secs(1);
 
 /// Questions that may wait for the stream.
 const WAITING: usize = 1024;
+
+/// Long questions that are on their way at once: they keep the others, and the connection, waiting.
+const LENGTHY: usize = 16;
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,6 +36,7 @@ pub(crate) struct Asked {
 pub(crate) struct Questions {
     sender: mpsc::Sender<Asked>,
     receiver: Mutex<mpsc::Receiver<Asked>>,
+    lengthy: Semaphore,
 }
 
 impl Default for Questions {
@@ -41,6 +45,7 @@ impl Default for Questions {
         Self {
             sender,
             receiver: Mutex::new(receiver),
+            lengthy: Semaphore::new(LENGTHY),
         }
     }
 }
@@ -83,6 +88,17 @@ impl Questions {
                 }
             }
         }
+    }
+
+    /// The answer to `what`, which is long; none as well where many of these are on their way.
+    pub(crate) async fn ask_at_length(
+        &self,
+        what: request::What,
+        limit: Duration,
+    ) -> Result<answer::What, Unanswered> {
+        let turn = self.lengthy.try_acquire();
+        let _turn = turn.map_err(|_| Unanswered::Silent)?;
+        self.ask(what, limit).await
     }
 
     /// Sends `what` without waiting for an answer; whether it is on its way.
@@ -133,6 +149,27 @@ mod tests {
         let (answer, echoes) = tokio::join!(asked, control_plane);
         assert_eq!(answer, Ok(answer::What::Yours(true)));
         assert!(echoes > 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_questions_leave_room_for_others() {
+        let questions = Questions::default();
+        let long = (0..100).map(|_| questions.ask_at_length(join(), LIMIT));
+        let asking = async {
+            tokio::join!(futures::future::join_all(long), async {
+                questions.tell(join())
+            })
+        };
+        let (answers, told) = asking.await;
+        assert!(told && answers.iter().all(Result::is_err));
+        let mut asked = 0;
+        while let Ok(Some(_)) = tokio::time::timeout(PROMPT, questions.next()).await {
+            asked += 1;
+        }
+        assert_eq!(asked, LENGTHY + 1);
+        // Their turn is over with their time.
+        let (_, heard) = tokio::join!(questions.ask_at_length(join(), LIMIT), questions.next());
+        assert!(heard.is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,7 +23,7 @@ use plugins::host::{Claim, FetchError, FetchLimits, Host, Repeatable, RevokeErro
 use plugins::sessions::revocations::Revocations;
 use proto::v1::flight::Step;
 use proto::v1::request::What;
-use proto::v1::{Flight, answer};
+use proto::v1::{Aside, Flight, answer, aside};
 use rustls_pki_types::ServerName;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
@@ -216,6 +216,12 @@ const CLAIMED: Duration = Duration::from_secs(12);
 /// Between two questions that no stream has taken.
 const AGAIN: Duration = Duration::from_millis(20);
 
+/// How long a control plane may take to keep what is put aside. Nobody waits for it.
+const HEARD: Duration = Duration::from_secs(10);
+
+/// How long it may take to find it, also with other control planes: a user waits.
+const FOUND: Duration = Duration::from_secs(3);
+
 /// How long a revocation may be on its way before it is kept on disk meanwhile.
 const SOON: Duration = Duration::from_millis(500);
 
@@ -377,6 +383,38 @@ impl Host for CoreHost {
             tracing::debug!("no control plane hears that an operation has ended");
         }
     }
+
+    async fn put_aside(&self, key: [u8; 32], sealed: Vec<u8>) {
+        let questions = &self.0.node.questions;
+        let kept = questions.ask_at_length(aside(key, aside::Step::Keep, sealed), HEARD);
+        if kept.await != Ok(answer::What::Stored(true)) {
+            tracing::debug!("no control plane keeps what is put aside");
+        }
+    }
+
+    async fn take_aside(&self, key: [u8; 32]) -> Option<Vec<u8>> {
+        let taking = aside(key, aside::Step::Take, Vec::new());
+        let taken = self.0.node.questions.ask_patiently(taking, FOUND).await;
+        match taken {
+            Ok(answer::What::Result(sealed)) => Some(sealed.to_vec()),
+            _ => None,
+        }
+    }
+
+    fn forget_aside(&self, key: [u8; 32]) {
+        let forgetting = aside(key, aside::Step::Forget, Vec::new());
+        // What is not forgotten is not kept for long.
+        _ = self.0.node.questions.tell(forgetting);
+    }
+}
+
+/// What is said of something that a node keeps for another.
+fn aside(key: [u8; 32], step: aside::Step, sealed: Vec<u8>) -> What {
+    What::Aside(Aside {
+        key: key.to_vec().into(),
+        step: step.into(),
+        sealed: sealed.into(),
+    })
 }
 
 /// What is said of an operation that one node does for all.

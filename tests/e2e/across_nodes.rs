@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harness::eventually;
+use harness::{Browser, eventually};
 use http::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -173,6 +173,46 @@ async fn rule_41_processes_that_take_over_use_no_token_twice() {
         tokio::join!(process.succeed("USR2"), futures::future::join_all(asking));
         session = tabs[0].cookie(GATEWAY, "session").unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_form_that_no_cookie_holds_comes_back_on_any_node() {
+    let mut guide = Guide::start(2, "").await;
+    // Nearly 64 KiB, of which compressing leaves most.
+    let mut state = 1_u64;
+    let characters = (0..60_000).map(|_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        char::from(b'a' + u8::try_from((state >> 33) % 26).unwrap())
+    });
+    let text: String = characters.collect();
+    let begin = async |guide: &Guide| {
+        let browser = guide.browser(0);
+        let fields = [("text", text.as_str())];
+        let start = browser.post_form(&gateway("/orders"), &fields).await;
+        assert_eq!(start.status, 302, "{}", start.text());
+        let provider = start.location().unwrap();
+        let back = browser.log_in(provider.as_str(), "alice").await;
+        (browser, back)
+    };
+    let finish = async |browser: &Browser, back: &url::Url| {
+        let page = browser.get(back.as_str()).await;
+        assert_eq!(page.status, 200);
+        assert!(page.text().contains(&text), "{}", page.text().len());
+    };
+    let (mut browser, back) = begin(&guide).await;
+    guide.turn(&mut browser, 1);
+    finish(&browser, &back).await;
+    // Also where the node is gone that it was posted to.
+    let (mut browser, back) = begin(&guide).await;
+    guide.turn(&mut browser, 1);
+    guide.cluster.data_planes.remove(0).process.stop().await;
+    finish(&browser, &back).await;
+    // Without a control plane on the one that it was posted to.
+    guide.cluster.control_plane.take().unwrap().kill();
+    let (browser, back) = begin(&guide).await;
+    finish(&browser, &back).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
-//! Answers what nodes ask for: revocations to be kept, work that one node does for all.
+//! Answers what nodes ask for: revocations to be kept, work that one node does for all, what one keeps for another.
 
+mod aside;
 mod processes;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,7 +25,7 @@ use crate::store::etcd::{Claimed, Claims, EtcdError};
 /// How long an answer may wait for its stream.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// Bytes of a flight's key.
+/// Bytes of the key of a flight, or of what is put aside.
 const KEY: usize = 64;
 
 /// How long the other control planes may take to agree on whose work it is: as long as etcd is without a leader.
@@ -57,6 +60,15 @@ impl Asker {
             let _ = self.outgoing.send_timeout(answer, STALLED).await;
         });
     }
+
+    fn refuse(self, why: &str) {
+        self.answer(answer::What::Refused(why.to_owned()));
+    }
+}
+
+/// Whether a node may name something so.
+fn is_key(key: &Key) -> bool {
+    (1..=KEY).contains(&key.len())
 }
 
 /// What the streams of one control plane share.
@@ -64,6 +76,7 @@ impl Asker {
 pub(super) struct Relay {
     flights: Arc<Mutex<Flights<Asker>>>,
     processes: Arc<Mutex<Processes>>,
+    asides: aside::Kept,
     /// Where all control planes agree on who does what, if there are several.
     claims: Option<Arc<Claims>>,
     /// When they could not be asked last.
@@ -75,6 +88,7 @@ impl Relay {
         Self {
             flights: Arc::new(Mutex::new(Flights::new(claims.is_some()))),
             processes: Arc::default(),
+            asides: aside::Kept::default(),
             claims: claims.map(Arc::new),
             apart: Arc::default(),
         }
@@ -95,10 +109,10 @@ impl Relay {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what `request` of stream `by` asks.
+    /// Does what `request` asks, which comes by this stream from the node of this name.
     pub(super) fn serve(
         &self,
-        by: By,
+        (by, node): (By, &str),
         request: Request,
         outgoing: &mpsc::Sender<Frame>,
         revoker: Option<&Revoker>,
@@ -112,8 +126,7 @@ impl Relay {
                 let Some(revoker) = revoker.cloned() else {
                     // The node would not have it back after a restart. It keeps it, and brings it again.
                     let refused = "this store does not lead the node: it holds nothing, or less than the node runs";
-                    asker.answer(answer::What::Refused(refused.to_owned()));
-                    return;
+                    return asker.refuse(refused);
                 };
                 tokio::spawn(async move {
                     let kept = revoker.revoke(&revocations).await;
@@ -124,18 +137,15 @@ impl Relay {
                 });
             }
             Some(What::Flight(flight)) => self.fly(by, flight, asker),
+            Some(What::Aside(aside)) => self.put_or_take(node, aside, asker),
             Some(What::Echo(_)) => asker.answer(answer::What::Echo(true)),
-            None => {
-                let refused = "this control plane does not know what is asked for";
-                asker.answer(answer::What::Refused(refused.to_owned()));
-            }
+            None => asker.refuse("this control plane does not know what is asked for"),
         }
     }
 
     fn fly(&self, by: By, flight: Flight, asker: Asker) {
-        if flight.key.is_empty() || flight.key.len() > KEY {
-            asker.answer(answer::What::Refused("not a key".to_owned()));
-            return;
+        if !is_key(&flight.key) {
+            return asker.refuse("not a key");
         }
         let now = monotonic();
         let key = flight.key.clone();
@@ -149,9 +159,7 @@ impl Relay {
                     Joined::Done(asker, result) => asker.answer(answer::What::Result(result)),
                     Joined::Waits => {}
                     Joined::Claim(over) => _ = tokio::spawn(self.clone().agree(key, over)),
-                    Joined::Full(asker) => {
-                        asker.answer(answer::What::Refused("too much at once".to_owned()));
-                    }
+                    Joined::Full(asker) => asker.refuse("too much at once"),
                 }
             }
             Step::Land => {

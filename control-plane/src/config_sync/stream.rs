@@ -425,8 +425,9 @@ impl NodeStream {
                 let leads = self.session.is_led_to(&newest.position, bare);
                 let service = &self.service;
                 let revoker = leads.then_some(&service.revoker);
+                let by = (self.by, self.member.name());
                 let relay = &service.relay;
-                relay.serve(self.by, request, &self.outgoing, revoker);
+                relay.serve(by, request, &self.outgoing, revoker);
             }
             Some(node_message::Kind::Hello(_)) => return Err(protocol(&"a second Hello")),
             // A newer node may say more than this control plane knows.

@@ -111,10 +111,27 @@ pub trait Host: Clone + 'static {
     /// Hands the result of a claimed operation to the nodes that wait for it: sealed and no longer than
     /// [`LONGEST_RESULT`], or nothing if it failed.
     fn publish(&self, _key: [u8; 32], _sealed: Option<Vec<u8>>) {}
+
+    /// Puts `sealed` aside as `key` for whichever node needs it next: no longer than [`LONGEST_ASIDE`], for some minutes, and
+    /// as far as there is room. Ends once a control plane has it, or does not take it.
+    fn put_aside(&self, _key: [u8; 32], _sealed: Vec<u8>) -> impl Future<Output = ()> {
+        std::future::ready(())
+    }
+
+    /// Takes what a node, this or another, has put aside as `key`.
+    fn take_aside(&self, _key: [u8; 32]) -> impl Future<Output = Option<Vec<u8>>> {
+        std::future::ready(None)
+    }
+
+    /// Says that nobody needs what was put aside as `key` any more.
+    fn forget_aside(&self, _key: [u8; 32]) {}
 }
 
 /// Longest result that other nodes are told of, in bytes.
 pub const LONGEST_RESULT: usize = 32 * 1024;
+
+/// Longest content that is put aside, in bytes.
+pub const LONGEST_ASIDE: usize = 66 * 1024;
 
 /// What operation it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

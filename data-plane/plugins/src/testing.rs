@@ -1,5 +1,6 @@
 //! What unit tests stand on: a host whose clock, randomness and network they hold in their hands.
 
+mod answer;
 mod reply;
 mod request;
 
@@ -20,15 +21,17 @@ use shared::entity::{Consumer, Revocation};
 use shared::secret::Secret;
 use uuid::Uuid;
 
+pub(crate) use self::answer::{Answer, answer_of};
 pub(crate) use self::reply::{Replied, left, log_of, logged, reply_of, unrouted};
 pub(crate) use self::request::{Request, glance};
 use crate::bundled::openid_connect::OpenidConnect;
 use crate::bundled::openid_connect::client_keys::ClientKeys;
-use crate::exchange::Overrides;
 use crate::host::ldap::{LdapError, LdapServer};
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};
 use crate::host::sink::{Sink, SinkError};
-use crate::host::{Claim, FetchError, FetchLimits, Host, LONGEST_RESULT, RevokeError, Work};
+use crate::host::{
+    Claim, FetchError, FetchLimits, Host, LONGEST_ASIDE, LONGEST_RESULT, RevokeError, Work,
+};
 use crate::sessions::revocations::Revocations;
 use crate::sessions::session_keys::{KeyRing, SessionKey};
 use crate::state::{CoreStates, NodeStates};
@@ -402,6 +405,28 @@ impl Host for FakeHost {
             Ok(())
         } else {
             self.0.unstored.borrow_mut().extend(revocations);
+            async fn put_aside(&self, key: [u8; 32], sealed: Vec<u8>) {
+                let cluster = self.0.cluster.borrow().clone();
+                if let Some(cluster) = cluster {
+                    assert!(
+                        sealed.len() <= LONGEST_ASIDE,
+                        "the control plane takes no more"
+                    );
+                    cluster.borrow_mut().insert(key, sealed);
+                }
+            }
+
+            async fn take_aside(&self, key: [u8; 32]) -> Option<Vec<u8>> {
+                let cluster = self.0.cluster.borrow().clone();
+                cluster?.borrow_mut().remove(&key)
+            }
+
+            fn forget_aside(&self, key: [u8; 32]) {
+                if let Some(cluster) = &*self.0.cluster.borrow() {
+                    cluster.borrow_mut().remove(&key);
+                }
+            }
+
             Err(RevokeError::NotStored)
         }
     }
@@ -447,74 +472,4 @@ pub(crate) fn consumer(username: &str, custom_id: Option<&str>) -> Arc<Consumer>
 /// A configuration with defaults only.
 pub(crate) fn config(issuer: &str) -> OpenidConnect {
     serde_json::from_value(json!({ "issuer": issuer })).unwrap()
-}
-
-/// What became of a request.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    /// 200 if it went on.
-    pub(crate) status: u16,
-    /// Header fields for the client.
-    pub(crate) headers: http::HeaderMap,
-    pub(crate) body: String,
-    /// The request as the upstream sees it.
-    pub(crate) upstream: http::request::Parts,
-    pub(crate) overrides: Overrides,
-}
-
-impl Answer {
-    /// A field of the answer; empty if it is not there.
-    pub(crate) fn header(&self, name: &str) -> String {
-        joined(&self.headers, name)
-    }
-
-    /// A field of the request as the upstream sees it; empty if it is not there.
-    pub(crate) fn upstream_header(&self, name: &str) -> String {
-        joined(&self.upstream.headers, name)
-    }
-
-    /// `message` of the body.
-    pub(crate) fn message(&self) -> String {
-        let body: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
-        body["message"].as_str().unwrap_or_default().to_owned()
-    }
-}
-
-fn joined(headers: &http::HeaderMap, name: &str) -> String {
-    let values = headers.get_all(name).iter();
-    let values: Vec<_> = values
-        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-        .collect();
-    values.join(", ")
-}
-
-/// Shows `request` to `filter`.
-pub(crate) fn answer_of(
-    filter: &impl crate::filter::Filter,
-    host: &FakeHost,
-    request: &Request,
-) -> Answer {
-    request.with_exchange(|exchange| {
-        let flow = host.run(filter.on_request(exchange, host));
-        let mut headers = http::HeaderMap::new();
-        for (name, value) in exchange.response_headers.drain(..) {
-            headers.append(name, value);
-        }
-        let (status, body) = match flow {
-            crate::filter::Flow::Continue => (200, String::new()),
-            crate::filter::Flow::Answer(answer) | crate::filter::Flow::Kept(answer) => {
-                let (parts, body) = answer.into_parts();
-                headers.extend(parts.headers);
-                let body = String::from_utf8_lossy(&body).into_owned();
-                (parts.status.as_u16(), body)
-            }
-        };
-        Answer {
-            status,
-            headers,
-            body,
-            upstream: exchange.request.clone(),
-            overrides: exchange.upstream.clone(),
-        }
-    })
 }

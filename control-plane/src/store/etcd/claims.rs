@@ -3,6 +3,8 @@
 //! Whoever claims it names what it has seen there before, so that one wins. What is not finished can be taken over;
 //! what a control plane that is lost has claimed is gone by itself.
 
+mod asides;
+
 use std::time::{Duration, Instant};
 
 use base64::Engine;

@@ -256,12 +256,21 @@ impl Client {
 
     /// The names from `first` up to, but without, `end`, each with etcd's number of the write that made it.
     pub(super) fn names(&self, first: &str, end: &str) -> Result<Vec<(String, u64)>, EtcdError> {
+        futures::executor::block_on(self.list(first, end))
+    }
+
+    /// The same without blocking.
+    pub(super) async fn list(
+        &self,
+        first: &str,
+        end: &str,
+    ) -> Result<Vec<(String, u64)>, EtcdError> {
         let body = json!({
             "key": self.key(first),
             "range_end": self.key(end),
             "keys_only": true,
         });
-        let found = self.found(&self.ask("/v3/kv/range", body)?)?;
+        let found = self.found(&self.request("/v3/kv/range", body).await?)?;
         Ok(found
             .into_iter()
             .map(|found| (found.name, found.version))
@@ -296,12 +305,17 @@ impl Client {
 
     /// Writes `put`, to be gone with `lease`.
     pub(super) fn put_leased(&self, put: &Put, lease: &str) -> Result<(), EtcdError> {
+        futures::executor::block_on(self.write_leased(put, lease))
+    }
+
+    /// The same without blocking.
+    pub(super) async fn write_leased(&self, put: &Put, lease: &str) -> Result<(), EtcdError> {
         let body = json!({
             "key": self.key(&put.name),
             "value": STANDARD.encode(&put.value),
             "lease": lease,
         });
-        self.ask("/v3/kv/put", body).map(drop)
+        self.request("/v3/kv/put", body).await.map(drop)
     }
 
     pub(super) fn put(&self, put: &Put) -> Result<(), EtcdError> {
@@ -312,8 +326,13 @@ impl Client {
 
     /// Removes the values from `first` up to, but without, `end`.
     pub(super) fn delete(&self, first: &str, end: &str) -> Result<(), EtcdError> {
+        futures::executor::block_on(self.remove(first, end))
+    }
+
+    /// The same without blocking.
+    pub(super) async fn remove(&self, first: &str, end: &str) -> Result<(), EtcdError> {
         let body = json!({ "key": self.key(first), "range_end": self.key(end) });
-        self.ask("/v3/kv/deleterange", body).map(drop)
+        self.request("/v3/kv/deleterange", body).await.map(drop)
     }
 
     /// Writes all of `puts` if `unchanged` holds and the value `needed` is there: etcd's number of that write, or none

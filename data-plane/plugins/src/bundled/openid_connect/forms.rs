@@ -2,8 +2,17 @@
 //!
 //! A small form travels in the sign-in's cookie, so that any node gives it back. A large one is kept where
 //! sessions are stored, sealed. Where they live in cookies, or if it is too large for the store as well, it stays
-//! on the node; a sign-in that ends on another finds it gone, and the browser asks for the page by GET.
+//! on the node, and is put aside with the control plane, sealed, for the node that the sign-in ends on. If that finds it
+//! gone all the same, the browser asks for the page by GET.
+//!
+//! ```text
+//! in the sign-in's cookie          where the form is
+//! text in base64                   this is the form
+//! nothing, or = in the store       under the name of this sign-in, on a node or where sessions are stored
+//! @ or =, and a name               the same under another's: the sign-in began anew meanwhile
+//! ```
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +20,6 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
@@ -21,7 +29,8 @@ use shared::clock::UnixTime;
 use super::flow::Pending;
 use super::logout::{Origin, origin};
 use super::request;
-use super::rules::Rules;
+use super::rules::{Rules, sha256};
+use super::seal;
 use super::session_store::Aside;
 use super::under_way::suffix;
 use crate::exchange::Exchange;
@@ -39,17 +48,69 @@ const MOST: usize = 16 * 1024 * 1024;
 /// How long a node keeps a form, whatever `authorization_rolling_timeout` says.
 const KEPT: Duration = Duration::from_mins(10);
 
-/// What stands in the cookie for a form that stays on the node.
-const ON_NODE: &str = "";
+/// What stands in the cookie for a form that stays on the node: before the name of the sign-in that it was posted for, if
+/// that is another one.
+const ON_NODE: &str = "@";
 
 /// And for one that is stored where sessions are.
 const IN_STORE: &str = "=";
 
-/// The large forms of a node, by the end of their sign-in's name.
+/// The large forms of a node, packed, by the end of their sign-in's name.
 #[derive(Default)]
-struct Forms(Mutex<HashMap<String, (UnixTime, Bytes)>>);
+struct Forms(Mutex<HashMap<String, (UnixTime, Vec<u8>)>>);
 
 shared::unsaid!(Forms);
+
+/// Where a form is.
+#[derive(Debug, Eq, PartialEq)]
+enum Place<'a> {
+    /// Here it is.
+    Cookie(&'a str),
+    /// On a node, under this name.
+    Node(Cow<'a, str>),
+    /// Where sessions are stored, under this name.
+    Store(Cow<'a, str>),
+}
+
+impl<'a> Place<'a> {
+    /// Where the form is that a sign-in remembers, if it does.
+    fn of(pending: &'a Pending) -> Option<Self> {
+        let noted = pending.form.as_deref()?;
+        let own = || Cow::Owned(suffix(&pending.state));
+        let named = |name: &'a str| match name {
+            "" => own(),
+            name => Cow::Borrowed(name),
+        };
+        Some(if noted.is_empty() {
+            Self::Node(own())
+        } else if let Some(name) = noted.strip_prefix(ON_NODE) {
+            Self::Node(named(name))
+        } else if let Some(name) = noted.strip_prefix(IN_STORE) {
+            Self::Store(named(name))
+        } else {
+            Self::Cookie(noted)
+        })
+    }
+}
+
+/// What a sign-in has to remember that takes the place of another, of the form that was posted for that one.
+pub(super) fn carried(before: &Pending) -> Option<String> {
+    Some(match Place::of(before)? {
+        Place::Cookie(text) => text.to_owned(),
+        Place::Node(name) => format!("{ON_NODE}{name}"),
+        Place::Store(name) => format!("{IN_STORE}{name}"),
+    })
+}
+
+/// What a form is called on its way to another node: the control plane learns nothing of the sign-in from it.
+fn key(name: &str) -> [u8; 32] {
+    sha256(format!("form of {name}").as_bytes())
+}
+
+/// What it is sealed as there. No cookie has such a name.
+fn sealed_as(name: &str) -> String {
+    format!("=form put aside {name}")
+}
 
 /// Keeps the form that the request posts, if it may be posted again: it is not another site's. Answers
 /// what the sign-in with this state has to remember of it.
@@ -86,16 +147,59 @@ pub(super) async fn keep(
             return Some(IN_STORE.to_owned());
         }
     }
+    let name = suffix(state);
+    put_aside(rules, exchange, host, &name, &packed);
     let now = host.now();
     let forms = host.node_state::<Forms>();
     let mut forms = forms.0.lock().unwrap_or_else(PoisonError::into_inner);
     forms.retain(|_, (since, _)| now.saturating_since(*since) < KEPT);
     let bytes: usize = forms.values().map(|(_, form)| form.len()).sum();
-    if bytes + form.len() > MOST {
-        return None;
+    if bytes + packed.len() <= MOST {
+        forms.insert(name, (now, packed));
     }
-    forms.insert(suffix(state), (now, form));
-    Some(ON_NODE.to_owned())
+    // Not the mark of a form on a node: a node of the version before knows no more than that there is none.
+    Some(String::new())
+}
+
+/// Puts a form aside for the node that its sign-in ends on. Nobody waits for that.
+fn put_aside(rules: &Rules, exchange: &Exchange<'_>, host: &impl Host, name: &str, packed: &[u8]) {
+    let mut nonce = [0; 12];
+    host.random(&mut nonce);
+    let ring = &exchange.environment.session_keys;
+    let (content, seconds) = ((packed, 1), host.now().as_secs());
+    let sealed_as = sealed_as(name);
+    let sealed = seal::seal_bytes(ring, &rules.binding, &sealed_as, content, seconds, nonce);
+    // Without a key no sign-in begins.
+    if let Ok(sealed) = sealed {
+        let (key, its_host) = (key(name), host.clone());
+        host.spawn(Box::pin(async move {
+            its_host.put_aside(key, sealed).await;
+        }));
+    }
+}
+
+/// Takes a form that stays on a node: this, or the one that its sign-in began on.
+async fn take_from_node(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    host: &impl Host,
+    name: &str,
+) -> Option<Vec<u8>> {
+    let forms = host.node_state::<Forms>();
+    let here = {
+        let mut forms = forms.0.lock().unwrap_or_else(PoisonError::into_inner);
+        forms.remove(name)
+    };
+    let key = key(name);
+    if let Some((_, packed)) = here {
+        host.forget_aside(key);
+        return Some(packed);
+    }
+    let sealed = host.take_aside(key).await?;
+    let ring = &exchange.environment.session_keys;
+    let now = host.now().as_secs();
+    let opened = seal::open_bytes(ring, &rules.binding, &sealed_as(name), sealed, now)?;
+    Some(opened.plaintext.to_vec())
 }
 
 /// Whether a browser that is given the fields of `form` posts them as they came: as UTF-8, and none without a name.
@@ -112,29 +216,24 @@ pub(super) async fn take(
     host: &impl Host,
     pending: &Pending,
 ) -> Option<Vec<(String, String)>> {
-    let form = match pending.form.as_deref()? {
-        ON_NODE => {
-            let forms = host.node_state::<Forms>();
-            let mut forms = forms.0.lock().unwrap_or_else(PoisonError::into_inner);
-            forms.remove(&suffix(&pending.state))?.1
-        }
-        IN_STORE => {
+    let packed = match Place::of(pending)? {
+        Place::Node(name) => take_from_node(rules, exchange, host, &name).await?,
+        Place::Store(name) => {
             let ring = &exchange.environment.session_keys;
             let store = rules.storage.as_ref()?;
-            let name = suffix(&pending.state);
-            let form = (Aside::Form, name.as_str());
-            let taken = store.take_aside(rules, ring, host, form).await;
-            unpacked(&taken?)?
+            let form = (Aside::Form, &*name);
+            store.take_aside(rules, ring, host, form).await?
         }
-        text => unpacked(&URL_SAFE_NO_PAD.decode(text).ok()?)?,
+        Place::Cookie(text) => URL_SAFE_NO_PAD.decode(text).ok()?,
     };
+    let form = unpacked(&packed)?;
     Some(form_urlencoded::parse(&form).into_owned().collect())
 }
 
-fn unpacked(packed: &[u8]) -> Option<Bytes> {
+fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
     let mut form = Vec::new();
     let limit = u64::try_from(LONGEST).ok()?;
     let mut decoder = DeflateDecoder::new(packed).take(limit);
     decoder.read_to_end(&mut form).ok()?;
-    Some(form.into())
+    Some(form)
 }

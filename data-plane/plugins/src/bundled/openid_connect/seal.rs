@@ -94,12 +94,25 @@ pub(crate) fn seal(
     now: u64,
     nonce: [u8; 12],
 ) -> Result<String, SealError> {
-    let key = ring.sealing(now).ok_or(SealError::NoKey)?;
     let length = (plaintext.len() + OVERHEAD).saturating_mul(4).div_ceil(3);
     let chunks = u8::try_from(length.div_ceil(sizes.chunk).max(1))
         .ok()
         .filter(|chunks| *chunks <= sizes.most)
         .ok_or(SealError::TooLarge)?;
+    let sealed = seal_bytes(ring, binding, name, (plaintext, chunks), now, nonce)?;
+    Ok(URL_SAFE_NO_PAD.encode(sealed))
+}
+
+/// Seals `plaintext` as `name`, in so many chunks, for where bytes need not be text.
+pub(super) fn seal_bytes(
+    ring: &KeyRing,
+    binding: &Binding,
+    name: &str,
+    (plaintext, chunks): (&[u8], u8),
+    now: u64,
+    nonce: [u8; 12],
+) -> Result<Vec<u8>, SealError> {
+    let key = ring.sealing(now).ok_or(SealError::NoKey)?;
     let mut sealed = Vec::with_capacity(plaintext.len() + OVERHEAD);
     sealed.extend_from_slice(&[VERSION, chunks]);
     sealed.extend_from_slice(&key.id);
@@ -114,7 +127,7 @@ pub(crate) fn seal(
         )
         .map_err(|_| SealError::TooLarge)?;
     sealed.extend_from_slice(&body);
-    Ok(URL_SAFE_NO_PAD.encode(sealed))
+    Ok(sealed)
 }
 
 /// How a sealed value is cut.
@@ -173,7 +186,24 @@ pub(crate) fn open(
     if value.len() > LONGEST {
         return None;
     }
-    let mut sealed = Zeroizing::new(URL_SAFE_NO_PAD.decode(value).ok()?);
+    open_bytes(
+        ring,
+        binding,
+        name,
+        URL_SAFE_NO_PAD.decode(value).ok()?,
+        now,
+    )
+}
+
+/// Opens what was sealed as bytes.
+pub(super) fn open_bytes(
+    ring: &KeyRing,
+    binding: &Binding,
+    name: &str,
+    sealed: Vec<u8>,
+    now: u64,
+) -> Option<Opened> {
+    let mut sealed = Zeroizing::new(sealed);
     let (head, body) = sealed.split_at_mut_checked(HEAD)?;
     let [version, chunks, rest @ ..] = &*head else {
         return None;

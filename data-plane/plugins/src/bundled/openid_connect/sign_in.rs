@@ -192,7 +192,7 @@ async fn arrive(
         Cause::Needed | Cause::Lost(Lost { pending: None, .. }) => {
             forms::keep(rules, exchange, host, &state).await
         }
-        _ => cause.before().and_then(|pending| pending.form.clone()),
+        _ => cause.before().and_then(forms::carried),
     };
     let interactive = matches!(cause, Cause::Interaction(_));
     // With what a provider says of a sign-in, the request is for nobody's page.

@@ -13,6 +13,7 @@ mod conformance_fapi;
 mod conformance_logout;
 mod failures;
 mod forged;
+mod forms;
 mod gateway;
 mod glance;
 mod grants;

@@ -1,9 +1,9 @@
-//! Sessions that are remembered, bound, told of; forms that outlast a sign-in; explanations.
+//! Sessions that are remembered, bound, told of; explanations.
 
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
-use super::gateway::{Browser, Gateway, Reply};
+use super::gateway::{Browser, Gateway};
 use crate::bundled::openid_connect::explain::Explanations;
 use crate::host::Host;
 use crate::testing::Request;
@@ -226,86 +226,6 @@ fn rule_57_over_tls_cookies_are_of_this_host_alone() {
     assert_eq!(browser.get(&mut gateway, "/api").status, 302);
 }
 
-fn form_of(reply: &Reply) -> String {
-    String::from_utf8_lossy(&reply.body).into_owned()
-}
-
-fn post_and_sign_in(gateway: &mut Gateway, form: &str, headers: &[(&'static str, &str)]) -> Reply {
-    let mut browser = Browser::default();
-    let mut request = Request::get("/orders?x=1");
-    request.method = Method::POST;
-    request.body = bytes::Bytes::copy_from_slice(form.as_bytes());
-    for (name, value) in [("content-type", "application/x-www-form-urlencoded")]
-        .iter()
-        .chain(headers)
-    {
-        let name = HeaderName::from_static(name);
-        request
-            .headers
-            .push((name, HeaderValue::from_str(value).unwrap()));
-    }
-    let start = browser.send(gateway, request);
-    assert_eq!(start.status, 302, "{start:?}");
-    let query = gateway.provider.authorize(start.location());
-    browser.get(gateway, &format!("/orders?{query}"))
-}
-
-#[test]
-fn a_posted_form_outlasts_the_sign_in() {
-    let mut gateway = Gateway::new(json!({}));
-    let reply = post_and_sign_in(&mut gateway, "item=a%22b&count=2", &[]);
-    assert!(reply.status == 200 && reply.upstream.is_none() && reply.sets_session());
-    let page = form_of(&reply);
-    assert!(
-        page.contains("action=\"http://gateway.example/orders?x=1\""),
-        "{page}"
-    );
-    assert!(page.contains("name=\"item\" value=\"a&quot;b\""), "{page}");
-    assert!(
-        reply.headers["content-security-policy"]
-            .to_str()
-            .unwrap()
-            .contains("sha256-")
-    );
-    // One that no cookie holds stays on the node.
-    let words: Vec<String> = (0..9_000)
-        .map(|n| (n * 7_919 % 99_991).to_string())
-        .collect();
-    let long = words.concat();
-    let reply = post_and_sign_in(&mut gateway, &format!("text={long}"), &[]);
-    assert!(form_of(&reply).contains(&long));
-    // Longer ones are lost, and the sign-in goes on.
-    let reply = post_and_sign_in(&mut gateway, &format!("text={}", "x".repeat(70_000)), &[]);
-    assert!(reply.upstream.is_some());
-}
-
-#[test]
-fn a_form_that_would_come_back_as_another_is_not_kept() {
-    for form in ["a=%FC", "a=%00", "=x", "a=1&=2"] {
-        let mut gateway = Gateway::new(json!({}));
-        let reply = post_and_sign_in(&mut gateway, form, &[("sec-fetch-site", "same-origin")]);
-        assert!(!form_of(&reply).contains("<form"), "{form}");
-    }
-}
-
-#[test]
-fn a_form_of_another_site_is_not_posted_again() {
-    for headers in [
-        [("sec-fetch-site", "cross-site")],
-        [("origin", "https://evil.example")],
-    ] {
-        let mut gateway = Gateway::new(json!({}));
-        let reply = post_and_sign_in(&mut gateway, "amount=1000", &headers);
-        assert!(reply.upstream.is_some(), "{headers:?}");
-    }
-    let mut gateway = Gateway::new(json!({ "preserve_post": false }));
-    assert!(
-        post_and_sign_in(&mut gateway, "a=1", &[])
-            .upstream
-            .is_some()
-    );
-}
-
 #[test]
 fn a_session_goes_on_for_its_grace_while_the_provider_is_away() {
     let (mut gateway, mut browser) = signed_in(&json!({ "refresh_grace": 100 }));
@@ -388,7 +308,7 @@ fn a_person_whose_sign_in_fails_gets_a_page() {
         HeaderValue::from_static("text/html,*/*"),
     ));
     let reply = browser.send(&mut gateway, request);
-    let text = form_of(&reply);
+    let text = String::from_utf8_lossy(&reply.body);
     assert_eq!(reply.status, 401);
     assert!(
         text.starts_with("<!doctype html>") && !text.contains("script"),
