@@ -8,6 +8,8 @@
 //! Who brings it has the cookie of the sign-in, which the answer takes away. Where a code is spent and its tokens cannot be
 //! verified, since the provider's keys are out of reach, these are kept for a while: a reload goes on with them.
 
+mod finish;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,13 +22,13 @@ use subtle::ConstantTimeEq;
 use super::failure::{Class, Failure};
 use super::flow::{Callback, Pending, SignedIn};
 use super::rules::{Rules, sha256};
-use super::sign_in;
 use super::single_flight::Flights;
 use super::token_endpoint::{PassedOn, Tokens};
 use super::told;
 use crate::exchange::Exchange;
 use crate::host::{Claim, Host, Work};
 use crate::sessions::session_keys::KeyRing;
+use finish::Given;
 
 /// What other nodes are told of a code whose result cannot be told: that it is spent. No sealed text is that short.
 const SPENT: &[u8] = b"spent";
@@ -63,7 +65,7 @@ enum Landed {
     /// This, by the response with this digest.
     Result([u8; 32], Outcome),
     /// These tokens, by the response with this digest; they are not verified yet.
-    Given([u8; 32], Arc<Tokens>),
+    Given([u8; 32], Given),
 }
 
 shared::unsaid!(Landed);
@@ -82,13 +84,16 @@ shared::unsaid!(Redemptions);
 struct Told<'a> {
     response: [u8; 32],
     tokens: Cow<'a, Tokens>,
+    /// When they were given, if they are not verified. The version before does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<UnixTime>,
 }
 
 /// How far a node has come with a code.
 struct Finished {
     landed: Landed,
     /// The tokens, if they could not be verified.
-    given: Option<Arc<Tokens>>,
+    given: Option<Given>,
 }
 
 impl From<Landed> for Finished {
@@ -135,7 +140,7 @@ pub(super) async fn redeem<H: Host>(
     if response.code.is_none() {
         let response = response.clone();
         let given = &mut None;
-        let finished = sign_in::finish(rules, host, pending, response, &passed_on, given);
+        let finished = finish::finish(rules, host, pending, response, &passed_on, given);
         return Some(finished.await.map(Arc::new));
     }
     let digest = digest(response);
@@ -167,7 +172,7 @@ impl<H: Host> Redemption<H> {
         let (waiting, pilot) = redemptions.flights.board(&self.key);
         if let Some(pilot) = pilot {
             let given = match redemptions.find(&self.key, self.host.now()) {
-                Some(Landed::Given(response, tokens)) if response == digest => Some(tokens),
+                Some(Landed::Given(response, given)) if response == digest => Some(given),
                 // Between the look and the boarding another one may have landed.
                 Some(landed) => {
                     pilot.land(&landed);
@@ -181,7 +186,7 @@ impl<H: Host> Redemption<H> {
                     Some(given) => (self.finish(Some(given)).await, false),
                     None => self.run().await,
                 };
-                let kept = given.map(|tokens| Landed::Given(digest, tokens));
+                let kept = given.map(|given| Landed::Given(digest, given));
                 let kept = kept.as_ref().unwrap_or(&landed);
                 redemptions.remember(self.key, kept, self.host.now());
                 pilot.land(&landed);
@@ -210,34 +215,39 @@ impl<H: Host> Redemption<H> {
     }
 
     /// Goes on with the tokens that were `given` already, or asks for them.
-    async fn finish(&self, given: Option<Arc<Tokens>>) -> Finished {
+    async fn finish(&self, mut given: Option<Given>) -> Finished {
         let (pending, response) = (self.pending.clone(), self.response.clone());
         let (rules, host) = (&self.rules, &self.host);
-        let mut given = given.map(|tokens| Box::new(Tokens::clone(&tokens)));
-        let finished = sign_in::finish(rules, host, pending, response, &self.passed_on, &mut given);
+        let finished = finish::finish(rules, host, pending, response, &self.passed_on, &mut given);
         let outcome = finished.await.map(Arc::new);
         Finished {
-            given: given.filter(|_| is_for_now(&outcome)).map(Arc::from),
+            given: given.filter(|_| is_for_now(&outcome)),
             landed: Landed::Result(self.digest, outcome),
         }
     }
 
     /// What other nodes are told. Nothing if the code may still be good.
     fn tell(&self, finished: &Finished) -> Option<Vec<u8>> {
-        let (name, tokens) = match (&finished.given, &finished.landed) {
-            (Some(tokens), _) => (GIVEN, &**tokens),
-            (None, Landed::Result(_, Ok(signed_in))) => (NAME, &signed_in.tokens),
-            (None, Landed::Result(_, outcome)) if is_for_now(outcome) => return None,
-            (None, _) => return Some(SPENT.to_vec()),
-        };
-        Some(self.seal(name, tokens))
+        match (&finished.given, &finished.landed) {
+            (Some(given), _) => Some(self.seal_given(given)),
+            (None, Landed::Result(_, Ok(signed_in))) => {
+                Some(self.seal(NAME, &signed_in.tokens, None))
+            }
+            (None, Landed::Result(_, outcome)) if is_for_now(outcome) => None,
+            (None, _) => Some(SPENT.to_vec()),
+        }
+    }
+
+    fn seal_given(&self, given: &Given) -> Vec<u8> {
+        self.seal(GIVEN, &given.tokens, Some(given.at))
     }
 
     /// What is told of `tokens`: no more than that the code is spent, if they are too long.
-    fn seal(&self, name: &str, tokens: &Tokens) -> Vec<u8> {
+    fn seal(&self, name: &str, tokens: &Tokens, at: Option<UnixTime>) -> Vec<u8> {
         let told = Told {
             response: self.digest,
             tokens: Cow::Borrowed(tokens),
+            at,
         };
         let told = told::seal(&self.rules, &self.ring, &self.host, name, &told);
         told.unwrap_or_else(|| SPENT.to_vec())
@@ -247,10 +257,10 @@ impl<H: Host> Redemption<H> {
     /// not know of them would spend the code again, which may revoke them (RFC 6749 §4.1.2).
     async fn go_on_telling(&self, redemptions: &Redemptions) {
         let kept = || match redemptions.find(&self.key, self.host.now()) {
-            Some(Landed::Given(_, tokens)) => Some(tokens),
+            Some(Landed::Given(_, given)) => Some(given),
             _ => None,
         };
-        let seal = |tokens: &Arc<Tokens>| Some(self.seal(GIVEN, tokens));
+        let seal = |given: &Given| Some(self.seal_given(given));
         told::go_on(&self.host, self.key, Work::Code, kept, seal).await;
     }
 
@@ -268,7 +278,11 @@ impl<H: Host> Redemption<H> {
         }
         match open(GIVEN) {
             Some(told) if told.response == self.digest => {
-                self.finish(Some(Arc::new(told.tokens.into_owned()))).await
+                let given = Given {
+                    tokens: Arc::new(told.tokens.into_owned()),
+                    at: told.at.unwrap_or_else(|| self.host.now()),
+                };
+                self.finish(Some(given)).await
             }
             Some(_) | None => Landed::Spent.into(),
         }

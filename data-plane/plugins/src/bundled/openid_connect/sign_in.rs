@@ -16,7 +16,7 @@ use super::client_keys;
 use super::config::{AuthMethod, LoginAction};
 use super::cookie::{Family, Jar};
 use super::failure::Failure;
-use super::flow::{self, Action, Arrival, Callback, Context, Event, Pending, SignedIn, State};
+use super::flow::{self, Action, Arrival, Context, Event, Pending, SignedIn, State};
 use super::forms;
 use super::login;
 use super::loops;
@@ -24,12 +24,12 @@ use super::mark;
 use super::opened;
 use super::page;
 use super::possession::Presented;
-use super::provider::{self, Reason};
+use super::provider;
 use super::rate::{self, Deed};
 use super::request;
 use super::rules::{Rules, is_ours_in_authorization};
 use super::session::{self, Session, random_text};
-use super::token_endpoint::{self, PassedOn, Tokens};
+use super::token_endpoint;
 use super::under_way;
 use crate::answer;
 use crate::exchange::Exchange;
@@ -311,69 +311,6 @@ fn is_way_back(rules: &Rules, url: &str, client: usize) -> bool {
             .login_methods
             .contains(&AuthMethod::AuthorizationCode);
     redirects && rules.client(client).redirect_uri.as_deref() == Some(url)
-}
-
-/// Finishes a sign-in: from the authorization response to verified tokens. What the token endpoint answers is left in
-/// `given`; if there is something, it is not asked.
-///
-/// # Errors
-///
-/// If it failed.
-pub(super) async fn finish(
-    rules: &Arc<Rules>,
-    host: &impl Host,
-    pending: Pending,
-    callback: Callback,
-    passed_on: &PassedOn,
-    given: &mut Option<Box<Tokens>>,
-) -> Result<SignedIn, Failure> {
-    let mut document = provider::document(rules, host)
-        .await
-        .map_err(|error| error.failure())?;
-    let client = pending.client;
-    let mut state = State::Waiting(pending);
-    let mut event = Event::CalledBack(callback);
-    loop {
-        let context = Context {
-            rules,
-            document: &document,
-            signer: None,
-        };
-        let (next, action) = flow::step(context, state, event, host.now());
-        state = next;
-        event = match action {
-            Action::FetchTokens(_) if let Some(tokens) = given => {
-                Event::TokensReceived(tokens.clone())
-            }
-            Action::FetchTokens(form) => {
-                let asked =
-                    token_endpoint::request(rules, &document, client, host, form, passed_on);
-                match asked.await.map(Box::new) {
-                    Ok(tokens) => Event::TokensReceived(given.insert(tokens).clone()),
-                    Err(error) => Event::TokensRefused(error.failure("token_http")),
-                }
-            }
-            Action::FetchKeys => {
-                // A browser may bring anything; what the token endpoint gives is the provider's.
-                let reason = match &state {
-                    State::Verifying(..) => Reason::ProviderToken,
-                    _ => Reason::ClientToken,
-                };
-                document = provider::rediscover(rules, host, &document, reason)
-                    .await
-                    .map_err(|error| error.failure())?;
-                Event::KeysReceived
-            }
-            Action::Proceed(signed_in) => return Ok(*signed_in),
-            Action::Deny(failure) => return Err(failure),
-            Action::Redirect(_) | Action::Post(..) | Action::Push(_) => {
-                return Err(Failure::unexpected(
-                    "state_unknown",
-                    "a sign-in went backwards",
-                ));
-            }
-        };
-    }
 }
 
 /// Begins the session of a user who signed in, and does what `login_action` says.

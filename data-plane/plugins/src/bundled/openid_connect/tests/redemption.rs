@@ -258,6 +258,38 @@ fn rule_25_a_reload_that_comes_to_another_node_goes_on_with_tokens_that_wait_for
 }
 
 #[test]
+fn rule_25_an_id_token_that_ends_while_it_waits_for_keys_is_judged_as_of_when_it_was_given() {
+    let cluster = Rc::default();
+    let config = json!({});
+    let mut one = Gateway::new(config.clone());
+    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    one.host.join(&cluster);
+    two.host.join(&cluster);
+    let end = one.provider.now() + 30;
+    one.provider.script.borrow_mut().id_claims = vec![("exp", json!(end))];
+    let (browser, back) = keyless(&mut one);
+    assert_eq!(browser.clone().get(&mut one, &back).status, 503);
+    one.advance(60);
+    two.host.set_clock(one.host.now());
+    one.provider.script.borrow_mut().gone.clear();
+    for node in [&mut two, &mut one] {
+        let mut browser = browser.clone();
+        assert!(browser.get(node, &back).sets_session());
+        assert_eq!(browser.get(node, "/api").status, 200);
+    }
+    assert_eq!(one.provider.called("/token"), 1);
+    // One that had ended when it was given is none.
+    let mut gateway = Gateway::new(config);
+    let end = gateway.provider.now() - 30;
+    gateway.provider.script.borrow_mut().id_claims = vec![("exp", json!(end))];
+    let (browser, back) = keyless(&mut gateway);
+    assert_eq!(browser.clone().get(&mut gateway, &back).status, 503);
+    gateway.provider.script.borrow_mut().gone.clear();
+    gateway.advance(6);
+    assert_eq!(browser.clone().get(&mut gateway, &back).status, 401);
+}
+
+#[test]
 fn rule_25_tokens_that_wait_for_keys_are_told_again_where_they_were_forgotten() {
     let cluster: Rc<Landed> = Rc::default();
     let config = json!({});
