@@ -259,6 +259,7 @@ async fn look_up_user_info(
     let asked = question.ask(rules, host).await;
     let before = session.said(rules, host.now());
     let decides = rules.config.credentials.search_user_info;
+    let signs_in = session.method == AuthMethod::AuthorizationCode;
     match asked {
         Ok(user_info) => {
             user_info::check_subject(&user_info.claims, id)?;
@@ -269,10 +270,12 @@ async fn look_up_user_info(
                 found.before = before;
             }
         }
-        // Nobody knows who answers like that.
+        // Nobody knows who answers like that: it decides nothing, and signs nobody in.
         Err(failure)
             if failure.code == "userinfo_sig"
-                || (failure.code == "userinfo_shape" && before.is_none()) =>
+                || (failure.code == "userinfo_shape"
+                    && before.is_none()
+                    && (decides || signs_in)) =>
         {
             return Err(failure);
         }

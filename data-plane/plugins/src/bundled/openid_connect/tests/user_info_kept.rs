@@ -118,6 +118,20 @@ fn rule_38_a_user_of_whom_the_provider_says_no_more_has_no_session() {
 }
 
 #[test]
+fn user_info_that_is_no_object_refuses_a_token_only_where_it_decides() {
+    for (decides, status) in [(true, 503), (false, 200)] {
+        let mut gateway = Gateway::new(json!({
+            "search_user_info": decides, "upstream_user_info_header": "x-userinfo",
+        }));
+        gateway.provider.script.borrow_mut().user_info = Some((200, json!(["sub"])));
+        let token = gateway.provider.access_token(&[]);
+        let reply = gateway.call(&token);
+        assert_eq!(reply.status, status);
+        assert!(status != 200 || reply.seen("x-userinfo").is_none());
+    }
+}
+
+#[test]
 fn rule_38_user_info_that_is_no_object_begins_no_session_and_ends_none() {
     for (more, answer) in [
         (json!({}), json!(["sub"])),
