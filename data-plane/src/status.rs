@@ -265,7 +265,8 @@ fn unverified(node: &Node) -> usize {
 fn failing(node: &Node) -> BTreeSet<Trouble> {
     let live = node.live.load();
     let filters = live.iter().flat_map(|live| live.filters.iter());
-    let troubles = filters.filter_map(|filter| filter.trouble(&node.states));
+    let now = UnixTime::now();
+    let troubles = filters.filter_map(|filter| filter.trouble(&node.states, now));
     troubles.collect()
 }
 

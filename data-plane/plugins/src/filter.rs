@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use shared::clock::UnixTime;
 use shared::entity::Protocol;
 use shared::schema::FieldErrors;
 use uuid::Uuid;
@@ -181,7 +182,12 @@ pub trait Filter: Send + Sync + 'static {
     }
 
     /// What is wrong with the OpenID provider that it trusts, by the `states` of its node.
-    fn trouble(&self, _states: &NodeStates) -> Option<Trouble> {
+    fn trouble(&self, _states: &NodeStates, _now: UnixTime) -> Option<Trouble> {
+        None
+    }
+
+    /// What the OpenID provider that it trusts is [kept](Host::keep) under.
+    fn provider(&self) -> Option<[u8; 32]> {
         None
     }
 

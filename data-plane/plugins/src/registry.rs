@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use http::HeaderName;
 use serde_json::{Map, Value};
+use shared::clock::UnixTime;
 use shared::schema::{FieldErrors, Record};
 use uuid::Uuid;
 
@@ -279,9 +280,15 @@ macro_rules! registry {
                 }
             }
 
-            fn trouble(&self, states: &NodeStates) -> Option<Trouble> {
+            fn trouble(&self, states: &NodeStates, now: UnixTime) -> Option<Trouble> {
                 match self {
-                    $(Self::$plugin(filter) => filter.trouble(states),)*
+                    $(Self::$plugin(filter) => filter.trouble(states, now),)*
+                }
+            }
+
+            fn provider(&self) -> Option<[u8; 32]> {
+                match self {
+                    $(Self::$plugin(filter) => filter.provider(),)*
                 }
             }
 

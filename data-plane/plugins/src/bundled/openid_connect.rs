@@ -77,6 +77,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method};
 use serde_json::{Map, Value};
+use shared::clock::UnixTime;
 use shared::schema::FieldErrors;
 use tracing::{info, warn};
 
@@ -212,8 +213,12 @@ impl Filter for OpenidConnectFilter {
         !self.0.config.provider.ssl_verify
     }
 
-    fn trouble(&self, states: &NodeStates) -> Option<Trouble> {
-        provider::trouble(&self.0, states)
+    fn trouble(&self, states: &NodeStates, now: UnixTime) -> Option<Trouble> {
+        provider::trouble(&self.0, states, now)
+    }
+
+    fn provider(&self) -> Option<[u8; 32]> {
+        Some(self.0.provider_key)
     }
 
     fn owns_cookie(&self, name: &str) -> bool {

@@ -59,6 +59,9 @@ pub(super) const LONGEST_KEPT: Duration = Duration::from_hours(24);
 /// How long a request waits for a provider that failed before.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long failed discovery says so to operators: whether the provider is back, only requests find out.
+const TROUBLED: Duration = Duration::from_mins(10);
+
 /// How long a failed call says that the provider fails: an endpoint may be asked no more.
 const TELLING: Duration = Duration::from_mins(1);
 
@@ -156,7 +159,7 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
     let age = |document: &Arc<Document>| now.saturating_since(document.fetched_at);
     let known = entry
         .document
-        .filter(|document| age(document) < lifetime(rules, document).saturating_add(LONGEST_KEPT));
+        .filter(|document| document.epoch >= epoch && serves(rules, document, now));
     let document = match known {
         Some(document) => {
             let failing = entry.discovery.failures > 0;
@@ -281,10 +284,12 @@ impl Providers {
                 if entries.len() >= MOST_PROVIDERS && !entries.contains_key(&key) {
                     entries.clear();
                 }
-                let outcome = entries
-                    .entry(key)
-                    .or_default()
-                    .take_up(fetched, its_host.now());
+                let now = its_host.now();
+                let outcome = entries.entry(key).or_default().take_up(
+                    fetched,
+                    |had| serves(&rules, had, now),
+                    now,
+                );
                 drop(entries);
                 match &outcome {
                     Ok(document) => {
@@ -315,6 +320,12 @@ impl CoreCopies {
         };
         copies.insert(key, (Arc::clone(document), at));
     }
+/// Whether a document is used at all, if no newer one is to be had.
+fn serves(rules: &Rules, document: &Document, now: UnixTime) -> bool {
+    let longest = lifetime(rules, document).saturating_add(LONGEST_KEPT);
+    now.saturating_since(document.fetched_at) < longest
+}
+
 }
 
 async fn wait(flight: Flight) -> Outcome {

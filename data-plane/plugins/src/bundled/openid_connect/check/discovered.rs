@@ -42,6 +42,8 @@ pub struct Said {
     pub at: UnixTime,
     /// What is wrong with what it says now, and since when.
     pub trouble: Option<(UnixTime, String)>,
+    /// Since when it says that it has no key or endpoint any more, or another issuer.
+    lost_since: Option<UnixTime>,
 }
 
 impl Said {
@@ -55,10 +57,12 @@ impl Said {
         let age = |at: UnixTime| now.saturating_since(at);
         let before = before.filter(|before| age(before.at) < LONGEST_KEPT);
         let since = |before: &Self| before.trouble.as_ref().map_or(now, |(since, _)| *since);
+        let mut lost_since = before.as_ref().and_then(|before| before.lost_since);
         let trouble = match (answered, &before) {
             (Err(reason), _) => reason,
             (Ok(discovered), Some(before))
-                if before.discovered.is_lost_by(&discovered) && age(since(before)) < EMPTIED =>
+                if before.discovered.is_lost_by(&discovered)
+                    && age(*lost_since.get_or_insert(now)) < EMPTIED =>
             {
                 "it has no key any more, no endpoint, or another issuer: what it said before serves for an hour".to_owned()
             }
@@ -67,11 +71,13 @@ impl Said {
                     discovered,
                     at: now,
                     trouble: None,
+                    lost_since: None,
                 });
             }
         };
         before.map(|before| Self {
             trouble: Some((since(&before), trouble)),
+            lost_since,
             ..before
         })
     }

@@ -45,15 +45,16 @@ impl Entry {
     }
 
     /// Takes up what was `fetched`, unless it takes away what nobody signs in without and has not said so for long. What an
-    /// operator has dropped is not kept.
+    /// operator has dropped is not kept, and neither is what is too old to serve, as `serves` says.
     pub(super) fn take_up(
         &mut self,
         fetched: Result<Document, ProviderError>,
+        serves: impl FnOnce(&Document) -> bool,
         now: UnixTime,
     ) -> Outcome {
         let outcome = fetched.and_then(|document| {
             let had = self.document.as_ref();
-            let had = had.filter(|had| had.epoch >= document.epoch);
+            let had = had.filter(|had| had.epoch >= document.epoch && serves(had));
             let Some(lost) = had.and_then(|had| lost(had, &document)) else {
                 return Ok(document);
             };

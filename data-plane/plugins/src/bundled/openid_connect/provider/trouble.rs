@@ -3,7 +3,7 @@
 use shared::clock::UnixTime;
 use shared::telemetry::chain;
 
-use super::Providers;
+use super::{Providers, TROUBLED};
 use crate::bundled::openid_connect::rules::Rules;
 use crate::state::NodeStates;
 
@@ -20,19 +20,20 @@ pub struct Trouble {
     pub serves_from: Option<UnixTime>,
 }
 
-/// What is wrong with the provider of `rules`, by what a node has in its `states`.
+/// What is wrong with the provider of `rules`, by what a node has in its `states`. Nothing where that was long ago: a provider
+/// that nobody needs is not asked whether it is back.
 pub(in crate::bundled::openid_connect) fn trouble(
     rules: &Rules,
     states: &NodeStates,
+    now: UnixTime,
 ) -> Option<Trouble> {
     let providers = states.of::<Providers>();
     let entries = providers.lock();
     let entry = entries.get(&rules.provider_key)?;
     let discovery = &entry.discovery;
-    let error = discovery
-        .error
-        .as_ref()
-        .filter(|_| discovery.failures > 0)?;
+    let is_recent = now.saturating_since(discovery.failed_at) < TROUBLED;
+    let failing = discovery.error.as_ref().filter(|_| is_recent);
+    let error = failing.filter(|_| discovery.failures > 0)?;
     let document = entry.document.as_ref();
     Some(Trouble {
         issuer: rules.issuer.clone(),

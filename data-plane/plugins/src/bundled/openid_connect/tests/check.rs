@@ -400,6 +400,13 @@ fn rule_77_what_a_provider_said_is_shown_while_it_says_nothing_usable() {
     let emptied = Said::after(emptied, said(0), at(3_659));
     assert_eq!(seen(&emptied), Some((at(0), 2, Some(at(60)))));
     let believed = Said::after(emptied, said(0), at(3_660));
+    // The hour is that of what it says, not of an outage before.
+    let back = Said::after(good.clone(), away(), at(60));
+    let back = Said::after(back, said(0), at(7_200));
+    assert_eq!(seen(&back), Some((at(0), 2, Some(at(60)))));
+    let back = Said::after(back, away(), at(10_000));
+    let back = Said::after(back, said(0), at(10_800));
+    assert_eq!(seen(&back), Some((at(10_800), 0, None)));
     assert_eq!(seen(&believed), Some((at(3_660), 0, None)));
     assert_eq!(
         seen(&Said::after(good, said(1), at(61))),

@@ -38,7 +38,7 @@ fn calls(gateway: &mut Gateway, key: &SigningKey) -> [u16; 2] {
 /// Why discovery fails, as operators are told.
 fn trouble(gateway: &Gateway) -> Option<String> {
     let states = gateway.host.node_states();
-    let trouble = gateway.filter.trouble(&states)?;
+    let trouble = gateway.filter.trouble(&states, gateway.host.now())?;
     assert!(trouble.serves_from.is_some() && trouble.since <= gateway.host.now());
     Some(trouble.reason)
 }
@@ -64,6 +64,33 @@ fn rule_77_keys_that_all_vanish_serve_for_an_hour_and_operators_hear_of_it() {
         assert_eq!(calls(&mut gateway, &key), [200, 401]);
         assert_eq!(trouble(&gateway), None);
     }
+}
+
+#[test]
+fn keys_that_vanish_are_believed_at_once_where_those_of_before_are_too_old_to_serve() {
+    let (mut gateway, key) = gateway();
+    gateway.provider.script.borrow_mut().down = true;
+    gateway.advance(24 * HOUR);
+    assert_eq!(call(&mut gateway, &key), 503);
+    gateway.provider.script.borrow_mut().down = false;
+    gateway.provider.keys.borrow_mut().clear();
+    gateway.advance(6);
+    assert_eq!(call(&mut gateway, &key), 401);
+    assert_eq!(trouble(&gateway), None);
+}
+
+#[test]
+fn operators_hear_no_more_of_a_provider_that_nobody_has_asked_for_long() {
+    let (mut gateway, key) = gateway();
+    gateway.provider.script.borrow_mut().down = true;
+    assert_eq!(calls(&mut gateway, &key), [200; 2]);
+    gateway.advance(590);
+    assert!(trouble(&gateway).is_some());
+    gateway.advance(10);
+    assert_eq!(trouble(&gateway), None);
+    // Whoever asks finds out how it is.
+    assert_eq!(calls(&mut gateway, &key), [200; 2]);
+    assert!(trouble(&gateway).is_some());
 }
 
 #[test]
