@@ -124,7 +124,7 @@ async fn run(start: Start) {
         () = judge_sessions(&gateway) => {}
         () = Arc::clone(&gateway.unstored).send_on(&gateway.questions) => {}
         () = Arc::clone(&gateway.unstored).take_up(&gateway.revocations) => {}
-        () = Arc::clone(&gateway.discovered).write_on() => {}
+        () = Arc::clone(&gateway.discovered).write_on(&gateway.live) => {}
         () = gateway.expiring.watch(&gateway.live) => {}
         () = crate::metrics::forget(&gateway) => {}
         _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}

@@ -3,17 +3,21 @@
 //! The file lies beside the last good configuration and is sealed as that is: whoever could write it could bring in keys.
 //! A process with a successor leaves it to that: what the one learned earlier must not take the place of what the other knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use plugins::filter::Filter as _;
+use plugins::registry::AnyFilter;
+use shared::clock::monotonic;
 use tokio::sync::Notify;
 
 use crate::last_good::beside::{SealedFile, Unusable};
 use crate::last_good::sealing::{Magic, Sealing, Unopened};
+use crate::live::Live;
 
 const MAGIC: Magic = *b"WARDPV\0\x01";
 const FILE: &str = "providers";
@@ -23,6 +27,10 @@ const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// The time between two writes, and between two looks whether the private key is another.
 const SPACING: Duration = Duration::from_mins(1);
+
+/// How long what is kept of a provider stays that no plugin names any more: as long as a provider's word serves without a
+/// newer one, so that a change of the configuration that is taken back loses nothing.
+const UNNAMED: Duration = Duration::from_hours(24);
 
 type ByKey = BTreeMap<[u8; 32], Bytes>;
 
@@ -39,6 +47,8 @@ pub(crate) struct Discovered {
 #[derive(Debug, Default)]
 struct State {
     said: ByKey,
+    /// Since when no plugin names them.
+    unnamed: BTreeMap<[u8; 32], Instant>,
     /// Whether the file says something else.
     changed: bool,
     /// The renewal of the private key that the file is sealed under.
@@ -57,7 +67,7 @@ impl Discovered {
         let state = State {
             said,
             renewal: kept.renewals(),
-            changed: false,
+            ..State::default()
         };
         Self {
             state: Mutex::new(state),
@@ -89,10 +99,31 @@ impl Discovered {
         self.more.notify_one();
     }
 
-    /// Writes what there is to write, until the node ends.
-    pub(crate) async fn write_on(self: Arc<Self>) {
+    /// Forgets what nobody has named for long, where plugins name these.
+    fn forget(&self, named: &BTreeSet<[u8; 32]>, now: Instant) {
+        let State {
+            said,
+            unnamed,
+            changed,
+            ..
+        } = &mut *self.state();
+        unnamed.retain(|key, _| said.contains_key(key) && !named.contains(key));
+        said.retain(|key, _| {
+            let is_kept = named.contains(key)
+                || now.saturating_duration_since(*unnamed.entry(*key).or_insert(now)) < UNNAMED;
+            *changed |= !is_kept;
+            is_kept
+        });
+    }
+
+    /// Writes what there is to write, until the node ends, and forgets what the configurations in `live` have no use for.
+    pub(crate) async fn write_on(self: Arc<Self>, live: &Live) {
         loop {
             _ = tokio::time::timeout(SPACING, self.more.notified()).await;
+            if let Some(live) = live.load().as_ref() {
+                let named = live.filters.iter().filter_map(AnyFilter::provider);
+                self.forget(&named.collect(), monotonic());
+            }
             let this = Arc::clone(&self);
             if tokio::task::spawn_blocking(move || this.write())
                 .await
@@ -230,6 +261,32 @@ mod tests {
         assert!(discovered.find(&[1; 32]).is_some() && discovered.find(&[2; 32]).is_none());
         discovered.keep([3; 32], Bytes::from_static(b"a"));
         assert!(discovered.find(&[1; 32]).is_none() && discovered.find(&[3; 32]).is_some());
+    }
+
+    #[test]
+    fn a_provider_that_no_plugin_names_is_forgotten_a_day_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = open(directory.path(), 1);
+        for key in 1..=3 {
+            one.keep([key; 32], Bytes::from_static(b"a"));
+        }
+        let begin = monotonic();
+        let forget = |named: &[u8], after: Duration| {
+            let named = named.iter().map(|key| [*key; 32]).collect();
+            one.forget(&named, begin + after);
+            [1, 2, 3].map(|key| one.find(&[key; 32]).is_some())
+        };
+        let minute = Duration::from_mins(1);
+        assert_eq!(forget(&[1], Duration::ZERO), [true; 3]);
+        // One comes back, for a moment.
+        assert_eq!(forget(&[1, 2], UNNAMED - minute), [true; 3]);
+        assert_eq!(forget(&[1], UNNAMED), [true, true, false]);
+        assert_eq!(forget(&[1], 2 * UNNAMED - minute), [true, true, false]);
+        assert_eq!(forget(&[1], 2 * UNNAMED), [true, false, false]);
+        one.write();
+        let again = open(directory.path(), 1);
+        assert_eq!(again.find(&[2; 32]), None);
+        assert!(again.find(&[1; 32]).is_some());
     }
 
     #[test]
