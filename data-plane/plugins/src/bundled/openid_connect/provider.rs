@@ -141,7 +141,7 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
     let copies = host.core_state::<CoreCopies>();
     let version = host.revocations().version();
     let providers = host.node_state::<Providers>();
-    let mut entry = {
+    let entry = {
         let mut entries = providers.lock();
         let entry = entries.entry(key).or_default();
         entry.recall(&key, host);
@@ -149,14 +149,8 @@ pub(super) async fn document(rules: &Arc<Rules>, host: &impl Host) -> Outcome {
     };
     let rests = entry.discovery.rests(0, now);
     let epoch = host.revocations().epoch(rules.issuer_name);
-    let dropped = |document: &Arc<Document>| document.epoch < epoch;
-    if entry.document.as_ref().is_some_and(dropped) && !rests {
-        // An operator has deleted what was discovered; it still serves while the provider is away.
-        if let Ok(document) = within(host, PATIENCE, wait(providers.fetch(rules, host))).await {
-            entry.document = Some(document);
-        }
-    }
     let age = |document: &Arc<Document>| now.saturating_since(document.fetched_at);
+    // What an operator has deleted serves nobody any more: a key may have been stolen.
     let known = entry
         .document
         .filter(|document| document.epoch >= epoch && serves(rules, document, now));
@@ -320,16 +314,16 @@ impl CoreCopies {
         };
         copies.insert(key, (Arc::clone(document), at));
     }
-/// Whether a document is used at all, if no newer one is to be had.
-fn serves(rules: &Rules, document: &Document, now: UnixTime) -> bool {
-    let longest = lifetime(rules, document).saturating_add(LONGEST_KEPT);
-    now.saturating_since(document.fetched_at) < longest
-}
-
 }
 
 async fn wait(flight: Flight) -> Outcome {
     flight.await.unwrap_or(Err(ProviderError::GivenUp))
+}
+
+/// Whether a document is used at all, if no newer one is to be had.
+fn serves(rules: &Rules, document: &Document, now: UnixTime) -> bool {
+    let longest = lifetime(rules, document).saturating_add(LONGEST_KEPT);
+    now.saturating_since(document.fetched_at) < longest
 }
 
 /// How long a document is used before it is fetched anew: no longer than it is fresh, but for a minute in

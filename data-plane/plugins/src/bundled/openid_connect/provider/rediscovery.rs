@@ -108,7 +108,9 @@ pub(in crate::bundled::openid_connect) async fn rediscover(
         let flight = providers.flights.join(&key);
         let rests = entry.discovery.rests(0, now);
         let recently = entry.rediscoveries.has(reason, reason.spacing(rules), now);
-        match (entry.document.clone(), flight) {
+        let epoch = host.revocations().epoch(rules.issuer_name);
+        let known = entry.document.clone();
+        match (known.filter(|known| known.epoch >= epoch), flight) {
             // What others have found, or find now, may be older than the provider's answer.
             (_, flight) if reason == Reason::ProviderToken && !recently && !rests => {
                 entry.rediscoveries.note(reason, now);

@@ -153,6 +153,21 @@ fn an_operator_makes_an_empty_key_set_count_at_once() {
 }
 
 #[test]
+fn rule_79_what_an_operator_has_dropped_serves_nobody_while_the_provider_is_away() {
+    let (mut gateway, stolen) = gateway();
+    gateway.provider.script.borrow_mut().down = true;
+    assert_eq!(calls(&mut gateway, &stolen), [200; 2]);
+    drop_provider(&gateway, gateway.provider.now() * 1_000);
+    for _ in 0..3 {
+        assert_eq!(calls(&mut gateway, &stolen), [503; 2]);
+        gateway.advance(HOUR);
+    }
+    gateway.provider.script.borrow_mut().down = false;
+    *gateway.provider.keys.borrow_mut() = vec![SigningKey::es256("new")];
+    assert_eq!(call(&mut gateway, &stolen), 401);
+}
+
+#[test]
 fn rule_70_what_cannot_be_of_the_provider_takes_nothing_away() {
     let check = |change: &dyn Fn(&Gateway)| {
         let (mut gateway, key) = gateway();
