@@ -76,6 +76,8 @@ struct Inner {
     pool: RefCell<Option<LocalPool>>,
     spawner: LocalSpawner,
     cluster: RefCell<Option<Rc<Landed>>>,
+    /// Whether no control plane is heard.
+    cut_off: Cell<bool>,
     disk: RefCell<Rc<Landed>>,
 }
 
@@ -113,6 +115,7 @@ impl FakeHost {
             spawner: pool.spawner(),
             pool: RefCell::new(Some(pool)),
             cluster: RefCell::default(),
+            cut_off: Cell::default(),
             disk: RefCell::default(),
         }))
     }
@@ -120,6 +123,11 @@ impl FakeHost {
     /// Lets the node hear of the others that know of `cluster`.
     pub(crate) fn join(&self, cluster: &Rc<Landed>) {
         *self.0.cluster.borrow_mut() = Some(Rc::clone(cluster));
+    }
+
+    /// Has the node hear no control plane.
+    pub(crate) fn cut_off(&self) {
+        self.0.cut_off.set(true);
     }
 
     pub(crate) fn node_states(&self) -> Arc<NodeStates> {
@@ -377,8 +385,11 @@ impl Host for FakeHost {
     }
 
     async fn claim(&self, key: [u8; 32], _: Work) -> Claim {
+        if self.0.cut_off.get() {
+            return Claim::Alone;
+        }
         let cluster = self.0.cluster.borrow().clone();
-        cluster.map_or(Claim::Alone, |cluster| {
+        cluster.map_or(Claim::Ours, |cluster| {
             let landed = cluster.borrow().get(&key).cloned();
             landed.map_or(Claim::Ours, Claim::Theirs)
         })
@@ -394,6 +405,28 @@ impl Host for FakeHost {
         }
     }
 
+    async fn put_aside(&self, key: [u8; 32], sealed: Vec<u8>) {
+        let cluster = self.0.cluster.borrow().clone();
+        if let Some(cluster) = cluster {
+            assert!(
+                sealed.len() <= LONGEST_ASIDE,
+                "the control plane takes no more"
+            );
+            cluster.borrow_mut().insert(key, sealed);
+        }
+    }
+
+    async fn take_aside(&self, key: [u8; 32]) -> Option<Vec<u8>> {
+        let cluster = self.0.cluster.borrow().clone();
+        cluster?.borrow_mut().remove(&key)
+    }
+
+    fn forget_aside(&self, key: [u8; 32]) {
+        if let Some(cluster) = &*self.0.cluster.borrow() {
+            cluster.borrow_mut().remove(&key);
+        }
+    }
+
     async fn revoke(&self, revocations: Vec<Revocation>) -> Result<(), RevokeError> {
         let known = &self.0.revocations;
         if !known.add_own(revocations.iter().copied(), self.now()) {
@@ -405,28 +438,6 @@ impl Host for FakeHost {
             Ok(())
         } else {
             self.0.unstored.borrow_mut().extend(revocations);
-            async fn put_aside(&self, key: [u8; 32], sealed: Vec<u8>) {
-                let cluster = self.0.cluster.borrow().clone();
-                if let Some(cluster) = cluster {
-                    assert!(
-                        sealed.len() <= LONGEST_ASIDE,
-                        "the control plane takes no more"
-                    );
-                    cluster.borrow_mut().insert(key, sealed);
-                }
-            }
-
-            async fn take_aside(&self, key: [u8; 32]) -> Option<Vec<u8>> {
-                let cluster = self.0.cluster.borrow().clone();
-                cluster?.borrow_mut().remove(&key)
-            }
-
-            fn forget_aside(&self, key: [u8; 32]) {
-                if let Some(cluster) = &*self.0.cluster.borrow() {
-                    cluster.borrow_mut().remove(&key);
-                }
-            }
-
             Err(RevokeError::NotStored)
         }
     }

@@ -307,6 +307,11 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         "Let the provider put fewer claims into its tokens, or set session_storage to redis.",
     ),
     (
+        &["refresh_contested"],
+        "refresh",
+        "Try again in a moment. If it happens often, see that the node hears a control plane: that has a session refreshed once.",
+    ),
+    (
         &["refresh_failed", "refresh_sub"],
         "refresh",
         "Sign in again. If that happens too early, check how long the provider's refresh tokens live.",

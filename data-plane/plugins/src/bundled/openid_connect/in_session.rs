@@ -32,6 +32,10 @@ use crate::host::Host;
 /// How long a request that can do without waits for a refresh while the provider fails.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often, and how long apart, it is looked whether another node has stored what it was given for a session.
+const LOOKS: u32 = 50;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
 /// What there is to say of a session's access token.
 #[derive(Debug)]
 enum Token {
@@ -70,9 +74,17 @@ pub(super) async fn go_on(
     exchange.tenure = Some(Rc::clone(&open.tenure));
     let session = &open.session;
     if open.is_token_due(now) {
-        match Box::pin(renew(rules, exchange, host, jar, open, false)).await? {
-            Token::Serves => {}
-            token => return conclude(rules, exchange, host, jar, token),
+        match Box::pin(renew(rules, exchange, host, jar, open, false)).await {
+            Ok(Token::Serves) => {}
+            Ok(token) => return conclude(rules, exchange, host, jar, token),
+            Err(failure) => {
+                let found = renewed_elsewhere(rules, exchange, host, jar, open, &failure);
+                let Some(renewed) = Box::pin(found).await else {
+                    return Err(failure);
+                };
+                let going_on = go_on(rules, exchange, host, jar, &renewed, host.now());
+                return Box::pin(going_on).await;
+            }
         }
     }
     if rules.config.credentials.reverify {
@@ -118,6 +130,37 @@ pub(super) async fn go_on(
         (None, None) => session::tell(rules, exchange, session, now),
     }
     Ok(Some(follow(rules, exchange, session)))
+}
+
+/// The session as another node has renewed and stored it, where the provider takes the refresh token of `open` no more.
+async fn renewed_elsewhere(
+    rules: &Arc<Rules>,
+    exchange: &Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    open: &Opened,
+    failure: &Failure,
+) -> Option<Rc<Opened>> {
+    rules.storage.as_ref()?;
+    let looks = match failure.code {
+        // The other one may have to store it still.
+        refresh::CONTESTED => LOOKS,
+        refresh::REFUSED if failure.class == Class::Unauthorized => 1,
+        _ => return None,
+    };
+    for look in 0..looks {
+        if look > 0 {
+            host.sleep(BETWEEN_LOOKS).await;
+        }
+        let now = host.now();
+        let sought = opened::find(rules, exchange, host, jar, now).await.ok()?;
+        let found = sought.found()?;
+        let is_news = found.session.access_token != open.session.access_token;
+        if is_news && found.session.id == open.session.id && !found.is_token_due(now) {
+            return Some(found);
+        }
+    }
+    None
 }
 
 /// What follows a request that is known by its `session` (Kong 3.9, `login_methods`).

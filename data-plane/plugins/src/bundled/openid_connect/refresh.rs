@@ -2,6 +2,7 @@
 //! needed it goes away, and with one result for all that ask with the same token for a while
 //! afterwards (OpenID Connect Core §12).
 
+mod contested;
 mod results;
 mod unjudged;
 
@@ -13,6 +14,8 @@ use futures::future::{Either, LocalBoxFuture, select};
 use shared::clock::UnixTime;
 use tracing::{debug, info};
 
+use self::contested::Contested;
+pub(super) use self::contested::{CONTESTED, REFUSED};
 use self::results::{Held, Known, Results, STEPS, Want, replacing};
 use self::unjudged::{Given, Unjudged};
 use super::config::UnsignedMethod;
@@ -20,6 +23,7 @@ use super::failure::{Class, Failure};
 use super::jws::{self, Claims, Jws};
 use super::provider::{self, ProviderError, Reason, Unaccepted};
 use super::rules::Rules;
+use super::session_store::SessionStore;
 use super::single_flight::Flights;
 use super::token_endpoint::{self, PassedOn, TokenError, Tokens};
 use super::told;
@@ -39,6 +43,7 @@ struct Refreshes {
     flights: Arc<Flights<[u8; 32], Outcome>>,
     results: Results,
     unjudged: Unjudged,
+    contested: Contested,
 }
 
 /// A refresh on its way to a result.
@@ -165,7 +170,7 @@ pub(super) async fn refresh(
         }));
     }
     let landed = async {
-        let given_up = || Failure::unavailable("refresh_failed", "the refresh was given up");
+        let given_up = || Failure::unavailable(REFUSED, "the refresh was given up");
         waiting.await.unwrap_or_else(|_| Err(given_up()))
     };
     let Some(patience) = patience else {
@@ -227,7 +232,7 @@ impl<H: Host> Refresh<H> {
                 unjudged.hear(rules, ring, host, self.key, &sealed);
                 (self.ask().await, false)
             }
-            Claim::Alone => (self.ask().await, false),
+            Claim::Alone => (self.ask_alone().await, false),
             Claim::Ours => {
                 let outcome = self.ask().await;
                 self.host.publish(self.key, self.tell(&outcome));
@@ -309,7 +314,8 @@ impl<H: Host> Refresh<H> {
     async fn ask(&self) -> Outcome {
         let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
         let unjudged = &self.refreshes.unjudged;
-        let before = unjudged.look(rules, ring, host, &self.key).await?;
+        let store = self.store();
+        let before = unjudged.look(rules, ring, host, store, &self.key).await?;
         let given = match before {
             Some(given) if self.serves(&given) => given,
             before => {
@@ -334,9 +340,18 @@ impl<H: Host> Refresh<H> {
         let judged = judge(rules, host, self.client, &given, id_token).await;
         let why = judged.as_ref().err();
         let name = (self.key, self.want.token.as_str());
-        unjudged.note(rules, ring, host, name, &given, why).await;
+        unjudged
+            .note(rules, ring, host, store, name, &given, why)
+            .await;
         judged.map_err(Unaccepted::failure_for_now)?;
         Ok(given.tokens)
+    }
+
+    /// Where sessions are stored, for a session's token: what a client brings is nothing that was stored there, and does not
+    /// depend on it.
+    fn store(&self) -> Option<&SessionStore> {
+        let store = self.rules.storage.as_deref();
+        store.filter(|_| !self.brought)
     }
 
     /// Whether what was given before may be the result. Of a refresh token that is not used up the provider gives newer ones.
@@ -362,7 +377,7 @@ impl<H: Host> Refresh<H> {
         asked.await.map_err(|error| match error {
             // That ends no session: it says nothing of the token.
             TokenError::Unexplained(status) => ProviderError::Status(status).failure(),
-            error => error.failure("refresh_failed"),
+            error => error.failure(REFUSED),
         })
     }
 }

@@ -57,6 +57,9 @@ struct Ticket {
     id: String,
 }
 
+/// How long a turn lasts that nobody ends, in milliseconds: longer than a provider may take.
+const TURN: i64 = 20_000;
+
 /// What is put aside in the store, beside sessions.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Aside {
@@ -276,6 +279,27 @@ impl SessionStore {
         ];
         let reply = self.ask(host, commands).await.ok()?.into_iter().next()?;
         aside.open(rules, ring, host, name, reply)
+    }
+
+    /// Whether it is this node's turn to do what is called `name`, where no control plane says so. It is for long enough to do
+    /// it, or until it is over. A store that fails keeps nobody from it.
+    pub(super) async fn takes_turn(&self, host: &impl Host, name: &str) -> bool {
+        let set = Command::new("SET").arg(self.turn(name)).arg("1");
+        let set = set.arg("PX").number(TURN).arg("NX");
+        let replies = self.ask(host, vec![set]).await;
+        replies.map_or(true, |replies| !matches!(replies.first(), Some(Reply::Nil)))
+    }
+
+    /// Ends the turn.
+    pub(super) async fn ends_turn(&self, host: &impl Host, name: &str) {
+        // What failed is logged; it ends by itself.
+        _ = self
+            .ask(host, vec![Command::new("DEL").arg(self.turn(name))])
+            .await;
+    }
+
+    fn turn(&self, name: &str) -> String {
+        format!("{}:turn:{name}", self.prefix)
     }
 
     fn place(&self, aside: Aside, name: &str) -> String {

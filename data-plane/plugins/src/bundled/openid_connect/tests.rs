@@ -44,6 +44,7 @@ mod shared_sessions;
 mod sign_in;
 mod stateless;
 mod storage;
+mod stored_refreshes;
 mod token_requests;
 mod under_way;
 mod user_info;

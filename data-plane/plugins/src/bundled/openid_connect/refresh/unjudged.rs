@@ -15,7 +15,7 @@ use shared::clock::UnixTime;
 use crate::bundled::openid_connect::failure::Failure;
 use crate::bundled::openid_connect::provider::Unaccepted;
 use crate::bundled::openid_connect::rules::Rules;
-use crate::bundled::openid_connect::session_store::Aside;
+use crate::bundled::openid_connect::session_store::{Aside, SessionStore};
 use crate::bundled::openid_connect::token_endpoint::Tokens;
 use crate::bundled::openid_connect::told;
 use crate::host::{Host, Work};
@@ -154,13 +154,14 @@ impl Unjudged {
         is_new
     }
 
-    /// Keeps what was `given` for as long as nobody can judge it, also where sessions are stored; else it is of no use any
-    /// more.
+    /// Keeps what was `given` for as long as nobody can judge it, also in `store`, where sessions are; else it is of no use
+    /// any more.
     pub(super) async fn note(
         &self,
         rules: &Rules,
         ring: &KeyRing,
         host: &impl Host,
+        store: Option<&SessionStore>,
         (key, refresh_token): ([u8; 32], &str),
         given: &Given,
         why: Option<&Unaccepted>,
@@ -171,7 +172,7 @@ impl Unjudged {
         }
         let now = host.now();
         let is_new = self.keep(key, given, now) && given.next(refresh_token).is_some();
-        if let Some(store) = rules.storage.as_ref().filter(|_| is_new) {
+        if let Some(store) = store.filter(|_| is_new) {
             let text = serde_json::to_vec(&given.told()).expect("tokens have only string keys");
             let left = given.until.saturating_since(now);
             let name = name(&key);
@@ -182,7 +183,7 @@ impl Unjudged {
         }
     }
 
-    /// What this node keeps, or the store of the sessions does.
+    /// What this node keeps, or `store` does, where sessions are.
     ///
     /// # Errors
     ///
@@ -192,10 +193,11 @@ impl Unjudged {
         rules: &Rules,
         ring: &KeyRing,
         host: &impl Host,
+        store: Option<&SessionStore>,
         key: &[u8; 32],
     ) -> Result<Option<Given>, Failure> {
         let known = self.find(key, host.now());
-        let Some(store) = rules.storage.as_ref().filter(|_| known.is_none()) else {
+        let Some(store) = store.filter(|_| known.is_none()) else {
             return Ok(known);
         };
         let name = name(key);

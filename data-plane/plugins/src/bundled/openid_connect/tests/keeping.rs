@@ -240,6 +240,17 @@ fn a_session_goes_on_for_its_grace_while_the_provider_is_away() {
     gateway.provider.script.borrow_mut().down = false;
     gateway.advance(6);
     assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    // Where nobody says whether another node was faster, a refusal ends it only once the browser would know.
+    let (mut gateway, mut browser) = signed_in(&json!({}));
+    gateway.host.cut_off();
+    gateway.provider.script.borrow_mut().token_answer =
+        Some((400, json!({ "error": "invalid_grant" })));
+    gateway.advance(350);
+    for (seconds, outcome) in [(0, (503, false)), (9, (503, false)), (1, (401, true))] {
+        gateway.advance(seconds);
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.ends_session()), outcome, "{seconds}");
+    }
     // A refusal ends it at once.
     let (mut gateway, mut browser) = signed_in(&json!({}));
     gateway.provider.script.borrow_mut().token_answer =

@@ -14,10 +14,10 @@ use crate::testing::Request;
 
 /// A Redis server that knows a few commands.
 #[derive(Default)]
-struct Redis {
-    values: RefCell<BTreeMap<String, String>>,
+pub(super) struct Redis {
+    pub(super) values: RefCell<BTreeMap<String, String>>,
     lists: RefCell<BTreeMap<String, Vec<String>>>,
-    down: Cell<bool>,
+    pub(super) down: Cell<bool>,
     /// What is said to commands that write.
     refuses: Cell<Option<&'static str>>,
 }
@@ -50,7 +50,8 @@ impl Redis {
             }
             ["SET", key, value, "PX", time, rest @ ..] => {
                 assert!(time.parse::<u64>().unwrap() > 0);
-                if *rest == ["XX"] && !values.contains_key(*key) {
+                let is_there = values.contains_key(*key);
+                if (*rest == ["XX"] && !is_there) || (*rest == ["NX"] && is_there) {
                     return Reply::Nil;
                 }
                 values.insert((*key).to_owned(), (*value).to_owned());
@@ -78,7 +79,7 @@ impl Redis {
     }
 }
 
-fn gateways(config: &Value) -> (Gateway, Gateway, Rc<Redis>) {
+pub(super) fn gateways(config: &Value) -> (Gateway, Gateway, Rc<Redis>) {
     let mut all = json!({ "session_storage": "redis", "logout_uri_suffix": "/logout" });
     all.as_object_mut()
         .unwrap()

@@ -1,0 +1,88 @@
+//! Refreshes of sessions in Redis by several nodes at once, and of tokens that are not.
+
+use std::rc::Rc;
+
+use serde_json::json;
+
+use super::gateway::{Browser, Gateway};
+use super::provider::plain;
+use super::storage::gateways;
+
+#[test]
+fn rule_41_whoever_is_too_late_with_a_refresh_finds_what_the_other_node_has_stored() {
+    for is_heard in [true, false] {
+        let (mut one, mut two, redis) = gateways(&json!({}));
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+        let old = redis.values.borrow().clone();
+        one.advance(350);
+        two.host.set_clock(one.host.now());
+        let renewed = browser.clone().get(&mut one, "/api");
+        let renewed = renewed.seen("authorization").unwrap().to_owned();
+        // The other one has read the session before that, and asks after it.
+        let new = redis.values.replace(old);
+        let (store, provider) = (Rc::clone(&redis), Rc::clone(&one.provider));
+        two.host.connect(Rc::new(move |request| {
+            if request.uri().path() == "/token" {
+                store.values.borrow_mut().clone_from(&new);
+                let refusal = json!({ "error": "invalid_grant" }).to_string();
+                return Ok(plain(400, "application/json", refusal));
+            }
+            provider.handle(request)
+        }));
+        if !is_heard {
+            two.host.cut_off();
+        }
+        let reply = browser.get(&mut two, "/api");
+        assert_eq!(
+            (reply.status, reply.ends_session()),
+            (200, false),
+            "{is_heard}"
+        );
+        assert_eq!(reply.seen("authorization"), Some(&*renewed));
+    }
+}
+
+#[test]
+fn rule_41_without_a_control_plane_a_stored_session_is_refreshed_by_whose_turn_it_is() {
+    let (mut one, mut two, redis) = gateways(&json!({}));
+    one.host.cut_off();
+    two.host.cut_off();
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+    one.advance(350);
+    two.host.set_clock(one.host.now());
+    let calls = one.provider.called("/token");
+    // While one is at it, the other one looks for what comes of that.
+    let (store, provider) = (Rc::clone(&redis), Rc::clone(&one.provider));
+    let turn = move || {
+        let values = store.values.borrow();
+        values
+            .keys()
+            .filter(|key| key.starts_with("sessions:turn:"))
+            .count()
+    };
+    let at_it = turn.clone();
+    one.host.connect(Rc::new(move |request| {
+        assert!(request.uri().path() != "/token" || at_it() == 1);
+        provider.handle(request)
+    }));
+    assert_eq!(browser.clone().get(&mut one, "/api").status, 200);
+    assert_eq!(turn(), 0, "it is over");
+    assert_eq!(browser.get(&mut two, "/api").status, 200);
+    assert_eq!(one.provider.called("/token"), calls + 1);
+}
+
+#[test]
+fn a_refresh_token_that_a_client_brings_needs_no_redis() {
+    let config = json!({
+        "auth_methods": ["refresh_token"], "refresh_token_param_name": "refresh_token",
+    });
+    let (mut one, _, redis) = gateways(&config);
+    let mut other = Gateway::with_provider(&json!({}), Rc::clone(&one.provider), 3);
+    Browser::default().sign_in(&mut other, "/api");
+    redis.down.set(true);
+    let mut client = Browser::default();
+    let reply = client.get_with(&mut one, "/api", "refresh-token", "refresh-1");
+    assert_eq!((reply.status, reply.sets_session()), (200, false));
+}
