@@ -378,13 +378,16 @@ fn check_cookie(rules: &Rules, jar: &Jar, session: &Session) -> Result<(), Failu
     let Some(cookie) = &credentials.jwt_session_cookie else {
         return Ok(());
     };
-    if session.method != AuthMethod::Bearer {
+    // Other tokens are of the provider's giving, and not of a client's.
+    if !matches!(
+        session.method,
+        AuthMethod::Bearer | AuthMethod::Introspection | AuthMethod::Userinfo
+    ) {
         return Ok(());
     }
     let (access, _) = opened::claims_of(rules, session);
-    let claim = access
-        .as_ref()
-        .and_then(|claims| claims.get(&credentials.jwt_session_claim)?.as_str());
+    let mut said = access.iter().chain(&session.introspection);
+    let claim = said.find_map(|claims| claims.get(&credentials.jwt_session_claim)?.as_str());
     let held = jar.other(cookie);
     if let (Some(claim), Some(held)) = (claim, held)
         && bool::from(claim.as_bytes().ct_eq(held.as_bytes()))

@@ -25,6 +25,7 @@ mod kept;
 mod logout;
 mod logout_tokens;
 mod moved;
+mod parameters;
 mod possession;
 mod presets;
 mod printing;

@@ -1,0 +1,34 @@
+//! What parameters do, alone and beside each other, where a first reading may miss it.
+
+use http::{HeaderName, HeaderValue};
+use serde_json::json;
+
+use super::gateway::{Gateway};
+use crate::testing::Request;
+
+fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request {
+    let mut request = Request::get(uri);
+    for (name, value) in headers {
+        let value = HeaderValue::from_str(value).unwrap();
+        request.headers.push((HeaderName::from_static(name), value));
+    }
+    request
+}
+
+#[test]
+fn a_token_that_the_provider_vouches_for_must_belong_to_the_cookie_beside_it_too() {
+    for (method, sid, cookie, status) in [
+        ("introspection", json!("s-1"), "app=s-1", 200),
+        ("introspection", json!("s-1"), "app=s-2", 401),
+        ("introspection", json!("s-1"), "other=s-1", 401),
+        ("introspection", json!(null), "app=s-1", 401),
+        ("userinfo", json!(null), "app=s-1", 401),
+    ] {
+        let config = json!({ "auth_methods": [method], "jwt_session_cookie": "app" });
+        let mut gateway = Gateway::new(config);
+        gateway.provider.script.borrow_mut().access_claims = vec![("sid", sid)];
+        let headers = [("authorization", "Bearer opaque"), ("cookie", cookie)];
+        let reply = gateway.send(request("/api", &headers));
+        assert_eq!(reply.status, status, "{method} {cookie}");
+    }
+}
