@@ -159,7 +159,7 @@ pub(super) async fn admit(
     if rules.lookups.wants(session) {
         let (access, id) = opened::claims_of(rules, session);
         // Who does not pass anyway is asked nothing about.
-        if authorize(rules, session.introspection.as_ref().or(access.as_ref())).is_ok() {
+        if authorize(rules, session.introspection.as_ref(), access.as_ref()).is_ok() {
             let looking = look_up(rules, exchange, host, session, id.as_ref());
             // Boxed, as all that few requests do: every request would carry the room for it.
             found = Box::pin(looking).await?;

@@ -46,10 +46,15 @@ pub(super) fn words(value: &Value) -> Vec<Cow<'_, str>> {
     }
 }
 
-/// Checks what the configuration requires of an access token's claims, and what it forbids. No claims,
-/// as of an opaque token, meet no requirement.
-pub(super) fn authorize(rules: &Rules, claims: Option<&Claims>) -> Result<(), Failure> {
+/// Checks what the configuration requires of an access token: of what `introspection` said, or else of the claims `own` to
+/// it. No claims, as of an opaque token, meet no requirement. What is forbidden may be in neither.
+pub(super) fn authorize(
+    rules: &Rules,
+    introspection: Option<&Claims>,
+    own: Option<&Claims>,
+) -> Result<(), Failure> {
     let access = &rules.config.access;
+    let claims = introspection.or(own);
     let pairs = [
         ("scopes", &access.scopes_required, &access.scopes_claim),
         (
@@ -85,9 +90,11 @@ pub(super) fn authorize(rules: &Rules, claims: Option<&Claims>) -> Result<(), Fa
         }
     }
     let forbidden = access.claims_forbidden.as_deref().unwrap_or_default();
-    if let Some(claims) = claims
-        && let Some(name) = forbidden.iter().find(|name| claims.contains_key(*name))
-    {
+    let has = |name: &&String| {
+        let mut all = introspection.into_iter().chain(own);
+        all.any(|claims| claims.contains_key(*name))
+    };
+    if let Some(name) = forbidden.iter().find(has) {
         return Err(Failure::forbidden(
             "authz_denied",
             format!("the access token has the forbidden claim {name}"),

@@ -32,3 +32,14 @@ fn a_token_that_the_provider_vouches_for_must_belong_to_the_cookie_beside_it_too
         assert_eq!(reply.status, status, "{method} {cookie}");
     }
 }
+
+#[test]
+fn a_claim_is_forbidden_whether_the_token_has_it_or_the_provider_says_it() {
+    for (claim, status) in [("tenant", 403), ("username", 403), ("neither", 200)] {
+        let mut gateway = Gateway::new(json!({
+            "auth_methods": ["bearer"], "introspect_jwt_tokens": true, "claims_forbidden": [claim],
+        }));
+        let token = gateway.provider.access_token(&[]);
+        assert_eq!(gateway.call(&token).status, status, "{claim}");
+    }
+}
