@@ -456,10 +456,7 @@ async fn refuse(
     }
     if failure.leaves_anonymous(rules) {
         match principal::admit_anonymous(rules, exchange) {
-            Ok(()) => {
-                rules.headers.withhold(&mut exchange.request.headers);
-                return Flow::Continue;
-            }
+            Ok(()) => return Flow::Continue,
             Err(missing) => failure = missing,
         }
     }

@@ -256,6 +256,7 @@ pub(super) fn admit_anonymous(rules: &Rules, exchange: &mut Exchange<'_>) -> Res
         ..Identity::default()
     };
     rules.withheld.strip(exchange);
+    rules.headers.withhold(&mut exchange.request.headers);
     identity_headers::write(&mut exchange.request.headers, &exchange.identity);
     Ok(())
 }

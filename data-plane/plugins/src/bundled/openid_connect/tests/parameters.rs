@@ -3,8 +3,8 @@
 use http::{HeaderName, HeaderValue};
 use serde_json::json;
 
-use super::gateway::{Gateway};
-use crate::testing::Request;
+use super::gateway::{Browser, Gateway};
+use crate::testing::{Request, consumer};
 
 fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request {
     let mut request = Request::get(uri);
@@ -42,4 +42,19 @@ fn a_claim_is_forbidden_whether_the_token_has_it_or_the_provider_says_it() {
         let token = gateway.provider.access_token(&[]);
         assert_eq!(gateway.call(&token).status, status, "{claim}");
     }
+}
+
+#[test]
+fn no_header_of_a_client_passes_for_the_gateways_where_anonymous_stands_in() {
+    let mut gateway = Gateway::new(json!({
+        "scopes_required": ["admin"], "anonymous": "guest",
+        "upstream_access_token_header": "x_access_token",
+    }));
+    gateway.add_consumer(&consumer("guest", None));
+    let mut browser = Browser::default();
+    let reply = browser.sign_in(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.sets_session()), (200, true));
+    let reply = browser.get_with(&mut gateway, "/api", "x-access-token", "forged");
+    assert_eq!(reply.seen("x-anonymous-consumer"), Some("true"));
+    assert_eq!(reply.seen("x-access-token"), None);
 }
