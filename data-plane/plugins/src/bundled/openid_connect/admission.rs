@@ -103,6 +103,20 @@ pub(super) fn say_all(config: &OpenidConnect, method: AuthMethod) -> bool {
         && !wanted.key()
         && config.credentials.jwt_session_cookie.is_none()
         && !config.sign_in.login_methods.contains(&method)
+        && (method == AuthMethod::Session || !tells_of_session(config))
+}
+
+/// Whether anybody is told of the session that a token begins, which is another each time.
+fn tells_of_session(config: &OpenidConnect) -> bool {
+    let (headers, session) = (&config.headers, &config.session);
+    let facts = [
+        &session.session_request_headers,
+        &session.session_response_headers,
+    ];
+    let mut facts = facts.into_iter().flatten();
+    headers.upstream_session_id_header.is_some()
+        || headers.downstream_session_id_header.is_some()
+        || facts.any(|told| !told.as_slice().is_empty())
 }
 
 /// What was found out about a session for this one request.

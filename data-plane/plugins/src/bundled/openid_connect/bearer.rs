@@ -53,8 +53,18 @@ struct Verified {
     version: u64,
     current_at: Cell<Option<CopiedAt>>,
     until: UnixTime,
-    session: RefCell<Option<(UnixTime, Rc<[HeaderValue]>)>>,
+    session: RefCell<Option<Sealed>>,
 }
+
+/// The cookies of a session that a token has begun.
+struct Sealed {
+    at: UnixTime,
+    made_for: MadeFor,
+    cookies: Vec<HeaderValue>,
+}
+
+/// Whether a connection is over TLS, and the position of the client at the provider.
+type MadeFor = (bool, usize);
 
 shared::unsaid!(Verified);
 
@@ -311,7 +321,10 @@ pub(super) fn at_hand(
     pass.admit(verified.principal.known(rules, consumers, hidden)?)?;
     pass.response_headers.extend(verified.principal.told());
     if rules.keeps_session(AuthMethod::Bearer) {
-        pass.response_headers.extend(verified.sealed(now)?);
+        // Where there are several clients, a glance is not enough.
+        let made_for = (request.client.https, 0);
+        pass.response_headers
+            .extend(verified.sealed(made_for, now)?);
     }
     pass.tenure = Some(Rc::clone(&verified.tenure));
     Some(())
@@ -338,11 +351,13 @@ impl Verified {
     }
 
     /// The cookies of a session that was begun for the token a moment ago.
-    fn sealed(&self, now: UnixTime) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    fn sealed(&self, made_for: MadeFor, now: UnixTime) -> Option<Vec<(HeaderName, HeaderValue)>> {
         let sealed = self.session.borrow();
-        let (sealed_at, cookies) = sealed.as_ref()?;
-        let cookies = cookies.iter().map(|cookie| (SET_COOKIE, cookie.clone()));
-        (now.saturating_since(*sealed_at) < COOKIE_LIFETIME).then(|| cookies.collect())
+        let fresh = |sealed: &&Sealed| {
+            sealed.made_for == made_for && now.saturating_since(sealed.at) < COOKIE_LIFETIME
+        };
+        let cookies = sealed.as_ref().filter(fresh)?.cookies.iter();
+        Some(cookies.map(|cookie| (SET_COOKIE, cookie.clone())).collect())
     }
 }
 
@@ -371,9 +386,11 @@ async fn keep_session(
     verified: &Verified,
     client: usize,
 ) {
-    let now = host.now();
+    let (now, made_for) = (host.now(), (exchange.client.https, client));
+    // One that is bound to its client serves no other.
+    let serves_others = rules.config.session.session_bind.is_none();
     if jar.chunks(Family::Session).next().is_none()
-        && let Some(sealed) = verified.sealed(now)
+        && let Some(sealed) = verified.sealed(made_for, now)
     {
         exchange.response_headers.extend(sealed);
         return;
@@ -384,8 +401,12 @@ async fn keep_session(
     hand_out(rules, exchange, host, jar, &session).await;
     let cookies = exchange.response_headers.get(before..).unwrap_or_default();
     let cookies = cookies.iter().filter(|(name, _)| name == SET_COOKIE);
-    let cookies = cookies.map(|(_, cookie)| cookie.clone()).collect();
-    *verified.session.borrow_mut() = Some((now, cookies));
+    let sealed = Sealed {
+        at: now,
+        made_for,
+        cookies: cookies.map(|(_, cookie)| cookie.clone()).collect(),
+    };
+    *verified.session.borrow_mut() = Some(sealed).filter(|_| serves_others);
 }
 
 /// Hands a session to the client. Without a session key, or with a token too large for a cookie, the

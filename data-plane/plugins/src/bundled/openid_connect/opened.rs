@@ -14,7 +14,7 @@ use tracing::debug;
 
 pub(super) use self::renewal::Renewal;
 use self::tokens::names;
-pub(super) use self::tokens::{claims_of, principal, principal_with, sid};
+pub(super) use self::tokens::{claims_of, principal, principal_with, sid, subject};
 use super::cookie::{CHUNK, Family, Glimpse, Jar};
 use super::failure::Failure;
 use super::logout;

@@ -18,7 +18,7 @@ pub(super) use self::cookies::{expired_cookies, sealed_values};
 use super::config::{AuthMethod, Bind, SessionHeader};
 use super::cookie::Family;
 use super::failure::Failure;
-use super::jws::{Claims, Jws};
+use super::jws::Claims;
 use super::opened;
 use super::packed;
 use super::rules::Rules;
@@ -338,9 +338,7 @@ impl Session {
 
     /// Whom the provider calls the user.
     pub(super) fn subject(&self) -> Option<String> {
-        let token = self.id_token.as_ref().unwrap_or(&self.access_token);
-        let claims = Jws::parse(token, token.len()).ok()?.claims;
-        Some(claims.get("sub")?.as_str()?.to_owned())
+        opened::subject(self)
     }
 }
 

@@ -39,6 +39,11 @@ pub(in crate::bundled::openid_connect) fn sid(session: &Session) -> Option<Strin
     said(session, "sid")
 }
 
+/// Whom the tokens of `session` speak of.
+pub(in crate::bundled::openid_connect) fn subject(session: &Session) -> Option<String> {
+    said(session, "sub")
+}
+
 /// What the tokens of `session` say of its user. Of a token that only the provider can read, it has said who it is of.
 fn said(session: &Session, name: &str) -> Option<String> {
     let token = session.id_token.as_ref().unwrap_or(&session.access_token);

@@ -3,7 +3,7 @@
 use http::{HeaderName, HeaderValue};
 use serde_json::json;
 
-use super::gateway::{Browser, Gateway};
+use super::gateway::{Browser, Gateway, Reply};
 use crate::testing::{Request, consumer};
 
 fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request {
@@ -13,6 +13,18 @@ fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request {
         request.headers.push((HeaderName::from_static(name), value));
     }
     request
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+/// The cookie `name` that `reply` sets.
+fn cookie(reply: &Reply, name: &str) -> Option<String> {
+    let mut cookies = reply.set_cookies().into_iter();
+    cookies
+        .find(|cookie| cookie.starts_with(name))
+        .map(str::to_owned)
 }
 
 #[test]
@@ -41,6 +53,53 @@ fn a_claim_is_forbidden_whether_the_token_has_it_or_the_provider_says_it() {
         }));
         let token = gateway.provider.access_token(&[]);
         assert_eq!(gateway.call(&token).status, status, "{claim}");
+    }
+}
+
+#[test]
+fn each_request_is_told_of_its_session_whatever_began_it() {
+    let told = json!(["id", "subject"]);
+    let config = json!({
+        "auth_methods": ["session", "introspection"], "session_request_headers": told,
+    });
+    let mut gateway = Gateway::new(config);
+    let reply = gateway.call("opaque");
+    assert_eq!(reply.seen("session-subject"), Some("user-1"));
+    let config = json!({
+        "auth_methods": ["session", "bearer"], "session_request_headers": told,
+        "upstream_session_id_header": "x-session",
+    });
+    let mut gateway = Gateway::new(config);
+    let token = gateway.provider.access_token(&[]);
+    for _ in 0..3 {
+        let reply = gateway.call(&token);
+        assert_eq!(reply.seen("session-subject"), Some("user-1"));
+        assert!(reply.seen("session-id").is_some());
+        assert_eq!(reply.seen("x-session"), reply.seen("session-id"));
+    }
+}
+
+#[test]
+fn the_session_of_a_token_is_for_the_connection_that_brought_it() {
+    let mut gateway = Gateway::new(json!({ "auth_methods": ["session", "bearer"] }));
+    let token = gateway.provider.access_token(&[]);
+    for https in [false, true, true, false] {
+        gateway.https = https;
+        let reply = gateway.call(&token);
+        let secure = cookie(&reply, "__Host-session=");
+        assert_eq!(secure.is_some(), https, "{reply:?}");
+        assert_eq!(cookie(&reply, "session=").is_some(), !https, "{reply:?}");
+    }
+    let config = json!({ "auth_methods": ["session", "bearer"], "session_bind": ["user-agent"] });
+    let mut gateway = Gateway::new(config);
+    let token = gateway.provider.access_token(&[]);
+    for agent in ["one", "two", "two"] {
+        let mut browser = Browser::default();
+        let headers = [("authorization", &*bearer(&token)), ("user-agent", agent)];
+        let reply = browser.send(&mut gateway, request("/api", &headers));
+        assert_eq!((reply.status, reply.sets_session()), (200, true));
+        let reply = browser.get_with(&mut gateway, "/api", "user-agent", agent);
+        assert_eq!(reply.status, 200, "{agent}");
     }
 }
 
