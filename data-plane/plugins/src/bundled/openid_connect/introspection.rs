@@ -19,7 +19,7 @@ use super::answers::{Answers, Given, Namer, Outcome};
 use super::config::{AuthMethod, ClientAuth, IntrospectionAccept, UnsignedMethod};
 use super::cookie::Jar;
 use super::failure::Failure;
-use super::jws::{self, Claims};
+use super::jws::{self, Claims, Jws};
 use super::login;
 use super::possession::Presented;
 use super::provider::{self, Document, ProviderError, Reason, Unaccepted};
@@ -267,7 +267,7 @@ impl Question {
         let now = host.now();
         check_issuer(rules, claims)?;
         check_times(rules, claims, now)?;
-        let until = rules.remembered_until(jws::time(claims, "exp").ok().flatten(), now);
+        let until = rules.remembered_until(end(&self.token, claims), now);
         Ok((answer, until))
     }
 
@@ -426,6 +426,13 @@ fn check_times(rules: &Rules, claims: &Claims, now: UnixTime) -> Result<(), Fail
     Ok(())
 }
 
+/// When `token` ends: as the provider said, or else by its own word, which nobody has verified but which can only make it end
+/// sooner.
+fn end(token: &str, claims: &Claims) -> Option<UnixTime> {
+    let exp = |claims: &Claims| jws::time(claims, "exp").ok().flatten();
+    exp(claims).or_else(|| exp(&Jws::parse(token, token.len()).ok()?.claims))
+}
+
 fn tokens(token: &str, claims: &Claims) -> Tokens {
     let mut answer = Map::new();
     answer.insert("access_token".to_owned(), token.into());
@@ -433,7 +440,7 @@ fn tokens(token: &str, claims: &Claims) -> Tokens {
         access_token: token.to_owned(),
         id_token: None,
         refresh_token: None,
-        expires_at: jws::time(claims, "exp").ok().flatten(),
+        expires_at: end(token, claims),
         answer,
         introspection: Some(claims.clone()),
         headers: Vec::new(),

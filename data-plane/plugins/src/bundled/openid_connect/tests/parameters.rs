@@ -46,6 +46,28 @@ fn a_token_that_the_provider_vouches_for_must_belong_to_the_cookie_beside_it_too
 }
 
 #[test]
+fn what_is_said_of_a_token_is_kept_no_longer_than_the_token_itself_says() {
+    let config = json!({ "auth_methods": ["session", "introspection"] });
+    let mut gateway = Gateway::new(config);
+    gateway.provider.script.borrow_mut().access_claims = vec![("exp", json!(null))];
+    let end = gateway.provider.now() + 100;
+    let token = gateway.provider.access_token(&[("exp", json!(end))]);
+    let mut browser = Browser::default();
+    let header = bearer(&token);
+    let reply = browser.get_with(&mut gateway, "/api", "authorization", &header);
+    assert_eq!((reply.status, reply.sets_session()), (200, true));
+    gateway.advance(99);
+    assert_eq!(gateway.call(&token).status, 200);
+    assert_eq!(gateway.provider.called("/introspect"), 1);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    gateway.advance(1);
+    // The provider's word counts, and it is asked for it.
+    assert_eq!(gateway.call(&token).status, 200);
+    assert_eq!(gateway.provider.called("/introspect"), 2);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 401);
+}
+
+#[test]
 fn a_claim_is_forbidden_whether_the_token_has_it_or_the_provider_says_it() {
     for (claim, status) in [("tenant", 403), ("username", 403), ("neither", 200)] {
         let mut gateway = Gateway::new(json!({
