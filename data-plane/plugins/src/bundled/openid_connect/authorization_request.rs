@@ -150,18 +150,7 @@ fn arguments(context: Context<'_>, pending: &Pending, let_through: Arguments) ->
         ("state", pending.state.clone()),
         ("nonce", pending.nonce.clone()),
     ];
-    // Each word once, however it is configured.
-    let mut scopes: Vec<&str> = Vec::new();
-    for scope in sign_in
-        .scopes
-        .iter()
-        .flatten()
-        .flat_map(|scope| scope.split(' '))
-    {
-        if !scope.is_empty() && !scopes.contains(&scope) {
-            scopes.push(scope);
-        }
-    }
+    let scopes = sign_in.scope_words();
     if !scopes.is_empty() {
         arguments.push(("scope", scopes.join(" ")));
     }

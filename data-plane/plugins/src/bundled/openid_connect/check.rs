@@ -175,9 +175,8 @@ fn audience(rules: &Rules, findings: &mut Findings) {
 /// Without the scope `openid` there is no ID token, and nobody vouches for who has signed in (OpenID Connect Core
 /// §3.1.2.1).
 fn openid(rules: &Rules, findings: &mut Findings) {
-    let scopes = rules.config.sign_in.scopes.iter().flatten();
-    let mut words = scopes.flat_map(|scope| scope.split(' '));
-    if rules.methods.authorization_code && !words.any(|word| word == "openid") {
+    let scopes = rules.config.sign_in.scope_words();
+    if rules.methods.authorization_code && !scopes.contains(&"openid") {
         findings.warn(
             "scopes",
             "sign-ins do not ask for an ID token",
@@ -303,11 +302,8 @@ fn supported(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Findin
         Some(items.iter().filter_map(Value::as_str).collect::<Vec<_>>())
     };
     if let Some(offered) = list("scopes_supported") {
-        let asked = config.sign_in.scopes.iter().flatten();
-        let missing: Vec<&str> = asked
-            .flat_map(|scope| scope.split(' '))
-            .filter(|scope| !scope.is_empty() && !offered.contains(scope))
-            .collect();
+        let mut missing = config.sign_in.scope_words();
+        missing.retain(|scope| !offered.contains(scope));
         if missing.is_empty() {
             findings.pass(
                 "scopes",

@@ -338,18 +338,8 @@ fn verify(
         None => None,
     };
     agree(accepted.front.as_ref(), id.as_ref()).map_err(Refusal::Bad)?;
-    let scopes = context
-        .rules
-        .config
-        .sign_in
-        .scopes
-        .as_deref()
-        .unwrap_or_default();
-    if tokens.id_token.is_none()
-        && scopes
-            .iter()
-            .any(|scope| scope.split(' ').any(|word| word == "openid"))
-    {
+    let scopes = context.rules.config.sign_in.scope_words();
+    if tokens.id_token.is_none() && scopes.contains(&"openid") {
         return Err(Refusal::Bad(Failure::refused(
             "idt_missing",
             "the token endpoint gave no ID token",

@@ -375,9 +375,8 @@ impl Trade {
             Grant::Assertion => form.push(("assertion".to_owned(), secret.clone())),
             Grant::ClientCredentials => {}
         }
-        if let Some(scopes) = &rules.config.sign_in.scopes
-            && !scopes.is_empty()
-        {
+        let scopes = rules.config.sign_in.scope_words();
+        if !scopes.is_empty() {
             form.push(("scope".to_owned(), scopes.join(" ")));
         }
         let passed_on = &self.passed_on;

@@ -167,14 +167,11 @@ pub(super) async fn client(rules: &Rules, exchange: &mut Exchange<'_>) -> usize 
             None => return 0,
         },
     };
-    let by_id = rules.clients.iter().position(|client| client.id == choice);
-    let by_number = || {
-        let number: usize = choice.parse().ok()?;
-        number
-            .checked_sub(1)
-            .filter(|position| *position < rules.clients.len())
-    };
-    by_id.or_else(by_number).unwrap_or_default()
+    let number = choice.parse::<usize>().ok();
+    let by_number = number.and_then(|number| number.checked_sub(1));
+    let by_number = by_number.filter(|position| *position < rules.clients.len());
+    let by_id = || rules.clients.iter().position(|client| client.id == choice);
+    by_number.or_else(by_id).unwrap_or_default()
 }
 
 /// The bearer token of the request, looked for where the configuration says, in its order.

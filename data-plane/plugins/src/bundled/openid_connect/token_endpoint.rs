@@ -25,7 +25,7 @@ use tracing::{error, warn};
 use self::answer::{explains, is_named, read, refusal};
 pub(super) use self::discovered::discovered;
 pub(super) use self::endpoint::Endpoint;
-pub(super) use self::parameters::verify_parameters;
+pub(super) use self::parameters::{have_same_words, verify_parameters};
 pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
 use self::rotation::Spare;

@@ -2,6 +2,7 @@
 
 use super::Findings;
 use crate::bundled::openid_connect::rules::Rules;
+use crate::bundled::openid_connect::token_endpoint::have_same_words;
 
 /// Tells what is trusted without a look at it.
 pub(super) fn unverified(rules: &Rules, findings: &mut Findings) {
@@ -61,14 +62,8 @@ pub(super) fn check<'a>(
             "auth_methods",
         ),
     ] {
-        // The words of a type stand in any order (OAuth 2.0 Multiple Response Type Encoding Practices §3).
-        let words = |text: &str| {
-            let mut words: Vec<String> = text.split(' ').map(str::to_owned).collect();
-            words.sort_unstable();
-            words
-        };
         let Some(offered) = list(name) else { continue };
-        if !offered.iter().any(|one| words(one) == words(needed)) {
+        if !offered.iter().any(|one| have_same_words(one, needed)) {
             findings.warn(
                 parameter,
                 &format!("the provider does not announce {needed} in {name}"),

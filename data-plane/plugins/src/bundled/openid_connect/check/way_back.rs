@@ -85,7 +85,7 @@ async fn ask(
     let configured = rules.config.client.authorization_endpoint.as_ref();
     let endpoint = configured.or(document.authorization_endpoint.as_ref())?;
     let endpoint = Url::parse(endpoint).ok()?;
-    let scopes = sign_in.scopes.as_deref().unwrap_or_default().join(" ");
+    let scopes = sign_in.scope_words().join(" ");
     let challenge = URL_SAFE_NO_PAD.encode(sha256(b"a configuration is checked, nobody signs in"));
     let mut arguments = vec![
         ("response_type", "code"),

@@ -40,7 +40,7 @@ pub struct Client {
     #[serde(default)]
     pub client_alg: Option<Vec<SigningAlgorithm>>,
 
-    /// Header or query argument that selects the client: by its id or its position from 1.
+    /// Header or argument of the query or the body that selects the client: by its position from 1, or by its id.
     #[serde(default = "default::client_id")]
     pub client_arg: String,
 

@@ -157,3 +157,17 @@ pub struct SignIn {
     #[serde(default = "default::yes")]
     pub preserve_post: bool,
 }
+
+impl SignIn {
+    /// The words of `scopes`, each once, however they are configured.
+    pub(crate) fn scope_words(&self) -> Vec<&str> {
+        let mut words = Vec::new();
+        let scopes = self.scopes.iter().flatten();
+        for word in scopes.flat_map(|scope| scope.split(' ')) {
+            if !word.is_empty() && !words.contains(&word) {
+                words.push(word);
+            }
+        }
+        words
+    }
+}

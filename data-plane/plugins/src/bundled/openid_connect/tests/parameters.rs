@@ -4,6 +4,7 @@ use http::{HeaderName, HeaderValue};
 use serde_json::json;
 
 use super::gateway::{Browser, Gateway, Reply};
+use super::provider::basic;
 use crate::testing::{Request, consumer};
 
 fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request {
@@ -65,6 +66,81 @@ fn what_is_said_of_a_token_is_kept_no_longer_than_the_token_itself_says() {
     assert_eq!(gateway.call(&token).status, 200);
     assert_eq!(gateway.provider.called("/introspect"), 2);
     assert_eq!(browser.get(&mut gateway, "/api").status, 401);
+}
+
+#[test]
+fn a_number_is_the_position_of_a_client_before_it_is_a_name() {
+    let config = json!({
+        "client_id": ["2", "1", "7000"], "client_secret": ["s"],
+        "redirect_uri": ["http://gateway.example/1", "http://gateway.example/2"],
+    });
+    for (choice, id, redirect) in [
+        ("1", "2", "/1"),
+        ("2", "1", "/2"),
+        ("7000", "7000", "/1"),
+        ("0", "2", "/1"),
+    ] {
+        let mut gateway = Gateway::new(config.clone());
+        let uri = format!("/api?client_id={choice}");
+        let reply = Browser::default().get(&mut gateway, &uri);
+        let told = |name: &str| reply.argument(name).unwrap();
+        assert_eq!(told("client_id"), id, "{choice}");
+        let redirect = format!("http://gateway.example{redirect}");
+        assert_eq!(told("redirect_uri"), redirect, "{choice}");
+    }
+}
+
+#[test]
+fn case_69_the_settings_of_the_client_that_was_chosen_hold_to_the_end() {
+    let config = json!({
+        "client_id": ["one", "two", "three"], "client_secret": ["s1", "s2"],
+        "client_auth": ["client_secret_post", "client_secret_basic"],
+        "logout_uri_suffix": "/logout", "logout_redirect_uri": ["https://a/1", "https://a/2"],
+    });
+    for (choice, id, pair, after) in [
+        ("1", "one", None, "https://a/1"),
+        ("2", "two", Some("two:s2"), "https://a/2"),
+        // What has no place of its own is as with the first.
+        ("three", "three", None, "https://a/1"),
+    ] {
+        let mut gateway = Gateway::new(config.clone());
+        gateway.provider.script.borrow_mut().id_claims = vec![("aud", json!(id))];
+        let mut browser = Browser::default();
+        let reply = browser.sign_in(&mut gateway, &format!("/api?client_id={choice}"));
+        assert_eq!((reply.status, reply.sets_session()), (200, true), "{id}");
+        let asked = gateway.provider.last("/token");
+        let shown = asked.headers().get("authorization");
+        let shown = shown.map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(shown, pair.map(basic), "{id}");
+        let form = gateway.provider.forms.borrow()[0].1.clone();
+        let secret = form.get("client_secret").map(String::as_str);
+        assert_eq!(secret, pair.is_none().then_some("s1"), "{id}");
+        let reply = browser.post(&mut gateway, "/logout", "");
+        assert_eq!(reply.argument("client_id").as_deref(), Some(id));
+        let back = reply.argument("post_logout_redirect_uri");
+        assert_eq!(back.as_deref(), Some(after), "{id}");
+    }
+}
+
+#[test]
+fn a_list_may_hold_several_words_in_one_element() {
+    let config = json!({
+        "verify_parameters": true, "auth_methods": ["session", "authorization_code", "password"],
+        "scopes": ["openid email", "email"],
+        "response_type": ["id_token code"], "response_mode": "form_post",
+    });
+    let mut gateway = Gateway::new(config);
+    gateway.provider.script.borrow_mut().discovery = vec![
+        ("scopes_supported", json!(["openid", "email"])),
+        ("response_types_supported", json!(["code", "code id_token"])),
+    ];
+    let reply = Browser::default().get(&mut gateway, "/api");
+    assert_eq!(reply.status, 302, "{reply:?}");
+    assert_eq!(reply.argument("scope").as_deref(), Some("openid email"));
+    let headers = [("authorization", &*basic("john:p:ss"))];
+    assert_eq!(gateway.send(request("/api", &headers)).status, 200);
+    let form = gateway.provider.forms.borrow()[0].1.clone();
+    assert_eq!(form["scope"], "openid email");
 }
 
 #[test]

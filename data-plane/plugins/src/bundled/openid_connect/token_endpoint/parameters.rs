@@ -26,16 +26,14 @@ pub(in crate::bundled::openid_connect) fn verify_parameters(
     };
     let sign_in = &rules.config.sign_in;
     let unsupported = |parameter| Err(ProviderError::Unsupported(parameter));
-    if sign_in
-        .scopes
-        .iter()
-        .flatten()
-        .any(|scope| lacks(&supported.scopes, scope))
-    {
+    let mut scopes = sign_in.scope_words().into_iter();
+    if scopes.any(|scope| lacks(&supported.scopes, scope)) {
         return unsupported("scopes");
     }
     if rules.methods.authorization_code {
-        if lacks(&supported.response_types, &sign_in.response_type.join(" ")) {
+        let wanted = sign_in.response_type.join(" ");
+        let mut types = supported.response_types.iter();
+        if types.any(|known| !known.iter().any(|known| have_same_words(known, &wanted))) {
             return unsupported("response_type");
         }
         if lacks(&supported.response_modes, sign_in.response_mode.name()) {
@@ -66,4 +64,16 @@ pub(in crate::bundled::openid_connect) fn verify_parameters(
         return unsupported("client_auth");
     }
     Ok(())
+}
+
+/// Whether two response types are one: their words stand in any order (OAuth 2.0 Multiple Response Type Encoding Practices
+/// §3).
+pub(in crate::bundled::openid_connect) fn have_same_words(one: &str, other: &str) -> bool {
+    sorted(one) == sorted(other)
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut words: Vec<_> = text.split(' ').collect();
+    words.sort_unstable();
+    words
 }
