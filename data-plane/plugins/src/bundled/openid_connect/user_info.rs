@@ -19,6 +19,7 @@ use super::provider::{self, Document, ProviderError, Reason, Unaccepted};
 use super::request;
 use super::rules::Rules;
 use super::strict_json;
+use super::token_endpoint;
 use super::verify::Verifier;
 use crate::exchange::Exchange;
 use crate::host::Host;
@@ -59,7 +60,8 @@ impl Question {
         let values = config.userinfo_query_args_values.iter().flatten().cloned();
         let mut arguments: Vec<_> = names.zip(values).collect();
         let wanted = config.userinfo_query_args_client.as_deref();
-        arguments.extend(request::let_through(exchange, wanted, false).await);
+        let given = request::let_through(exchange, wanted, false).await;
+        token_endpoint::add_missing(&mut arguments, given);
         let mut headers = rules.userinfo_headers.clone();
         let wanted = config.userinfo_headers_client.as_deref();
         headers.extend(request::headers_let_through(

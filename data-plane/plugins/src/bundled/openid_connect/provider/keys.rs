@@ -106,14 +106,16 @@ impl Keys {
     }
 
     /// The keys that may have signed a token with this header, at most five: those of its `kid`, or of
-    /// its certificate, or, without either, all that suit the algorithm.
+    /// its certificate, or, without either, all that suit the algorithm; and those that have no name, which rules none
+    /// out (RFC 7517 §4.5).
     pub(in crate::bundled::openid_connect) fn candidates<'a, 'h>(
         &'a self,
         header: &'h Header,
     ) -> impl Iterator<Item = &'a Key> + use<'a, 'h> {
-        self.all
-            .iter()
-            .filter(|key| key.is_named_by(header))
+        let named = self.all.iter().filter(|key| key.is_named_by(header));
+        let nameless = |key: &&Key| key.kid.is_none() && !key.is_named_by(header);
+        named
+            .chain(self.all.iter().filter(nameless))
             .filter(|key| key.suits(header.algorithm))
             .take(MOST_TRIED)
     }

@@ -1,10 +1,10 @@
 //! What parameters do, alone and beside each other, where a first reading may miss it.
 
 use http::{HeaderName, HeaderValue};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway, Reply};
-use super::provider::basic;
+use super::provider::{SigningKey, basic};
 use crate::testing::{Request, consumer};
 
 fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request {
@@ -144,6 +144,35 @@ fn a_list_may_hold_several_words_in_one_element() {
 }
 
 #[test]
+fn a_key_without_a_name_is_tried_for_a_token_that_names_none_of_the_others() {
+    let named = |count: usize| -> Vec<SigningKey> {
+        let names = (0..count).map(|number| format!("other-{number}"));
+        names.map(|name| SigningKey::es256(&name)).collect()
+    };
+    let unnamed = |mut key: SigningKey| {
+        key.jwk.as_object_mut().unwrap().remove("kid");
+        key
+    };
+    let own = SigningKey::es256("one");
+    let others: Vec<_> = named(6).into_iter().map(unnamed).collect();
+    let beside = |keys: Vec<SigningKey>, own: SigningKey| keys.into_iter().chain([own]).collect();
+    let sets: [(Vec<SigningKey>, u16); 4] = [
+        (beside(named(1), unnamed(own.clone())), 200),
+        // What is named is tried first, however many are not.
+        (beside(others, own.clone()), 200),
+        (vec![unnamed(SigningKey::es256("one"))], 401),
+        (named(1), 401),
+    ];
+    for (place, (keys, status)) in sets.into_iter().enumerate() {
+        let mut gateway = Gateway::new(json!({ "auth_methods": ["bearer"] }));
+        *gateway.provider.keys.borrow_mut() = keys;
+        gateway.provider.script.borrow_mut().signs_with = Some(own.clone());
+        let token = gateway.provider.access_token(&[]);
+        assert_eq!(gateway.call(&token).status, status, "{place}");
+    }
+}
+
+#[test]
 fn a_claim_is_forbidden_whether_the_token_has_it_or_the_provider_says_it() {
     for (claim, status) in [("tenant", 403), ("username", 403), ("neither", 200)] {
         let mut gateway = Gateway::new(json!({
@@ -214,4 +243,41 @@ fn no_header_of_a_client_passes_for_the_gateways_where_anonymous_stands_in() {
     let reply = browser.get_with(&mut gateway, "/api", "x-access-token", "forged");
     assert_eq!(reply.seen("x-anonymous-consumer"), Some("true"));
     assert_eq!(reply.seen("x-access-token"), None);
+}
+
+#[test]
+fn without_a_look_at_claims_none_of_them_is_missed() {
+    let lacking = |name: &'static str| (name, Value::Null);
+    for (verify, claims, status) in [
+        (true, vec![lacking("iat")], 401),
+        (false, vec![lacking("iat"), lacking("exp")], 200),
+        (false, vec![lacking("iss"), lacking("aud")], 200),
+        (false, vec![("aud", json!({ "of": "no type" }))], 200),
+        (false, vec![("nonce", json!("other"))], 401),
+        (false, vec![lacking("nonce")], 401),
+    ] {
+        let mut gateway = Gateway::new(json!({ "verify_claims": verify }));
+        gateway
+            .provider
+            .script
+            .borrow_mut()
+            .id_claims
+            .clone_from(&claims);
+        let reply = Browser::default().sign_in(&mut gateway, "/api");
+        assert_eq!(reply.status, status, "{verify} {claims:?}");
+    }
+}
+
+#[test]
+fn a_client_adds_no_second_argument_to_what_the_configuration_says() {
+    let mut gateway = Gateway::new(json!({
+        "auth_methods": ["userinfo"],
+        "userinfo_query_args_names": ["schema"], "userinfo_query_args_values": ["openid"],
+        "userinfo_query_args_client": ["schema", "lang"],
+    }));
+    let headers = [("authorization", "Bearer opaque")];
+    let uri = "/api?schema=evil&lang=de";
+    assert_eq!(gateway.send(request(uri, &headers)).status, 200);
+    let asked = gateway.provider.last("/userinfo");
+    assert_eq!(asked.uri().query(), Some("schema=openid&lang=de"));
 }

@@ -20,10 +20,6 @@ pub(super) fn claims_failure(error: &ClaimsVerificationError) -> Failure {
         ClaimsVerificationError::InvalidIssuer(_) => {
             ("idt_iss", "the ID token is of another issuer")
         }
-        ClaimsVerificationError::InvalidNonce(_) => (
-            "idt_nonce",
-            "the ID token's nonce is not the one that was sent",
-        ),
         _ => ("idt_alg", "the ID token is not accepted"),
     };
     Failure::refused(code, detail)
