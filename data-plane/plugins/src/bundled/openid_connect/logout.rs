@@ -370,7 +370,8 @@ fn revoke(rules: &Arc<Rules>, host: &impl Host, client: usize, session: &Session
     }
     let (rules, its_host) = (Arc::clone(rules), host.clone());
     host.spawn(Box::pin(async move {
-        match provider::document(&rules, &its_host).await {
+        let configured = rules.config.client.revocation_endpoint.as_ref();
+        match provider::document_for(&rules, &its_host, configured).await {
             Ok(document) => {
                 token_endpoint::revoke(&rules, &document, client, &its_host, tokens).await;
             }

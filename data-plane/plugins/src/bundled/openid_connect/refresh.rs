@@ -21,7 +21,7 @@ use self::unjudged::{Given, Unjudged};
 use super::config::UnsignedMethod;
 use super::failure::{Class, Failure};
 use super::jws::{self, Claims, Jws};
-use super::provider::{self, ProviderError, Reason, Unaccepted};
+use super::provider::{self, Document, ProviderError, Reason, Unaccepted};
 use super::rules::Rules;
 use super::session_store::SessionStore;
 use super::single_flight::Flights;
@@ -365,7 +365,7 @@ impl<H: Host> Refresh<H> {
 
     async fn fetch(&self) -> Result<Tokens, Failure> {
         let (rules, host) = (&self.rules, &self.host);
-        let document = provider::document(rules, host)
+        let document = document(rules, host)
             .await
             .map_err(|error| error.failure())?;
         let form = vec![
@@ -382,6 +382,12 @@ impl<H: Host> Refresh<H> {
     }
 }
 
+/// What is known of the provider: of one that is away, nothing is needed for tokens that nobody has to verify.
+async fn document(rules: &Arc<Rules>, host: &impl Host) -> Result<Arc<Document>, ProviderError> {
+    let configured = rules.config.client.token_endpoint.as_ref();
+    provider::document_for(rules, host, configured).await
+}
+
 /// Holds new tokens against the provider's keys, and against the ID token that the session holds. What was good when it
 /// was given is good, though it has ended while it waited for its key: it brought the refresh token that serves now.
 async fn judge(
@@ -391,7 +397,7 @@ async fn judge(
     given: &Given,
     id_token: Option<&str>,
 ) -> Result<(), Unaccepted> {
-    let document = match provider::document(rules, host).await {
+    let document = match document(rules, host).await {
         Ok(document) => document,
         Err(error) => return Err(Unaccepted::Keyless(error.failure(), error)),
     };

@@ -221,5 +221,6 @@ pub struct Credentials {
 
     /// Time in seconds for which a DPoP proof is valid.
     #[serde(default = "default::five_minutes")]
+    #[schemars(range(min = 0))]
     pub dpop_proof_lifetime: Number,
 }

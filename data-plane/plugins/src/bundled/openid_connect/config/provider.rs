@@ -112,10 +112,12 @@ pub struct Provider {
 
     /// Time in seconds for which failures are remembered.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub cache_ttl_neg: Option<Number>,
 
     /// Time in seconds for which an expired entry may still be used while the provider fails.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub cache_ttl_resurrect: Option<Number>,
 
     /// Remembers the answers of the token endpoint to the password and client credentials grants, and to

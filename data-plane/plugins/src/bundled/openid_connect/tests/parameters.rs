@@ -269,6 +269,30 @@ fn without_a_look_at_claims_none_of_them_is_missed() {
 }
 
 #[test]
+fn what_is_configured_is_called_while_discovery_is_away() {
+    let config = json!({
+        "token_endpoint": "https://idp.example/token", "logout_uri_suffix": "/logout",
+        "revocation_endpoint": "https://idp.example/revoke", "logout_revoke": true,
+        "scopes": ["email"],
+    });
+    let mut one = Gateway::new(config.clone());
+    {
+        let mut script = one.provider.script.borrow_mut();
+        (script.no_id_token, script.opaque) = (true, true);
+    }
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+    one.provider.script.borrow_mut().no_discovery = true;
+    let mut two = Gateway::with_provider(&config, std::rc::Rc::clone(&one.provider), 2);
+    two.host.advance(300.0);
+    let reply = browser.get(&mut two, "/api");
+    assert_eq!((reply.status, reply.sets_session()), (200, true));
+    assert_eq!(two.provider.called("/token"), 2);
+    assert!(browser.post(&mut two, "/logout", "").ends_session());
+    assert_eq!(two.provider.called("/revoke"), 2);
+}
+
+#[test]
 fn a_client_adds_no_second_argument_to_what_the_configuration_says() {
     let mut gateway = Gateway::new(json!({
         "auth_methods": ["userinfo"],
