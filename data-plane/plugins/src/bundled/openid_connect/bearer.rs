@@ -177,6 +177,7 @@ async fn vouched_for(
     request::hide(rules, exchange, &brought.found.place).await;
     let method = AuthMethod::Userinfo;
     let mut tokens = opaque(token);
+    tokens.expires_at = jws::own_end(token);
     tokens.id_token = brought.id_token.map(str::to_owned);
     let mut session = Session::begin(rules, &tokens, method, client, host);
     let (_, id) = opened::claims_of(rules, &session);

@@ -23,20 +23,17 @@ pub(super) async fn reverify(
     session: &Session,
 ) -> Result<(), Unaccepted> {
     let token = &session.access_token;
-    match session.method {
-        AuthMethod::Introspection => {
-            let method = session.method;
-            let asked = introspection::ask(rules, exchange, host, token, session.client, method);
-            asked.await.map_err(Unaccepted::Refused)?;
-        }
-        AuthMethod::Userinfo => {
-            let question = user_info::Question::new(rules, exchange, session.client, token).await;
-            question
-                .ask(rules, host)
-                .await
-                .map_err(Unaccepted::Refused)?;
-        }
-        _ => {}
+    // Whom the provider has vouched for it is asked about once more.
+    if session.introspection.is_some() {
+        let method = session.method;
+        let asked = introspection::ask(rules, exchange, host, token, session.client, method);
+        asked.await.map_err(Unaccepted::Refused)?;
+    } else if session.method == AuthMethod::Userinfo {
+        let question = user_info::Question::new(rules, exchange, session.client, token).await;
+        question
+            .ask(rules, host)
+            .await
+            .map_err(Unaccepted::Refused)?;
     }
     let is_read = !matches!(
         session.method,

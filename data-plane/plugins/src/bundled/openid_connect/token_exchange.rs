@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::answers::{Answers, Given, Namer, Outcome};
 use super::failure::Failure;
-use super::jws::{self, Jws};
+use super::jws;
 use super::provider::{self, ProviderError};
 use super::rules::Rules;
 use crate::host::Host;
@@ -80,10 +80,7 @@ async fn run(rules: &Rules, host: &impl Host, endpoint: &str, token: &str) -> Gi
         return Err(failed(&unusable("the exchange endpoint gave no token")));
     }
     // No longer than either of the two lives.
-    let ends = [token, exchanged].into_iter().filter_map(|token| {
-        let parsed = Jws::parse(token, token.len()).ok()?;
-        jws::time(&parsed.claims, "exp").ok().flatten()
-    });
+    let ends = [token, exchanged].into_iter().filter_map(jws::own_end);
     let until = rules.remembered_until(ends.min(), host.now());
     Ok((Exchanged(exchanged.to_owned()), until))
 }

@@ -14,7 +14,7 @@ use super::answers::{Answers, Given, Namer, Outcome};
 use super::config::{UnsignedMethod, UserinfoAccept};
 use super::distributed;
 use super::failure::Failure;
-use super::jws::{self, Claims, Jws};
+use super::jws::{self, Claims};
 use super::provider::{self, Document, ProviderError, Reason, Unaccepted};
 use super::request;
 use super::rules::Rules;
@@ -150,9 +150,7 @@ impl Question {
         }
         let user_info = self.read(rules, host, document, &response).await?;
         let now = host.now();
-        let parsed = Jws::parse(&self.token, self.token.len()).ok();
-        let end = parsed.and_then(|token| jws::time(&token.claims, "exp").ok().flatten());
-        let mut until: UnixTime = rules.remembered_until(end, now);
+        let mut until: UnixTime = rules.remembered_until(jws::own_end(&self.token), now);
         if user_info.lacks {
             until = until.min(now.saturating_add(distributed::PAUSE));
         }

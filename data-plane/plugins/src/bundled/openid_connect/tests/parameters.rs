@@ -69,6 +69,41 @@ fn what_is_said_of_a_token_is_kept_no_longer_than_the_token_itself_says() {
 }
 
 #[test]
+fn a_session_ends_with_its_token_whoever_has_vouched_for_that() {
+    let mut gateway = Gateway::new(json!({ "auth_methods": ["session", "userinfo"] }));
+    let end = gateway.provider.now() + 100;
+    let token = gateway.provider.access_token(&[("exp", json!(end))]);
+    let mut browser = Browser::default();
+    let header = bearer(&token);
+    let reply = browser.get_with(&mut gateway, "/api", "authorization", &header);
+    assert_eq!((reply.status, reply.sets_session()), (200, true));
+    gateway.advance(99);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    gateway.advance(1);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 401);
+}
+
+#[test]
+fn a_session_whose_token_was_asked_about_is_asked_about_again_where_it_is_verified_again() {
+    for (reverify, status) in [(false, 200), (true, 401)] {
+        let mut gateway = Gateway::new(json!({
+            "auth_methods": ["session", "bearer"], "introspect_jwt_tokens": true,
+            "cache_introspection": false, "reverify": reverify,
+        }));
+        let token = gateway.provider.access_token(&[]);
+        let mut browser = Browser::default();
+        let header = bearer(&token);
+        let reply = browser.get_with(&mut gateway, "/api", "authorization", &header);
+        assert_eq!((reply.status, reply.sets_session()), (200, true));
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+        let revoked = Some((200, json!({ "active": false })));
+        gateway.provider.script.borrow_mut().introspection = revoked;
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!(reply.status, status, "{reverify}");
+    }
+}
+
+#[test]
 fn a_number_is_the_position_of_a_client_before_it_is_a_name() {
     let config = json!({
         "client_id": ["2", "1", "7000"], "client_secret": ["s"],
