@@ -198,20 +198,16 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
         .accepted_issuer(claims)
         .ok_or_else(|| bad("the token is of another issuer"))?;
     let ours = |audience: &Value| {
-        let clients = &verifier.rules.clients;
-        let audience = audience.as_str().unwrap_or_default();
-        clients
-            .iter()
-            .any(|client| !client.id.is_empty() && client.id == audience)
+        let mut clients = verifier.rules.clients.iter();
+        let audience = audience.as_str().filter(|audience| !audience.is_empty())?;
+        clients.position(|client| client.id == audience)
     };
-    let for_us = match claims.get("aud") {
-        Some(Value::Array(audiences)) => audiences.iter().any(ours),
+    let client = match claims.get("aud") {
+        Some(Value::Array(audiences)) => audiences.iter().find_map(ours),
         Some(audience) => ours(audience),
-        None => false,
+        None => None,
     };
-    if !for_us {
-        return Err(bad("the token is for another client"));
-    }
+    let client = client.ok_or_else(|| bad("the token is for another client"))?;
     let now = verifier.now;
     let leeway = verifier.leeway();
     let made_at = jws::time(claims, "iat").ok().flatten();
@@ -257,6 +253,11 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
             expires_at,
         },
         (None, None) => return Err(bad("the token names neither a subject nor a session")),
+    };
+    // By its secret, if by one.
+    let verifier = Verifier {
+        client,
+        ..*verifier
     };
     verifier.check_signature(&parsed, "logout_token")?;
     Ok(Asked {

@@ -77,3 +77,24 @@ fn rule_102_a_token_that_comes_to_two_nodes_is_heard_by_one() {
     one.host.store(true);
     assert_eq!(post_token(&mut one, &token).status, 400);
 }
+
+#[test]
+fn a_logout_token_may_be_signed_with_the_secret_of_the_client_that_it_is_for() {
+    let mut gateway = Gateway::new(json!({
+        "backchannel_logout_uri_suffix": "/backchannel", "enable_hs_signatures": true,
+        "client_id": ["one", "two"], "client_secret": ["s-1", "s-2"],
+    }));
+    for (id, audience, secret, status) in [
+        ("a", json!("two"), "s-2", 200),
+        ("b", json!(["api", "two"]), "s-2", 200),
+        ("c", json!("one"), "s-1", 200),
+        ("d", json!("two"), "s-1", 400),
+        ("e", json!("three"), "s-1", 400),
+    ] {
+        let claims = logout_claims(&gateway, &json!({ "jti": id, "aud": audience }));
+        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+        assert_eq!(post_token(&mut gateway, &token).status, status, "{id}");
+    }
+}
