@@ -11,6 +11,7 @@ mod client;
 mod conformance;
 mod conformance_fapi;
 mod conformance_logout;
+mod each_parameter;
 mod failures;
 mod forged;
 mod forms;
