@@ -63,10 +63,10 @@ use session::Session;
 /// Where nodes are led.
 pub type Target = watch::Receiver<Targets>;
 
-/// How often each side pings a silent connection.
+/// How often each side pings a silent connection. A node that takes in much says nothing meanwhile.
 const PING: Duration = Duration::from_secs(10);
-/// How long the answer to a ping may take.
-const PONG: Duration = Duration::from_secs(5);
+/// How long the answer to a ping may take: it comes once the node has read what it was sent before, over whatever link it has.
+const PONG: Duration = Duration::from_secs(20);
 /// Bytes under way to a node before it has to read some.
 const WINDOW: u32 = 1024 * 1024;
 /// Messages under way to a node's connection: few, since a chunk is up to 256 KiB.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use harness::{Cluster, Relay, eventually, run};
+use http::Method;
 use proto::features::{BUCKETS, CHAIN_KEPT, DELTA};
 use proto::v1::chunk::Packing;
 use proto::v1::config_sync_client::ConfigSyncClient;
@@ -18,6 +19,7 @@ use shared::tls::{self, Identity};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
+use uuid::Uuid;
 
 use crate::number;
 
@@ -214,10 +216,7 @@ impl Fleet {
         };
         let services: Vec<_> = (0..records / 2).map(service).collect();
         let whole = json!({ "_format_version": "3.0", "services": services });
-        let reply = self
-            .cluster
-            .admin(http::Method::POST, "/config", &whole)
-            .await;
+        let reply = self.cluster.admin(Method::POST, "/config", &whole).await;
         assert!(reply.status < 300, "{}", reply.text());
         reply.header("x-wardgate-revision").parse().unwrap()
     }
@@ -351,10 +350,7 @@ impl Fleet {
         for (revision, hash) in states.iter().rev().skip(1).step_by(2) {
             let path = format!("/revisions/{revision}/rollback");
             let started = monotonic();
-            let reply = self
-                .cluster
-                .admin(http::Method::POST, &path, &json!({}))
-                .await;
+            let reply = self.cluster.admin(Method::POST, &path, &json!({})).await;
             assert!(reply.status < 300, "{}", reply.text());
             let wanted = self.newest().await;
             all_serve(self.names.len(), wanted, serving).await;
@@ -425,6 +421,38 @@ async fn a_fleet_on_one_link_follows_and_a_slow_node_delays_nobody() {
         started.elapsed()
     );
     assert!(steps < 8, "old ones are skipped: {steps} steps");
+}
+
+/// What answers pings, at either end, stands behind what was sent before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: tests/faults/run"]
+async fn a_node_that_begins_on_a_slow_link_comes_to_have_everything() {
+    let mut cluster = Cluster::start(0).await;
+    // Nothing packs them.
+    let tags = || -> Vec<String> { (0..20).map(|_| Uuid::new_v4().to_string()).collect() };
+    let consumers: Vec<_> = (0..6_000)
+        .map(|number| json!({ "username": number.to_string(), "tags": tags() }))
+        .collect();
+    let whole = json!({ "_format_version": "3.0", "consumers": consumers });
+    let reply = cluster.admin(Method::POST, "/config", &whole).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let relay = Relay::start(cluster.cluster_address()).await;
+    relay.narrow(100_000);
+    cluster.lead_through(&relay.address());
+    let started = monotonic();
+    cluster.add_data_plane("node-1").await;
+    while !cluster.data_planes[0].is_ready().await {
+        let waited = started.elapsed();
+        assert!(
+            waited < Duration::from_mins(3),
+            "{}",
+            cluster.data_planes[0].process.log()
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    println!("over 100 kB/s it serves after {:.0?}", started.elapsed());
+    let log = cluster.data_planes[0].process.log();
+    assert_eq!(log.matches("following a control plane").count(), 1, "{log}");
 }
 
 #[expect(clippy::print_stdout, reason = "it is run for its figures")]

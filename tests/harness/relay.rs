@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use shared::clock::monotonic;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -78,7 +78,7 @@ impl Relay {
                 let target: Arc<str> = Arc::clone(&leads.borrow());
                 let width = carries.clone();
                 connections.spawn(async move {
-                    let Ok(server) = TcpStream::connect(&*target).await else {
+                    let Ok(server) = connect(&target).await else {
                         return;
                     };
                     let wide = Width::default();
@@ -132,6 +132,15 @@ impl Relay {
     pub fn break_all(&self) {
         self.breaks.send_modify(|count| *count += 1);
     }
+}
+
+/// What the other end has sent does not pile up here: a way that is narrow holds little.
+async fn connect(target: &str) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(64 * 1024)?;
+    socket
+        .connect(target.parse().map_err(std::io::Error::other)?)
+        .await
 }
 
 impl Drop for Relay {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use rustls::ServerConfig;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -25,8 +26,11 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// nodes of other addresses out.
 const SLOW: Duration = Duration::from_secs(2);
 const SLOW_PER_ADDRESS: usize = 16;
-/// How long sent bytes may stay unacknowledged, in milliseconds.
-const UNACKNOWLEDGED: u32 = 15_000;
+/// How long sent bytes may stay unacknowledged.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+
+/// Bytes that may wait in the kernel: pings, logouts and keys would stand behind them. On a slow link that takes seconds.
+const UNSENT: u32 = 64 * 1024;
 /// Connections that may wait for their handshake: a fleet that comes back as one.
 pub const BACKLOG: u32 = 4096;
 
@@ -75,7 +79,9 @@ fn accept_with(
                 // Small messages must not wait for more.
                 let _ = stream.set_nodelay(true);
                 // Nor may a peer that is gone hold what was sent to it for a quarter of an hour.
-                let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED);
+                let socket = SockRef::from(&stream);
+                let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+                let _ = socket.set_tcp_notsent_lowat(UNSENT);
                 let mut shaking = pin!(acceptor.accept(stream));
                 let mut shaken = tokio::time::timeout(late, &mut shaking).await;
                 if shaken.is_err() {
