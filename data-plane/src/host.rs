@@ -210,8 +210,12 @@ fn fetch_error(authority: &str, error: &UpstreamError) -> FetchError {
     }
 }
 
-/// How long another node may take for an operation that this one waits for: a provider's time.
-const CLAIMED: Duration = Duration::from_secs(12);
+/// How long this node waits for an operation of another one: the token endpoint may take its time, and then the keys of what
+/// it gives.
+const CLAIMED: Duration = Duration::from_secs(30);
+
+/// After how long without an answer another node is known to be at it: control planes agree sooner on whose it is.
+const AGREED: Duration = Duration::from_secs(4);
 
 /// Between two questions that no stream has taken.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -356,20 +360,20 @@ impl Host for CoreHost {
         let mut joining = flight(key, Step::Join, None);
         joining.yields = work == Work::Code;
         let node = &self.0.node;
-        let end = monotonic() + CLAIMED;
-        loop {
-            let left = end.saturating_duration_since(monotonic());
+        let began = monotonic();
+        let waited = || monotonic().saturating_duration_since(began);
+        let answer = loop {
             let what = What::Flight(joining.clone());
+            let left = CLAIMED.saturating_sub(waited());
             match node.questions.ask_patiently(what, left).await {
-                Ok(answer::What::Yours(_)) => return Claim::Ours,
-                Ok(answer::What::Result(sealed)) => return Claim::Theirs(sealed.to_vec()),
                 // It waits for the next stream.
                 Err(Unanswered::Cut) if node.contact.is_there(monotonic()) => {
                     tokio::time::sleep(AGAIN).await;
                 }
-                Ok(_) | Err(_) => return Claim::Alone,
+                answer => break answer.ok(),
             }
-        }
+        };
+        claim_of(answer, waited())
     }
 
     fn publish(&self, key: [u8; 32], sealed: Option<Vec<u8>>) {
@@ -417,6 +421,17 @@ fn aside(key: [u8; 32], step: aside::Step, sealed: Vec<u8>) -> What {
     })
 }
 
+/// Whose an operation is, by what the control plane has answered after so long.
+fn claim_of(answer: Option<answer::What>, waited: Duration) -> Claim {
+    match answer {
+        Some(answer::What::Yours(_)) => Claim::Ours,
+        Some(answer::What::Result(sealed)) => Claim::Theirs(sealed.to_vec()),
+        // Nor does the end of the control plane make it this node's.
+        None if waited >= AGREED => Claim::Taken,
+        _ => Claim::Alone,
+    }
+}
+
 /// What is said of an operation that one node does for all.
 fn flight(key: [u8; 32], step: Step, sealed: Option<Vec<u8>>) -> Flight {
     Flight {
@@ -424,5 +439,26 @@ fn flight(key: [u8; 32], step: Step, sealed: Option<Vec<u8>>) -> Flight {
         step: step.into(),
         result: sealed.unwrap_or_default().into(),
         yields: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_node_is_at_is_nobody_elses_however_long_it_takes() {
+        let soon = Duration::from_millis(50);
+        let check = |answer, waited, expected| assert_eq!(claim_of(answer, waited), expected);
+        check(Some(answer::What::Yours(true)), CLAIMED, Claim::Ours);
+        let result = answer::What::Result(vec![7].into());
+        check(Some(result), CLAIMED, Claim::Theirs(vec![7]));
+        let refused = answer::What::Refused("too much at once".to_owned());
+        check(Some(refused), soon, Claim::Alone);
+        // Without a control plane, or with one that is frozen, that is known at once.
+        check(None, soon, Claim::Alone);
+        check(None, Duration::from_secs(2), Claim::Alone);
+        check(None, CLAIMED, Claim::Taken);
+        check(None, CLAIMED / 2, Claim::Taken);
     }
 }

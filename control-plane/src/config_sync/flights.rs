@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use plugins::host::LONGEST_RESULT;
 use prost::bytes::Bytes;
 
-/// How long one node may take before another may try.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one node may take before another may try: one that is gone is known by its stream, and one that waits for a slow
+/// provider is not to be followed by a second one. No longer than claims over etcd hold.
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long a result is kept for those that come late: a browser may send its old cookie that long.
 const KEPT: Duration = Duration::from_mins(1);

@@ -149,6 +149,8 @@ pub enum Claim {
     Ours,
     /// Another node's, whose result this is, as it was published.
     Theirs(Vec<u8>),
+    /// Another node's, which is still at it after a long wait: the caller does without the result.
+    Taken,
     /// Nobody can say: the caller runs the operation for itself.
     Alone,
 }

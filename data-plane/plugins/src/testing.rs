@@ -76,8 +76,8 @@ struct Inner {
     pool: RefCell<Option<LocalPool>>,
     spawner: LocalSpawner,
     cluster: RefCell<Option<Rc<Landed>>>,
-    /// Whether no control plane is heard.
-    cut_off: Cell<bool>,
+    /// What comes of each claim, if not what the others have told.
+    claim: RefCell<Option<Claim>>,
     disk: RefCell<Rc<Landed>>,
 }
 
@@ -115,7 +115,7 @@ impl FakeHost {
             spawner: pool.spawner(),
             pool: RefCell::new(Some(pool)),
             cluster: RefCell::default(),
-            cut_off: Cell::default(),
+            claim: RefCell::default(),
             disk: RefCell::default(),
         }))
     }
@@ -125,9 +125,9 @@ impl FakeHost {
         *self.0.cluster.borrow_mut() = Some(Rc::clone(cluster));
     }
 
-    /// Has the node hear no control plane.
-    pub(crate) fn cut_off(&self) {
-        self.0.cut_off.set(true);
+    /// Lets this come of each claim, whatever the others have told.
+    pub(crate) fn claims(&self, claim: impl Into<Option<Claim>>) {
+        *self.0.claim.borrow_mut() = claim.into();
     }
 
     pub(crate) fn node_states(&self) -> Arc<NodeStates> {
@@ -385,8 +385,8 @@ impl Host for FakeHost {
     }
 
     async fn claim(&self, key: [u8; 32], _: Work) -> Claim {
-        if self.0.cut_off.get() {
-            return Claim::Alone;
+        if let Some(claim) = self.0.claim.borrow().clone() {
+            return claim;
         }
         let cluster = self.0.cluster.borrow().clone();
         cluster.map_or(Claim::Ours, |cluster| {

@@ -206,6 +206,11 @@ impl<H: Host> Redemption<H> {
         match self.host.claim(self.key, Work::Code).await {
             Claim::Theirs(told) => (self.hear(&told).await, false),
             Claim::Alone => (self.finish(None).await, false),
+            Claim::Taken => {
+                let detail = "another node still waits for the provider";
+                let failure = Failure::unavailable("idp_unreachable", detail);
+                (Landed::Result(self.digest, Err(failure)).into(), false)
+            }
             Claim::Ours => {
                 let finished = self.finish(None).await;
                 self.host.publish(self.key, self.tell(&finished));

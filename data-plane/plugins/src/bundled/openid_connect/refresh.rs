@@ -233,6 +233,7 @@ impl<H: Host> Refresh<H> {
                 (self.ask().await, false)
             }
             Claim::Alone => (self.ask_alone().await, false),
+            Claim::Taken => (Err(contested::contested()), false),
             Claim::Ours => {
                 let outcome = self.ask().await;
                 self.host.publish(self.key, self.tell(&outcome));

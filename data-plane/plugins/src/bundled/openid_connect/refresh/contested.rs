@@ -73,10 +73,11 @@ impl Contested {
     }
 }
 
-fn contested() -> Failure {
+/// Another node is at it, or was.
+pub(super) fn contested() -> Failure {
     Failure::paused(
         CONTESTED,
         "The session is being renewed: try again in a moment",
-        "another node has used the refresh token, or is about to: no control plane says so",
+        "another node has used the refresh token, or is at it still",
     )
 }

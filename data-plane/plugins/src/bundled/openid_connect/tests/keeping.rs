@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway};
 use crate::bundled::openid_connect::explain::Explanations;
-use crate::host::Host;
+use crate::host::{Claim, Host};
 use crate::testing::Request;
 
 fn signed_in(config: &Value) -> (Gateway, Browser) {
@@ -242,7 +242,7 @@ fn a_session_goes_on_for_its_grace_while_the_provider_is_away() {
     assert_eq!(browser.get(&mut gateway, "/api").status, 200);
     // Where nobody says whether another node was faster, a refusal ends it only once the browser would know.
     let (mut gateway, mut browser) = signed_in(&json!({}));
-    gateway.host.cut_off();
+    gateway.host.claims(Claim::Alone);
     gateway.provider.script.borrow_mut().token_answer =
         Some((400, json!({ "error": "invalid_grant" })));
     gateway.advance(350);

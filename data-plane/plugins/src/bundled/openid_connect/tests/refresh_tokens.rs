@@ -6,7 +6,7 @@ use std::rc::Rc;
 use serde_json::json;
 
 use super::gateway::{Browser, Gateway};
-use crate::host::Host as _;
+use crate::host::{Claim, Host as _};
 
 #[test]
 fn rule_41_a_refresh_token_that_is_not_rotated_is_used_again_at_each_end() {
@@ -107,6 +107,27 @@ fn rule_41_a_token_is_due_by_what_stands_in_it() {
     gateway.advance(1);
     assert_eq!(browser.get(&mut gateway, "/api").status, 200);
     assert_eq!(gateway.provider.called("/token"), 2);
+}
+
+#[test]
+fn rule_41_what_another_node_is_still_at_is_not_done_a_second_time() {
+    let mut gateway = Gateway::new(json!({}));
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/api");
+    let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+    // A code that it redeems, and then a refresh.
+    for (uri, calls) in [(back.as_str(), 0), ("/api", 1)] {
+        gateway.host.claims(Claim::Taken);
+        for _ in 0..2 {
+            let reply = browser.get(&mut gateway, uri);
+            assert_eq!((reply.status, reply.ends_session()), (503, false), "{uri}");
+            assert_eq!(gateway.provider.called("/token"), calls, "{uri}");
+        }
+        gateway.host.claims(None);
+        assert_eq!(browser.get(&mut gateway, uri).status, 200);
+        assert_eq!(gateway.provider.called("/token"), calls + 1, "{uri}");
+        gateway.advance(350);
+    }
 }
 
 #[test]

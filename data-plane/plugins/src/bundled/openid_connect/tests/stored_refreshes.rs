@@ -7,6 +7,7 @@ use serde_json::json;
 use super::gateway::{Browser, Gateway};
 use super::provider::plain;
 use super::storage::gateways;
+use crate::host::{Claim, Host as _};
 
 #[test]
 fn rule_41_whoever_is_too_late_with_a_refresh_finds_what_the_other_node_has_stored() {
@@ -31,7 +32,7 @@ fn rule_41_whoever_is_too_late_with_a_refresh_finds_what_the_other_node_has_stor
             provider.handle(request)
         }));
         if !is_heard {
-            two.host.cut_off();
+            two.host.claims(Claim::Alone);
         }
         let reply = browser.get(&mut two, "/api");
         assert_eq!(
@@ -46,8 +47,8 @@ fn rule_41_whoever_is_too_late_with_a_refresh_finds_what_the_other_node_has_stor
 #[test]
 fn rule_41_without_a_control_plane_a_stored_session_is_refreshed_by_whose_turn_it_is() {
     let (mut one, mut two, redis) = gateways(&json!({}));
-    one.host.cut_off();
-    two.host.cut_off();
+    one.host.claims(Claim::Alone);
+    two.host.claims(Claim::Alone);
     let mut browser = Browser::default();
     assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
     one.advance(350);
