@@ -100,7 +100,7 @@ use flow::Callback;
 use opened::{Opened, Sought};
 use possession::Presented;
 use rules::Rules;
-use session::Session;
+use session::{News, Session};
 use sign_in::Cause;
 use token_endpoint::PassedOn;
 
@@ -419,7 +419,7 @@ async fn use_refresh_token(
         .response_headers
         .extend(tokens.headers.iter().cloned());
     if rules.keeps_session(AuthMethod::RefreshToken) {
-        sign_in::keep(rules, exchange, host, jar, &session).await?;
+        sign_in::keep(rules, exchange, host, jar, &session, News::Tokens).await?;
     }
     let client = rules.client(client);
     let answer = login::answer(

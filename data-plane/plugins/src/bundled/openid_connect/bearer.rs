@@ -26,7 +26,7 @@ use super::principal::Principal;
 use super::provider::{self, CopiedAt, Reason, Unaccepted};
 use super::request::{self, Found};
 use super::rules::Rules;
-use super::session::Session;
+use super::session::{News, Session};
 use super::sign_in;
 use super::token_endpoint::Tokens;
 use super::user_info;
@@ -420,7 +420,7 @@ async fn hand_out(
     session: &Session,
 ) {
     if rules.keeps_session(session.method)
-        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, session).await
+        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, session, News::Tokens).await
     {
         tracing::debug!(error = %failure, "no session for a bearer token");
     }

@@ -25,7 +25,7 @@ use super::provider::{self, Document, Reason, Unaccepted};
 use super::rate::{self, Deed};
 use super::request::{self, Pair};
 use super::rules::Rules;
-use super::session::Session;
+use super::session::{News, Session};
 use super::sign_in;
 use super::single_flight::Flights;
 use super::token_endpoint::{self, Caller, PassedOn, Tokens};
@@ -196,7 +196,8 @@ async fn admit(
         .response_headers
         .extend(tokens.headers.iter().cloned());
     if rules.keeps_session(method)
-        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session).await
+        && let Err(failure) =
+            sign_in::keep(rules, exchange, host, jar, &session, News::Tokens).await
     {
         // The credentials themselves serve for the next request too.
         debug!(error = %failure, "no session for a grant");

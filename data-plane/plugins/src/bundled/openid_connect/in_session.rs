@@ -22,7 +22,7 @@ use super::refresh;
 use super::request;
 use super::reverify::reverify;
 use super::rules::Rules;
-use super::session::{self, Session};
+use super::session::{self, News, Session};
 use super::sign_in;
 use super::token_endpoint::{PassedOn, Tokens};
 use crate::exchange::Exchange;
@@ -212,7 +212,12 @@ async fn keep_on(
     next: Session,
     now: UnixTime,
 ) {
-    match sign_in::keep(rules, exchange, host, jar, &next).await {
+    let news = if next.used_at > next.renewed_at {
+        News::Use
+    } else {
+        News::Renewal
+    };
+    match sign_in::keep(rules, exchange, host, jar, &next, news).await {
         Ok(cookies) => open.renewed(rules, exchange, next, cookies, now),
         Err(failure) => warn!(error = %failure, "a session could not be renewed"),
     }
@@ -325,7 +330,7 @@ async fn renew(
         .response_headers
         .extend(tokens.headers.iter().cloned());
     // The refresh token is spent, whatever becomes of this request.
-    let kept = sign_in::keep(rules, exchange, host, jar, &session).await;
+    let kept = sign_in::keep(rules, exchange, host, jar, &session, News::Tokens).await;
     admitted?;
     kept?;
     Ok(Token::Renewed(Box::new(session)))

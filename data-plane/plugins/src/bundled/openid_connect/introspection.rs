@@ -25,7 +25,7 @@ use super::possession::Presented;
 use super::provider::{self, Document, ProviderError, Reason, Unaccepted};
 use super::request::{self, Found};
 use super::rules::{Rules, is_ours};
-use super::session::Session;
+use super::session::{News, Session};
 use super::shared_answers::Stored;
 use super::sign_in;
 use super::strict_json;
@@ -105,7 +105,8 @@ pub(super) async fn proceed(
     session.introspection_jwt.clone_from(&answer.jwt);
     admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
     if rules.keeps_session(method)
-        && let Err(failure) = sign_in::keep(rules, exchange, host, jar, &session).await
+        && let Err(failure) =
+            sign_in::keep(rules, exchange, host, jar, &session, News::Tokens).await
     {
         // The token itself serves for the next request too.
         debug!(error = %failure, "no session for an introspected token");

@@ -108,6 +108,17 @@ pub(super) struct Session {
     pub(super) bound_to: Option<String>,
 }
 
+/// What a session has that its browser does not know.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum News {
+    /// Its tokens.
+    Tokens,
+    /// That it lives for longer.
+    Renewal,
+    /// That it was used: nothing for what restores it.
+    Use,
+}
+
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")

@@ -28,7 +28,7 @@ use super::provider;
 use super::rate::{self, Deed};
 use super::request;
 use super::rules::{Rules, is_ours_in_authorization};
-use super::session::{self, Session, random_text};
+use super::session::{self, News, Session, random_text};
 use super::token_endpoint;
 use super::under_way;
 use crate::answer;
@@ -342,7 +342,7 @@ pub(super) async fn complete(
         .response_headers
         .extend(tokens.headers.iter().cloned());
     if rules.keeps_session(method) {
-        keep(rules, exchange, host, jar, &session).await?;
+        keep(rules, exchange, host, jar, &session, News::Tokens).await?;
     }
     debug!(issuer = rules.issuer, "signed in");
     let client = rules.client(pending.client);
@@ -411,13 +411,12 @@ pub(super) async fn keep(
     host: &impl Host,
     jar: &Jar,
     session: &Session,
+    news: News,
 ) -> Result<Vec<HeaderValue>, Failure> {
     let mut session = session.clone();
     session.bound_to = session::binding(rules, exchange);
     let mut families = vec![Family::Session];
-    // What only notes a use says nothing new to a browser that is remembered.
-    let noted = session.used_at > session.renewed_at;
-    if rules.config.session.session_remember && !noted {
+    if rules.config.session.session_remember && news != News::Use {
         session.remembered_at.get_or_insert(session.started_at);
         families.push(Family::Remember);
     }

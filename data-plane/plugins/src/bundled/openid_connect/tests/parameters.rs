@@ -328,6 +328,23 @@ fn what_is_configured_is_called_while_discovery_is_away() {
 }
 
 #[test]
+fn what_restores_a_session_has_its_newest_refresh_token_though_no_use_renews_it() {
+    let mut gateway = Gateway::new(json!({
+        "session_remember": true, "disable_session": ["session"], "session_idling_timeout": 0,
+    }));
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    gateway.advance(300);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert_eq!(gateway.provider.called("/token"), 2);
+    gateway.advance(300);
+    // The browser was closed. The provider takes each refresh token once.
+    browser.cookies.retain(|name, _| name == "remember");
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    assert_eq!(gateway.provider.called("/token"), 3);
+}
+
+#[test]
 fn a_client_adds_no_second_argument_to_what_the_configuration_says() {
     let mut gateway = Gateway::new(json!({
         "auth_methods": ["userinfo"],
