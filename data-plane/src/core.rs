@@ -15,6 +15,7 @@ use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use shared::clock::{UnixTime, monotonic};
 use shared::network::Network;
+use tokio::sync::Notify;
 
 use crate::access_log::AccessLog;
 use crate::ask::Questions;
@@ -121,6 +122,8 @@ pub(crate) struct Core {
     pub(crate) requests: Rc<Share>,
     pub(crate) states: CoreStates,
     pub(crate) metrics: Arc<Metrics>,
+    /// Tells tunnels that the node waits for them no longer.
+    pub(crate) cut: Notify,
     /// The newest snapshot that a request has begun with: while it is the live one, a request takes it
     /// from here, and touches no counter that other cores touch.
     snapshot: RefCell<Option<Rc<Held>>>,
@@ -158,6 +161,7 @@ impl Core {
             requests,
             states: CoreStates::default(),
             metrics,
+            cut: Notify::new(),
             snapshot: RefCell::default(),
             identifiers: Cell::new(start),
             salt,

@@ -53,6 +53,8 @@ pub(crate) struct Switched {
     pub(crate) stream: Stream,
     /// Those that came right behind its request.
     pub(crate) early: BytesMut,
+    /// What the connection was until now: it is over when what follows is.
+    pub(crate) exchange: Box<Recorded>,
     /// The connection counts, and the node waits for it when it stops, until this is dropped.
     pub(crate) open: oneshot::Sender<Infallible>,
 }
@@ -67,8 +69,8 @@ enum After {
     Linger,
     /// The end, at once: the client has left, or takes nothing.
     Gone,
-    /// A tunnel.
-    Switch(oneshot::Sender<Switched>),
+    /// A tunnel, as which the exchange goes on.
+    Switch(oneshot::Sender<Switched>, Box<Recorded>),
 }
 
 /// Serves the client at the other end of `stream`, from which `early` has come, until one of both, or `orders`, ends
@@ -135,13 +137,14 @@ pub(crate) async fn serve(
         };
         match exchange(&core, &client, &peer, incoming, &mut stopping).await {
             After::Next => {}
-            After::Switch(sender) => {
+            After::Switch(sender, exchange) => {
                 if let Ok(client) = Rc::try_unwrap(client) {
                     let (stream, early) = client.into_inner().into_parts();
                     let (open, end) = oneshot::channel();
                     let switched = Switched {
                         stream,
                         early,
+                        exchange,
                         open,
                     };
                     // Nobody waits for it any more if the server has left meanwhile.
@@ -193,7 +196,7 @@ async fn exchange(
         legible,
         switch,
     };
-    let returned = {
+    let mut returned = {
         let mut handling = pin!(handle(Rc::clone(core), Rc::clone(peer), arrival));
         let returned = poll_fn(|cx| {
             let handled = handling.as_mut().poll(cx);
@@ -227,19 +230,20 @@ async fn exchange(
         method: &method,
         reusable,
     };
-    let Some(closes) = send(core, client, answer, returned, trailers).await else {
+    let Some(closes) = send(core, client, answer, &mut returned, trailers).await else {
         return After::Gone;
     };
-    match switched {
-        Some(sender) if switching => After::Switch(sender),
-        _ if client.borrow_mut().drain() && !refused => {
-            if closes {
-                After::Close
-            } else {
-                After::Next
-            }
-        }
-        _ => After::Linger,
+    if switching && let Some(sender) = switched {
+        return After::Switch(sender, Box::new(returned.body));
+    }
+    // Its body may hold the rest of the request's.
+    drop(returned);
+    if !client.borrow_mut().drain() || refused {
+        After::Linger
+    } else if closes {
+        After::Close
+    } else {
+        After::Next
     }
 }
 
@@ -249,7 +253,7 @@ async fn send(
     core: &Core,
     client: &RefCell<Client>,
     answer: Answer<'_>,
-    mut returned: Returned<Recorded>,
+    returned: &mut Returned<Recorded>,
     takes_trailers: bool,
 ) -> Option<bool> {
     let framed = {
@@ -257,7 +261,7 @@ async fn send(
         let date = core.date(returned.body.answered_at());
         let output = client.answer();
         let before = output.len();
-        let framed = answer.write(output, &returned, &date);
+        let framed = answer.write(output, returned, &date);
         returned.body.begins_with(output.len() - before);
         framed
     };

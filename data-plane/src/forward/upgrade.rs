@@ -1,16 +1,20 @@
 //! After `101 Switching Protocols`: raw bytes both ways.
 
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use plugins::logs::queue::Sending;
 use plugins::sessions::tenure::Tenure;
 use tokio::sync::oneshot;
 
 use super::Hold;
 use super::frames::Framed;
-use crate::carry::{Early, carry};
+use crate::carry::{Carried, Early, carry};
 use crate::core::Core;
 use crate::ending::Ending;
+use crate::host::CoreHost;
+use crate::pipeline::Recorded;
 use crate::server::Switched;
 use crate::upstream::Connection;
 
@@ -20,6 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// A client that wants to switch protocols.
 #[derive(Debug)]
 pub(crate) struct Switching {
+    core: Rc<Core>,
     /// Its connection, once it has.
     pub(crate) client: oneshot::Receiver<Switched>,
     /// Looks whether it may go on, if that may change.
@@ -35,16 +40,32 @@ impl Switching {
     ) -> Option<Self> {
         let ending = |tenure| Ending::new(core, tenure);
         client.map(|client| Self {
+            core: Rc::clone(core),
             client,
             ending: tenure.map(ending),
         })
     }
 }
 
+/// The exchange that a tunnel goes on as. It is logged and counted when this is dropped, whatever has ended it.
+struct Open {
+    exchange: Box<Recorded>,
+    carried: Rc<Carried>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let carried = &self.carried;
+        self.exchange
+            .carried(carried.received.get(), carried.sent.get());
+    }
+}
+
 /// Carries bytes both ways in a task of its own, until one side ends, both are silent for `idle`
-/// (Kong 3.9, `read_timeout` of a WebSocket's service), or what the client was let through by is over.
+/// (Kong 3.9, `read_timeout` of a WebSocket's service), what the client was let through by is over, or the node no
+/// longer waits.
 ///
-/// `hold` is kept as long as that.
+/// `hold` is kept as long as that, and the exchange is over only then.
 pub(crate) fn tunnel(
     switching: Switching,
     mut upstream: Box<Connection>,
@@ -57,11 +78,20 @@ pub(crate) fn tunnel(
         let Ok(Switched {
             stream: client,
             early,
-            open: _open,
+            exchange,
+            open,
         }) = switching.client.await
         else {
             tracing::debug!("the client did not switch protocols");
             return;
+        };
+        let host = CoreHost::new(Rc::clone(&switching.core));
+        // A node that stops sends no log before this one is told.
+        let telling = Sending::begin(&host);
+        let carried = Rc::<Carried>::default();
+        let told = Open {
+            exchange,
+            carried: Rc::clone(&carried),
         };
         let early = Early {
             // What the server sent right behind its answer's head.
@@ -70,24 +100,31 @@ pub(crate) fn tunnel(
             to_server: early.to_vec(),
         };
         let server = &mut upstream.stream;
-        let carried = Rc::default();
-        let ended = match switching.ending {
-            None => carry(client, server, early, idle, &carried).await,
-            Some(ending) => {
-                let mut client = Framed::new(client);
-                let carrying = carry(&mut client, server, early, idle, &carried);
-                tokio::select! {
-                    ended = carrying => ended,
-                    () = ending.over() => {
-                        tracing::debug!("a WebSocket ends with what its request was let through by");
-                        let told = tokio::time::timeout(FAREWELL, client.close()).await;
-                        told.unwrap_or_else(|late| Err(late.into()))
-                    }
+        let whole = async {
+            let Some(ending) = switching.ending else {
+                return carry(client, server, early, idle, &carried).await;
+            };
+            let mut client = Framed::new(client);
+            let carrying = carry(&mut client, server, early, idle, &carried);
+            tokio::select! {
+                ended = carrying => ended,
+                () = ending.over() => {
+                    tracing::debug!("a WebSocket ends with what its request was let through by");
+                    let told = tokio::time::timeout(FAREWELL, client.close()).await;
+                    told.unwrap_or_else(|late| Err(late.into()))
                 }
             }
+        };
+        let ended = tokio::select! {
+            ended = whole => ended,
+            () = switching.core.cut.notified() => Err(io::ErrorKind::ConnectionAborted.into()),
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a tunnel broke");
         }
+        // In this order: who waits for the connection's end, or for logs, finds it told of.
+        drop(told);
+        drop(telling);
+        drop(open);
     });
 }

@@ -119,6 +119,7 @@ pub(crate) fn run(
         {
             tracing::warn!("drain_timeout is over: the exchanges that are left are cut off");
         }
+        core.cut.notify_waiters();
         let end = end.max(monotonic() + LAST_LOGS);
         let host = CoreHost::new(core);
         let flushed = plugins::logs::queue::flush(&host);

@@ -373,6 +373,13 @@ impl Recorded {
         self.record.sent_head = length;
     }
 
+    /// Notes that so many bytes were carried from and to the client behind the answer's head.
+    pub(crate) fn carried(&mut self, received: u64, sent: u64) {
+        let received = self.record.received() + received;
+        self.record.received = Some(Rc::new(Cell::new(received)));
+        self.record.sent += sent;
+    }
+
     /// Leaves the body out.
     pub(crate) fn leave_out(&mut self) {
         self.body = ResponseBody::Empty;

@@ -37,5 +37,6 @@ mod tls;
 mod trailers;
 mod transcoding;
 mod unfit;
+mod upgraded;
 mod upstreams;
 mod waits;

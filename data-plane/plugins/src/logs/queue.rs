@@ -65,11 +65,13 @@ struct Queues {
 }
 
 /// Work of which a core that ends waits for the end.
-pub(crate) struct Sending(Rc<Queues>);
+pub struct Sending(Rc<Queues>);
+
+shared::unsaid!(Sending);
 
 impl Sending {
     /// Work begins.
-    pub(crate) fn begin(host: &impl Host) -> Self {
+    pub fn begin(host: &impl Host) -> Self {
         let queues = host.core_state::<Queues>();
         queues.sending.set(queues.sending.get() + 1);
         Self(queues)
