@@ -376,7 +376,8 @@ impl Filter for RateLimitingFilter {
                 }
                 Some(rate) => {
                     let key = (self.instance, client.as_str());
-                    Ok(remote::count_later(host, server, key, &self.limits, rate).await)
+                    let rate = (rate, !self.fault_tolerant);
+                    remote::count_later(host, server, key, &self.limits, rate).await
                 }
             },
         };

@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::channel::oneshot;
 use shared::clock::UnixTime;
 use uuid::Uuid;
 
@@ -71,6 +73,8 @@ fn key(instance: Uuid, client: &str, limit: &Limit, now: UnixTime) -> String {
 /// What one core has counted since it last told Redis, and what Redis said then.
 struct Unsynced {
     counts: RefCell<HashMap<String, Count>>,
+    /// What Redis is being asked for.
+    asked: RefCell<HashMap<String, Waiting>>,
     running: Cell<bool>,
     /// Where and how often they are told, as the newest configuration has it.
     server: RefCell<Arc<RedisServer>>,
@@ -114,61 +118,148 @@ impl Unsynced {
     }
 
     /// Asks Redis for those counts of `keys` of which it has not been heard within the rate (Kong 3.9: a count that a
-    /// node does not have is read). One that cannot be asked leaves the node to count for itself.
-    async fn refresh(&self, host: &impl Host, keys: &[String]) {
-        let (now, rate) = (host.now(), self.rate.get());
-        let stale: Vec<&String> = {
-            let mut counts = self.counts.borrow_mut();
-            let is_stale = |key: &&String| match counts.get_mut(*key) {
-                None => true,
-                Some(count) => {
-                    let stale = now.saturating_since(count.known_at) >= rate;
-                    if stale {
-                        // Others go by what is known meanwhile.
-                        count.known_at = now;
+    /// node does not have is read). One request asks, and those that come meanwhile wait for it.
+    ///
+    /// # Errors
+    ///
+    /// Where that is `strict`, that it could not be asked; else the node counts for itself meanwhile.
+    async fn refresh(
+        &self,
+        host: &impl Host,
+        keys: &[String],
+        strict: bool,
+    ) -> Result<(), RedisError> {
+        loop {
+            let stale = self.stale(keys, host.now(), strict);
+            if stale.is_empty() || (self.failing.get() && !strict) {
+                return Ok(());
+            }
+            let (mut own, mut others) = (Vec::new(), Vec::new());
+            for key in stale {
+                match self.asked.borrow_mut().entry(key.clone()) {
+                    Entry::Occupied(mut asked) => {
+                        let (tell, told) = oneshot::channel();
+                        asked.get_mut().push(tell);
+                        others.push(told);
                     }
-                    stale
+                    Entry::Vacant(place) => {
+                        place.insert(Vec::new());
+                        own.push(key);
+                    }
                 }
-            };
-            keys.iter().filter(is_stale).collect()
-        };
-        if stale.is_empty() || self.failing.get() {
-            return;
+            }
+            if !own.is_empty() {
+                let asking = Asking { state: self, own };
+                let asked = self.ask(host, &asking.own).await;
+                asking.tell(&asked);
+                if strict {
+                    asked?;
+                }
+            }
+            let mut given_up = false;
+            for told in others {
+                match told.await {
+                    Ok(Err(error)) if strict => return Err(error),
+                    Ok(_) => {}
+                    // Whoever asked has left.
+                    Err(oneshot::Canceled) => given_up = true,
+                }
+            }
+            if !given_up {
+                return Ok(());
+            }
         }
+    }
+
+    /// Those of `keys` of which nothing is known at `now`, or nothing recent. Unless that is `strict`, others go by what
+    /// is known while those are asked for of which something is.
+    fn stale<'a>(&self, keys: &'a [String], now: UnixTime, strict: bool) -> Vec<&'a String> {
+        let mut counts = self.counts.borrow_mut();
+        let is_stale = |key: &&String| match counts.get_mut(*key) {
+            None => true,
+            Some(count) => {
+                let stale = now.saturating_since(count.known_at) >= self.rate.get();
+                if stale && !strict {
+                    count.known_at = now;
+                }
+                stale
+            }
+        };
+        keys.iter().filter(is_stale).collect()
+    }
+
+    async fn ask(&self, host: &impl Host, keys: &[&String]) -> Result<(), RedisError> {
+        let now = host.now();
         let server = Arc::clone(&self.server.borrow());
-        let commands = stale
+        let commands = keys
             .iter()
             .map(|key| Command::new("GET").arg((*key).clone()));
         let replies = host.redis(&server, commands.collect()).await;
         self.tell(replies.as_ref().map(drop));
         let mut counts = self.counts.borrow_mut();
-        for (key, reply) in stale.into_iter().zip(replies.unwrap_or_default()) {
-            let full = counts.len() >= MOST && !counts.contains_key(key);
+        for (key, reply) in keys.iter().zip(replies?) {
+            let full = counts.len() >= MOST && !counts.contains_key(*key);
             if full || matches!(reply, Reply::Error(_)) {
                 continue;
             }
-            let count = counts.entry(key.clone()).or_default();
+            let count = counts.entry((*key).clone()).or_default();
             count.known = number(&reply).unwrap_or_default();
             count.known_at = now;
+        }
+        Ok(())
+    }
+}
+
+/// Who waits for what is asked of Redis.
+type Waiting = Vec<oneshot::Sender<Result<(), RedisError>>>;
+
+/// One request asks for what others wait for, and may be given up meanwhile.
+struct Asking<'a> {
+    state: &'a Unsynced,
+    own: Vec<&'a String>,
+}
+
+impl Asking<'_> {
+    /// Tells those who wait how it went.
+    fn tell(&self, asked: &Result<(), RedisError>) {
+        for key in &self.own {
+            let waiting = self.state.asked.borrow_mut().remove(*key);
+            for tell in waiting.into_iter().flatten() {
+                // Some have left meanwhile.
+                let _ = tell.send(asked.clone());
+            }
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut asked = self.state.asked.borrow_mut();
+        for key in &self.own {
+            asked.remove(*key);
         }
     }
 }
 
 /// Counts a request of a client here, and tells Redis within `rate`.
+///
+/// # Errors
+///
+/// Where that is `strict`, that Redis cannot be asked for what others have counted.
 pub(super) async fn count_later(
     host: &impl Host,
     server: &Arc<RedisServer>,
     (instance, client): (Uuid, &str),
     limits: &[Limit],
-    rate: Duration,
-) -> Usage {
+    (rate, strict): (Duration, bool),
+) -> Result<Usage, RedisError> {
     let now = host.now();
     let keys: Vec<String> = limits
         .iter()
         .map(|limit| key(instance, client, limit, now))
         .collect();
     let state = unsynced(host, server, instance, rate);
-    state.refresh(host, &keys).await;
+    state.refresh(host, &keys, strict).await?;
     let usage = state.count(keys, limits, now);
     if !state.running.replace(true) {
         // Plugins that are gone leave nothing for longer than their counts would have lasted.
@@ -181,7 +272,7 @@ pub(super) async fn count_later(
             sync_until_idle(&task_host, &state).await;
         }));
     }
-    usage
+    Ok(usage)
 }
 
 /// The counts of one core, by plugin.
@@ -199,6 +290,7 @@ fn unsynced(
     let known = all.entry(instance).or_insert_with(|| {
         Rc::new(Unsynced {
             counts: RefCell::default(),
+            asked: RefCell::default(),
             running: Cell::default(),
             server: RefCell::new(Arc::clone(server)),
             rate: Cell::new(rate),

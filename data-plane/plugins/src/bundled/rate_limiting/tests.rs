@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Waker};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
@@ -262,6 +264,67 @@ fn a_node_reads_what_others_have_counted_before_it_lets_anybody_through() {
     assert_eq!(there.map(|answer| answer.status), [200, 429]);
     later(&other);
     assert_eq!(ask(&filter, &one).status, 429);
+}
+
+/// A request under way that is counted later.
+type Counting = Pin<Box<dyn Future<Output = Result<Usage, RedisError>>>>;
+
+#[test]
+fn one_request_asks_redis_for_a_new_window_and_the_others_wait_for_it() {
+    let host = FakeHost::default();
+    let filter = Rc::new(filter(json!({
+        "hour": 1, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    })));
+    let count = {
+        let (host, filter) = (host.clone(), Rc::clone(&filter));
+        move || -> Counting {
+            let (host, filter) = (host.clone(), Rc::clone(&filter));
+            Box::pin(async move {
+                let (server, rate) = (filter.remote.as_ref().unwrap(), filter.sync_rate.unwrap());
+                let client = (Uuid::nil(), "a");
+                remote::count_later(&host, server, client, &filter.limits, (rate, false)).await
+            })
+        }
+    };
+    // The second request comes while the first one is asking.
+    let second: Rc<RefCell<Option<Counting>>> = Rc::default();
+    let (waiting, other) = (Rc::clone(&second), count.clone());
+    host.connect_redis(Rc::new(move |commands| {
+        let mut waiting = waiting.borrow_mut();
+        assert!(waiting.is_none(), "one has asked");
+        let counting = waiting.insert(other());
+        let polled = counting
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending(), "it waits for the first");
+        Ok(commands.iter().map(|_| Reply::Nil).collect())
+    }));
+    let exceeded = |counting: Counting| host.run(counting).unwrap().exceeded.is_some();
+    assert!(!exceeded(count()));
+    let second = second.borrow_mut().take().unwrap();
+    assert!(exceeded(second));
+    assert_eq!(host.redis_asked().len(), 1);
+}
+
+#[test]
+fn nobody_passes_uncounted_where_that_is_not_tolerated() {
+    let host = FakeHost::default();
+    let strict = filter(json!({
+        "hour": 9, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+        "fault_tolerant": false,
+    }));
+    let statuses = || [(); 2].map(|()| ask(&strict, &host).status);
+    assert_eq!(statuses(), [500, 500]);
+    redis(&host);
+    assert_eq!(statuses(), [200, 200]);
+    // It is gone again, and what is known is too old.
+    host.connect_redis(Rc::new(|_| {
+        Err(RedisError::Resting {
+            address: "redis".to_owned(),
+        })
+    }));
+    host.advance(2.0);
+    assert_eq!(statuses(), [500, 500]);
 }
 
 #[test]
