@@ -27,6 +27,7 @@ pub(crate) const OLD_NAMES: [(&str, &str); 9] = [
 pub struct RedisConfig {
     /// Its name or address.
     #[serde(default)]
+    #[schemars(extend("format" = "kong-host"))]
     pub host: Option<String>,
 
     /// Its port.
@@ -36,6 +37,7 @@ pub struct RedisConfig {
 
     /// Longest wait for a connection, and for replies, in milliseconds.
     #[serde(default = "two_seconds")]
+    #[schemars(range(min = 0, max = 2_147_483_646))]
     pub timeout: Number,
 
     /// The user to log in as.
@@ -114,5 +116,42 @@ impl RedisConfig {
             connect_timeout: timeout,
             read_timeout: timeout,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::registry::check;
+
+    #[test]
+    fn where_and_how_long_is_judged_under_either_name() {
+        let check = |config: Value| {
+            let mut whole = json!({"minute": 1, "policy": "redis"});
+            let fields = config.as_object().unwrap().clone();
+            whole.as_object_mut().unwrap().extend(fields);
+            check("rate-limiting", &whole).map_err(|errors| errors.by_field["redis"].clone())
+        };
+        let host = json!({"host": "invalid value: a b"});
+        let timeout = json!({"timeout": "value should be between 0 and 2147483646"});
+        let port = json!({"port": "value should be between 0 and 65535"});
+        for (config, expected) in [
+            (json!({"redis": {"host": "a b"}}), &host),
+            (json!({"redis_host": "a b"}), &host),
+            (json!({"redis": {"host": "x", "timeout": -1}}), &timeout),
+            (
+                json!({"redis": {"host": "x", "timeout": 2_147_483_647_u32}}),
+                &timeout,
+            ),
+            (json!({"redis_host": "x", "redis_timeout": -1}), &timeout),
+            (json!({"redis": {"host": "x", "port": 65_536}}), &port),
+        ] {
+            assert_eq!(check(config.clone()).as_ref(), Err(expected), "{config}");
+        }
+        for host in ["redis.internal", "10.0.0.1", "::1", "[::1]"] {
+            let config = json!({"redis": {"host": host, "timeout": 0}});
+            assert!(check(config).is_ok(), "{host}");
+        }
     }
 }
