@@ -84,7 +84,7 @@ impl World for Facts {
 /// A group that took no part is not there.
 fn captured(text: Option<&String>) -> Value {
     match text {
-        Some(text) if !text.is_empty() => Value::from(text.as_str()),
+        Some(text) if !text.is_empty() => Value::from(&*raw_text::from_bytes(text.as_bytes())),
         _ => Value::Nil,
     }
 }
@@ -101,7 +101,8 @@ impl Template {
                 pieces.push(literal(before));
             }
             let (inner, after) = expression(after).ok_or_else(|| wrong("unfinished expression"))?;
-            let compiled = Expression::compile(inner, &SCOPE).map_err(|detail| wrong(&detail))?;
+            let compiled = Expression::compile(&raw_text::from_bytes(inner.as_bytes()), &SCOPE)
+                .map_err(|detail| wrong(&detail))?;
             pieces.push(Piece::Expression(compiled));
             rest = after;
         }
@@ -225,6 +226,30 @@ mod tests {
         ] {
             let template = Template::compile(text).unwrap();
             assert_eq!(template.render(&facts()).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn characters_that_stand_for_bytes_elsewhere_are_themselves() {
+        let odd = "\u{10FF80}";
+        let facts = Facts {
+            captures: Captures {
+                whole: odd.to_owned(),
+                numbered: vec![odd.to_owned()],
+                named: vec![("user".to_owned(), odd.to_owned())],
+            },
+            ..facts()
+        };
+        for text in [
+            "$(uri_captures[0])",
+            "$(uri_captures[1])",
+            "$(uri_captures.user)",
+            "$('\u{10FF80}')",
+            "$(uri_captures.user == '\u{10FF80}' and uri_captures.user)",
+            "\u{10FF80}",
+        ] {
+            let rendered = Template::compile(text).unwrap().render(&facts).unwrap();
+            assert_eq!(raw_text::to_bytes(&rendered), odd.as_bytes(), "{text}");
         }
     }
 
