@@ -8,7 +8,6 @@
 //!
 //! Runs on a thread of its own: traffic neither waits for it nor needs it.
 
-mod again;
 mod applier;
 mod backoff;
 mod connection;
@@ -59,6 +58,9 @@ const GOOD: Duration = Duration::from_secs(10);
 
 /// How long a node that could serve waits for the first word of a control plane. Beyond, traffic does not depend on it.
 const FIRST_WORD: Duration = Duration::from_millis(500);
+
+/// How much longer it waits for what is newer, once a control plane has said that there is something.
+const NEWS: Duration = Duration::from_secs(2);
 
 /// What config sync starts with.
 pub(crate) struct Start {
@@ -115,6 +117,9 @@ async fn run(start: Start) {
     let waiting = Arc::clone(&gateway);
     tokio::spawn(async move {
         tokio::time::sleep(FIRST_WORD).await;
+        if waiting.contact.is_connected() {
+            tokio::time::sleep(NEWS).await;
+        }
         waiting.contact.settle();
     });
     let mut stopping = phase.clone();

@@ -279,9 +279,15 @@ async fn a_node_with_nothing_before_what_took_it_down_serves_again() {
     cluster.route(&demo.upstream(), "/only").await;
     cluster.settled().await;
     cluster.persisted().await;
-    for _ in 0..2 {
+    for crash in 0..2 {
         let node = cluster.data_planes.pop().unwrap();
         node.process.kill();
+        if crash == 1 {
+            // The configuration stays the same.
+            let revoke = "/clustering/session-keys/revoke";
+            let reply = cluster.admin(Method::POST, revoke, &json!({})).await;
+            assert_eq!(reply.status / 100, 2, "{}", reply.text());
+        }
         cluster.start_data_plane(&node.name).await;
     }
     let log = cluster.data_planes[0].process.log();
@@ -291,6 +297,11 @@ async fn a_node_with_nothing_before_what_took_it_down_serves_again() {
         (Browser::new().get(&url).await.status == 200).then_some(())
     })
     .await;
+    let log = cluster.data_planes[0].process.log();
+    assert!(
+        log.contains("configuration applied"),
+        "its own file knows no revocations since: {log}"
+    );
     // It hears of what comes next.
     cluster.route(&demo.upstream(), "/next").await;
     cluster.settled().await;

@@ -1,5 +1,6 @@
 //! Makes a received snapshot the one that requests run by, or says why not.
 
+mod again;
 mod saving;
 
 use std::panic::AssertUnwindSafe;
@@ -18,7 +19,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::again::Again;
 use super::receiver::{Content, Update, fault};
 use super::vouched::Vouched;
 use crate::compile::room::Room;
@@ -26,6 +26,7 @@ use crate::compile::{CompileFault, CompiledSnapshot};
 use crate::last_good::{Kept, LastGood};
 use crate::live::Live;
 use crate::secrets::Secrets;
+use again::Again;
 use saving::{Unsaved, save};
 
 /// How long a snapshot may take to compile, and how much longer for each record: ten times what it takes on
@@ -123,6 +124,9 @@ impl Applier {
 
     /// What this node will not run again.
     pub(super) fn quarantined(&self) -> Vec<Position> {
+        if self.takes_anything() {
+            return Vec::new();
+        }
         self.last_good.marker.quarantined()
     }
 
@@ -264,7 +268,7 @@ impl Applier {
             return Ok(());
         }
         let configuration = snapshot.configuration();
-        if ordered {
+        if ordered || self.takes_anything() {
             self.last_good
                 .marker
                 .release(&configuration, &snapshot.position.root);
@@ -302,59 +306,6 @@ impl Applier {
         self.persist();
         tokio::spawn(watch_health(Arc::clone(&self.last_good)));
         Ok(())
-    }
-
-    /// When [`Self::run_again`] is due, if it is.
-    pub(super) fn again(&self) -> Option<Instant> {
-        let again = self.again.filter(|_| self.running.is_none());
-        again.map(|again| again.due())
-    }
-
-    /// A control plane leads this node to `target`: whether that is worth waiting for.
-    pub(super) fn is_led_to(&mut self, target: Option<Position>) {
-        let quarantined = self.quarantined();
-        let is_else = |target: Position| quarantined.iter().all(|one| one.root != target.root);
-        if target.is_some_and(is_else) {
-            self.expects(Duration::ZERO);
-        } else {
-            self.finds_nothing();
-        }
-    }
-
-    /// A control plane may give what can be run, after `wait` at the earliest.
-    pub(super) fn expects(&mut self, wait: Duration) {
-        if let Some(again) = &mut self.again {
-            again.expects(wait, Instant::now());
-        }
-    }
-
-    /// A control plane has given nothing that can be run.
-    pub(super) fn finds_nothing(&mut self) {
-        if let Some(again) = &mut self.again {
-            again.finds_nothing(Instant::now());
-        }
-    }
-
-    /// Runs what this node has crashed with once more, since it has nothing else: a quarantine would gain nothing. Whether
-    /// it runs.
-    pub(super) async fn run_again(&mut self) -> bool {
-        self.again = None;
-        let Some(kept) = self.last_good.crashed_with(&self.verifier) else {
-            return false;
-        };
-        let Some(vouched) = kept.vouched else {
-            return false;
-        };
-        let revision = kept.snapshot.position.revision;
-        tracing::warn!(%revision, "what this node has crashed with is run once more: it has nothing else");
-        match self.replace(kept.snapshot, vouched, true).await {
-            Ok(()) => true,
-            Err(faults) => {
-                let reasons: Vec<&str> = faults.iter().map(|fault| &*fault.message).collect();
-                tracing::error!(%revision, reason = reasons.join("; "), "it cannot be run");
-                false
-            }
-        }
     }
 
     /// Whether what runs lacks secrets, which may be there by now.

@@ -65,7 +65,7 @@ pub(super) enum Ended {
     HandedOver,
     #[error("another process follows as this node: {0}")]
     Superseded(String),
-    #[error("this node runs something by itself")]
+    #[error("this node is to run once more what it has crashed with")]
     Again,
     #[error("told to wait: {reason}")]
     Held { wait: Duration, reason: String },
@@ -126,6 +126,7 @@ pub(super) async fn follow(
         clocks: Trouble::default(),
         refusals: Trouble::default(),
     };
+    following.applier.expects(Duration::ZERO);
     let mut heard = Instant::now();
     let mut report = Instant::now();
     let mut look = Instant::now() + LOOK;
@@ -156,7 +157,8 @@ pub(super) async fn follow(
             // What is coming in may be the mend.
             () = until(following.applier.again()), if !following.receiver.is_receiving() => {
                 // Another Hello tells the control plane.
-                if following.applier.run_again().await { Err(Ended::Again) } else { Ok(()) }
+                let again = following.applier.asks_again() || following.applier.run_again().await;
+                if again { Err(Ended::Again) } else { Ok(()) }
             }
             asked = gateway.questions.next() => following.ask(asked),
             () = following.applier.persisted() => following.report(*phase.borrow()),
@@ -171,10 +173,10 @@ pub(super) async fn follow(
             if matches!(ended, Ended::HandedOver) {
                 following.close(&mut incoming).await;
             }
-            if let Ended::Held { wait, .. } = ended {
-                following.applier.expects(wait);
-            } else if following.receiver.is_receiving() {
-                following.applier.expects(Duration::ZERO);
+            match ended {
+                Ended::Held { wait, .. } => following.applier.expects(wait),
+                Ended::Again => {}
+                _ => following.applier.expects(Duration::ZERO),
             }
             return ended;
         }

@@ -192,7 +192,7 @@ async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
         key: Key { kind: "routes", id },
         json: serde_json::to_vec(&fields).unwrap().into(),
     };
-    let snapshot = snapshot(3, vec![route]);
+    let snapshot = snapshot(3, vec![route.clone()]);
     let (position, configuration) = (snapshot.position, snapshot.configuration());
     let files = open();
     files.marker.tries(position, configuration);
@@ -232,6 +232,20 @@ async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
     assert!(applier.again().unwrap() < unheard);
     applier.expects(Duration::from_mins(1));
     assert!(applier.again().unwrap() > unheard);
+    // Its revocations and keys of now, a control plane has.
+    let later = Snapshot::new(1, Revision(4), vec![route]);
+    let believed = || vouch(&signer, &later.position);
+    let refused = applier.replace(later.clone(), believed(), false).await;
+    assert_eq!(refused.unwrap_err()[0].code(), Code::Quarantined);
+    assert!(applier.asks_again());
+    assert!(applier.quarantined().is_empty(), "Hello asks for it");
+    assert!(applier.again().unwrap() > unheard && !applier.asks_again());
+    assert_eq!(
+        open().marker.quarantined(),
+        [position],
+        "not before it runs"
+    );
+    // None gives it.
     assert!(applier.run_again().await);
     assert_eq!(applier.running(), position);
     assert!(applier.quarantined().is_empty() && applier.again().is_none());
@@ -239,7 +253,18 @@ async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
     assert_eq!(open().marker.crashes(), 1);
     let last = open();
     assert_eq!(last.marker.quarantined(), [position]);
-    let bare = Snapshot::new(1, Revision(4), vec![record(1, "{}")]);
+    let mut asking = start(last);
+    assert!(asking.asks_again());
+    asking
+        .replace(later.clone(), believed(), false)
+        .await
+        .unwrap();
+    assert_eq!(asking.running(), later.position);
+    assert!(asking.quarantined().is_empty() && asking.again().is_none());
+    drop(open());
+    let last = open();
+    assert_eq!(last.marker.quarantined(), [later.position]);
+    let bare = Snapshot::new(1, Revision(5), vec![record(1, "{}")]);
     last.write(&bare, &vouch(&signer, &bare.position)).unwrap();
     assert!(start(last).again().is_none());
 }
