@@ -136,6 +136,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         target::follow(&publisher, signer, &fleet, staging, replica)?;
     let (stop, stopping) = watch::channel(false);
     let streams = Streams {
+        publisher,
         fleet,
         replica: replica.to_string(),
         target: target.clone(),
@@ -206,6 +207,7 @@ impl Drop for Running {
 /// What every stream works with.
 #[derive(Clone, Debug)]
 struct Streams {
+    publisher: Publisher,
     fleet: Fleet,
     replica: String,
     target: Target,

@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::snapshot::Missing;
 use elsewhere::Elsewhere;
 pub use elsewhere::{PARTS, Part};
-pub use kept::{Kept, generation_told};
+pub use kept::{Kept, generation_told, is_generation};
 pub use member::Membership;
 pub use progress::Progress;
 pub use room::Full;

@@ -13,6 +13,7 @@ use crate::capacity;
 use crate::command::{Command, Context, Decision, Rejection, decide};
 use crate::config::{Change, Config};
 use crate::history::{Entry, Forgotten, History, Origin};
+use crate::snapshot;
 
 /// Where commits become durable.
 pub trait Journal: Send + 'static {
@@ -33,6 +34,17 @@ pub trait Journal: Send + 'static {
     /// Keeps `config` whole, if it is time to: so that a start need not read every change there ever was.
     fn checkpoint(&mut self, _: &Config) -> Result<(), JournalFault> {
         Ok(())
+    }
+
+    /// Makes a store that holds `config`, which is nothing yet, one that comes after generation `known`, if it can: its
+    /// generation then.
+    fn pass(
+        &mut self,
+        _known: u64,
+        _: &Config,
+        _now: UnixTime,
+    ) -> Result<Option<u64>, JournalFault> {
+        Ok(None)
     }
 
     /// What was committed before. Read without waiting for commits.
@@ -122,7 +134,9 @@ pub struct Publisher {
 }
 
 struct Inner {
-    generation: u64,
+    generation: AtomicU64,
+    /// The latest generation of what nodes run that wait for something to be configured here.
+    awaited: AtomicU64,
     history: Arc<dyn History>,
     /// Held from the decision to the swap, so that each command is decided on the newest state.
     journal: Mutex<Box<dyn Journal>>,
@@ -166,7 +180,8 @@ impl Publisher {
         let revision = watch::Sender::new(config.revision());
         let looks = journal.is_shared().then(Looks::default);
         let inner = Inner {
-            generation,
+            generation: AtomicU64::new(generation),
+            awaited: AtomicU64::new(0),
             history: journal.history(),
             journal: Mutex::new(journal),
             config: RwLock::new(config),
@@ -180,10 +195,37 @@ impl Publisher {
         }
     }
 
-    /// The generation of every revision here. Grows only when a backup is restored, so that data planes
-    /// go back to older content only then.
+    /// The generation of every revision here. Grows only when a backup is restored, or before the first configuration, so
+    /// that data planes go back to older content only then.
     pub fn generation(&self) -> u64 {
-        self.inner.generation
+        self.inner.generation.load(Ordering::Acquire)
+    }
+
+    /// A node that runs what a store of `generation` led it to waits for something to be configured in this one, which was
+    /// begun anew: that is to come after it, whatever the clock was when this store was made.
+    pub fn is_awaited_after(&self, generation: u64) {
+        self.inner.awaited.fetch_max(generation, Ordering::AcqRel);
+    }
+
+    /// Goes past what nodes run that wait for a first configuration.
+    fn pass(
+        &self,
+        journal: &mut dyn Journal,
+        config: &Config,
+        now: UnixTime,
+    ) -> Result<(), JournalFault> {
+        let awaited = self.inner.awaited.load(Ordering::Acquire);
+        if awaited <= self.generation() || !snapshot::is_bare(config) {
+            return Ok(());
+        }
+        if let Some(generation) = journal.pass(awaited, config, now)? {
+            tracing::warn!(
+                generation,
+                "the clock was behind when this store was made: it goes past what nodes run that wait for it"
+            );
+            self.inner.generation.store(generation, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// The newest configuration.
@@ -310,6 +352,7 @@ impl Publisher {
                 return Ok((config.revision(), change));
             }
             capacity::check(&config, &change).map_err(JournalFault::TooLarge)?;
+            self.pass(journal.as_mut(), &config, now)?;
             let revision = config.revision().next();
             let committed = journal.commit(&Entry::of(&config, &change, revision, now, origin));
             self.note(&committed);

@@ -22,7 +22,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 
 use crate::fleet::View;
-pub use journal::{Agreed, Journal, JournalError, Keeper};
+pub use journal::{Agreed, Journal, JournalError, Keeper, Unagreed};
 
 /// How long a node may be gone after it was given a change, and how long after the start nobody may be there.
 const GONE: Duration = Duration::from_mins(1);

@@ -138,10 +138,7 @@ impl Published {
 
     /// Whether it holds nothing but what is there before anybody has configured anything.
     pub fn is_bare(&self) -> bool {
-        let configured = |key: &Key| {
-            is_distributed(key) && definition(key.kind).is_some_and(|entity| entity.public)
-        };
-        !self.config.records().any(|(key, _)| configured(key))
+        is_bare(&self.config)
     }
 
     /// All records.
@@ -257,6 +254,13 @@ fn content(stored: &Stored) -> Hash {
     *blake3::hash(stored.json()).as_bytes()
 }
 
+/// Whether `config` holds nothing for data planes but what is there before anybody has configured anything.
+pub(crate) fn is_bare(config: &Config) -> bool {
+    let configured =
+        |key: &Key| is_distributed(key) && definition(key.kind).is_some_and(|entity| entity.public);
+    !config.records().any(|(key, _)| configured(key))
+}
+
 /// Whether data planes are told of such a record at all. They know the default workspace, which is always there.
 fn is_distributed(key: &Key) -> bool {
     let is_first = key.kind == Workspace::KIND && key.id == DEFAULT_WORKSPACE;
@@ -300,6 +304,11 @@ impl Follower {
     /// What was published last.
     pub const fn newest(&self) -> &Arc<Published> {
         &self.newest
+    }
+
+    /// What is published from now on is of `generation`.
+    pub const fn reach(&mut self, generation: u64) {
+        self.generation = generation;
     }
 
     /// Publishes `config`, by what changed since the last.

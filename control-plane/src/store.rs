@@ -10,12 +10,14 @@
 mod checkpoint;
 pub mod etcd;
 pub mod export;
+mod fault;
 mod files;
 mod first_format;
 mod past;
 mod pieces;
 #[cfg(test)]
 mod power_cut;
+mod reserve;
 pub mod restore;
 mod room;
 mod seal;
@@ -33,6 +35,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use shared::snapshot::{Hash, Revision};
+use shared::telemetry::chain;
 use sled::Transactional;
 use sled::transaction::{ConflictableTransactionError, TransactionError};
 
@@ -40,89 +43,17 @@ use crate::config::Config;
 use crate::history::{Entry, History};
 use crate::publisher::{Journal, JournalFault};
 use checkpoint::{Checkpoint, Checkpoints};
+pub use fault::{Fault, StoreError};
 use files::file_error;
 use first_format::Proof;
 use past::Past;
 pub use past::REVISIONS;
-use room::Room;
+use reserve::Reserve;
 pub(crate) use room::check_room_to_open;
+use room::{Room, Shortage};
 use seal::Sealer;
 pub use seal::SecretsKey;
 use witness::Witness;
-
-/// Why the store cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The directory or a file of it cannot be used.
-    #[error("{attempt} {path}")]
-    File {
-        /// What was attempted.
-        attempt: &'static str,
-        /// On what.
-        path: String,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The database does not open.
-    #[error("opening the store in {path}: {reason}")]
-    Open {
-        /// Where.
-        path: String,
-        /// Why not.
-        reason: String,
-    },
-    /// Content does not prove itself.
-    #[error("the store in {path} is damaged: {what}; restore it from a backup")]
-    Damaged {
-        /// Where.
-        path: String,
-        /// What is wrong.
-        what: String,
-    },
-    /// The store opens, but an export of it knows a later state.
-    #[error(
-        "the store has lost writes: it is at revision {revision} of generation {generation}, older than its export \
-         {path}; restore that (`wardgate-control-plane restore --from {path}`) or move it away to go on without"
-    )]
-    Behind {
-        /// The store's generation.
-        generation: u64,
-        /// The store's revision.
-        revision: Revision,
-        /// The export.
-        path: String,
-    },
-    /// The store opens, but its end is gone.
-    #[error(
-        "the store in {path} has lost writes: it is at revision {revision} of generation {generation}, and revision \
-         {seen} was acknowledged; restore the newest of its exports (`wardgate-control-plane restore`) or remove \
-         {path}/witness to go on without"
-    )]
-    Lost {
-        /// Where.
-        path: String,
-        /// The store's generation.
-        generation: u64,
-        /// The store's revision.
-        revision: Revision,
-        /// The revision that was the last.
-        seen: Revision,
-    },
-    /// A file is no export that can be restored.
-    #[error("{path} cannot be restored: {what}")]
-    Export {
-        /// The file.
-        path: String,
-        /// Why not.
-        what: String,
-    },
-    /// etcd.
-    #[error(transparent)]
-    Etcd(#[from] etcd::EtcdError),
-    /// The key that seals the store does not fit, or cannot be read.
-    #[error("{0}")]
-    Key(String),
-}
 
 /// How long sled may take to close a store.
 const CLOSED: Duration = Duration::from_secs(30);
@@ -159,6 +90,8 @@ pub struct Store {
     directory: PathBuf,
     /// Tells how much of the disk is free. Tests have others.
     room: fn(&Path) -> std::io::Result<Room>,
+    /// What it opens by if the disk is full the next time.
+    reserve: Reserve,
     /// Kept for its lock and its background work.
     database: sled::Db,
     log: sled::Tree,
@@ -187,11 +120,11 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Opens the store in `directory`, repairs what a crash left, and reads and checks everything.
     pub fn open(directory: &Path, key: &SecretsKey) -> Result<(Self, Config), StoreError> {
+        let reserve = Reserve::open(directory);
         let database = files::open(directory)?;
         let open = |name: &str| {
-            database
-                .open_tree(name)
-                .map_err(|error| damaged(directory, error.to_string()))
+            let tree = database.open_tree(name);
+            tree.map_err(|error| Fault::from(error).at(directory))
         };
         let (log, meta) = (open("log")?, open("meta")?);
         let file = files::sync_created(directory)?;
@@ -199,6 +132,7 @@ impl Store {
         let mut store = Self {
             directory: directory.to_path_buf(),
             room: Room::of,
+            reserve,
             log,
             meta,
             file,
@@ -214,6 +148,9 @@ impl Store {
         store.check_whole()?;
         if store.head.generation == 0 {
             store.head.generation = generation_after(0, UnixTime::now());
+        }
+        if let Ok(room) = Room::of(directory) {
+            store.reserve.take(room);
         }
         Ok((store, config))
     }
@@ -258,7 +195,7 @@ impl Store {
     }
 
     /// Fills an empty store with a whole configuration, as `generation`.
-    fn fill(&mut self, generation: u64, config: &Config) -> Result<(), String> {
+    fn fill(&mut self, generation: u64, config: &Config) -> Result<(), StoreError> {
         let head = Head {
             generation,
             revision: config.revision().0,
@@ -268,14 +205,14 @@ impl Store {
     }
 
     /// Makes `config` what the log goes on from: whole in a checkpoint before the head counts on it.
-    fn begin_with(&mut self, head: Head, config: &Config) -> Result<(), String> {
+    fn begin_with(&mut self, head: Head, config: &Config) -> Result<(), StoreError> {
         self.checkpoints
-            .write_now(head.generation, config, head.chain)
-            .map_err(|error| error.to_string())?;
-        let sealed = self.sealed(&head)?;
-        let text = |error: sled::Error| error.to_string();
-        self.meta.insert(HEAD, sealed).map_err(text)?;
-        self.sync()?;
+            .write_now(head.generation, config, head.chain)?;
+        let sealed = self.sealed(&head);
+        let inserted = self.meta.insert(HEAD, sealed).map_err(Fault::from);
+        inserted
+            .and_then(|_| self.sync())
+            .map_err(|fault| fault.at(&self.directory))?;
         self.witness.note(&head);
         self.head = head;
         Ok(())
@@ -283,8 +220,8 @@ impl Store {
 
     fn load(&mut self) -> Result<Config, StoreError> {
         let directory = self.directory.clone();
-        let read = |error: sled::Error| damaged(&directory, error.to_string());
-        if let Some(sealed) = self.meta.get(HEAD).map_err(read)? {
+        let read = |fault: Fault| fault.at(&directory);
+        if let Some(sealed) = self.meta.get(HEAD).map_err(Fault::from).map_err(read)? {
             let head = self.sealer.open(HEAD, &sealed).ok_or_else(|| {
                 StoreError::Key(format!(
                     "the store in {} was sealed with another key: set secrets_key_file to that key",
@@ -292,36 +229,33 @@ impl Store {
                 ))
             })?;
             self.head = serde_json::from_slice(&head)
-                .map_err(|error| damaged(&directory, error.to_string()))?;
+                .map_err(|error| read(Fault::damaged(error.to_string())))?;
         }
-        let result = match self.head.first.take() {
+        match self.head.first.take() {
             Some(proof) => self.take_over(&proof),
-            None => self.replay(),
-        };
-        result.map_err(|what| damaged(&directory, what))
+            None => self.replay().map_err(read),
+        }
     }
 
     /// Reads a store of the first format, and makes it one of this.
-    fn take_over(&mut self, proof: &Proof) -> Result<Config, String> {
-        let text = |error: sled::Error| error.to_string();
-        let records = self
-            .database
-            .open_tree(first_format::RECORDS)
-            .map_err(text)?;
+    fn take_over(&mut self, proof: &Proof) -> Result<Config, StoreError> {
+        let directory = self.directory.clone();
+        let at = |fault: Fault| fault.at(&directory);
+        let records = self.database.open_tree(first_format::RECORDS);
+        let records = records.map_err(Fault::from).map_err(at)?;
         let revision = Revision(self.head.revision);
-        let config = first_format::read(&records, &self.sealer, proof, revision)?;
+        let config = first_format::read(&records, &self.sealer, proof, revision).map_err(at)?;
         drop(records);
         self.begin_with(self.head.clone(), &config)?;
-        self.database
-            .drop_tree(first_format::RECORDS)
-            .map_err(text)?;
-        self.sync()?;
+        let dropped = self.database.drop_tree(first_format::RECORDS);
+        dropped.map_err(Fault::from).map_err(at)?;
+        self.sync().map_err(at)?;
         Ok(config)
     }
 
     /// What the newest checkpoint holds and the log has added to it since. If that does not lead to the head, the
     /// checkpoint before it is tried, and at last the whole log.
-    fn replay(&mut self) -> Result<Config, String> {
+    fn replay(&mut self) -> Result<Config, Fault> {
         let mut reason = None;
         for path in self.checkpoints.candidates(self.head.generation) {
             let tried = self.checkpoints.read(&path).and_then(|checkpoint| {
@@ -333,9 +267,9 @@ impl Store {
                     self.checkpoints.opened(revision, &path, bytes);
                     return Ok(config);
                 }
-                Err(what) => {
-                    tracing::warn!(file = %path.display(), error = %what, "a checkpoint is passed over");
-                    reason.get_or_insert(what);
+                Err(fault) => {
+                    tracing::warn!(file = %path.display(), error = %chain(&fault), "a checkpoint is passed over");
+                    reason.get_or_insert(fault);
                 }
             }
         }
@@ -345,31 +279,30 @@ impl Store {
         };
         let (config, bytes) = self
             .follow(nothing)
-            .map_err(|what| reason.unwrap_or(what))?;
+            .map_err(|fault| reason.unwrap_or(fault))?;
         self.checkpoints.opened(0, &self.directory, bytes);
         Ok(config)
     }
 
     /// What the log leads to from `checkpoint`, which has to be the head, and the bytes that were read for it.
-    fn follow(&self, checkpoint: Checkpoint) -> Result<(Config, usize), String> {
+    fn follow(&self, checkpoint: Checkpoint) -> Result<(Config, usize), Fault> {
         let Checkpoint {
             mut config,
             mut chain,
         } = checkpoint;
         if config.revision().0 > self.head.revision {
-            return Err("it is newer than the head".to_owned());
+            return Err(Fault::damaged("it is newer than the head"));
         }
         let mut bytes = 0;
         while config.revision().0 < self.head.revision {
             let revision = config.revision().next();
-            let missing = || format!("revision {revision} is missing in the log");
+            let missing = || Fault::Damaged(format!("revision {revision} is missing in the log"));
             let packed = past::read(&self.log, &self.sealer, revision)?.ok_or_else(missing)?;
-            let (entry, previous) =
-                Entry::unpack_linked(revision, &packed).map_err(|fault| fault.to_string())?;
+            let (entry, previous) = Entry::unpack_linked(revision, &packed)
+                .map_err(|fault| Fault::Damaged(fault.to_string()))?;
             if previous != chain {
-                return Err(format!(
-                    "revision {revision} does not follow the one before"
-                ));
+                let what = format!("revision {revision} does not follow the one before");
+                return Err(Fault::Damaged(what));
             }
             chain = *blake3::hash(&packed).as_bytes();
             bytes += packed.len();
@@ -378,24 +311,45 @@ impl Store {
         if chain == self.head.chain {
             Ok((config, bytes))
         } else {
-            Err("the log does not lead to the head".to_owned())
+            Err(Fault::damaged("the log does not lead to the head"))
         }
     }
 
-    fn sealed(&self, head: &Head) -> Result<Vec<u8>, String> {
-        let json = serde_json::to_vec(head).map_err(|error| error.to_string())?;
-        Ok(self.sealer.seal(HEAD, &json))
+    fn sealed(&self, head: &Head) -> Vec<u8> {
+        let json = serde_json::to_vec(head).expect("numbers and bytes are JSON");
+        self.sealer.seal(HEAD, &json)
     }
 
-    fn sync(&self) -> Result<(), String> {
-        self.database.flush().map_err(|error| error.to_string())?;
-        self.file.sync_data().map_err(|error| error.to_string())
+    fn sync(&self) -> Result<(), Fault> {
+        self.database.flush()?;
+        Ok(self.file.sync_data()?)
     }
 
-    fn write(&mut self, entry: &Entry) -> Result<(), String> {
-        let packed = entry
-            .pack(&self.head.chain)
-            .map_err(|error| error.to_string())?;
+    /// Refuses writes for which there is no room, or after one that failed.
+    fn check_writable(&mut self) -> Result<(), JournalFault> {
+        if let Some(reason) = &self.broken {
+            return Err(read_only(reason));
+        }
+        // A disk that does not tell its space is not thereby full.
+        if let Ok(room) = (self.room)(&self.directory) {
+            let shortage = |shortage: Shortage| JournalFault::NoRoom(shortage.to_string());
+            room.check().map_err(shortage)?;
+            self.reserve.take(room);
+        }
+        Ok(())
+    }
+
+    /// Acknowledges nothing any more, since nobody knows what a write that failed has left.
+    fn breaks(&mut self, error: &(dyn std::error::Error + 'static)) -> JournalFault {
+        let reason = chain(error).to_string();
+        tracing::error!(error = reason, "store is read-only from now on");
+        let fault = read_only(&reason);
+        self.broken = Some(reason);
+        fault
+    }
+
+    fn write(&mut self, entry: &Entry) -> Result<(), Fault> {
+        let packed = entry.pack(&self.head.chain)?;
         let head = Head {
             revision: entry.revision.0,
             chain: *blake3::hash(&packed).as_bytes(),
@@ -403,7 +357,7 @@ impl Store {
         };
         let name = past::log_name(entry.revision);
         let sealed = self.sealer.seal(&name, &packed);
-        let sealed_head = self.sealed(&head)?;
+        let sealed_head = self.sealed(&head);
         let forgotten = past::forgotten(
             &self.log,
             entry.revision,
@@ -420,8 +374,8 @@ impl Store {
                 Ok::<(), ConflictableTransactionError<()>>(())
             })
             .map_err(|error| match error {
-                TransactionError::Storage(error) => error.to_string(),
-                TransactionError::Abort(()) => "the transaction was aborted".to_owned(),
+                TransactionError::Storage(error) => Fault::from(error),
+                TransactionError::Abort(()) => Fault::damaged("the transaction was aborted"),
             })?;
         self.sync()?;
         self.witness.note(&head);
@@ -452,26 +406,32 @@ impl Journal for Store {
         Ok(())
     }
 
+    fn pass(
+        &mut self,
+        known: u64,
+        config: &Config,
+        now: UnixTime,
+    ) -> Result<Option<u64>, JournalFault> {
+        self.check_writable()?;
+        let head = Head {
+            generation: generation_after(known, now),
+            ..self.head.clone()
+        };
+        let generation = head.generation;
+        self.begin_with(head, config)
+            .map_err(|error| self.breaks(&error))?;
+        Ok(Some(generation))
+    }
+
     fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault> {
-        if let Some(reason) = &self.broken {
-            return Err(read_only(reason));
-        }
+        self.check_writable()?;
         if entry.revision.0 != self.head.revision + 1 {
             return Err(JournalFault::Broken(format!(
                 "revision {} does not follow {}",
                 entry.revision, self.head.revision
             )));
         }
-        // A disk that does not tell its space is not thereby full.
-        if let Ok(room) = (self.room)(&self.directory) {
-            room.check().map_err(JournalFault::NoRoom)?;
-        }
-        self.write(entry).map_err(|reason| {
-            tracing::error!(error = %reason, "store is read-only from now on");
-            let fault = read_only(&reason);
-            self.broken = Some(reason);
-            fault
-        })
+        self.write(entry).map_err(|fault| self.breaks(&fault))
     }
 }
 
@@ -480,11 +440,4 @@ const HEAD: &[u8] = b"head";
 
 fn read_only(reason: &str) -> JournalFault {
     JournalFault::Broken(format!("read-only until the next start: {reason}"))
-}
-
-fn damaged(directory: &Path, what: String) -> StoreError {
-    StoreError::Damaged {
-        path: directory.display().to_string(),
-        what,
-    }
 }

@@ -144,6 +144,36 @@ async fn clocks_that_are_wrong_and_that_jump_stop_neither_traffic_nor_changes() 
 
 /// Silence of an hour to a month, by the clock of the node: what it has holds as long, also over restarts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a while: tests/faults/run"]
+async fn a_store_that_is_begun_anew_by_a_slow_clock_leads_the_nodes_that_are_there() {
+    let mut cluster = Cluster::start(1).await;
+    let demo = Demo::start(&[]).await;
+    cluster.route(&demo.upstream(), "/before").await;
+    cluster.settled().await;
+    let clock = Clock::new(cluster.directory(), "control-plane");
+    clock.set(-3_000);
+    cluster.control_plane.take().unwrap().stop().await;
+    std::fs::remove_dir_all(cluster.directory().join("data/control-plane")).unwrap();
+    cluster.run_under(&clock.command());
+    cluster.start_control_plane().await;
+    eventually("the node waits for a configuration", async || {
+        let rows = cluster.read("/clustering/data-planes").await;
+        (rows["data"][0]["connected"] == true).then_some(())
+    })
+    .await;
+    let status = async |path: &str| {
+        let url = format!("{}{path}", cluster.url(0));
+        Browser::new().get(&url).await.status
+    };
+    assert_eq!(status("/before").await, 200);
+    cluster.route(&demo.upstream(), "/anew").await;
+    cluster.settled().await;
+    assert_eq!((status("/before").await, status("/anew").await), (404, 200));
+    let rows = cluster.read("/clustering/data-planes").await;
+    assert_eq!(rows["data"][0]["progress"], "current", "{rows}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: tests/faults/run"]
 async fn a_node_that_hears_nobody_for_a_month_serves_and_starts_again() {
     const HOUR: i64 = 3_600;

@@ -162,6 +162,9 @@ impl Conductor {
 
     /// Has `config` be the newest.
     pub(super) fn publish(&mut self, config: Config) {
+        let generation = self.publisher.generation();
+        self.journal.generation = generation;
+        self.follower.reach(generation);
         self.follower.publish(config);
     }
 

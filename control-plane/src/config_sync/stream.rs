@@ -24,7 +24,7 @@ use super::flights::By;
 use super::session::{Goal, Offer, Session, Step, Way};
 use super::wire::{fault, report};
 use super::{Streams, Target};
-use crate::fleet::{Fault, Membership, Order};
+use crate::fleet::{Fault, Membership, Order, is_generation};
 use crate::snapshot::{Encoded, Frame, Published, chunk_frame, frame};
 
 /// Time between two heartbeats.
@@ -269,6 +269,10 @@ impl NodeStream {
         };
         let newest = Arc::clone(self.service.target.borrow().newest());
         if self.session.waits_for_content(self.finds_bare(&newest)) {
+            let runs = self.session.running().generation;
+            if is_generation(runs, UnixTime::now()) {
+                self.service.publisher.is_awaited_after(runs);
+            }
             tracing::warn!(
                 node_id = self.member.name(),
                 "the node runs the configuration of another store, and this one holds nothing: it goes on with that until \

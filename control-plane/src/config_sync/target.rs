@@ -111,10 +111,10 @@ impl Leader {
         mut revisions: watch::Receiver<Revision>,
         mut orders: mpsc::Receiver<Request>,
     ) {
-        let generation = self.publisher.generation();
         let mut strays = Astray::default();
         loop {
             let at = strays.at.clone();
+            let generation = self.publisher.generation();
             let event = tokio::select! {
                 changed = revisions.changed() => {
                     // Nobody will change anything any more: the process ends.

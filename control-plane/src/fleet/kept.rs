@@ -45,8 +45,13 @@ pub fn generation_told(file: &Path, now: UnixTime) -> u64 {
     });
     let rows = nodes.into_iter().flat_map(|nodes| nodes.rows);
     let told = rows.map(|row| row.running.generation);
-    let latest = now.saturating_add(ABSURD).as_secs();
-    told.filter(|told| *told < latest).max().unwrap_or(0)
+    let told = told.filter(|told| is_generation(*told, now));
+    told.max().unwrap_or(0)
+}
+
+/// Whether a store may be of the generation that a node tells at `now`.
+pub fn is_generation(told: u64, now: UnixTime) -> bool {
+    told < now.saturating_add(ABSURD).as_secs()
 }
 
 /// What `file` holds, if it is there.

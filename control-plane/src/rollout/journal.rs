@@ -38,12 +38,15 @@ pub enum JournalError {
         source: serde_json::Error,
     },
     /// What is kept for all control planes.
-    #[error("the roll-outs that all control planes agree on: {0}")]
-    Shared(String),
+    #[error("the roll-outs that all control planes agree on")]
+    Shared(#[source] Unagreed),
     /// The states that they are about.
     #[error("the states that they are about")]
     History(#[from] HistoryFault),
 }
+
+/// Why a value cannot be agreed on: what went wrong where it is kept.
+pub type Unagreed = Box<dyn std::error::Error + Send + Sync>;
 
 /// A value that several control planes agree on: whoever writes it has seen what it was before.
 pub trait Agreed: std::fmt::Debug + Send + Sync {
@@ -52,7 +55,7 @@ pub trait Agreed: std::fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// If it cannot be reached or read.
-    fn newer(&mut self) -> Result<Option<Vec<u8>>, String>;
+    fn newer(&mut self) -> Result<Option<Vec<u8>>, Unagreed>;
 
     /// Writes `value` in the place of the one that was seen last. Whether it was still that; if not, the new one
     /// has to be seen first.
@@ -60,21 +63,21 @@ pub trait Agreed: std::fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// If it cannot be reached, or nobody knows whether it was written.
-    fn write(&mut self, value: &[u8]) -> Result<bool, String>;
+    fn write(&mut self, value: &[u8]) -> Result<bool, Unagreed>;
 
     /// Keeps `value`, which was seen last and cannot be read, under another name: that name.
     ///
     /// # Errors
     ///
     /// If it cannot be kept. Then it is seen once more.
-    fn set_aside(&mut self, value: &[u8]) -> Result<String, String>;
+    fn set_aside(&mut self, value: &[u8]) -> Result<String, Unagreed>;
 
     /// Takes the value away.
     ///
     /// # Errors
     ///
     /// If it cannot be reached.
-    fn clear(&mut self) -> Result<(), String>;
+    fn clear(&mut self) -> Result<(), Unagreed>;
 }
 
 /// Where roll-outs are kept.
@@ -137,7 +140,7 @@ impl Keeper {
         match self {
             Self::File { path, .. } => journal.write(path).map(|()| true),
             Self::Shared(agreed) => {
-                let failed = |error: std::io::Error| JournalError::Shared(error.to_string());
+                let failed = |error: std::io::Error| JournalError::Shared(error.into());
                 let json = serde_json::to_vec(journal).map_err(|error| failed(error.into()))?;
                 let packed = zstd::bulk::compress(&json, 1).map_err(failed)?;
                 agreed.write(&packed).map_err(JournalError::Shared)

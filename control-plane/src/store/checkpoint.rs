@@ -10,10 +10,10 @@ use std::thread::JoinHandle;
 
 use shared::clock::UnixTime;
 use shared::snapshot::Hash;
-use shared::telemetry::chain;
+use shared::telemetry::chain as chain_of;
 
 use super::seal::Sealer;
-use super::{StoreError, export, files, past};
+use super::{Fault, StoreError, export, files, past};
 use crate::config::Config;
 
 /// What a file begins with.
@@ -89,18 +89,19 @@ impl Checkpoints {
     }
 
     /// Reads one of the files.
-    pub(super) fn read(&self, path: &Path) -> Result<Checkpoint, String> {
-        let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    pub(super) fn read(&self, path: &Path) -> Result<Checkpoint, Fault> {
+        let bytes = std::fs::read(path)?;
         let content = bytes.strip_prefix(MAGIC).and_then(|rest| {
             let (chain, sealed) = rest.split_first_chunk::<32>()?;
             let opened = self.sealer.open(&bound(position(path)?, chain), sealed)?;
             Some((*chain, opened))
         });
-        let (chain, packed) = content.ok_or("it is not as written")?;
+        let (chain, packed) = content.ok_or_else(|| Fault::damaged("it is not as written"))?;
         drop(bytes);
-        let export = export::unpack(&packed)?;
+        let export = export::unpack(&packed)
+            .map_err(|error| Fault::Damaged(chain_of(&error).to_string()))?;
         if position(path) != Some((export.generation, export.config.revision().0)) {
-            return Err("it is not what its name says".to_owned());
+            return Err(Fault::damaged("it is not what its name says"));
         }
         Ok(Checkpoint {
             config: export.config,
@@ -179,7 +180,7 @@ impl Checkpoints {
         match finished.join() {
             Ok(Ok(written)) => self.count(&written),
             Ok(Err(error)) => {
-                tracing::error!(error = %chain(&error), "no checkpoint of the store is written");
+                tracing::error!(error = %chain_of(&error), "no checkpoint of the store is written");
             }
             Err(_) => tracing::error!("writing a checkpoint of the store panicked"),
         }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use shared::entity::definition;
 use shared::snapshot::{Key, Revision};
+use shared::telemetry::chain;
 use uuid::Uuid;
 
 use super::files::write_whole;
@@ -98,6 +99,31 @@ pub fn write(
     Ok((path, true))
 }
 
+/// Why the content of an export cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    /// It is not packed as written.
+    #[error("its content does not unpack")]
+    Packed(#[from] io::Error),
+    /// A heading, a name or a record.
+    #[error("a line is not JSON as written")]
+    Json(#[from] serde_json::Error),
+    /// A line is no name with a record.
+    #[error("a line does not hold a record")]
+    Line,
+    /// A later version wrote it.
+    #[error("it holds `{0}`, which this version does not know; use a newer one")]
+    Kind(String),
+    /// Lines are missing, or there are more.
+    #[error("{found} records instead of {told}")]
+    Count {
+        /// How many there are.
+        found: usize,
+        /// How many there were.
+        told: usize,
+    },
+}
+
 /// The content of an export. What is there also if nobody has ever changed it is left out.
 pub(super) fn pack(generation: u64, config: &Config, now: UnixTime) -> io::Result<Vec<u8>> {
     let config = config.everywhere().unfounded();
@@ -135,34 +161,32 @@ pub fn read(path: &Path, key: &SecretsKey) -> Result<Export, StoreError> {
     let content = Sealer::new(key).open(MAGIC, sealed).ok_or_else(|| {
         refused("it was changed or cut, or sealed with another key than secrets_key_file has")
     })?;
-    unpack(&content).map_err(|error| refused(&error))
+    unpack(&content).map_err(|error| refused(&chain(&error).to_string()))
 }
 
 /// Reads what [`pack`] wrote.
-pub(super) fn unpack(content: &[u8]) -> Result<Export, String> {
-    let failed = |error: io::Error| format!("its content does not unpack: {error}");
-    let mut lines = BufReader::new(zstd::Decoder::new(content).map_err(failed)?);
+pub(super) fn unpack(content: &[u8]) -> Result<Export, Unreadable> {
+    let mut lines = BufReader::new(zstd::Decoder::new(content)?);
     let mut line = Vec::new();
     let mut next = |line: &mut Vec<u8>| {
         line.clear();
-        let read = lines.read_until(b'\n', line).map_err(failed)?;
+        let read = lines.read_until(b'\n', line)?;
         if line.last() == Some(&b'\n') {
             line.pop();
         }
-        Ok::<_, String>(read > 0)
+        Ok::<_, Unreadable>(read > 0)
     };
     next(&mut line)?;
-    let heading: Heading = serde_json::from_slice(&line).map_err(|error| error.to_string())?;
+    let heading: Heading = serde_json::from_slice(&line)?;
     let mut puts = Vec::new();
     while next(&mut line)? {
         puts.push(parse(&line)?);
     }
     if puts.len() != heading.records {
-        return Err(format!(
-            "{} records instead of {}",
-            puts.len(),
-            heading.records
-        ));
+        return Err(Unreadable::Count {
+            found: puts.len(),
+            told: heading.records,
+        });
     }
     let change = Change {
         puts,
@@ -176,24 +200,20 @@ pub(super) fn unpack(content: &[u8]) -> Result<Export, String> {
 }
 
 /// The record in a line.
-fn parse(line: &[u8]) -> Result<(Key, Stored), String> {
-    let text = |error: serde_json::Error| error.to_string();
-    let at = memchr::memmem::find(line, RECORD).ok_or("a line holds no record")?;
+fn parse(line: &[u8]) -> Result<(Key, Stored), Unreadable> {
+    let at = memchr::memmem::find(line, RECORD).ok_or(Unreadable::Line)?;
     let (name, record) = line.split_at(at);
     let json = record
         .strip_prefix(RECORD)
         .and_then(|json| json.strip_suffix(b"}"))
-        .ok_or("a line does not end with its record")?;
-    let name: Name = serde_json::from_slice(&[name, b"}"].concat()).map_err(text)?;
-    let entity = definition(&name.kind).ok_or_else(|| {
-        let kind = &name.kind;
-        format!("it holds `{kind}`, which this version does not know; use a newer one")
-    })?;
+        .ok_or(Unreadable::Line)?;
+    let name: Name = serde_json::from_slice(&[name, b"}"].concat())?;
+    let entity = definition(&name.kind).ok_or(Unreadable::Kind(name.kind))?;
     let key = Key {
         kind: entity.kind,
         id: name.id,
     };
-    Ok((key, Stored::parse(json).map_err(text)?))
+    Ok((key, Stored::parse(json)?))
 }
 
 /// The exports of a directory, oldest first.

@@ -4,19 +4,17 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shared::clock::monotonic;
 
-use super::StoreError;
+use super::reserve::Reserve;
+use super::{Fault, StoreError};
 
 /// Bytes of pages that sled keeps in memory. After the start only the past is read from the store: the
 /// configuration itself is in memory.
 const PAGES: u64 = 8 * 1024 * 1024;
-
-/// What there is to do about a store that is open already.
-pub(super) const IN_USE: &str = "another control plane uses it: stop that one first";
 
 /// The ending of a file's name that is not whole yet.
 const UNFINISHED: &str = "new";
@@ -37,18 +35,25 @@ pub(super) fn open(directory: &Path) -> Result<sled::Db, StoreError> {
     })?;
     match try_open(directory) {
         Ok(database) => Ok(database),
-        Err(Failure::Damaged(reason)) => {
-            tracing::warn!(error = %reason, "store does not open; trying without what can be made anew");
-            set_aside(directory)?;
+        Err(Fault::Damaged(what)) => {
+            tracing::warn!(error = %what, "store does not open; trying without what can be made anew");
+            let copy = set_aside(directory)?;
             remove(directory, |name| name.starts_with("snap."))?;
             if let Ok(database) = try_open(directory) {
                 return Ok(database);
             }
             // What sled was set to when the store was made. That is what it is set to here.
             remove(directory, |name| name == "conf")?;
-            try_open(directory).map_err(|failure| failure.at(directory))
+            try_open(directory).map_err(|fault| match fault {
+                Fault::Damaged(what) => {
+                    let copy = copy.display();
+                    let what = format!("{what}, and are as they were found in {copy}");
+                    Fault::Damaged(what).at(directory)
+                }
+                fault => fault.at(directory),
+            })
         }
-        Err(failure) => Err(failure.at(directory)),
+        Err(fault) => Err(fault.at(directory)),
     }
 }
 
@@ -115,29 +120,7 @@ pub(super) fn wait_until_unlocked(path: &Path, most: Duration) -> Result<(), Sto
     }
 }
 
-enum Failure {
-    Damaged(String),
-    Other(String),
-}
-
-impl Failure {
-    fn at(self, directory: &Path) -> StoreError {
-        let reason = match self {
-            Self::Damaged(reason) => format!(
-                "{reason}; restore the newest of its exports (`wardgate-control-plane restore`), and keep {}.damaged \
-                 for whoever wants to know what happened",
-                directory.display()
-            ),
-            Self::Other(reason) => reason,
-        };
-        StoreError::Open {
-            path: directory.display().to_string(),
-            reason,
-        }
-    }
-}
-
-fn try_open(directory: &Path) -> Result<sled::Db, Failure> {
+fn try_open(directory: &Path) -> Result<sled::Db, Fault> {
     let config = sled::Config::new()
         .path(directory)
         .cache_capacity(PAGES)
@@ -145,45 +128,34 @@ fn try_open(directory: &Path) -> Result<sled::Db, Failure> {
     // sled panics on some damaged files instead of returning an error.
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(Ok(database)) => Ok(database),
-        Ok(Err(sled::Error::Corruption { .. })) => {
-            Err(Failure::Damaged("its files are corrupt".to_owned()))
-        }
-        Ok(Err(sled::Error::Unsupported(_))) => {
-            Err(Failure::Damaged("its file conf is corrupt".to_owned()))
-        }
-        Ok(Err(error)) => Err(Failure::Other(explained(&error))),
-        Err(_) => Err(Failure::Damaged("its files cannot be read".to_owned())),
+        // What sled says of its lock says nothing of why.
+        Ok(Err(sled::Error::Io(_))) if is_in_use(directory) => Err(Fault::InUse),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(Fault::damaged("its files cannot be read")),
     }
 }
 
-/// What sled says, and what there is to do.
-fn explained(error: &sled::Error) -> String {
-    let text = error.to_string();
-    if text.contains("acquire lock") {
-        format!("{text}; {IN_USE}")
-    } else if text.contains("os error 28") {
-        format!("{text}; make room on the disk, nothing is lost")
-    } else {
-        format!(
-            "{text}; db, conf and snap.* there must be files that this user may read and write, or restore the newest of \
-             its exports (`wardgate-control-plane restore`)"
-        )
-    }
+/// Whether another process has the store in `directory` open: a running control plane holds sled's lock.
+pub(super) fn is_in_use(directory: &Path) -> bool {
+    let file = File::open(directory.join("db"));
+    let tried = file.map(|file| file.try_lock());
+    matches!(tried, Ok(Err(TryLockError::WouldBlock)))
 }
 
 /// Copies the directory as it is, for whoever wants to know what happened.
-fn set_aside(directory: &Path) -> Result<(), StoreError> {
+fn set_aside(directory: &Path) -> Result<PathBuf, StoreError> {
     let mut copy = directory.to_path_buf().into_os_string();
     copy.push(".damaged");
-    let copy = Path::new(&copy);
-    let failed = |source| file_error("copying the damaged store to", copy, source);
-    fs::create_dir_all(copy).map_err(failed)?;
+    let copy = PathBuf::from(copy);
+    let failed = |source| file_error("copying the damaged store to", &copy, source);
+    fs::create_dir_all(&copy).map_err(failed)?;
     for entry in fs::read_dir(directory).map_err(failed)?.flatten() {
         if entry.path().is_file() {
             fs::copy(entry.path(), copy.join(entry.file_name())).map_err(failed)?;
         }
     }
-    Ok(())
+    Reserve::remove(&copy);
+    Ok(copy)
 }
 
 fn remove(directory: &Path, taken: impl Fn(&str) -> bool) -> Result<(), StoreError> {

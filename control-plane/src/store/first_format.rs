@@ -6,8 +6,8 @@ use shared::entity::definition;
 use shared::snapshot::{Hash, Key, Revision};
 use uuid::Uuid;
 
-use super::pieces;
 use super::seal::Sealer;
+use super::{Fault, pieces};
 use crate::config::{Change, Config, Stored};
 
 /// The tree of the records.
@@ -28,20 +28,22 @@ pub(super) fn read(
     sealer: &Sealer,
     proof: &Proof,
     revision: Revision,
-) -> Result<Config, String> {
+) -> Result<Config, Fault> {
     let mut puts = Vec::with_capacity(proof.count);
     let mut digest = Hash::default();
     for whole in pieces::walk(records) {
         let (name, value) = whole?;
         let json = sealer.open(&name, &value);
-        let json = json.ok_or("a record is not as written")?;
-        let key = parse_name(&name).ok_or("a record of an unknown kind")?;
+        let json = json.ok_or_else(|| Fault::damaged("a record is not as written"))?;
+        let key = parse_name(&name);
+        let key = key.ok_or_else(|| Fault::damaged("a record of an unknown kind"))?;
         combine(&mut digest, &record_hash(&name, &json));
-        let record = Stored::parse(&json).map_err(|error| error.to_string())?;
+        let record = Stored::parse(&json).map_err(|error| Fault::Damaged(error.to_string()))?;
         puts.push((key, record));
     }
     if puts.len() != proof.count || digest != proof.digest {
-        return Err(format!("{} records instead of {}", puts.len(), proof.count));
+        let what = format!("{} records instead of {}", puts.len(), proof.count);
+        return Err(Fault::Damaged(what));
     }
     let change = Change {
         puts,

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use shared::snapshot::Revision;
+use shared::telemetry::chain;
 
-use super::pieces;
 use super::seal::Sealer;
+use super::{Fault, pieces};
 use crate::history::{Entry, History, HistoryFault};
 
 /// How many revisions the log goes back if nothing else is set, and at least: checkpoints count on it.
@@ -22,7 +23,10 @@ pub(super) struct Past {
 
 impl History for Past {
     fn entry(&self, revision: Revision) -> Result<Option<Entry>, HistoryFault> {
-        let unreadable = |what: String| HistoryFault::Unreadable { revision, what };
+        let unreadable = |fault: Fault| HistoryFault::Unreadable {
+            revision,
+            what: chain(&fault).to_string(),
+        };
         let packed = read(&self.log, &self.sealer, revision).map_err(unreadable)?;
         packed
             .map(|packed| Entry::unpack(revision, &packed))
@@ -40,13 +44,15 @@ pub(super) fn read(
     log: &sled::Tree,
     sealer: &Sealer,
     revision: Revision,
-) -> Result<Option<Vec<u8>>, String> {
+) -> Result<Option<Vec<u8>>, Fault> {
     let name = log_name(revision);
     let Some(value) = pieces::read(log, &name)? else {
         return Ok(None);
     };
     let packed = sealer.open(&name, &value);
-    packed.map(Some).ok_or("it is not as written".to_owned())
+    packed
+        .map(Some)
+        .ok_or_else(|| Fault::damaged("it is not as written"))
 }
 
 /// The entries that go when `revision` comes and `kept` are to stay, and how many pieces each has. What is newer

@@ -3,6 +3,8 @@
 
 use sled::transaction::{ConflictableTransactionError, TransactionalTree};
 
+use super::Fault;
+
 /// Largest piece, in bytes; below sled's 8 KiB with room for its own headers.
 const PIECE: usize = 7 * 1024;
 
@@ -44,23 +46,23 @@ pub(super) fn remove(tree: &TransactionalTree, name: &[u8], pieces: usize) -> Re
 }
 
 /// One value, put together again.
-pub(super) fn read(tree: &sled::Tree, name: &[u8]) -> std::result::Result<Option<Vec<u8>>, String> {
+pub(super) fn read(tree: &sled::Tree, name: &[u8]) -> std::result::Result<Option<Vec<u8>>, Fault> {
     let mut value = Vec::new();
     let (mut found, mut whole) = (0, 0);
     for piece in tree.scan_prefix(name) {
-        let (key, piece) = piece.map_err(text)?;
+        let (key, piece) = piece?;
         let Some((own, at, of)) = split(&key).filter(|(own, ..)| *own == name) else {
             continue;
         };
         if at != found || own.len() != name.len() {
-            return Err("a piece of a value is missing".to_owned());
+            return Err(Fault::damaged("a piece of a value is missing"));
         }
         found += 1;
         whole = of;
         value.extend_from_slice(&piece);
     }
     if found != whole {
-        return Err("the last piece of a value is missing".to_owned());
+        return Err(Fault::damaged("the last piece of a value is missing"));
     }
     Ok((whole > 0).then_some(value))
 }
@@ -68,26 +70,25 @@ pub(super) fn read(tree: &sled::Tree, name: &[u8]) -> std::result::Result<Option
 /// Every value of a tree with its name, put together again.
 pub(super) fn walk(
     tree: &sled::Tree,
-) -> impl Iterator<Item = std::result::Result<(Vec<u8>, Vec<u8>), String>> {
+) -> impl Iterator<Item = std::result::Result<(Vec<u8>, Vec<u8>), Fault>> {
     let mut pieces = tree.iter();
     std::iter::from_fn(move || {
         let first = pieces.next()?;
-        let whole = || -> std::result::Result<_, String> {
-            let (key, mut value) = first
-                .map(|(key, piece)| (key, piece.to_vec()))
-                .map_err(text)?;
-            let (name, at, of) = split(&key).ok_or("a key is not as written")?;
+        let whole = || -> std::result::Result<_, Fault> {
+            let (key, piece) = first?;
+            let mut value = piece.to_vec();
+            let split_first = split(&key);
+            let (name, at, of) =
+                split_first.ok_or_else(|| Fault::damaged("a key is not as written"))?;
             if at != 0 {
-                return Err("the first piece of a value is missing".to_owned());
+                return Err(Fault::damaged("the first piece of a value is missing"));
             }
             let name = name.to_vec();
             for expected in 1..of {
-                let (key, piece) = pieces
-                    .next()
-                    .ok_or("the last piece of a value is missing")?
-                    .map_err(text)?;
+                let missing = || Fault::damaged("the last piece of a value is missing");
+                let (key, piece) = pieces.next().ok_or_else(missing)??;
                 if split(&key) != Some((&name, expected, of)) {
-                    return Err("a piece of a value is missing".to_owned());
+                    return Err(Fault::damaged("a piece of a value is missing"));
                 }
                 value.extend_from_slice(&piece);
             }
@@ -105,12 +106,4 @@ fn split(key: &[u8]) -> Option<(&[u8], u16, u16)> {
         u16::from_be_bytes(*at),
         u16::from_be_bytes(of.try_into().ok()?),
     ))
-}
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the shape that map_err wants"
-)]
-fn text(error: sled::Error) -> String {
-    error.to_string()
 }

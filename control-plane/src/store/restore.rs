@@ -6,7 +6,7 @@
 //! Who was logged out since, and which session keys were made or revoked, is no configuration to go back to: of that
 //! the store which is replaced counts, if it can be read.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,10 @@ use uuid::Uuid;
 
 use super::etcd::{EtcdSettings, EtcdStore};
 use super::export::Export;
-use super::{SecretsKey, Store, StoreError, export, file_error, files, generation_after, witness};
+use super::reserve::Reserve;
+use super::{
+    Fault, SecretsKey, Store, StoreError, export, file_error, files, generation_after, witness,
+};
 use crate::config::{Change, Config};
 use crate::data_directory::{export_path, key_path, nodes_path, store_path};
 use crate::fleet::generation_told;
@@ -100,9 +103,7 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
         fs::remove_dir_all(&fresh).map_err(|source| file_error("removing", &fresh, source))?;
     }
     let (mut filling, _) = Store::open(&fresh, &key)?;
-    filling
-        .fill(generation, &config)
-        .map_err(|reason| file_error("filling", &fresh, std::io::Error::other(reason)))?;
+    filling.fill(generation, &config)?;
     filling
         .commit(&entry)
         .map_err(|fault| file_error("filling", &fresh, std::io::Error::other(fault)))?;
@@ -116,6 +117,7 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     if store.exists() {
         let aside = data.join(format!("store.replaced-{}", now.as_millis()));
         fs::rename(&store, &aside).map_err(|source| file_error("moving", &store, source))?;
+        Reserve::remove(&aside);
         replaced = Some(aside);
     }
     if let Err(source) = fs::rename(&fresh, &store) {
@@ -192,7 +194,9 @@ fn to_be_replaced(store: &Path, key: &SecretsKey) -> Result<(u64, Option<Config>
     if !store.exists() {
         return Ok((0, None));
     }
-    refuse_if_in_use(store)?;
+    if files::is_in_use(store) {
+        return Err(Fault::InUse.at(store));
+    }
     match Store::open(store, key) {
         Ok((store, config)) => {
             let generation = store.generation();
@@ -204,19 +208,5 @@ fn to_be_replaced(store: &Path, key: &SecretsKey) -> Result<(u64, Option<Config>
             let seen = witness::seen(store).unwrap_or_default();
             Ok((seen.generation, None))
         }
-    }
-}
-
-/// A running control plane holds sled's lock.
-fn refuse_if_in_use(store: &Path) -> Result<(), StoreError> {
-    let Ok(file) = File::open(store.join("db")) else {
-        return Ok(());
-    };
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(StoreError::Open {
-            path: store.display().to_string(),
-            reason: files::IN_USE.to_owned(),
-        }),
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
     }
 }

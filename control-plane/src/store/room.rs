@@ -4,7 +4,8 @@
 use std::io;
 use std::path::Path;
 
-use super::StoreError;
+use super::reserve::Reserve;
+use super::{Fault, StoreError};
 
 /// Less than this, in bytes, is never enough.
 const LEAST: u64 = 64 * 1024 * 1024;
@@ -16,19 +17,14 @@ const PART: u64 = 5;
 const PLENTY: u64 = 1024 * 1024 * 1024;
 
 /// Opening a store may write that much, in bytes: what its last process has left in its log is taken in.
-const OPENING: u64 = 16 * 1024 * 1024;
+pub(super) const OPENING: u64 = 16 * 1024 * 1024;
 
 /// Says why the store in `directory` may not open again, if there is too little room for that.
 pub(crate) fn check_room_to_open(directory: &Path) -> Result<(), StoreError> {
     match Room::of(directory) {
-        Ok(room) if room.free < OPENING => Err(StoreError::Open {
-            path: directory.display().to_string(),
-            reason: format!(
-                "the disk has {} KiB free and opening may take {} MiB; make room",
-                room.free / 1024,
-                OPENING / (1024 * 1024)
-            ),
-        }),
+        Ok(room) if room.free.saturating_add(Reserve::of(directory)) < OPENING => {
+            Err(Fault::Full.at(directory))
+        }
         // A disk that does not tell its space is not thereby full.
         _ => Ok(()),
     }
@@ -51,20 +47,29 @@ impl Room {
         })
     }
 
-    /// Says why there is too little of it, if there is.
-    pub(super) fn check(self) -> Result<(), String> {
+    /// Refuses where there is too little of it.
+    pub(super) fn check(self) -> Result<(), Shortage> {
         let part = (self.total / 100).saturating_mul(PART).min(PLENTY);
         let needed = part.max(LEAST);
         if self.free >= needed {
             return Ok(());
         }
         let mebibytes = |bytes: u64| bytes / (1024 * 1024);
-        Err(format!(
-            "the disk has {} MiB free and {} MiB must stay free; make room and send the request again",
-            mebibytes(self.free),
-            mebibytes(needed)
-        ))
+        Err(Shortage {
+            free: mebibytes(self.free),
+            needed: mebibytes(needed),
+        })
     }
+}
+
+/// A disk has too little room, in MiB.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error(
+    "the disk has {free} MiB free and {needed} MiB must stay free; make room and send the request again"
+)]
+pub(super) struct Shortage {
+    free: u64,
+    needed: u64,
 }
 
 #[cfg(test)]
@@ -84,7 +89,7 @@ mod tests {
             assert!(enough(least, total), "{least} of {total}");
             assert!(!enough(least - 1, total), "{} of {total}", least - 1);
         }
-        let text = Room { free: 0, total: 0 }.check().unwrap_err();
+        let text = Room { free: 0, total: 0 }.check().unwrap_err().to_string();
         assert!(text.contains("64 MiB must stay free"), "{text}");
     }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::*;
 use crate::config::{Change, Fields, Stored};
 use crate::history::Origin;
+use crate::publisher::Publisher;
 
 struct Place {
     root: tempfile::TempDir,
@@ -66,6 +67,37 @@ pub(super) fn entry(revision: u64, change: &Change) -> Entry {
         UnixTime::default(),
         &Origin::system(),
     )
+}
+
+#[test]
+fn a_store_begun_anew_by_a_clock_that_is_behind_goes_past_what_nodes_wait_with() {
+    let place = Place::new();
+    let (store, config) = place.open().unwrap();
+    let own = store.generation();
+    let publisher = Publisher::new(config, own, Box::new(store));
+    let write = |id: u128| {
+        let change = put(id, &id.to_string());
+        let origin = Origin::system();
+        let written = publisher.transact(&origin, UnixTime::default(), |_, _| {
+            Ok::<_, JournalFault>(change.clone())
+        });
+        written.unwrap();
+        publisher.generation()
+    };
+    publisher.is_awaited_after(own - 1);
+    publisher.is_awaited_after(own + 50);
+    let passed = write(1);
+    assert_eq!(passed, own + 51);
+    // What holds a configuration is another matter: it may be an old store that was put back.
+    publisher.is_awaited_after(own + 500);
+    assert_eq!(write(2), passed);
+    drop(publisher);
+    let (store, config) = place.open().unwrap();
+    assert_eq!(
+        (store.generation(), config.revision()),
+        (passed, Revision(2))
+    );
+    assert_eq!(username(&config, 1).as_deref(), Some("1"));
 }
 
 trait CommitAt {

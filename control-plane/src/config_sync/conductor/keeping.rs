@@ -35,7 +35,7 @@ impl Conductor {
                     "they are at revision {}, the store at {newest}",
                     journal.last()
                 );
-                return Err(JournalError::Shared(what));
+                return Err(JournalError::Shared(what.into()));
             }
         }
         self.unread = None;
@@ -45,9 +45,9 @@ impl Conductor {
     /// Has the newest be `revision` or later: whoever wrote of it has seen it.
     fn see(&mut self, revision: Revision) -> Result<(), JournalError> {
         if revision > self.newest().position.revision {
-            let unseen = |fault: JournalFault| JournalError::Shared(fault.to_string());
+            let unseen = |fault: JournalFault| JournalError::Shared(fault.into());
             self.publisher.catch_up().map_err(unseen)?;
-            self.follower.publish(self.publisher.config());
+            self.publish(self.publisher.config());
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::client::{Client, Comparison, EtcdError, EtcdSettings, Put};
 use super::open;
-use crate::rollout::Agreed;
+use crate::rollout::{Agreed, Unagreed};
 use crate::store::seal::{Sealer, SecretsKey};
 
 /// How long what a control plane told stays when it tells no more.
@@ -174,22 +174,17 @@ impl std::fmt::Debug for Cell {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "errors are mapped by it")]
-fn text(error: EtcdError) -> String {
-    error.to_string()
-}
-
 impl Agreed for Cell {
-    fn newer(&mut self) -> Result<Option<Vec<u8>>, String> {
-        let Some(found) = self.client.newer(self.name, self.version).map_err(text)? else {
+    fn newer(&mut self) -> Result<Option<Vec<u8>>, Unagreed> {
+        let Some(found) = self.client.newer(self.name, self.version)? else {
             return Ok(None);
         };
-        let value = open(&self.sealer, self.name, &found.value).map_err(text)?;
+        let value = open(&self.sealer, self.name, &found.value)?;
         self.version = found.version;
         Ok(Some(value))
     }
 
-    fn write(&mut self, value: &[u8]) -> Result<bool, String> {
+    fn write(&mut self, value: &[u8]) -> Result<bool, Unagreed> {
         let put = Put {
             name: self.name.to_owned(),
             value: self.sealer.seal(self.name.as_bytes(), value),
@@ -198,9 +193,9 @@ impl Agreed for Cell {
             name: self.name,
             version: self.version,
         };
-        let Some(version) = self.client.commit(&unchanged, None, &[put]).map_err(text)? else {
+        let Some(version) = self.client.commit(&unchanged, None, &[put])? else {
             // One that was taken away can only be made anew.
-            if self.client.get(self.name).map_err(text)?.is_none() {
+            if self.client.get(self.name)?.is_none() {
                 self.version = 0;
             }
             return Ok(false);
@@ -209,25 +204,24 @@ impl Agreed for Cell {
         Ok(true)
     }
 
-    fn set_aside(&mut self, value: &[u8]) -> Result<String, String> {
+    fn set_aside(&mut self, value: &[u8]) -> Result<String, Unagreed> {
         let name = format!("{}.unread/{}", self.name, self.version);
         let value = self.sealer.seal(name.as_bytes(), value);
         let put = Put {
             name: name.clone(),
             value,
         };
-        let kept = self.client.put(&put).map_err(text);
+        let kept = self.client.put(&put);
         if kept.is_err() {
             // It is to be seen again before anything is written in its place.
             self.version = 0;
         }
-        kept.map(|()| name)
+        kept?;
+        Ok(name)
     }
 
-    fn clear(&mut self) -> Result<(), String> {
+    fn clear(&mut self) -> Result<(), Unagreed> {
         self.version = 0;
-        self.client
-            .delete(self.name, &format!("{}\0", self.name))
-            .map_err(text)
+        Ok(self.client.delete(self.name, &format!("{}\0", self.name))?)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use shared::snapshot::Hash;
+use shared::telemetry::chain as chain_of;
 use uuid::Uuid;
 
 use super::client::{Comparison, Put};
@@ -74,7 +75,8 @@ impl Shelf {
                     self.checkpoint
                         .revision
                         .store(latest.revision, Ordering::Relaxed);
-                    let export = export::unpack(&content).map_err(EtcdError::Content)?;
+                    let export = export::unpack(&content)
+                        .map_err(|error| EtcdError::Content(chain_of(&error).to_string()))?;
                     return Ok((export.config, latest.chain));
                 }
                 Err(EtcdError::Content(_)) if attempt < ATTEMPTS => attempt += 1,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::publisher::Newer;
-use crate::rollout::Agreed;
+use crate::rollout::{Agreed, Unagreed};
 
 /// A value that all see, if they can reach it.
 #[derive(Clone, Debug, Default)]
@@ -18,20 +18,20 @@ struct Sight {
 }
 
 impl Agreed for Sight {
-    fn newer(&mut self) -> Result<Option<Vec<u8>>, String> {
+    fn newer(&mut self) -> Result<Option<Vec<u8>>, Unagreed> {
         let value = self.value.0.lock().unwrap();
         if value.2 {
-            return Err("out of reach".to_owned());
+            return Err("out of reach".into());
         }
         let newer = (value.0 > self.version).then(|| value.1.clone());
         self.version = value.0;
         Ok(newer)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<bool, String> {
+    fn write(&mut self, bytes: &[u8]) -> Result<bool, Unagreed> {
         let mut value = self.value.0.lock().unwrap();
         if value.2 {
-            return Err("out of reach".to_owned());
+            return Err("out of reach".into());
         }
         if value.0 != self.version {
             return Ok(false);
@@ -41,12 +41,12 @@ impl Agreed for Sight {
         Ok(true)
     }
 
-    fn set_aside(&mut self, value: &[u8]) -> Result<String, String> {
+    fn set_aside(&mut self, value: &[u8]) -> Result<String, Unagreed> {
         self.aside.lock().unwrap().push(value.to_vec());
         Ok("aside".to_owned())
     }
 
-    fn clear(&mut self) -> Result<(), String> {
+    fn clear(&mut self) -> Result<(), Unagreed> {
         self.value.0.lock().unwrap().1.clear();
         Ok(())
     }
