@@ -10,7 +10,7 @@ use shared::snapshot::{Hash, Position, Revision, short_hash};
 use shared::tls::CLUSTER_CERTIFICATE;
 use uuid::Uuid;
 
-use super::Row;
+use super::{Fault, Refusal, Row};
 use crate::snapshot::Missing;
 
 /// What is between a node and what it is led to.
@@ -98,21 +98,21 @@ impl Row {
 
     /// What is between the node and `target`.
     fn standing(&self, target: &Position) -> Standing {
-        let quarantined = || self.introduction.quarantined.contains(target);
-        let refused = || {
-            self.last_refusal
-                .as_ref()
-                .is_some_and(|refusal| refusal.position == *target)
-        };
+        let refusal = self.last_refusal.as_ref();
+        let refusal = refusal.filter(|refusal| refusal.position == *target);
+        // With other keys or revocations than those that it crashed with, it says so as it refuses it.
+        let of_quarantine = |refusal: &Refusal| refusal.faults.iter().any(Fault::is_of_quarantine);
+        let quarantined =
+            self.introduction.quarantined.contains(target) || refusal.is_some_and(of_quarantine);
         if self.running.is_same(target) {
             Standing::Current
         } else if !self.missing.is_empty() {
             Standing::Blocked
-        } else if quarantined() {
+        } else if quarantined {
             Standing::Quarantined
         } else if self.stuck {
             Standing::Stuck
-        } else if refused() {
+        } else if refusal.is_some() {
             Standing::Refused
         } else if target.is_after(&self.running) {
             Standing::Behind

@@ -179,6 +179,8 @@ fn what_a_node_has_released_from_its_quarantine_is_sent_to_it() {
         ..fault("this node crashed with it, twice")
     }];
     member.refused(refused, faults.clone(), NOW);
+    let shown = fleet.list(|_| at(3), NOW).remove(0);
+    assert_eq!(shown["progress"], "quarantined");
     // It still has it there.
     let (member, shunned) = fleet.join(crashed, NOW).unwrap();
     assert_eq!(shunned, [Shunned::from(at(2)), refused]);
