@@ -22,6 +22,7 @@ pub(crate) mod files;
 mod groups;
 mod health;
 mod info;
+mod late;
 pub(crate) mod listener;
 mod log_level;
 mod management;

@@ -32,6 +32,8 @@ use tower::ServiceExt as _;
 
 use shared::shares::Shares;
 
+use super::late::Timely;
+
 /// How long sent bytes may stay unacknowledged, in milliseconds: a peer that is gone, or that reads no more,
 /// does not keep its place.
 const UNACKNOWLEDGED: u32 = 60_000;
@@ -214,9 +216,11 @@ impl Serving {
     {
         let requests = Arc::new(Requests::default());
         let (router, counted) = (self.router.clone(), Arc::clone(&requests));
+        let stopped = self.stopped.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let under_way = Requests::begin(&counted);
             request.extensions_mut().insert(ConnectInfo(Peer(address)));
+            let request = request.map(|body| Timely::new(body, stopped.clone()));
             let answering = router.clone().oneshot(request);
             async move {
                 let answer: Result<_, Infallible> = answering.await;
@@ -327,6 +331,7 @@ impl Requests {
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
+    use bytes::Bytes;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -337,7 +342,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopping) = oneshot::channel();
-        let router = Router::new().route("/", get(|| async { "here" }));
+        let router = Router::new().route("/", get(|| async { "here" }).post(|_: Bytes| async {}));
         let served = tokio::spawn(serve(listener, None, limits, router, stopping));
         (address, stop, served)
     }
@@ -367,6 +372,21 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(REQUEST).await.unwrap();
         assert!(rest(stream).await.ends_with("here"));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_holds_the_end_up_for_a_moment_only() {
+        let (address, stop, served) = start(Limits::default()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let half = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n";
+        stream.write_all(half).await.unwrap();
+        // It is under way.
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 100");
+        stop.send(()).unwrap();
+        served.await.unwrap();
+        assert!(rest(stream).await.contains("HTTP/1.1 400"));
     }
 
     #[tokio::test]
