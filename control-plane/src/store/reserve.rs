@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use super::files::is_in_use;
 use super::room::{OPENING, Room};
 
 /// The file in the store's directory.
@@ -41,7 +42,9 @@ impl Reserve {
             whole: false,
         };
         let size = Self::of(directory);
-        if size > 0 && Room::of(directory).is_ok_and(|room| room.free < OPENING) {
+        let is_full = || Room::of(directory).is_ok_and(|room| room.free < OPENING);
+        // Of one that is open it is not to be taken away.
+        if size > 0 && is_full() && !is_in_use(directory) {
             match fs::remove_file(&reserve.path) {
                 Ok(()) => {
                     reserve.given = size;

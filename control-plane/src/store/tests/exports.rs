@@ -173,7 +173,8 @@ fn a_store_that_does_not_open_is_replaced_by_a_later_generation_than_any_export(
 fn the_store_of_a_running_control_plane_is_left_alone() {
     let (place, path) = exported();
     let _running = place.open().unwrap();
-    let error = restored_at_once(&place, &path).unwrap_err().to_string();
+    let error = restored_at_once(&place, &path).unwrap_err();
+    let error = chain(&error).to_string();
     assert!(error.contains("stop that one first"), "{error}");
     assert!(place.directory().exists());
 }
