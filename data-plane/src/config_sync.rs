@@ -21,14 +21,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use shared::clock::monotonic;
+use shared::clock::{UnixTime, monotonic};
 use shared::renewal::Renewal;
 use shared::signature::Verifier;
 use shared::snapshot::Position;
+use shared::telemetry::Trouble;
 use tokio::sync::watch;
 
 use crate::contact::{Contact, LONG};
 use crate::core::Node as Gateway;
+use crate::heard::Heard;
 use crate::last_good::{Kept, LastGood};
 use crate::secrets::Secrets;
 use applier::Applier;
@@ -56,6 +58,9 @@ pub(crate) enum Phase {
 /// A stream that lived this long was a good one: the next attempt comes soon.
 const GOOD: Duration = Duration::from_secs(10);
 
+/// How often it is kept that a control plane is heard.
+const NOTE: Duration = Duration::from_secs(1);
+
 /// How long a node that could serve waits for the first word of a control plane. Beyond, traffic does not depend on it.
 const FIRST_WORD: Duration = Duration::from_millis(500);
 
@@ -78,6 +83,8 @@ pub(crate) struct Start {
     pub(crate) verifier: Verifier,
     /// Where the secrets are that a snapshot refers to.
     pub(crate) secrets: Secrets,
+    /// When a control plane was heard last.
+    pub(crate) heard: Heard,
     /// What the rest of the process wants.
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -105,6 +112,7 @@ async fn run(start: Start) {
         last_good,
         verifier,
         secrets,
+        heard,
         mut phase,
     } = start;
     let live = Arc::clone(&gateway.live);
@@ -127,6 +135,7 @@ async fn run(start: Start) {
         () = follow_any(&mut dialer, &mut applier, &gateway, &mut phase) => {}
         () = watch_silence(&gateway.contact) => {}
         () = judge_sessions(&gateway) => {}
+        () = note_words(&heard, &gateway) => {}
         () = Arc::clone(&gateway.unstored).send_on(&gateway.questions) => {}
         () = Arc::clone(&gateway.unstored).take_up(&gateway.revocations) => {}
         () = Arc::clone(&gateway.discovered).write_on(&gateway.live) => {}
@@ -237,6 +246,34 @@ async fn judge_sessions(gateway: &Gateway) {
         let silence = gateway.contact.silence(monotonic());
         gateway.revocations.lose(silence > longest);
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Keeps when a control plane was heard last, where something depends on that.
+async fn note_words(heard: &Heard, gateway: &Gateway) {
+    if gateway
+        .sessions_max_silence
+        .or(gateway.max_staleness)
+        .is_none()
+    {
+        return std::future::pending().await;
+    }
+    let mut trouble = Trouble::default();
+    loop {
+        tokio::time::sleep(NOTE).await;
+        let silence = gateway.contact.silence(monotonic());
+        if silence > NOTE * 2 {
+            continue;
+        }
+        let silence = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+        let at = UnixTime::now().as_millis().saturating_sub(silence);
+        match heard.note(UnixTime::from_millis(at)) {
+            Ok(()) => trouble.ends(),
+            Err(error) if trouble.is_news(&error.to_string(), monotonic()) => {
+                tracing::warn!(%error, "when a control plane was heard last is not kept");
+            }
+            Err(_) => {}
+        }
     }
 }
 

@@ -18,6 +18,8 @@ const BETWEEN: Duration = Duration::from_millis(2_500);
 #[derive(Debug)]
 pub(crate) struct Contact {
     started: Instant,
+    /// How long nothing had been heard when it started.
+    before: Duration,
     connected: AtomicBool,
     /// When the last stream ended, in milliseconds since the start: at first there may be one any moment.
     lost: AtomicU64,
@@ -34,10 +36,13 @@ pub(crate) struct Contact {
 }
 
 impl Contact {
-    /// No contact since the start, with a configuration from before it: who was logged out since, or which route is
-    /// protected now, a control plane can tell.
-    pub(crate) fn with_last_good(started: Instant) -> Self {
-        let contact = Self::new(started);
+    /// No contact since the start, with a configuration from `before` it, when the last word was so long ago: who was logged
+    /// out since, or which route is protected now, a control plane can tell.
+    pub(crate) fn with_last_good(started: Instant, before: Duration) -> Self {
+        let contact = Self {
+            before,
+            ..Self::new(started)
+        };
         contact.settled.send_replace(false);
         contact
     }
@@ -46,6 +51,7 @@ impl Contact {
     pub(crate) fn new(started: Instant) -> Self {
         Self {
             started,
+            before: Duration::ZERO,
             connected: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             heard: AtomicU64::new(0),
@@ -80,7 +86,8 @@ impl Contact {
     }
 
     pub(crate) fn hears(&self, now: Instant) {
-        self.heard.store(self.since_start(now), Ordering::Relaxed);
+        // 0 says that nothing was.
+        self.heard.store(self.since_start(now).max(1), Ordering::Relaxed);
     }
 
     fn since_start(&self, now: Instant) -> u64 {
@@ -130,11 +137,13 @@ impl Contact {
         self.crash_restarts.store(crashes, Ordering::Relaxed);
     }
 
-    /// How long nothing has been heard, at most since the start.
+    /// How long nothing has been heard.
     pub(crate) fn silence(&self, now: Instant) -> Duration {
-        let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
         let since = now.saturating_duration_since(self.started);
-        since.saturating_sub(heard)
+        match self.heard.load(Ordering::Relaxed) {
+            0 => since + self.before,
+            heard => since.saturating_sub(Duration::from_millis(heard)),
+        }
     }
 }
 
@@ -172,10 +181,15 @@ mod tests {
         let now = shared::clock::monotonic();
         let nothing = Contact::new(now);
         assert!(nothing.is_settled());
-        let contact = Contact::with_last_good(now);
+        let before = Duration::from_secs(30);
+        let contact = Contact::with_last_good(now, before);
+        let later = now + Duration::from_secs(5);
+        assert_eq!(contact.silence(later), before + Duration::from_secs(5));
         assert!(!contact.is_settled());
         let mut waiting = std::pin::pin!(contact.settled());
         assert!(futures::poll!(&mut waiting).is_pending());
+        contact.hears(now);
+        assert!(contact.silence(later) <= Duration::from_secs(5));
         contact.settle();
         waiting.await;
         assert!(contact.is_settled());

@@ -31,6 +31,7 @@ mod ending;
 pub mod error;
 mod expiring;
 mod forward;
+mod heard;
 mod host;
 mod http1;
 mod last_good;
@@ -70,6 +71,7 @@ use std::time::Duration;
 use crate::compile::room::Room;
 use crate::contact::Contact;
 use crate::core::Node;
+use crate::heard::Heard;
 use config_sync::{ControlPlaneUrl, Phase, Proofs};
 use discovered::Discovered;
 use last_good::LastGood;
@@ -203,7 +205,8 @@ impl DataPlane {
         );
         let limits = Limits::of(settings);
         let contact = if running.is_some() {
-            Contact::with_last_good(monotonic())
+            let before = Heard::new(&settings.data_directory).silence(UnixTime::now());
+            Contact::with_last_good(monotonic(), before)
         } else {
             Contact::new(monotonic())
         };
@@ -219,6 +222,7 @@ impl DataPlane {
             last_good,
             verifier: proofs.verifier,
             secrets,
+            heard: Heard::new(&settings.data_directory),
             phase: phases,
         })
         .map_err(StartError::Thread)?;

@@ -113,13 +113,13 @@ pub struct Settings {
     /// Labels of this node, such as `zone=a`, that the control plane shows.
     #[arg(long, value_delimiter = ',', value_name = "NAME=VALUE,…", value_parser = label)]
     pub labels: Vec<(String, String)>,
-    /// Silence of the control planes after which `/status/ready` answers 503, in seconds; 0: never. The node
+    /// Silence of the control planes after which `/status/ready` answers 503, in seconds, 15 at least; 0: never. The node
     /// goes on to serve what reaches it.
-    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 0, value_name = "SECONDS", value_parser = silence)]
     pub max_staleness: u64,
-    /// Silence of the control planes after which sessions of `openid-connect` are answered 503, in seconds, since
-    /// a logout elsewhere may not have been heard of; 0: sessions go on.
-    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    /// Silence of the control planes after which sessions of `openid-connect` are answered 503, in seconds, 15 at least,
+    /// since a logout elsewhere may not have been heard of; 0: sessions go on.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS", value_parser = silence)]
     pub sessions_max_silence: u64,
     /// Threads that serve requests, 1024 at most; 0: one per core.
     #[arg(
@@ -354,6 +354,17 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Seconds of silence that are none while a control plane is heard: it speaks every ten.
+fn silence(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(seconds @ 1..15) => Err(format!(
+            "{seconds} s of silence are usual, since a control plane speaks every 10 s: set 15 at least, or 0 for never"
+        )),
+        Ok(seconds) => Ok(seconds),
+        Err(_) => Err("expected a number of seconds".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,6 +387,16 @@ mod tests {
         for argument in Settings::augment_args(clap::Command::new("settings")).get_arguments() {
             let variable = format!("WARDGATE_{}", argument.get_id().as_str().to_uppercase());
             assert!(help.contains(&variable), "{variable}");
+        }
+    }
+
+    #[test]
+    fn a_silence_that_is_usual_is_refused() {
+        for (text, seconds) in [("0", Ok(0)), ("15", Ok(15)), ("3600", Ok(3_600))] {
+            assert_eq!(silence(text), seconds);
+        }
+        for text in ["1", "14", "-1", "15s", ""] {
+            assert!(silence(text).is_err(), "{text}");
         }
     }
 

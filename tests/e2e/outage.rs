@@ -363,17 +363,25 @@ async fn renewed_certificates_are_used_without_a_restart() {
 
 #[tokio::test]
 async fn sessions_pause_on_a_node_that_has_heard_nobody_for_longer_than_allowed() {
-    let settings = [("WARDGATE_SESSIONS_MAX_SILENCE", "2")];
+    let settings = [("WARDGATE_SESSIONS_MAX_SILENCE", "15")];
     let cluster = harness::Cluster::start_with(1, &settings).await;
     let mut guide = Guide::set_up(cluster, "").await;
     let browser = guide.browser(0);
     let signed_in = browser.sign_in(&gateway("/"), "alice").await;
     assert_eq!(signed_in.status, 200, "{}", signed_in.text());
+    guide.cluster.persisted().await;
     guide.cluster.control_plane.take().unwrap().kill();
     eventually("nobody can say which sessions are over", async || {
         (browser.get(&gateway("/")).await.status == 503).then_some(())
     })
     .await;
+    // Nor once it has started again.
+    let node = guide.cluster.data_planes.pop().unwrap();
+    node.process.kill();
+    guide.cluster.start_data_plane(&node.name).await;
+    let mut browser = browser;
+    guide.turn(&mut browser, 0);
+    assert_eq!(browser.get(&gateway("/")).await.status, 503);
     // Nobody is signed out by it.
     guide.cluster.start_control_plane().await;
     eventually("the session goes on", async || {

@@ -196,13 +196,14 @@ impl Following<'_> {
         match message.kind {
             Some(Kind::Welcome(welcome)) => {
                 self.gateway.contact.connects(true, monotonic());
+                self.gateway.contact.hears(monotonic());
                 self.led_to(welcome.target.as_ref());
                 self.welcome(&welcome);
                 let target = welcome.target.and_then(|target| target.try_into().ok());
                 self.applier.is_led_to(target);
                 let running = self.applier.running();
                 if target.is_none_or(|target: Position| !target.is_after(&running)) {
-                    self.gateway.contact.settle();
+                    self.settle();
                 }
             }
             Some(Kind::Heartbeat(heartbeat)) => {
@@ -246,6 +247,14 @@ impl Following<'_> {
             None => {}
         }
         Ok(())
+    }
+
+    /// What runs is as new as a control plane says: who is logged out is known.
+    fn settle(&self) {
+        if self.gateway.sessions_max_silence.is_some() {
+            self.gateway.revocations.lose(false);
+        }
+        self.gateway.contact.settle();
     }
 
     fn led_to(&self, target: Option<&proto::v1::Position>) {
@@ -360,7 +369,7 @@ impl Following<'_> {
         if helpless {
             return self.need(need::What::Everything(true));
         }
-        self.gateway.contact.settle();
+        self.settle();
         Ok(())
     }
 

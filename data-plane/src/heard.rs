@@ -1,0 +1,74 @@
+//! When a control plane was heard last, kept over restarts as the time of a file: a node that starts again in the midst of a
+//! silence has not heard what was ended elsewhere meanwhile, either.
+//!
+//! Only the wall clock goes on while no process runs. One that was put back shortens the silence at most to what this process
+//! has seen of it.
+
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use shared::clock::UnixTime;
+
+/// The file in the data directory.
+const NAME: &str = "heard";
+
+/// The file of one node.
+#[derive(Debug)]
+pub(crate) struct Heard(PathBuf);
+
+impl Heard {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self(directory.join(NAME))
+    }
+
+    /// How long nothing had been heard at `now`; nothing, if that is not known.
+    pub(crate) fn silence(&self, now: UnixTime) -> Duration {
+        let time = std::fs::metadata(&self.0).and_then(|found| found.modified());
+        let time = match time {
+            Ok(time) => time,
+            Err(error) => {
+                if error.kind() != ErrorKind::NotFound {
+                    tracing::warn!(file = %self.0.display(), %error, "it is not known when a control plane was heard last");
+                }
+                return Duration::ZERO;
+            }
+        };
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        let since = since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+        now.saturating_since(UnixTime::from_millis(since))
+    }
+
+    /// A control plane was heard at `at`.
+    pub(crate) fn note(&self, at: UnixTime) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(at.as_millis());
+        options.open(&self.0)?.set_modified(time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_goes_on_over_restarts() {
+        let place = tempfile::tempdir().unwrap();
+        let heard = Heard::new(place.path());
+        let at = UnixTime::from_secs;
+        assert_eq!(heard.silence(at(1_000)), Duration::ZERO, "nobody knows");
+        for time in [1_000, 1_010] {
+            heard.note(at(time)).unwrap();
+            let next = Heard::new(place.path());
+            assert_eq!(next.silence(at(1_040)), Duration::from_secs(1_040 - time));
+            assert_eq!(
+                next.silence(at(900)),
+                Duration::ZERO,
+                "the clock was put back"
+            );
+        }
+    }
+}
