@@ -154,6 +154,12 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
     // What came without a length goes on without one.
     let known = body.size().exact().is_some() || headers.contains_key(header::CONTENT_LENGTH);
     if !wishes.is_empty() && !tunnel {
+        // Of an answer without content, the length is that of the one it stands for (RFC 9110 §8.6).
+        let stands_for =
+            seen.method == http::Method::HEAD || status == http::StatusCode::NOT_MODIFIED;
+        let looked = wishes
+            .iter()
+            .all(|(_, wish)| matches!(wish, BodyWish::Look(_)));
         let longest = wishes.iter().map(|(_, wish)| limit(*wish)).max();
         match read(body, longest.unwrap_or_default()).await {
             Ok(Whole::All(mut bytes)) => {
@@ -174,7 +180,9 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
                     bytes = whole.body;
                 }
                 if complete {
-                    headers.remove(header::CONTENT_LENGTH);
+                    if !(stands_for && looked && bytes.is_empty()) {
+                        headers.remove(header::CONTENT_LENGTH);
+                    }
                     body = if known {
                         ResponseBody::Full(bytes)
                     } else {

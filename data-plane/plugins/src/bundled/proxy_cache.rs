@@ -59,7 +59,7 @@ pub struct ProxyCache {
     #[serde(default = "five_minutes")]
     pub cache_ttl: i64,
 
-    /// Where answers are kept.
+    /// Where answers are kept. One with more than 1 MiB of content is not: it says `Bypass`.
     pub strategy: Strategy,
 
     /// Does as `Cache-Control` says.
@@ -312,17 +312,16 @@ impl Filter for ProxyCacheFilter {
             return;
         }
         let wanted = notes.get::<Wanted>();
-        let mut status = "Bypass";
-        if let Some(wanted) = wanted
+        if wanted.is_some()
             && notes.get::<Bypassed>().is_none()
             && self.may_keep(*reply.status, reply.headers, host.now())
             && !is_somebodys(reply.seen, reply.headers)
         {
-            status = wanted.status;
             reply.wish = BodyWish::Look(LARGEST);
         }
         if self.config.response_headers.status {
-            let value = HeaderValue::from_static(status);
+            // What is too long is not shown whole, and stays that.
+            let value = HeaderValue::from_static("Bypass");
             reply.headers.insert(STATUS, value);
         }
     }
@@ -364,6 +363,10 @@ impl Filter for ProxyCacheFilter {
         };
         let asked = &whole.seen.request.headers;
         store(host).keep(wanted.key, names, asked, kept);
+        if self.config.response_headers.status {
+            let value = HeaderValue::from_static(wanted.status);
+            whole.headers.insert(STATUS, value);
+        }
     }
 }
 

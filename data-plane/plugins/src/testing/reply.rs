@@ -55,7 +55,12 @@ pub(crate) fn reply_of(
         headers: &mut map,
         body: Bytes::from_static(body.as_bytes()),
     };
-    if wish != BodyWish::Nothing {
+    let shown = match wish {
+        BodyWish::Nothing => false,
+        BodyWish::Look(longest) => body.len() <= longest,
+        BodyWish::Need(_) | BodyWish::Discard => true,
+    };
+    if shown {
         filter.on_body(&mut whole, host);
     }
     let mut body = match wish {

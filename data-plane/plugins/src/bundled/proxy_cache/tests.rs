@@ -64,6 +64,19 @@ fn an_answer_serves_those_who_ask_the_same_until_it_is_old() {
 }
 
 #[test]
+fn an_answer_that_is_too_long_is_not_kept_and_says_so() {
+    let host = FakeHost::default();
+    let filter = filter(&json!({}));
+    let whole = String::leak("a".repeat(LARGEST + 1));
+    for (uri, body, told) in [("/a", &whole[1..], "Miss"), ("/b", &whole[..], "Bypass")] {
+        let reply = reply_of(&filter, &host, &Request::get(uri), &[PLAIN], body);
+        assert_eq!(reply.headers[STATUS], told);
+        let hit = ask(&filter, &host, uri, "").header("x-cache-status");
+        assert_eq!(hit == "Hit", told == "Miss", "{uri}");
+    }
+}
+
+#[test]
 fn what_one_client_was_told_beside_the_answer_is_told_to_no_other() {
     let host = FakeHost::default();
     let filter = filter(&json!({}));
