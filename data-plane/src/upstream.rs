@@ -143,8 +143,8 @@ pub(crate) struct Connection {
     pub(crate) phase: exchange::Phase,
     /// How far the answer's head has been looked at.
     pub(crate) finder: HeadFinder,
-    /// Informational answers to the current request.
-    pub(crate) informational: u32,
+    /// Bytes of informational answers to the current request.
+    pub(crate) informational: usize,
     /// How many exchanges it has carried before this one.
     pub(crate) served: u32,
     /// Since when it is idle.

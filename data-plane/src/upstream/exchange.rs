@@ -19,8 +19,9 @@ use crate::http1::body::{Decoder, Piece};
 use crate::http1::head::{ResponseHead, take_response};
 use crate::http1::{Framing, FramingError};
 
-/// Most informational answers before the final one.
-const MAX_INFORMATIONAL: u32 = 8;
+/// Most bytes of informational answers before the final one: a server may say every few seconds that it is still at work
+/// (102), for days.
+const MAX_INFORMATIONAL: usize = 256 * 1024;
 
 /// Longest waits for the next byte, not for the whole.
 #[derive(Clone, Copy, Debug)]
@@ -321,6 +322,7 @@ fn poll_final_head(
             if input.is_empty() {
                 break;
             }
+            let before = input.len();
             let Some(head) = take_response(finder, input, asked.method)? else {
                 break;
             };
@@ -328,7 +330,7 @@ fn poll_final_head(
                 connection.informational = 0;
                 return Poll::Ready(Ok(head));
             }
-            connection.informational += 1;
+            connection.informational += before - connection.input.len();
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Poll::Ready(if asked.upgrades {
                     Ok(head)

@@ -285,6 +285,45 @@ fn what_a_server_says_before_its_answer_reaches_clients_that_take_it_at_once() {
 }
 
 #[test]
+fn a_server_may_say_often_that_it_is_at_work_but_not_for_ever() {
+    let said = |times: usize| {
+        let before = "HTTP/1.1 102 Processing\r\n\r\n".repeat(times);
+        let answers = [&*String::leak(before + OK)];
+        let (port, _heads) = upstream(Box::leak(Box::new(answers)));
+        let records = configuration(port, &json!({"retries": 0}), &[json!({"paths": ["/"]})]);
+        let proxy = start(records);
+        let answer = ask(
+            &proxy,
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        );
+        stop(proxy);
+        let count = answer.matches("HTTP/1.1 102 Processing\r\n\r\n").count();
+        let last = answer.contains("HTTP/1.1 200 OK\r\n");
+        (count, last, answer.contains("HTTP/1.1 502 "))
+    };
+    assert_eq!(said(200), (200, true, false));
+    let (_, answered, failed) = said(20_000);
+    assert!(failed && !answered, "a head without end");
+}
+
+#[test]
+fn a_length_that_an_answer_to_head_tells_passes_the_cache() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n";
+    let (port, _heads) = upstream(Box::leak(Box::new([answer])));
+    let mut records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    records.push(plugin(200, "proxy-cache", &json!({"strategy": "memory"})));
+    let proxy = start(records);
+    for status in ["miss", "hit"] {
+        let head = "HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let answer = ask(&proxy, head).to_ascii_lowercase();
+        let told = format!("x-cache-status: {status}\r\n");
+        assert!(answer.contains(&told), "{answer}");
+        assert!(answer.contains("content-length: 2\r\n"), "{answer}");
+    }
+    stop(proxy);
+}
+
+#[test]
 fn an_answer_that_may_have_no_content_has_none() {
     let (port, _heads) = upstream(&[OK]);
     for (status, framed) in [(204, false), (205, true), (304, false), (403, true)] {
