@@ -192,6 +192,27 @@ fn a_server_is_believed_by_its_authority_its_name_and_the_length_of_its_chain() 
 }
 
 #[test]
+fn a_server_is_believed_whose_own_certificate_is_trusted() {
+    let mut params = authority_params("own");
+    params.subject_alt_names = vec![rcgen::SanType::DnsName("localhost".try_into().unwrap())];
+    let key = KeyPair::generate().unwrap();
+    let own = params.self_signed(&key).unwrap();
+    let port = tls_server(vec![own.der().clone()], &key, None);
+    for (trusted, expected) in [(own.pem(), "200"), (authority("own").pem(), "502")] {
+        let service = json!({
+            "host": "localhost", "protocol": "https", "retries": 0, "tls_verify": true,
+            "ca_certificates": [Uuid::from_u128(70)],
+        });
+        let mut records = configuration(port, &service, &[json!({"paths": ["/"]})]);
+        records.push(record("ca_certificates", 70, json!({"cert": trusted})));
+        let proxy = start(records);
+        let answer = status(&proxy, "a.test");
+        assert_eq!(answer.split(' ').nth(1), Some(expected), "{answer}");
+        stop(proxy);
+    }
+}
+
+#[test]
 fn a_server_that_need_not_be_believed_may_show_what_no_verifier_takes() {
     let root = authority("root");
     let key = KeyPair::generate().unwrap();

@@ -11,10 +11,14 @@ use shared::tls::provider;
 
 use crate::signatures::handshake_signatures;
 
-/// By name and by a chain that ends in one of `roots`.
+/// By name and by a chain that ends in one of `roots`, or a certificate that is one of them.
 pub(super) fn verifier(roots: Arc<RootCertStore>) -> Arc<dyn ServerCertVerifier> {
-    match WebPkiServerVerifier::builder_with_provider(roots, provider()).build() {
-        Ok(verifier) => verifier,
+    match WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider()).build() {
+        Ok(inner) => Arc::new(Anchored {
+            inner,
+            roots,
+            algorithms: provider().signature_verification_algorithms,
+        }),
         // Without a root nobody can be verified.
         Err(error) => {
             tracing::warn!(%error, "no authority is usable: no server will be believed");
@@ -23,6 +27,63 @@ pub(super) fn verifier(roots: Arc<RootCertStore>) -> Arc<dyn ServerCertVerifier>
             })
         }
     }
+}
+
+/// Verifies as `inner` does, and believes a server whose certificate is one of `roots` itself, as OpenSSL does: that of a
+/// service that has made its own (`openssl req -x509`) calls itself an authority, and needs nobody to vouch for it.
+#[derive(Debug)]
+struct Anchored {
+    inner: Arc<WebPkiServerVerifier>,
+    roots: Arc<RootCertStore>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Anchored {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let inner = &self.inner;
+        let verified = inner.verify_server_cert(certificate, intermediates, name, ocsp, now);
+        if verified.is_ok() || !is_root(certificate, &self.roots) {
+            return verified;
+        }
+        let bad = |_| Error::from(CertificateError::BadEncoding);
+        let parsed = webpki::EndEntityCert::try_from(certificate).map_err(bad)?;
+        parsed
+            .verify_is_valid_for_subject_name(name)
+            .map_err(|_| CertificateError::NotValidForName)?;
+        is_current(certificate, now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    handshake_signatures!();
+}
+
+/// Whether `certificate` is for the subject and the key of one of `roots`: whoever shows it has that key, as the handshake
+/// proves, and could have made any other.
+fn is_root(certificate: &CertificateDer<'_>, roots: &RootCertStore) -> bool {
+    let anchor = webpki::anchor_from_trusted_cert(certificate);
+    anchor.is_ok_and(|anchor| roots.roots.iter().any(|root| *root == anchor))
+}
+
+/// Whether `certificate` is valid `now`.
+fn is_current(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|_| CertificateError::BadEncoding)?;
+    let validity = parsed.validity();
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if now < validity.not_before.timestamp() {
+        return Err(CertificateError::NotValidYet);
+    }
+    if now > validity.not_after.timestamp() {
+        return Err(CertificateError::Expired);
+    }
+    Ok(())
 }
 
 /// Verifies as `inner` does, and refuses chains with more certificates between the server's and the root
@@ -62,6 +123,9 @@ impl ServerCertVerifier for Bounded {
         let verified =
             self.inner
                 .verify_server_cert(certificate, intermediates, name, ocsp, now)?;
+        if is_root(certificate, &self.roots) {
+            return Ok(verified);
+        }
         let too_long = || Error::InvalidCertificate(CertificateError::UnknownIssuer);
         let certificate = webpki::EndEntityCert::try_from(certificate).map_err(|_| too_long())?;
         let short_enough = |path: &webpki::VerifiedPath<'_>| {
@@ -167,4 +231,51 @@ impl ServerCertVerifier for Refused {
     }
 
     handshake_signatures!();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    /// A certificate for `name`, made by its own key in 2020 for ten years.
+    fn own(name: &str) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "own");
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2030, 1, 1);
+        let made = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        made.der().clone()
+    }
+
+    #[test]
+    fn a_certificate_that_is_trusted_itself_needs_its_name_and_its_time() {
+        const IN_2025: u64 = 1_750_000_000;
+        let [trusted, other] = ["a.test", "a.test"].map(own);
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.clone()).unwrap();
+        let roots = Arc::new(roots);
+        let verifiers: [Arc<dyn ServerCertVerifier>; 2] = [
+            verifier(Arc::clone(&roots)),
+            Arc::new(Bounded::new(verifier(Arc::clone(&roots)), roots, 0)),
+        ];
+        for verifier in &verifiers {
+            for (certificate, name, now, expected) in [
+                (&trusted, "a.test", IN_2025, true),
+                (&trusted, "b.test", IN_2025, false),
+                (&trusted, "a.test", 1_500_000_000, false),
+                (&trusted, "a.test", 1_900_000_000, false),
+                (&other, "a.test", IN_2025, false),
+            ] {
+                let server = ServerName::try_from(name).unwrap();
+                let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+                let verified = verifier.verify_server_cert(certificate, &[], &server, &[], now);
+                assert_eq!(verified.is_ok(), expected, "{name} {now:?} {verified:?}");
+            }
+        }
+    }
 }
