@@ -19,7 +19,7 @@ pub(super) use self::contested::{CONTESTED, REFUSED};
 use self::results::{Held, Known, Results, STEPS, Want, replacing};
 use self::unjudged::{Given, Unjudged};
 use super::config::UnsignedMethod;
-use super::failure::{Class, Failure};
+use super::failure::Failure;
 use super::jws::{self, Claims, Jws};
 use super::provider::{self, Document, ProviderError, Reason, Unaccepted};
 use super::rules::Rules;
@@ -342,7 +342,7 @@ impl<H: Host> Refresh<H> {
         let why = judged.as_ref().err();
         let name = (self.key, self.want.token.as_str());
         unjudged
-            .note(rules, ring, host, store, name, &given, why)
+            .note(rules, ring, host, store, name, (&given, why))
             .await;
         judged.map_err(Unaccepted::failure_for_now)?;
         Ok(given.tokens)

@@ -163,8 +163,7 @@ impl Unjudged {
         host: &impl Host,
         store: Option<&SessionStore>,
         (key, refresh_token): ([u8; 32], &str),
-        given: &Given,
-        why: Option<&Unaccepted>,
+        (given, why): (&Given, Option<&Unaccepted>),
     ) {
         if !why.is_some_and(Unaccepted::is_for_now) {
             self.lock().remove(&key);

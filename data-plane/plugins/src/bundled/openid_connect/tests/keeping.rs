@@ -241,7 +241,7 @@ fn a_session_goes_on_for_its_grace_while_the_provider_is_away() {
     gateway.advance(6);
     assert_eq!(browser.get(&mut gateway, "/api").status, 200);
     // Where nobody says whether another node was faster, a refusal ends it only once the browser would know.
-    let (mut gateway, mut browser) = signed_in(&json!({}));
+    let (mut gateway, mut browser) = signed_in(&json!({ "refresh_grace": 0 }));
     gateway.host.claims(Claim::Alone);
     gateway.provider.script.borrow_mut().token_answer =
         Some((400, json!({ "error": "invalid_grant" })));

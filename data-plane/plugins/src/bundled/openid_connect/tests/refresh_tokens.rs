@@ -111,7 +111,7 @@ fn rule_41_a_token_is_due_by_what_stands_in_it() {
 
 #[test]
 fn rule_41_what_another_node_is_still_at_is_not_done_a_second_time() {
-    let mut gateway = Gateway::new(json!({}));
+    let mut gateway = Gateway::new(json!({ "refresh_grace": 0 }));
     let mut browser = Browser::default();
     let start = browser.get(&mut gateway, "/api");
     let back = format!("/api?{}", gateway.provider.authorize(start.location()));

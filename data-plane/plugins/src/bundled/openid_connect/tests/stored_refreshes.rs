@@ -12,7 +12,7 @@ use crate::host::{Claim, Host as _};
 #[test]
 fn rule_41_whoever_is_too_late_with_a_refresh_finds_what_the_other_node_has_stored() {
     for is_heard in [true, false] {
-        let (mut one, mut two, redis) = gateways(&json!({}));
+        let (mut one, mut two, redis) = gateways(&json!({ "refresh_grace": 0 }));
         let mut browser = Browser::default();
         assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
         let old = redis.values.borrow().clone();
