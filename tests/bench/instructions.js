@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { start, stopAll } from "../real-peers/processes.js";
 import { send } from "./client.js";
-import { startCluster } from "./proxied.js";
+import { startCluster, usedAgain } from "./proxied.js";
 import { startUpstream } from "./peers.js";
 import { startProvider } from "./provider.js";
 
@@ -31,6 +31,11 @@ function cases({ gateway, cookie, due, bearer }, at) {
     tls: { url: `${gateway.tlsUrl(at)}/plain` },
     handshake: { url: `${gateway.tlsUrl(at)}/plain`, fresh: true, requests: REQUESTS / 8 },
   };
+}
+
+/** `one` with the cookie that a browser would have by now: a session whose use is to be noted is told it on each request. */
+async function current(name, one) {
+  return name === "session" ? { ...one, headers: { Cookie: await usedAgain(one.url, one.headers.Cookie) } } : one;
 }
 
 /** User instructions of one request of `one` in the process `id`, which callgrind runs. */
@@ -78,8 +83,8 @@ export async function printInstructions(kept, many = 50_000) {
     const cluster = await startCluster({ upstream: upstream.url, provider, routes, by });
     for (const [name, one] of Object.entries(cases(cluster, 0))) {
       if (routes > 10 && name !== "plain") continue;
-      const count = await instructions(name, one, cluster.gateway.processId(0), directory);
-      const calls = await systemCalls(cases(cluster, 1)[name], cluster.gateway.processId(1), directory);
+      const count = await instructions(name, await current(name, one), cluster.gateway.processId(0), directory);
+      const calls = await systemCalls(await current(name, cases(cluster, 1)[name]), cluster.gateway.processId(1), directory);
       console.log(`${name.padEnd(12)}${String(routes).padStart(6)}${count.toFixed(0).padStart(20)}   ${calls}`);
     }
     await cluster.gateway.stop();
