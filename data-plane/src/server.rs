@@ -196,27 +196,27 @@ async fn exchange(
         legible,
         switch,
     };
-    let mut returned = {
+    // Where it stays until it has been sent: it is too large to be handed on.
+    let mut answered = None;
+    {
         let mut handling = pin!(handle(Rc::clone(core), Rc::clone(peer), arrival));
-        let returned = poll_fn(|cx| {
-            let handled = handling.as_mut().poll(cx);
-            let told = client.borrow_mut().tell(cx, &peer.interim);
-            if let Poll::Ready(returned) = handled {
-                return Poll::Ready(Some(returned));
+        poll_fn(|cx| {
+            if let Poll::Ready(returned) = handling.as_mut().poll(cx) {
+                answered = Some(returned);
             }
-            if told.is_err() {
-                return Poll::Ready(None);
-            }
-            if refusal.is_none() && client.borrow_mut().poll_left(cx) {
-                Poll::Ready(None)
+            let mut client = client.borrow_mut();
+            let waits = !peer.interim.is_empty() || !client.is_flushed();
+            let told = !waits || client.tell(cx, &peer.interim).is_ok();
+            if answered.is_some() || !told || (refusal.is_none() && client.poll_left(cx)) {
+                Poll::Ready(())
             } else {
                 Poll::Pending
             }
-        });
-        match returned.await {
-            Some(returned) => returned,
-            None => return After::Gone,
-        }
+        })
+        .await;
+    }
+    let Some(returned) = &mut answered else {
+        return After::Gone;
     };
     let switching = returned.status == StatusCode::SWITCHING_PROTOCOLS;
     let refused = refusal.is_some();
@@ -230,14 +230,17 @@ async fn exchange(
         method: &method,
         reusable,
     };
-    let Some(closes) = send(core, client, answer, &mut returned, trailers).await else {
+    let Some(closes) = send(core, client, answer, returned, trailers).await else {
         return After::Gone;
     };
-    if switching && let Some(sender) = switched {
+    if switching
+        && let Some(sender) = switched
+        && let Some(returned) = answered
+    {
         return After::Switch(sender, Box::new(returned.body));
     }
-    // Its body may hold the rest of the request's.
-    drop(returned);
+    // It is over: now it is logged and counted. Its body may hold the rest of the request's.
+    drop(answered);
     if !client.borrow_mut().drain() || refused {
         After::Linger
     } else if closes {

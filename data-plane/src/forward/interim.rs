@@ -32,6 +32,11 @@ impl Interim {
         self.0.borrow_mut().push((head.status, hints));
     }
 
+    /// Whether there is nothing to tell: so it is at nearly every look.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
     /// What there is to tell now.
     pub(crate) fn take(&self) -> Vec<(StatusCode, HeaderMap)> {
         self.0.take()

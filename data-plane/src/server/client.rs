@@ -274,13 +274,15 @@ impl Client {
             )
     }
 
+    /// Whether nothing that was written waits for the client.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.output.is_flushed()
+    }
+
     /// Tells the client what comes before the answer.
     pub(super) fn tell(&mut self, cx: &mut Context<'_>, interim: &Interim) -> io::Result<()> {
         for (status, fields) in interim.take() {
             write_informational(self.output.head(), status, &fields);
-        }
-        if self.output.is_flushed() {
-            return Ok(());
         }
         // What it does not take now is watched over when the answer is there.
         match self.output.poll_flush(cx, &mut self.stream) {
