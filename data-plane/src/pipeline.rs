@@ -203,7 +203,7 @@ async fn answer(
         record.run.phases.count = false;
         return answer.map(Returned::from);
     }
-    let request = Request {
+    let mut request = Request {
         host: route.preserve_host.then(|| received_host(&head)).flatten(),
         captures: snapshot.router.captures(found, &path, readable.as_deref()),
         body: Body::new(body, core.node.limits.body),
@@ -266,7 +266,7 @@ impl Request {
 
     /// Sends it on with its fields as they came, but for what `pass` puts in place of some.
     async fn pass(
-        mut self,
+        &mut self,
         ways: Ways<'_>,
         service: &CompiledService,
         mut head: Box<RequestHead>,
@@ -298,12 +298,14 @@ impl Request {
             request_id: &record.request_id,
             tenure: None,
         };
-        let inbound = Inbound {
-            host: self.host,
-            ..Inbound::new(self.path, self.captures)
+        let (path, captures) = (&mut self.path, &mut self.captures);
+        let mut inbound = Inbound {
+            host: self.host.take(),
+            ..Inbound::new(std::mem::take(path), std::mem::take(captures))
         };
         let (progress, cookies) = (&mut record.progress, &mut record.run.response_headers);
-        ways.proxy(service, inbound, self.body, &sent, progress, cookies)
+        let (inbound, body) = (&mut inbound, &mut self.body);
+        ways.proxy(service, inbound, body, &sent, progress, cookies)
             .await
     }
 
@@ -360,7 +362,7 @@ impl Request {
             }
             return Ok(without_content(answer).map(ResponseBody::Full).into());
         }
-        let inbound = Inbound {
+        let mut inbound = Inbound {
             host,
             trusted,
             upgrade,
@@ -390,6 +392,7 @@ impl Request {
                     tenure: record.run.tenure.as_ref(),
                 };
                 let (progress, cookies) = (&mut record.progress, &mut record.run.response_headers);
+                let (inbound, body) = (&mut inbound, &mut body);
                 ways.proxy(service, inbound, body, &sent, progress, cookies)
                     .await
             }

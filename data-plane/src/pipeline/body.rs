@@ -57,15 +57,16 @@ impl Body {
         }
     }
 
-    /// The body from its first byte.
-    pub(super) fn whole(self) -> RequestBody {
-        let rest = match (self.trailers, &self.read) {
+    /// Takes the body from its first byte.
+    pub(super) fn whole(&mut self) -> RequestBody {
+        let rest = std::mem::replace(&mut self.rest, RequestBody::Empty);
+        let rest = match (self.trailers.take(), &self.read) {
             (Some(trailers), _) => RequestBody::Trailers(trailers),
             // The connection itself does not tell that nothing more comes.
             (None, Some((_, true))) => RequestBody::Empty,
-            (None, _) => self.rest,
+            (None, _) => rest,
         };
-        match self.read {
+        match self.read.take() {
             Some((bytes, _)) if !bytes.is_empty() => RequestBody::Read(bytes, Box::new(rest)),
             _ => rest,
         }

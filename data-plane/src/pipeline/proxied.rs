@@ -108,11 +108,13 @@ impl Ways<'_> {
     }
 
     /// Sends a request to `service`. A cookie that binds the client to its target is added to `cookies`.
+    ///
+    /// What it takes out of `inbound` and `body` it is not given whole: that would be copied twice on its way here.
     pub(super) async fn proxy(
         self,
         service: &CompiledService,
-        inbound: Inbound,
-        body: Body,
+        inbound: &mut Inbound,
+        body: &mut Body,
         sent: &Sent<'_>,
         progress: &mut Progress,
         cookies: &mut Vec<(HeaderName, HeaderValue)>,
@@ -134,22 +136,19 @@ impl Ways<'_> {
             trailers,
             overrides,
         } = inbound;
+        let (path, trusted, trailers) = (path.as_str(), *trusted, *trailers);
         let (headers, client) = (sent.headers, sent.client);
-        let strip = if route.strip_path {
-            found.matched
-        } else {
-            None
-        };
-        let upstream_path = overrides.path.unwrap_or_else(|| match sent.path {
+        let strip = found.matched.filter(|_| route.strip_path);
+        let upstream_path = overrides.path.take().unwrap_or_else(|| match sent.path {
             // The server as a whole, wherever in it the service is (RFC 9110 §9.3.7).
             SERVER if *sent.method == Method::OPTIONS => SERVER.to_owned(),
-            _ => upstream_path(route.path_handling, &service.path, &path, strip),
+            _ => upstream_path(route.path_handling, &service.path, path, strip),
         });
         let target = with_query(upstream_path, sent.query);
         if progress.tries.is_some() {
             progress.upstream_uri = Some(target.clone());
         }
-        let (framing, body) = match overrides.body {
+        let (framing, body) = match overrides.body.take() {
             Some(bytes) => in_place(bytes),
             None => framed(headers, body, overrides.body_limit)?,
         };
@@ -158,16 +157,16 @@ impl Ways<'_> {
             .and_then(|length| path.get(..length))
             .filter(|prefix| *prefix != "/");
         let (added, lines) = told(core, peer, sent, prefix, trusted);
-        let own_host = overrides.host.or(preserved);
+        let own_host = overrides.host.take().or_else(|| preserved.take());
         let mut renamed = None;
         let request = Hashable {
             identity: sent.identity,
             client: client.address,
             headers,
             put: sent.put,
-            path: &path,
+            path,
             query: sent.query,
-            captures: &captures,
+            captures,
         };
         let (way, host) = way(
             core,
@@ -213,7 +212,7 @@ impl Ways<'_> {
                 progress.upstream_latency = None;
             }
         })?;
-        let switch = Switching::of(core, switch, sent.tenure);
+        let switch = Switching::of(core, switch.take(), sent.tenure);
         let mut returned = settle(answer, hold, sent, switch, service, trailers, progress);
         remove_owned(&mut returned.headers, snapshot, route);
         Ok(returned)
@@ -332,7 +331,7 @@ fn with_query(mut path: String, query: Option<&str>) -> String {
 /// `limit`.
 fn framed(
     headers: View<'_>,
-    body: Body,
+    body: &mut Body,
     limit: Option<u64>,
 ) -> Result<(Framing, RequestBody), GatewayError> {
     let announced = headers.has(Kind::CONTENT_LENGTH, &header::CONTENT_LENGTH);
