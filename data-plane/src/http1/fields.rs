@@ -49,6 +49,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     fn add(&mut self, value: &[u8]) {
+        // As nearly every server writes it.
+        if value == b"keep-alive" {
+            self.keep_alive = true;
+            return;
+        }
         for member in members(value) {
             if member.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;

@@ -193,6 +193,9 @@ fn encoded(target: &[u8]) -> Bytes {
 
 /// How the body is framed; said once, or not at all.
 fn framing(fields: &Fields, http10: bool) -> Result<Framing, Refusal> {
+    if !fields.has(Kind::CONTENT_LENGTH.and(Kind::TRANSFER_ENCODING)) {
+        return Ok(Framing::None);
+    }
     let mut lengths = fields.of(Kind::CONTENT_LENGTH);
     let mut codings = fields.of(Kind::TRANSFER_ENCODING);
     let framing = match (lengths.next(), codings.next()) {

@@ -47,9 +47,11 @@ impl Incoming {
         let connection = fields.connection();
         let keep_alive = !connection.close && (!http10 || connection.keep_alive);
         let is_trailers = |coding: &[u8]| coding.eq_ignore_ascii_case(b"trailers");
-        let trailers = fields.of(Kind::TE).flat_map(members).any(is_trailers);
-        let expected = fields.of(Kind::EXPECT).last();
-        let expects = expected.is_some_and(|what| what.eq_ignore_ascii_case(b"100-continue"));
+        let trailers =
+            fields.has(Kind::TE) && fields.of(Kind::TE).flat_map(members).any(is_trailers);
+        let is_continue = |what: &[u8]| what.eq_ignore_ascii_case(b"100-continue");
+        let expects =
+            fields.has(Kind::EXPECT) && fields.of(Kind::EXPECT).last().is_some_and(is_continue);
         let upgrades = fields.has(Kind::UPGRADE) && !http10;
         let headers = match uri.authority() {
             None => Headers::Raw(fields),
