@@ -78,11 +78,23 @@ pub trait Fields {
         self.value(field.name())
     }
 
+    /// Whether there is any field of [`TOKEN_HEADERS`].
+    fn bring_token(&self) -> bool {
+        let there = |name| !matches!(self.value(name), Value::Missing);
+        TOKEN_HEADERS.iter().any(there)
+    }
+
     /// What was made of the value of such a field, if that is there once and came before by the same connection.
     fn made(&self, _field: Usual) -> Option<&Made> {
         None
     }
 }
+
+/// Fields other than `Authorization` that may carry a bearer token (Kong 3.9).
+pub static TOKEN_HEADERS: [HeaderName; 2] = [
+    HeaderName::from_static("access-token"),
+    HeaderName::from_static("x-access-token"),
+];
 
 /// A field that many requests are asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -115,6 +115,13 @@ impl glance::Fields for View<'_> {
         }
     }
 
+    fn bring_token(&self) -> bool {
+        match self {
+            View::Raw(fields) => fields.has(Kind::TOKEN),
+            View::Map(map) => map.bring_token(),
+        }
+    }
+
     fn made(&self, field: Usual) -> Option<&Made> {
         match self {
             View::Raw(fields) => fields.made(kind_of(field)),
@@ -149,5 +156,33 @@ impl<'a> Iterator for Values<'a> {
             Values::Raw(values) => values.next(),
             Values::Map(values) => values.next().map(HeaderValue::as_bytes),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plugins::glance::Fields as _;
+
+    use super::*;
+
+    #[test]
+    fn a_token_beside_authorization_is_seen_in_either_form() {
+        let check = |lines: &str, expected: bool| {
+            let mut headers = Headers::Raw(Fields::read(lines).unwrap());
+            assert_eq!(
+                headers.view().bring_token(),
+                expected,
+                "{lines:?} as it came"
+            );
+            headers.map();
+            assert_eq!(
+                headers.view().bring_token(),
+                expected,
+                "{lines:?} as values"
+            );
+        };
+        check("Access-Token: a\r\n", true);
+        check("A: b\r\nX-ACCESS-TOKEN: a\r\n", true);
+        check("X_Access_Token: a\r\nAuthorization: Bearer a\r\n", false);
     }
 }

@@ -45,11 +45,13 @@ impl Kind {
     pub(crate) const TRANSFER_ENCODING: Self = Self(1 << 16);
     pub(crate) const UPGRADE: Self = Self(1 << 17);
     pub(crate) const VIA: Self = Self(1 << 18);
+    /// Where tokens may be beside `Authorization`.
+    pub(crate) const TOKEN: Self = Self(1 << 25);
     /// What is left out whatever it is: no name is of this kind.
     pub(super) const LEFT_OUT: Self = Self(1 << 21);
 
     /// What holds tokens, whatever filters there are.
-    pub(crate) const SECRET: Self = Self::AUTHORIZATION.and(Self::COOKIE);
+    pub(crate) const SECRET: Self = Self::AUTHORIZATION.and(Self::COOKIE).and(Self::TOKEN);
 
     /// What speaks of one connection and is never passed on (RFC 9110 §7.6.1).
     pub(crate) const HOP_BY_HOP: Self = Self::CONNECTION
@@ -67,6 +69,7 @@ impl Kind {
     pub(crate) fn of_text(name: &[u8]) -> Self {
         match name {
             b"accept" => Self::ACCEPT,
+            b"access-token" => Self::TOKEN,
             b"authorization" => Self::AUTHORIZATION,
             b"connection" => Self::CONNECTION,
             b"content-length" => Self::CONTENT_LENGTH,
@@ -98,6 +101,7 @@ impl Kind {
             | b"-forwarded-proto" => Self::FORWARDED_URL,
             b"-accel-buffering" | b"-accel-charset" | b"-accel-expires" | b"-accel-limit-rate"
             | b"-accel-redirect" => Self::ACCEL,
+            b"-access-token" => Self::TOKEN,
             b"-kong-request-id" => Self::REQUEST_ID,
             b"-kong-proxy-latency"
             | b"-kong-response-latency"
@@ -182,6 +186,8 @@ fn is_one_of(name: &[u8], names: &[&[u8]], prefixes: &[&[u8]]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use plugins::glance::TOKEN_HEADERS;
+
     use super::*;
 
     #[test]
@@ -215,6 +221,15 @@ mod tests {
         ] {
             assert!(!is_identity(name), "{name}");
         }
+    }
+
+    #[test]
+    fn whatever_may_be_a_token_is_known_as_one() {
+        for name in &TOKEN_HEADERS {
+            assert_eq!(Kind::of(name), Kind::TOKEN, "{name}");
+            assert!(Kind::of(name).is_any_of(Kind::SECRET));
+        }
+        assert_eq!(Kind::of_text(b"x-access_token"), Kind::OTHER);
     }
 
     #[test]

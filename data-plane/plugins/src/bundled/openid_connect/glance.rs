@@ -14,7 +14,7 @@ use super::bearer;
 use super::config::{AuthMethod, OpenidConnect, Storage, TokenPlace};
 use super::cookie::Glimpse;
 use super::opened::{self, Opened};
-use super::request::{self, TOKEN_HEADERS};
+use super::request;
 use super::rules::{Methods, Rules};
 use crate::glance::{Glance, Pass, Usual, Value};
 use crate::host::Host;
@@ -225,8 +225,7 @@ fn bearer_token<'a>(glances: Glances, request: &Glance<'a>) -> Option<&'a [u8]> 
     let Value::Sole(value) = request.fields.usual(Usual::Authorization) else {
         return None;
     };
-    let missing = |name| matches!(request.fields.value(name), Value::Missing);
-    if !TOKEN_HEADERS.iter().all(missing) {
+    if request.fields.bring_token() {
         return None;
     }
     let (scheme, token) = value.split_at_checked(SCHEME.len())?;

@@ -21,15 +21,10 @@ use super::cookie::Jar;
 use super::failure::Failure;
 use super::rules::Rules;
 use crate::exchange::Exchange;
+use crate::glance::TOKEN_HEADERS;
 
 /// Longest bearer token, in bytes.
 const LONGEST_TOKEN: usize = 16 * 1024;
-
-/// Headers other than `Authorization` that may carry a bearer token (Kong 3.9).
-pub(super) const TOKEN_HEADERS: [HeaderName; 2] = [
-    HeaderName::from_static("access-token"),
-    HeaderName::from_static("x-access-token"),
-];
 
 /// A token and where it was found. Not to be printed.
 #[derive(Clone)]
@@ -379,9 +374,7 @@ fn header_tokens(headers: &HeaderMap, dpop: bool) -> impl Iterator<Item = Option
             scheme.eq_ignore_ascii_case("bearer") || (dpop && scheme.eq_ignore_ascii_case("dpop"));
         known.then_some(token.trim())
     });
-    let beside = TOKEN_HEADERS
-        .into_iter()
-        .flat_map(|name| headers.get_all(name));
+    let beside = TOKEN_HEADERS.iter().flat_map(|name| headers.get_all(name));
     let beside = beside.map(|value| value.to_str().ok().map(without_scheme));
     let beside = beside.filter(|token| *token != Some(""));
     authorization.map(Some).into_iter().chain(beside)

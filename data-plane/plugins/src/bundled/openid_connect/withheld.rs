@@ -11,10 +11,10 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::config::{OpenidConnect, ParamPlace, TokenPlace};
 use super::headers::spellings;
-use super::request::{self, TOKEN_HEADERS};
+use super::request;
 use super::rules::Methods;
 use crate::exchange::Exchange;
-use crate::glance::{Glance, Usual, Value};
+use crate::glance::{Glance, TOKEN_HEADERS, Usual, Value};
 
 /// The name of an access token as an argument (RFC 6750 §2.2).
 const ACCESS_TOKEN: &str = "access_token";
@@ -90,7 +90,7 @@ impl Withheld {
         if hides {
             let [header, ..] = of_tokens;
             if header {
-                withheld.fields.extend(TOKEN_HEADERS);
+                withheld.fields.extend(TOKEN_HEADERS.iter().cloned());
                 withheld.schemes.extend(["bearer", "dpop"]);
             }
             withheld.schemes.extend(basic.then_some("basic"));
