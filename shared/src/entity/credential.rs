@@ -190,6 +190,8 @@ pub enum SigningAlgorithm {
     PS256,
     PS384,
     PS512,
+    // The key says which curve; RFC 9864 §2.2 has the other name.
+    #[serde(alias = "Ed25519")]
     EdDSA,
 }
 

@@ -216,6 +216,7 @@ mod tests {
             assert_eq!(Jws::parse(&token, 4096).err(), expected, "{header}");
         };
         check(json!({"alg": "RS256"}), None);
+        check(json!({"alg": "Ed25519"}), None);
         check(json!({"alg": "none"}), Some(JwsError::Algorithm));
         check(json!({"alg": "NONE"}), Some(JwsError::Algorithm));
         check(
