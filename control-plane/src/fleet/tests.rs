@@ -185,7 +185,7 @@ fn what_a_node_has_released_from_its_quarantine_is_sent_to_it() {
     let (member, shunned) = fleet.join(crashed, NOW).unwrap();
     assert_eq!(shunned, [Shunned::from(at(2)), refused]);
     member.refused(refused, faults, NOW);
-    assert_eq!(fleet.list(|_| at(3), NOW)[0]["progress"], "stuck");
+    assert_eq!(fleet.list(|_| at(3), NOW)[0]["progress"], "quarantined");
     // It runs it by itself.
     let (member, shunned) = fleet.join(introduction("a", at(2)), NOW).unwrap();
     assert_eq!(shunned, []);
