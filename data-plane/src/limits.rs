@@ -25,7 +25,7 @@ pub struct Limits {
     pub connections: usize,
     /// Most of them from one address, or one IPv6 network of 64 bits, that is no trusted proxy.
     pub connections_per_address: usize,
-    /// Most requests of the node under way, WebSockets among them. More are answered 503 as they come.
+    /// Most requests of the node under way, tunnels among them. More are answered 503 as they come.
     pub in_flight: usize,
     /// Most requests under way to one server. More are answered 503.
     pub upstream_in_flight: usize,

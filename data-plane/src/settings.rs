@@ -194,7 +194,7 @@ pub struct Settings {
         value_parser = at_least_one()
     )]
     pub max_connections_per_address: usize,
-    /// Most requests under way, WebSockets among them. More are answered 503.
+    /// Most requests under way, tunnels among them. More are answered 503.
     #[arg(
         long,
         default_value_t = 10_000,

@@ -154,12 +154,7 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
     // What came without a length goes on without one.
     let known = body.size().exact().is_some() || headers.contains_key(header::CONTENT_LENGTH);
     if !wishes.is_empty() && !tunnel {
-        // Of an answer without content, the length is that of the one it stands for (RFC 9110 §8.6).
-        let stands_for =
-            seen.method == http::Method::HEAD || status == http::StatusCode::NOT_MODIFIED;
-        let looked = wishes
-            .iter()
-            .all(|(_, wish)| matches!(wish, BodyWish::Look(_)));
+        let keeps_length = keeps_length(&seen.method, status, &wishes);
         let longest = wishes.iter().map(|(_, wish)| limit(*wish)).max();
         match read(body, longest.unwrap_or_default()).await {
             Ok(Whole::All(mut bytes)) => {
@@ -180,7 +175,7 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
                     bytes = whole.body;
                 }
                 if complete {
-                    if !(stands_for && looked && bytes.is_empty()) {
+                    if !(keeps_length && bytes.is_empty()) {
                         headers.remove(header::CONTENT_LENGTH);
                     }
                     body = if known {
@@ -212,6 +207,18 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
         (returned.status, returned.reason) = (status, None);
     }
     returned.body = body;
+}
+
+/// Whether the length that an answer tells stays where it has no content: it is that of the answer which it stands for
+/// (RFC 9110 §8.6), as long as filters do no more than look at that.
+fn keeps_length<F>(
+    method: &http::Method,
+    status: http::StatusCode,
+    wishes: &[(F, BodyWish)],
+) -> bool {
+    let stands_for = *method == http::Method::HEAD || status == http::StatusCode::NOT_MODIFIED;
+    let looks = |(_, wish): &(F, BodyWish)| matches!(wish, BodyWish::Look(_));
+    stands_for && wishes.iter().all(looks)
 }
 
 /// Answers for an upstream whose body cannot be had as a filter needs it.

@@ -68,7 +68,7 @@ impl ServerCertVerifier for Anchored {
 /// proves, and could have made any other.
 fn is_root(certificate: &CertificateDer<'_>, roots: &RootCertStore) -> bool {
     let anchor = webpki::anchor_from_trusted_cert(certificate);
-    anchor.is_ok_and(|anchor| roots.roots.iter().any(|root| *root == anchor))
+    anchor.is_ok_and(|anchor| roots.roots.contains(&anchor))
 }
 
 /// Whether `certificate` is valid `now`.
