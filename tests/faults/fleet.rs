@@ -296,7 +296,7 @@ async fn a_fleet_proves_each_change_and_comes_back_without_a_transfer() {
         let paths = json!({ "paths": [format!("/other/{round}")] });
         let reply = fleet
             .cluster
-            .admin(http::Method::PATCH, &path, &paths)
+            .admin(Method::PATCH, &path, &paths)
             .await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         let answered = monotonic();

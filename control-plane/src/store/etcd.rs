@@ -10,8 +10,7 @@
 //! PREFIX/checkpoint/WRITE/NUMBER
 //! PREFIX/fleet/REPLICA/PART    what each control plane knows of its nodes, and PREFIX/order/… for those of others
 //! PREFIX/rollouts              changes on their way through the fleet
-//! PREFIX/flight/KEY            work that one node of all control planes does, and for a minute what came of it
-//! PREFIX/wanted/KEY            what a control plane looks for on behalf of a node, and in PREFIX/aside/KEY who has it gives it
+//! PREFIX/flight/KEY            work that one node of all control planes does, what came of it; and what their nodes need of each other (claims/asides.rs)
 //! ```
 //!
 //! A change of any size is there with one small transaction: its parts are written before, and nobody
