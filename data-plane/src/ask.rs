@@ -28,7 +28,8 @@ pub(crate) enum Unanswered {
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) what: request::What,
-    pub(crate) answer: oneshot::Sender<answer::What>,
+    /// Who waits for an answer; nobody, if something is only told.
+    pub(crate) answer: Option<oneshot::Sender<answer::What>>,
 }
 
 /// Both ends of the way to config sync.
@@ -54,7 +55,10 @@ impl Questions {
     /// The answer to `what`, if a control plane gives one within `limit`.
     async fn ask(&self, what: request::What, limit: Duration) -> Result<answer::What, Unanswered> {
         let (answer, answered) = oneshot::channel();
-        let asked = Asked { what, answer };
+        let asked = Asked {
+            what,
+            answer: Some(answer),
+        };
         // With a full queue the control plane is as good as gone.
         self.sender
             .try_send(asked)
@@ -103,8 +107,8 @@ impl Questions {
 
     /// Sends `what` without waiting for an answer; whether it is on its way.
     pub(crate) fn tell(&self, what: request::What) -> bool {
-        let (answer, _) = oneshot::channel();
-        self.sender.try_send(Asked { what, answer }).is_ok()
+        let told = Asked { what, answer: None };
+        self.sender.try_send(told).is_ok()
     }
 
     /// The next question. For one reader at a time: the stream, or who refuses while there is none.
@@ -139,11 +143,16 @@ mod tests {
                         echoes += 1;
                         let Asked { what, answer } = echo.unwrap();
                         assert_eq!(what, request::What::Echo(true));
+                        let answer = answer.unwrap();
                         answer.send(answer::What::Refused("unknown".to_owned())).unwrap();
                     }
                 }
             }
-            question.answer.send(answer::What::Yours(true)).unwrap();
+            question
+                .answer
+                .unwrap()
+                .send(answer::What::Yours(true))
+                .unwrap();
             echoes
         };
         let (answer, echoes) = tokio::join!(asked, control_plane);

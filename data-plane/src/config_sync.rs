@@ -262,7 +262,7 @@ async fn note_words(heard: &Heard, gateway: &Gateway) {
     loop {
         tokio::time::sleep(NOTE).await;
         let silence = gateway.contact.silence(monotonic());
-        if silence > NOTE * 2 {
+        if silence > NOTE * 2 || !gateway.contact.has_heard() {
             continue;
         }
         let silence = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);

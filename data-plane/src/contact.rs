@@ -36,13 +36,10 @@ pub(crate) struct Contact {
 }
 
 impl Contact {
-    /// No contact since the start, with a configuration from `before` it, when the last word was so long ago: who was logged
-    /// out since, or which route is protected now, a control plane can tell.
-    pub(crate) fn with_last_good(started: Instant, before: Duration) -> Self {
-        let contact = Self {
-            before,
-            ..Self::new(started)
-        };
+    /// No contact since the start, with a configuration from before it: who was logged out since, or which route is protected
+    /// now, a control plane can tell.
+    pub(crate) fn with_last_good(started: Instant) -> Self {
+        let contact = Self::new(started);
         contact.settled.send_replace(false);
         contact
     }
@@ -60,6 +57,11 @@ impl Contact {
             crash_restarts: AtomicU64::new(0),
             settled: watch::Sender::new(true),
         }
+    }
+
+    /// The same where nothing had been heard for so long when it started.
+    pub(crate) fn after(self, before: Duration) -> Self {
+        Self { before, ..self }
     }
 
     /// What runs is as new as a control plane says, or none can be asked.
@@ -87,7 +89,13 @@ impl Contact {
 
     pub(crate) fn hears(&self, now: Instant) {
         // 0 says that nothing was.
-        self.heard.store(self.since_start(now).max(1), Ordering::Relaxed);
+        self.heard
+            .store(self.since_start(now).max(1), Ordering::Relaxed);
+    }
+
+    /// Whether a control plane was heard since the start.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed) != 0
     }
 
     fn since_start(&self, now: Instant) -> u64 {
@@ -182,7 +190,7 @@ mod tests {
         let nothing = Contact::new(now);
         assert!(nothing.is_settled());
         let before = Duration::from_secs(30);
-        let contact = Contact::with_last_good(now, before);
+        let contact = Contact::with_last_good(now).after(before);
         let later = now + Duration::from_secs(5);
         assert_eq!(contact.silence(later), before + Duration::from_secs(5));
         assert!(!contact.is_settled());

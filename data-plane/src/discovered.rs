@@ -279,9 +279,12 @@ mod tests {
         let minute = Duration::from_mins(1);
         assert_eq!(forget(&[1], Duration::ZERO), [true; 3]);
         // One comes back, for a moment.
-        assert_eq!(forget(&[1, 2], UNNAMED - minute), [true; 3]);
+        assert_eq!(forget(&[1, 2], UNNAMED.saturating_sub(minute)), [true; 3]);
         assert_eq!(forget(&[1], UNNAMED), [true, true, false]);
-        assert_eq!(forget(&[1], 2 * UNNAMED - minute), [true, true, false]);
+        assert_eq!(
+            forget(&[1], (2 * UNNAMED).saturating_sub(minute)),
+            [true, true, false]
+        );
         assert_eq!(forget(&[1], 2 * UNNAMED), [true, false, false]);
         one.write();
         let again = open(directory.path(), 1);

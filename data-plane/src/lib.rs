@@ -204,12 +204,13 @@ impl DataPlane {
             Discovered::open(&settings.data_directory, sealing),
         );
         let limits = Limits::of(settings);
+        let before = Heard::new(&settings.data_directory).silence(UnixTime::now());
         let contact = if running.is_some() {
-            let before = Heard::new(&settings.data_directory).silence(UnixTime::now());
-            Contact::with_last_good(monotonic(), before)
+            Contact::with_last_good(monotonic())
         } else {
             Contact::new(monotonic())
         };
+        let contact = contact.after(before);
         let proxy = Proxy::start_on(settings, limits, live, kept, contact, &mut inherited)?;
         let predecessor = inherited.finish()?;
         let (phase, phases) = watch::channel(Phase::Serving);

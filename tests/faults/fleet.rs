@@ -294,10 +294,7 @@ async fn a_fleet_proves_each_change_and_comes_back_without_a_transfer() {
     for round in 0..20 {
         let path = format!("/routes/r{round}");
         let paths = json!({ "paths": [format!("/other/{round}")] });
-        let reply = fleet
-            .cluster
-            .admin(Method::PATCH, &path, &paths)
-            .await;
+        let reply = fleet.cluster.admin(Method::PATCH, &path, &paths).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         let answered = monotonic();
         let wanted = fleet.newest().await;

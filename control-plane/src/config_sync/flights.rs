@@ -130,8 +130,7 @@ impl<W> Flights<W> {
                 // It has not heard that, on the stream before.
                 Flight::Flies {
                     by: doing, since, ..
-                } if *doing == by.process => {
-                    *since = now;
+                } if *doing == by.process && now.duration_since(*since) < PATIENCE => {
                     return Joined::Yours(asker);
                 }
                 Flight::Flies { since, waiting, .. } if now.duration_since(*since) < PATIENCE => {
@@ -374,6 +373,12 @@ mod tests {
         flights.leave(2);
         let landed = flights.land(A, 1, RESULT_OF_A, now);
         assert_eq!(landed, Some((vec![4], 0)));
+        // What it never did it is not given again without a claim.
+        let mut flights = Flights::new(true);
+        assert_eq!(flights.join(A, on(1, 1), false, 1, now), Joined::Claim(0));
+        assert_eq!(flights.granted(&A, 7, now), Some(1));
+        let slow = now + PATIENCE;
+        assert_eq!(flights.join(A, on(1, 2), false, 2, slow), Joined::Claim(7));
     }
 
     #[test]

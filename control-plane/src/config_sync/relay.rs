@@ -184,18 +184,19 @@ impl Relay {
     /// Stream `by` is gone. Its process may come back with another one, and tell of what it does.
     pub(super) fn leave(&self, by: By) {
         self.flights().leave(by.stream);
-        if self.processes().leave(by) {
+        let left = self.processes().leave(by);
+        if let Some(left) = left {
             let relay = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(RETURNS).await;
-                relay.end(by.process);
+                relay.end(by.process, left);
             });
         }
     }
 
-    /// Has others do what a process was to do, unless it is back.
-    fn end(&self, process: u64) {
-        if self.processes().end(process) {
+    /// Has others do what a process was to do, unless it has been back since it `left`.
+    fn end(&self, process: u64, left: u64) {
+        if self.processes().end(process, left) {
             let next = self.flights().end(process, monotonic());
             for next in next {
                 self.follow(next);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use shared::clock::monotonic;
 
-use super::reserve::Reserve;
+use super::reserve;
 use super::{Fault, StoreError};
 
 /// Bytes of pages that sled keeps in memory. After the start only the past is read from the store: the
@@ -150,11 +150,10 @@ fn set_aside(directory: &Path) -> Result<PathBuf, StoreError> {
     let failed = |source| file_error("copying the damaged store to", &copy, source);
     fs::create_dir_all(&copy).map_err(failed)?;
     for entry in fs::read_dir(directory).map_err(failed)?.flatten() {
-        if entry.path().is_file() {
+        if entry.path().is_file() && entry.file_name() != reserve::NAME {
             fs::copy(entry.path(), copy.join(entry.file_name())).map_err(failed)?;
         }
     }
-    Reserve::remove(&copy);
     Ok(copy)
 }
 

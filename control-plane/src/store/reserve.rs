@@ -14,7 +14,7 @@ use super::files::is_in_use;
 use super::room::{OPENING, Room};
 
 /// The file in the store's directory.
-const NAME: &str = "reserve";
+pub(super) const NAME: &str = "reserve";
 
 /// How large it is, in bytes: twice what opening takes.
 const SIZE: u64 = 2 * OPENING;
@@ -145,7 +145,7 @@ mod tests {
         reserve.take(plenty);
         assert_eq!((Reserve::of(directory), reserve.whole), (SIZE, true));
         // Not on this disk, but as if it had been needed.
-        Reserve::remove(directory);
+        fs::remove_file(directory.join(NAME)).unwrap();
         let mut given = Reserve {
             given: SIZE,
             whole: false,

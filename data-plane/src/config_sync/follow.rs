@@ -6,10 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::v1::control_message::Kind;
 use proto::v1::fault::Code;
+use proto::v1::flight::Step;
 use proto::v1::goodbye::Why;
 use proto::v1::{
-    Ack, ControlMessage, Expiry, Fault, Nack, Need, NodeMessage, NodeStatus, Request, Welcome,
-    answer, need, node_message,
+    Ack, ControlMessage, Expiry, Fault, Flight, Nack, Need, NodeMessage, NodeStatus, Request,
+    Welcome, answer, need, node_message, request,
 };
 use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::Position;
@@ -81,6 +82,13 @@ impl Ended {
     }
 }
 
+/// Who waits for an answer.
+struct Waiting {
+    answer: oneshot::Sender<answer::What>,
+    /// What names the work that is asked for, if it is some.
+    work: Option<Bytes>,
+}
+
 struct Following<'a> {
     dialer: &'a mut Dialer,
     applier: &'a mut Applier,
@@ -88,7 +96,7 @@ struct Following<'a> {
     /// What was counted by the last report.
     figures: Figures,
     /// Who waits for which answer.
-    asked: HashMap<u64, oneshot::Sender<answer::What>>,
+    asked: HashMap<u64, Waiting>,
     questions: u64,
     outgoing: mpsc::Sender<NodeMessage>,
     receiver: Receiver,
@@ -240,8 +248,12 @@ impl Following<'_> {
             Some(Kind::Answer(answer)) => {
                 let waiting = self.asked.remove(&answer.id);
                 if let (Some(waiting), Some(what)) = (waiting, answer.what) {
-                    // Who no longer waits has gone away.
-                    let _ = waiting.send(what);
+                    let is_given = matches!(what, answer::What::Yours(_));
+                    // Who no longer waits has gone away, and does no work.
+                    let is_lost = waiting.answer.send(what).is_err();
+                    if let Some(key) = waiting.work.filter(|_| is_given && is_lost) {
+                        return self.abandon(key);
+                    }
                 }
             }
             None => {}
@@ -268,19 +280,47 @@ impl Following<'_> {
         let Some(Asked { what, answer }) = asked else {
             return Ok(());
         };
+        let Some(answer) = answer else {
+            return self.request(what);
+        };
+        // Who has gone away meanwhile would be given work.
+        if answer.is_closed() {
+            return Ok(());
+        }
+        if self.asked.len() >= UNANSWERED {
+            self.asked.retain(|_, waiting| !waiting.answer.is_closed());
+        }
+        if self.asked.len() >= UNANSWERED {
+            let full = "too many questions wait for their answers";
+            // Whoever asked may have gone away.
+            _ = answer.send(answer::What::Refused(full.to_owned()));
+            return Ok(());
+        }
+        let work = match &what {
+            request::What::Flight(flight) => Some(flight.key.clone()),
+            _ => None,
+        };
+        self.asked
+            .insert(self.questions + 1, Waiting { answer, work });
+        self.request(what)
+    }
+
+    fn request(&mut self, what: request::What) -> Result<(), Ended> {
         self.questions += 1;
         let request = Request {
             id: self.questions,
             what: Some(what),
         };
-        if self.asked.len() >= UNANSWERED {
-            self.asked.retain(|_, waiting| !waiting.is_closed());
-        }
-        if self.asked.len() < UNANSWERED {
-            self.asked.insert(self.questions, answer);
-            self.send(node_message::Kind::Request(request))?;
-        }
-        Ok(())
+        self.send(node_message::Kind::Request(request))
+    }
+
+    /// Leaves the work `key` to the next one that waits for it.
+    fn abandon(&mut self, key: Bytes) -> Result<(), Ended> {
+        self.request(request::What::Flight(Flight {
+            key,
+            step: Step::Abandon.into(),
+            ..Flight::default()
+        }))
     }
 
     /// Ends the stream once the control plane has taken what was sent, and hears its last answers.

@@ -193,7 +193,7 @@ async fn they_are_sent_on_until_they_are_stored() {
             let asked: Vec<Revocation> = serde_json::from_slice(&json).unwrap();
             assert!(asked.len() <= TOGETHER);
             stored.extend(asked);
-            answer.send(answer::What::Stored(true)).unwrap();
+            answer.unwrap().send(answer::What::Stored(true)).unwrap();
         }
         while root.path().join(FILE).exists() {
             tokio::task::yield_now().await;

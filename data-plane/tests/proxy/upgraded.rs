@@ -53,7 +53,7 @@ fn speak(mut stream: TcpStream) {
         .write_all(format!("{head}{greeting}").as_bytes())
         .unwrap();
     while let Some(line) = read_until(&mut stream, "\n") {
-        if line == LEAVE || stream.write_all(&[b'a'; ANSWER]).is_err() {
+        if line == LEAVE || stream.write_all(&vec![b'a'; ANSWER]).is_err() {
             return;
         }
     }

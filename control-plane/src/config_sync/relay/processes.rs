@@ -15,6 +15,8 @@ pub(super) struct Processes {
 struct Process {
     number: u64,
     streams: usize,
+    /// How often its last stream has ended.
+    left: u64,
 }
 
 impl Processes {
@@ -22,7 +24,11 @@ impl Processes {
     pub(super) fn take(&mut self, node: &str, run: &str) -> By {
         self.given += 1;
         let number = self.given;
-        let first = Process { number, streams: 0 };
+        let first = Process {
+            number,
+            streams: 0,
+            left: 0,
+        };
         let name = (node.to_owned(), run.to_owned());
         let process = self.known.entry(name).or_insert(first);
         process.streams += 1;
@@ -32,21 +38,25 @@ impl Processes {
         }
     }
 
-    /// One of its streams has ended; whether it was the last.
-    pub(super) fn leave(&mut self, by: By) -> bool {
+    /// One of its streams has ended: which end that is of a last one, if it was the last.
+    pub(super) fn leave(&mut self, by: By) -> Option<u64> {
         let mut processes = self.known.values_mut();
-        let Some(process) = processes.find(|process| process.number == by.process) else {
-            return false;
-        };
+        let process = processes.find(|process| process.number == by.process)?;
         process.streams = process.streams.saturating_sub(1);
-        process.streams == 0
+        if process.streams > 0 {
+            return None;
+        }
+        process.left += 1;
+        Some(process.left)
     }
 
-    /// Forgets a process, unless it has a stream again; whether it is forgotten.
-    pub(super) fn end(&mut self, number: u64) -> bool {
+    /// Forgets a process, unless it has been back since it `left`; whether it is forgotten.
+    pub(super) fn end(&mut self, number: u64, left: u64) -> bool {
         let before = self.known.len();
-        self.known
-            .retain(|_, process| process.number != number || process.streams > 0);
+        let is_gone = |process: &Process| {
+            process.number == number && process.streams == 0 && process.left == left
+        };
+        self.known.retain(|_, process| !is_gone(process));
         self.known.len() < before
     }
 }
@@ -64,14 +74,15 @@ mod tests {
         let second = processes.take("node", "a");
         assert_eq!(first.process, second.process);
         assert_ne!(first.stream, second.stream);
-        assert!(!processes.leave(first));
-        assert!(processes.leave(second));
+        assert_eq!(processes.leave(first), None);
+        assert_eq!(processes.leave(second), Some(1));
         let third = processes.take("node", "a");
         assert_eq!(third.process, first.process);
-        assert!(!processes.end(first.process), "it is back");
-        assert!(processes.leave(third));
-        assert!(processes.end(first.process));
-        assert!(!processes.end(first.process), "once");
+        assert!(!processes.end(first.process, 1), "it is back");
+        assert_eq!(processes.leave(third), Some(2));
+        assert!(!processes.end(first.process, 1), "it has been back");
+        assert!(processes.end(first.process, 2));
+        assert!(!processes.end(first.process, 2), "once");
         assert_ne!(processes.take("node", "a").process, first.process);
     }
 }

@@ -64,11 +64,11 @@ impl ServerCertVerifier for Anchored {
     handshake_signatures!();
 }
 
-/// Whether `certificate` is for the subject and the key of one of `roots`: whoever shows it has that key, as the handshake
-/// proves, and could have made any other.
+/// Whether `certificate` is for the subject and the key of one of `roots` that may vouch for any name: whoever shows it has
+/// that key, as the handshake proves, and could have made any other.
 fn is_root(certificate: &CertificateDer<'_>, roots: &RootCertStore) -> bool {
     let anchor = webpki::anchor_from_trusted_cert(certificate);
-    anchor.is_ok_and(|anchor| roots.roots.contains(&anchor))
+    anchor.is_ok_and(|anchor| anchor.name_constraints.is_none() && roots.roots.contains(&anchor))
 }
 
 /// Whether `certificate` is valid `now`.

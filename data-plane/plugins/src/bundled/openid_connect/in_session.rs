@@ -33,7 +33,7 @@ use crate::host::Host;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often, and how long apart, it is looked whether another node has stored what it was given for a session.
-const LOOKS: u32 = 50;
+const LOOKS: u32 = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// What there is to say of a session's access token.

@@ -104,31 +104,25 @@ pub(super) async fn refresh(
         leeway: rules.config.credentials.leeway.seconds(),
     };
     let key = match refreshes.known(first, &want, host.now()) {
-        Known::Outcome(Ok(tokens)) => {
-            return match want.outlived(&tokens, asked.steps, host.now()) {
-                Some(next) => go_on(rules, host, ring, asked.after(&tokens, next)).await,
-                None => Ok(tokens),
-            };
-        }
-        Known::Outcome(refused) => return refused,
+        Known::Outcome(outcome) => return of_now(rules, host, ring, &want, asked, outcome).await,
         Known::Key(key) => key,
     };
-    let Asked {
-        client,
-        id_token,
-        patience,
-        brought,
-        passed_on,
-        steps,
-        ..
-    } = asked;
+    let patience = asked.patience;
     let (waiting, pilot) = refreshes.flights.board(&key);
     if let Some(pilot) = pilot {
         // Between the look and the boarding another one may have landed.
         if let Known::Outcome(outcome) = refreshes.known(first, &want, host.now()) {
             pilot.land(&outcome);
-            return outcome;
+            return of_now(rules, host, ring, &want, asked, outcome).await;
         }
+        let Asked {
+            client,
+            id_token,
+            brought,
+            passed_on,
+            steps,
+            ..
+        } = asked;
         let mut refresh = Refresh {
             rules: Arc::clone(rules),
             host: host.clone(),
@@ -182,6 +176,22 @@ pub(super) async fn refresh(
             "idp_unreachable",
             "the OpenID provider takes too long",
         )),
+    }
+}
+
+/// What an outcome of before, for whoever `asked`, has become by now.
+async fn of_now<H: Host>(
+    rules: &Arc<Rules>,
+    host: &H,
+    ring: &KeyRing,
+    want: &Want,
+    asked: Asked<'_>,
+    outcome: Outcome,
+) -> Outcome {
+    let tokens = outcome?;
+    match want.outlived(&tokens, asked.steps, host.now()) {
+        Some(next) => go_on(rules, host, ring, asked.after(&tokens, next)).await,
+        None => Ok(tokens),
     }
 }
 

@@ -138,9 +138,7 @@ impl Client {
     /// What signs authorization requests: its own key, its secret if the algorithm says so, or a key
     /// of the cluster.
     pub(super) fn request_signer<'a>(&'a self, keys: &'a ClientKeys) -> Option<&'a Signer> {
-        let by_secret = self
-            .algorithm
-            .is_some_and(|algorithm| algorithm.is_symmetric());
+        let by_secret = self.algorithm.is_some_and(SigningAlgorithm::is_symmetric);
         if by_secret {
             return self.secret_signer.as_ref();
         }

@@ -57,8 +57,9 @@ struct Ticket {
     id: String,
 }
 
-/// How long a turn lasts that nobody ends, in milliseconds: longer than a provider may take.
-const TURN: i64 = 20_000;
+/// How long a turn lasts that nobody ends, in milliseconds: longer than a provider takes for tokens and keys, and a node to
+/// store what came of them.
+const TURN: i64 = 60_000;
 
 /// What is put aside in the store, beside sessions.
 #[derive(Clone, Copy, Debug)]

@@ -48,10 +48,6 @@ pub(super) async fn count(
             .arg(limit.period.seconds().to_string());
     }
     let mut replies = host.redis(server, vec![command]).await?;
-    let broken = |reason: String| RedisError::Broken {
-        address: format!("{:?}", server.endpoint),
-        reason,
-    };
     match replies.pop() {
         Some(Reply::List(counts)) if counts.len() == limits.len() => {
             let used = counts.iter().map(|count| {
@@ -60,9 +56,25 @@ pub(super) async fn count(
             });
             Ok(Usage::new(limits, used.collect()))
         }
-        Some(Reply::Error(reason)) => Err(broken(reason)),
-        _ => Err(broken("an unexpected reply".to_owned())),
+        Some(Reply::Error(reason)) => Err(broken(server, reason)),
+        _ => Err(broken(server, "an unexpected reply".to_owned())),
     }
+}
+
+/// A server that answers, but not what was asked.
+fn broken(server: &RedisServer, reason: String) -> RedisError {
+    RedisError::Broken {
+        address: format!("{:?}", server.endpoint),
+        reason,
+    }
+}
+
+/// Why the server has refused one of several commands, if it has.
+fn refused(replies: &[Reply]) -> Option<&String> {
+    replies.iter().find_map(|reply| match reply {
+        Reply::Error(reason) => Some(reason),
+        _ => None,
+    })
 }
 
 fn key(instance: Uuid, client: &str, limit: &Limit, now: UnixTime) -> String {
@@ -195,11 +207,15 @@ impl Unsynced {
             .iter()
             .map(|key| Command::new("GET").arg((*key).clone()));
         let replies = host.redis(&server, commands.collect()).await;
+        let replies = replies.and_then(|replies| match refused(&replies) {
+            Some(reason) => Err(broken(&server, reason.clone())),
+            None => Ok(replies),
+        });
         self.tell(replies.as_ref().map(drop));
         let mut counts = self.counts.borrow_mut();
         for (key, reply) in keys.iter().zip(replies?) {
             let full = counts.len() >= MOST && !counts.contains_key(*key);
-            if full || matches!(reply, Reply::Error(_)) {
+            if full {
                 continue;
             }
             let count = counts.entry((*key).clone()).or_default();

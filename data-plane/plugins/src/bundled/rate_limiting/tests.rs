@@ -325,6 +325,10 @@ fn nobody_passes_uncounted_where_that_is_not_tolerated() {
     }));
     host.advance(2.0);
     assert_eq!(statuses(), [500, 500]);
+    // It answers, but not what it is asked.
+    host.connect_redis(Rc::new(|_| Ok(vec![Reply::Error("LOADING".to_owned())])));
+    host.advance(2.0);
+    assert_eq!(statuses(), [500, 500]);
 }
 
 #[test]

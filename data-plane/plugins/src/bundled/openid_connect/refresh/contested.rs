@@ -37,6 +37,10 @@ impl<H: Host> Refresh<H> {
         if self.brought {
             return self.ask().await;
         }
+        let contests = &self.refreshes.contested;
+        if contests.is_doubted(&self.key, self.host.now()) {
+            return Err(contested());
+        }
         let name = hexadecimal(&self.key);
         let store = self.store();
         if let Some(store) = store
@@ -45,15 +49,22 @@ impl<H: Host> Refresh<H> {
             return Err(contested());
         }
         let outcome = self.ask().await;
-        if let Some(store) = store {
+        // After new tokens it ends by itself: who comes next finds them in the store, once they are there.
+        if let Some(store) = store.filter(|_| outcome.is_err()) {
             store.ends_turn(&self.host, &name).await;
         }
-        let contested = &self.refreshes.contested;
-        outcome.map_err(|failure| contested.judge(self.key, failure, self.host.now()))
+        outcome.map_err(|failure| contests.judge(self.key, failure, self.host.now()))
     }
 }
 
 impl Contested {
+    /// Whether the provider has refused this refresh so lately that it is not asked again.
+    fn is_doubted(&self, key: &[u8; 32], now: UnixTime) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = all.get(key).copied();
+        since.is_some_and(|since| now.saturating_since(since) < DOUBTED)
+    }
+
     /// What `failure` means for the session whose refresh is named `key`: nothing yet, if the provider refuses the token for
     /// the first time.
     pub(super) fn judge(&self, key: [u8; 32], failure: Failure, now: UnixTime) -> Failure {
