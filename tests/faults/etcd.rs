@@ -192,6 +192,14 @@ async fn nodes_of_two_control_planes_refresh_a_session_once() {
     let mut replicas = Replicas::start(2).await;
     replicas.bind_node("node-2", 0).await;
     replicas.bind_node("node-3", 1).await;
+    // Nobody is waited for of whom the other control plane has not told yet.
+    eventually("all nodes are known here", async || {
+        let rows = replicas.read(0, "/clustering/data-planes").await["data"].clone();
+        let rows = rows.as_array()?.iter();
+        let connected = rows.filter(|row| row["connected"] == true).count();
+        (connected == 3).then_some(())
+    })
+    .await;
     let demo = Demo::start(&[format!("http://{GATEWAY}")]).await;
     let create = async |path: &str, body: serde_json::Value| {
         let reply = replicas.admin(0, Method::POST, path, &body).await;
