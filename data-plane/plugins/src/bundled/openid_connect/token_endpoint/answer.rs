@@ -68,7 +68,7 @@ pub(super) fn read(body: &[u8], now: UnixTime) -> Result<Tokens, TokenError> {
     let id_token = text("id_token").map(str::to_owned);
     let refresh_token = text("refresh_token").map(str::to_owned);
     let lifetime = lifetime(&answer).map_err(|NoNumber| unusable("expires_in is no number"))?;
-    let own = own_end(&access_token);
+    let own = jws::own_end(&access_token);
     let expires_at = match lifetime.map(|lifetime| now.saturating_add(lifetime)) {
         // Upstreams go by what stands in the token. With a clock that is behind, a provider gives what has ended already.
         Some(end) => Some(own.filter(|own| now < *own).map_or(end, |own| own.min(end))),
@@ -102,10 +102,4 @@ fn lifetime(answer: &Map<String, Value>) -> Result<Option<Duration>, NoNumber> {
         Some(_) => Ok(Some(Duration::ZERO)),
         None => Err(NoNumber),
     }
-}
-
-/// When the token itself says that it ends.
-fn own_end(access_token: &str) -> Option<UnixTime> {
-    let token = jws::Jws::parse(access_token, access_token.len()).ok()?;
-    jws::time(&token.claims, "exp").ok().flatten()
 }
