@@ -31,8 +31,7 @@ fn way_back(gateway: &Gateway, start: &Reply) -> String {
 #[test]
 fn sign_ins_of_two_plugins_on_one_host_leave_each_other_alone() {
     let config = json!({});
-    let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    let [mut one, mut two] = Gateway::two(&config);
     two.filter = super::gateway::compile(&config, 8);
     for both_first in [true, false] {
         let mut browser = Browser::default();
@@ -65,8 +64,7 @@ fn sign_ins_of_two_plugins_on_one_host_leave_each_other_alone() {
 #[test]
 fn a_query_that_no_single_cookie_holds_comes_back_on_any_node() {
     let config = json!({ "preserve_query_args": true });
-    let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    let [mut one, mut two] = Gateway::two(&config);
     let query = format!("hello={}", "w".repeat(3_000));
     let mut browser = Browser::default();
     for tab in 0..5 {

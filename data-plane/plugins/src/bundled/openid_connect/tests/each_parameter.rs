@@ -4,21 +4,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
-use super::gateway::{Browser, Gateway, Reply};
+use super::gateway::{Browser, Gateway, Reply, request};
 use super::provider::{ISSUER, SigningKey, basic};
-use crate::testing::Request;
-
-fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request {
-    let mut request = Request::get(uri);
-    for (name, value) in headers {
-        let value = HeaderValue::from_str(value).unwrap();
-        request.headers.push((HeaderName::from_static(name), value));
-    }
-    request
-}
 
 /// The cookie `name` that `reply` sets, with its attributes.
 fn cookie(reply: &Reply, name: &str) -> String {

@@ -6,7 +6,6 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::json;
 
 use super::gateway::{Browser, Gateway, Reply};
-use super::provider::Provider;
 use crate::testing::{Landed, Request};
 
 /// A text that no cookie holds.
@@ -92,20 +91,10 @@ fn a_form_of_another_site_is_not_posted_again() {
     );
 }
 
-/// Two nodes that have this control plane.
-fn nodes(config: &serde_json::Value, cluster: &Rc<Landed>) -> [Gateway; 2] {
-    let provider = Provider::new();
-    [1, 2].map(|seed| {
-        let node = Gateway::with_provider(config, Rc::clone(&provider), seed);
-        node.host.join(cluster);
-        node
-    })
-}
-
 #[test]
 fn a_form_that_no_cookie_holds_comes_back_on_any_node_by_way_of_the_control_plane() {
     let cluster = Rc::<Landed>::default();
-    let [mut one, mut two] = nodes(&json!({}), &cluster);
+    let [mut one, mut two] = Gateway::joined(&json!({}), &cluster);
     let long = long();
     let start = |node: &mut Gateway| {
         let mut browser = Browser::default();
@@ -153,7 +142,7 @@ fn a_form_outlasts_a_sign_in_that_begins_anew() {
         "authorization_query_args_names": ["prompt"], "authorization_query_args_values": ["none"],
     });
     for (form, ends_at) in [("short".to_owned(), 0), (long(), 0), (long(), 1)] {
-        let mut nodes = nodes(&config, &Rc::default());
+        let mut nodes = Gateway::joined(&config, &Rc::default());
         let mut browser = Browser::default();
         let start = browser.post(&mut nodes[0], "/orders", &format!("text={form}"));
         let state = start.argument("state").unwrap();

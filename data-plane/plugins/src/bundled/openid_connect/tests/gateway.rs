@@ -17,7 +17,7 @@ use crate::bundled::openid_connect::{OpenidConnect, OpenidConnectFilter};
 use crate::environment::Environment;
 use crate::exchange::Identity;
 use crate::filter::{Filter, Flow, Instance, Plugin};
-use crate::testing::{FakeHost, Request, key_ring};
+use crate::testing::{FakeHost, Landed, Request, key_ring};
 
 /// A node, its provider and its configuration.
 pub(super) struct Gateway {
@@ -26,6 +26,16 @@ pub(super) struct Gateway {
     pub(super) provider: Rc<Provider>,
     pub(super) environment: Environment,
     pub(super) https: bool,
+}
+
+/// A request for `uri` with `headers`.
+pub(super) fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request {
+    let mut request = Request::get(uri);
+    for (name, value) in headers {
+        let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        request.headers.push((HeaderName::from_static(name), value));
+    }
+    request
 }
 
 /// What became of a request.
@@ -67,6 +77,21 @@ impl Gateway {
             },
             https: false,
         }
+    }
+
+    /// Two nodes at one provider.
+    pub(super) fn two(config: &Value) -> [Self; 2] {
+        let provider = Provider::new();
+        [1, 2].map(|seed| Self::with_provider(config, Rc::clone(&provider), seed))
+    }
+
+    /// Two nodes at one provider that hear one control plane, which holds `cluster`.
+    pub(super) fn joined(config: &Value, cluster: &Rc<Landed>) -> [Self; 2] {
+        let nodes = Self::two(config);
+        for node in &nodes {
+            node.host.join(cluster);
+        }
+        nodes
     }
 
     pub(super) fn add_consumer(&mut self, consumer: &Arc<Consumer>) {

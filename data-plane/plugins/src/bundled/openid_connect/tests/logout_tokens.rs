@@ -65,11 +65,7 @@ fn rule_102_of_requests_that_bring_one_token_at_once_one_is_heard() {
 #[test]
 fn rule_102_a_token_that_comes_to_two_nodes_is_heard_by_one() {
     let config = json!({ "backchannel_logout_uri_suffix": "/backchannel" });
-    let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
-    let cluster = Rc::default();
-    one.host.join(&cluster);
-    two.host.join(&cluster);
+    let [mut one, mut two] = Gateway::joined(&config, &Rc::default());
     let token = token(&one, "one");
     one.host.store(false);
     assert_eq!(post_token(&mut one, &token).status, 503);

@@ -1,23 +1,21 @@
 //! What parameters do, alone and beside each other, where a first reading may miss it.
 
-use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
-use super::gateway::{Browser, Gateway, Reply};
+use super::gateway::{Browser, Gateway, Reply, request};
 use super::provider::{SigningKey, basic};
-use crate::testing::{Request, consumer};
-
-fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request {
-    let mut request = Request::get(uri);
-    for (name, value) in headers {
-        let value = HeaderValue::from_str(value).unwrap();
-        request.headers.push((HeaderName::from_static(name), value));
-    }
-    request
-}
+use crate::testing::consumer;
 
 fn bearer(token: &str) -> String {
     format!("Bearer {token}")
+}
+
+/// A browser whose session `token` has begun.
+fn bringing(gateway: &mut Gateway, token: &str) -> Browser {
+    let mut browser = Browser::default();
+    let reply = browser.get_with(gateway, "/api", "authorization", &bearer(token));
+    assert_eq!((reply.status, reply.sets_session()), (200, true));
+    browser
 }
 
 /// The cookie `name` that `reply` sets.
@@ -53,10 +51,7 @@ fn what_is_said_of_a_token_is_kept_no_longer_than_the_token_itself_says() {
     gateway.provider.script.borrow_mut().access_claims = vec![("exp", json!(null))];
     let end = gateway.provider.now() + 100;
     let token = gateway.provider.access_token(&[("exp", json!(end))]);
-    let mut browser = Browser::default();
-    let header = bearer(&token);
-    let reply = browser.get_with(&mut gateway, "/api", "authorization", &header);
-    assert_eq!((reply.status, reply.sets_session()), (200, true));
+    let mut browser = bringing(&mut gateway, &token);
     gateway.advance(99);
     assert_eq!(gateway.call(&token).status, 200);
     assert_eq!(gateway.provider.called("/introspect"), 1);
@@ -73,10 +68,7 @@ fn a_session_ends_with_its_token_whoever_has_vouched_for_that() {
     let mut gateway = Gateway::new(json!({ "auth_methods": ["session", "userinfo"] }));
     let end = gateway.provider.now() + 100;
     let token = gateway.provider.access_token(&[("exp", json!(end))]);
-    let mut browser = Browser::default();
-    let header = bearer(&token);
-    let reply = browser.get_with(&mut gateway, "/api", "authorization", &header);
-    assert_eq!((reply.status, reply.sets_session()), (200, true));
+    let mut browser = bringing(&mut gateway, &token);
     gateway.advance(99);
     assert_eq!(browser.get(&mut gateway, "/api").status, 200);
     gateway.advance(1);
@@ -91,10 +83,7 @@ fn a_session_whose_token_was_asked_about_is_asked_about_again_where_it_is_verifi
             "cache_introspection": false, "reverify": reverify,
         }));
         let token = gateway.provider.access_token(&[]);
-        let mut browser = Browser::default();
-        let header = bearer(&token);
-        let reply = browser.get_with(&mut gateway, "/api", "authorization", &header);
-        assert_eq!((reply.status, reply.sets_session()), (200, true));
+        let mut browser = bringing(&mut gateway, &token);
         assert_eq!(browser.get(&mut gateway, "/api").status, 200);
         let revoked = Some((200, json!({ "active": false })));
         gateway.provider.script.borrow_mut().introspection = revoked;

@@ -139,11 +139,7 @@ fn rule_25_a_sign_in_goes_on_without_its_browser() {
 #[test]
 fn rule_25_a_response_that_comes_to_two_nodes_is_redeemed_once() {
     let cluster = Rc::default();
-    let config = json!({});
-    let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
-    one.host.join(&cluster);
-    two.host.join(&cluster);
+    let [mut one, mut two] = Gateway::joined(&json!({}), &cluster);
     let (mut browser, back) = begun(&mut one);
     // A provider that was not reached has not seen the code.
     one.provider.script.borrow_mut().down = true;
@@ -230,11 +226,7 @@ fn rule_25_tokens_that_nobody_can_verify_are_kept_for_minutes_and_no_forged_ones
 #[test]
 fn rule_25_a_reload_that_comes_to_another_node_goes_on_with_tokens_that_wait_for_keys() {
     let cluster = Rc::default();
-    let config = json!({});
-    let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
-    one.host.join(&cluster);
-    two.host.join(&cluster);
+    let [mut one, mut two] = Gateway::joined(&json!({}), &cluster);
     let (browser, back) = keyless(&mut one);
     // The other one has the old keys, too.
     one.provider.script.borrow_mut().gone.clear();
@@ -260,11 +252,7 @@ fn rule_25_a_reload_that_comes_to_another_node_goes_on_with_tokens_that_wait_for
 #[test]
 fn rule_25_an_id_token_that_ends_while_it_waits_for_keys_is_judged_as_of_when_it_was_given() {
     let cluster = Rc::default();
-    let config = json!({});
-    let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
-    one.host.join(&cluster);
-    two.host.join(&cluster);
+    let [mut one, mut two] = Gateway::joined(&json!({}), &cluster);
     let end = one.provider.now() + 30;
     one.provider.script.borrow_mut().id_claims = vec![("exp", json!(end))];
     let (browser, back) = keyless(&mut one);
@@ -279,7 +267,7 @@ fn rule_25_an_id_token_that_ends_while_it_waits_for_keys_is_judged_as_of_when_it
     }
     assert_eq!(one.provider.called("/token"), 1);
     // One that had ended when it was given is none.
-    let mut gateway = Gateway::new(config);
+    let mut gateway = Gateway::new(json!({}));
     let end = gateway.provider.now() - 30;
     gateway.provider.script.borrow_mut().id_claims = vec![("exp", json!(end))];
     let (browser, back) = keyless(&mut gateway);
@@ -292,11 +280,7 @@ fn rule_25_an_id_token_that_ends_while_it_waits_for_keys_is_judged_as_of_when_it
 #[test]
 fn rule_25_tokens_that_wait_for_keys_are_told_again_where_they_were_forgotten() {
     let cluster: Rc<Landed> = Rc::default();
-    let config = json!({});
-    let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
-    one.host.join(&cluster);
-    two.host.join(&cluster);
+    let [mut one, mut two] = Gateway::joined(&json!({}), &cluster);
     let (mut browser, back) = keyless(&mut one);
     assert_eq!(browser.get(&mut one, &back).status, 503);
     for _ in 0..2 {

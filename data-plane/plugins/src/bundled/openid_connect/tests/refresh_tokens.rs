@@ -12,13 +12,7 @@ use crate::host::{Claim, Host as _};
 fn rule_41_a_refresh_token_that_is_not_rotated_is_used_again_at_each_end() {
     // Tokens of 300 seconds are due after ten.
     let config = json!({ "leeway": 290, "session_idling_timeout": 0 });
-    let mut nodes = [Gateway::new(config.clone()), Gateway::new(config.clone())];
-    let provider = Rc::clone(&nodes[0].provider);
-    nodes[1] = Gateway::with_provider(&config, provider, 2);
-    let cluster = Rc::default();
-    for node in &nodes {
-        node.host.join(&cluster);
-    }
+    let mut nodes = Gateway::joined(&config, &Rc::default());
     let mut browser = Browser::default();
     assert_eq!(browser.sign_in(&mut nodes[0], "/api").status, 200);
     nodes[0].provider.script.borrow_mut().no_refresh_token = true;
@@ -48,15 +42,11 @@ fn rule_41_a_refresh_token_that_is_not_rotated_is_used_again_at_each_end() {
 fn rule_41_who_comes_late_gets_no_tokens_that_have_ended_since() {
     let check = |rotates: bool, in_cluster: bool| {
         let config = json!({ "session_idling_timeout": 0 });
-        let mut nodes = [Gateway::new(config.clone()), Gateway::new(config.clone())];
-        let provider = Rc::clone(&nodes[0].provider);
-        nodes[1] = Gateway::with_provider(&config, provider, 2);
-        if in_cluster {
-            let cluster = Rc::default();
-            for node in &nodes {
-                node.host.join(&cluster);
-            }
-        }
+        let mut nodes = if in_cluster {
+            Gateway::joined(&config, &Rc::default())
+        } else {
+            Gateway::two(&config)
+        };
         let mut browser = Browser::default();
         nodes[0].provider.script.borrow_mut().lifetime = Some(3);
         assert_eq!(browser.sign_in(&mut nodes[0], "/api").status, 200);
@@ -135,9 +125,7 @@ fn what_a_token_that_is_not_rotated_was_traded_for_serves_clients_while_it_lives
 {
     // Tokens of 300 seconds are due after ten; the wait before each request, and the calls that there were then.
     let check = |cache: bool, steps: &[(u64, usize)]| {
-        let mut nodes = [Gateway::new(json!({})), Gateway::new(json!({}))];
-        let provider = Rc::clone(&nodes[0].provider);
-        nodes[1] = Gateway::with_provider(&json!({}), provider, 2);
+        let mut nodes = Gateway::two(&json!({}));
         Browser::default().sign_in(&mut nodes[0], "/api");
         nodes[0].provider.script.borrow_mut().no_refresh_token = true;
         let config = json!({

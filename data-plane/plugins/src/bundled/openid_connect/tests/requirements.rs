@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::conformance::reason;
-use super::gateway::{Browser, Gateway, compile};
+use super::gateway::{self, Browser, Gateway, compile};
 use super::provider::{ISSUER, SigningKey};
 use crate::bundled::openid_connect::config::AuthMethod;
 use crate::bundled::openid_connect::cookie::Family;
@@ -22,11 +22,7 @@ use crate::testing::Request;
 
 /// A request with headers and, by POST, a form.
 fn request(uri: &str, headers: &[(&'static str, &str)], form: Option<&str>) -> Request {
-    let mut request = Request::get(uri);
-    for (name, value) in headers {
-        let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
-        request.headers.push((HeaderName::from_static(name), value));
-    }
+    let mut request = gateway::request(uri, headers);
     if let Some(form) = form {
         request.method = Method::POST;
         request.body = Bytes::copy_from_slice(form.as_bytes());

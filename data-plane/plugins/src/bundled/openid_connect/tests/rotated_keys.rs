@@ -187,12 +187,8 @@ fn rule_41_new_tokens_that_nobody_can_judge_yet_are_known_to_all_nodes() {
     // The control plane remembers them, or has forgotten them and is told again; or is asked once they are too old.
     for (wait, calls) in [(0, 2), (70, 2), (290, 2), (360, 3)] {
         let config = json!({ "refresh_grace": 0, "session_idling_timeout": 0 });
-        let mut one = Gateway::new(config.clone());
-        let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
         let cluster = Rc::default();
-        for node in [&one, &two] {
-            node.host.join(&cluster);
-        }
+        let [mut one, mut two] = Gateway::joined(&config, &cluster);
         let mut browser = Browser::default();
         assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
         let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
@@ -232,12 +228,7 @@ fn rule_41_new_tokens_that_end_unjudged_are_renewed_on_whichever_node() {
     // Providers that give a new refresh token each time, and others.
     for rotates in [true, false] {
         let config = json!({ "refresh_grace": 0, "session_idling_timeout": 0 });
-        let mut one = Gateway::new(config.clone());
-        let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
-        let cluster = Rc::default();
-        for node in [&one, &two] {
-            node.host.join(&cluster);
-        }
+        let [mut one, mut two] = Gateway::joined(&config, &Rc::default());
         let mut browser = Browser::default();
         assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
         let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
@@ -305,8 +296,7 @@ fn rule_41_the_refresh_token_that_came_unjudged_serves_on_if_no_other_comes() {
 #[test]
 fn rule_41_what_waits_unjudged_is_not_taken_for_the_newest_of_a_refresh_token_that_serves_on() {
     let config = json!({ "refresh_grace": 0, "session_idling_timeout": 0, "leeway": 30 });
-    let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    let [mut one, mut two] = Gateway::two(&config);
     let mut browser = Browser::default();
     assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
     let pass = |one: &Gateway, two: &Gateway, seconds: u64| {

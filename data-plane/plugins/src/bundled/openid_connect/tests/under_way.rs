@@ -1,8 +1,6 @@
 //! Cookies of sign-ins under way: of one, of several at once, and those that are for the way back alone, which a start
 //! does not see.
 
-use std::rc::Rc;
-
 use http::header::COOKIE;
 use serde_json::json;
 
@@ -129,8 +127,7 @@ fn sign_ins_that_begin_at_once_or_one_after_the_other_all_land() {
 #[test]
 fn a_cookie_that_holds_the_sign_in_of_one_plugin_is_the_mark_of_another() {
     let config = json!({});
-    let mut one = Gateway::new(config.clone());
-    let mut two = Gateway::with_provider(&config, Rc::clone(&one.provider), 2);
+    let [mut one, mut two] = Gateway::two(&config);
     two.filter = super::gateway::compile(&config, 8);
     let mut browser = Browser::default();
     let to_one = browser.get(&mut one, "/one");

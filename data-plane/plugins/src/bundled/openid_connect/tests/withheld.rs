@@ -1,10 +1,10 @@
 //! Credentials that nobody needed stay with the gateway as those do that decided.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
-use super::gateway::{Browser, Gateway, Reply};
+use super::gateway::{self, Browser, Gateway, Reply};
 use crate::filter::{Filter as _, Flow};
 use crate::testing::{Request, consumer};
 
@@ -12,11 +12,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A request for `uri` with `fields`, and with `form` if there is one.
 fn request(uri: &str, fields: &[(&'static str, &str)], form: &str) -> Request {
-    let mut request = Request::get(uri);
-    for (name, value) in fields {
-        let value = HeaderValue::from_str(value).unwrap();
-        request.headers.push((HeaderName::from_static(name), value));
-    }
+    let mut request = gateway::request(uri, fields);
     if !form.is_empty() {
         request.method = Method::POST;
         request.body = Bytes::copy_from_slice(form.as_bytes());
