@@ -10,6 +10,7 @@ pub mod config;
 pub mod credentials;
 pub mod environment;
 pub mod exchange;
+mod expiring;
 pub mod filter;
 pub mod glance;
 pub mod host;

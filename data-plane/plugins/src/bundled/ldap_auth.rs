@@ -5,7 +5,6 @@
 mod tests;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +12,6 @@ use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use http::{HeaderName, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shared::clock::UnixTime;
 use shared::schema::FieldErrors;
 use shared::secret::Secret;
 
@@ -21,6 +19,7 @@ use crate::answer;
 use crate::config::values::Number;
 use crate::credentials::authentication::{Refusal, challenge, identify, is_settled, settle};
 use crate::exchange::{Exchange, Identity};
+use crate::expiring::Expiring;
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
 use crate::host::ldap::{LdapError, LdapSecurity, LdapServer};
@@ -166,9 +165,9 @@ pub struct LdapAuthFilter {
     challenge: String,
 }
 
-/// What servers have answered, by a hash of what they were asked, and until when that holds.
+/// What servers have answered, by a hash of what they were asked, each for as long as it holds.
 #[derive(Default)]
-struct Answers(RefCell<HashMap<[u8; 32], (bool, UnixTime)>>);
+struct Answers(RefCell<Expiring<[u8; 32], bool, MOST>>);
 
 impl Filter for LdapAuthFilter {
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
@@ -254,21 +253,15 @@ impl LdapAuthFilter {
     ) -> Result<bool, LdapError> {
         let answers = host.core_state::<Answers>();
         let key = self.key(user, password);
-        let known = answers.0.borrow().get(&key).copied();
-        if let Some((right, _)) = known.filter(|(_, until)| host.now() < *until) {
+        let known = answers.0.borrow().get(&key, host.now()).copied();
+        if let Some(right) = known {
             return Ok(right);
         }
         let name = format!("{}={},{}", self.attribute, escape(user), self.base);
         let right = host.bind(&self.server, &name, password).await?;
         let now = host.now();
-        let mut answers = answers.0.borrow_mut();
-        if answers.len() >= MOST {
-            answers.retain(|_, (_, until)| now < *until);
-        }
-        if answers.len() < MOST {
-            let until = now.saturating_add(self.remembered.seconds());
-            answers.insert(key, (right, until));
-        }
+        let until = now.saturating_add(self.remembered.seconds());
+        answers.0.borrow_mut().keep(key, right, until, now);
         Ok(right)
     }
 

@@ -1,7 +1,6 @@
 //! What providers answered, remembered by a node: each question is asked by one request at a time, and
 //! the others wait for its answer.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use shared::clock::UnixTime;
 use super::failure::{Class, Failure};
 use super::rules::Rules;
 use super::single_flight::Flights;
+use crate::expiring::Expiring;
 use crate::host::Host;
 
 /// Most answers of one kind that a node remembers.
@@ -25,7 +25,8 @@ pub(super) type Outcome<V> = Result<Arc<V>, Failure>;
 /// The answers of one kind.
 pub(super) struct Answers<V> {
     flights: Arc<Flights<Key, Outcome<V>>>,
-    known: Mutex<HashMap<Key, Known<V>>>,
+    /// Each until it can neither serve nor stand in any more.
+    known: Mutex<Expiring<Key, Known<V>, MOST>>,
 }
 
 struct Known<V> {
@@ -94,13 +95,13 @@ impl<V: Send + Sync + 'static> Answers<V> {
         waiting.await.unwrap_or_else(|_| Err(given_up()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Known<V>>> {
+    fn lock(&self) -> MutexGuard<'_, Expiring<Key, Known<V>, MOST>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find(&self, key: &Key, now: UnixTime) -> Option<Outcome<V>> {
         let known = self.lock();
-        let known = known.get(key)?;
+        let known = known.get(key, now)?;
         (now < known.until).then(|| known.outcome.clone())
     }
 
@@ -117,7 +118,7 @@ impl<V: Send + Sync + 'static> Answers<V> {
             Ok((answer, until)) => (Ok(Arc::new(answer)), until),
             Err(failure) if failure.class == Class::Unavailable => {
                 let known = self.lock();
-                return match known.get(&key) {
+                return match known.get(&key, now) {
                     Some(known) if now < known.stale_until && known.outcome.is_ok() => {
                         known.outcome.clone()
                     }
@@ -126,25 +127,19 @@ impl<V: Send + Sync + 'static> Answers<V> {
             }
             Err(failure) => (Err(failure), now.saturating_add(negative)),
         };
-        let mut all = self.lock();
-        if all.len() >= MOST {
-            all.retain(|_, known| now < known.until.max(known.stale_until));
-        }
         let stale_until = if outcome.is_ok() {
             until.saturating_add(resurrect)
         } else {
             until
         };
-        if now < until && (all.len() < MOST || all.contains_key(&key)) {
-            let known = Known {
-                outcome: outcome.clone(),
-                until,
-                stale_until,
-            };
-            all.insert(key, known);
-        } else {
-            all.remove(&key);
-        }
+        let known = Known {
+            outcome: outcome.clone(),
+            until,
+            stale_until,
+        };
+        // What does not even serve now does not stand in later.
+        let ends = if now < until { stale_until } else { now };
+        self.lock().keep(key, known, ends, now);
         outcome
     }
 }

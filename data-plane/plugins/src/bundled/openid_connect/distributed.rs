@@ -3,7 +3,6 @@
 //! A source that does not answer, or whose answer nobody known has signed, adds nothing: what depends
 //! on its claims is then refused for want of them. One that could not be asked is asked again by a later request.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::jws::{Claims, Jws};
 use super::provider::{self, Document};
 use super::rules::{Rules, provider_url, sha256};
 use super::verify::Verifier;
+use crate::expiring::Expiring;
 use crate::host::{FetchError, Host};
 
 /// Longest answer of a source, in bytes.
@@ -49,22 +49,17 @@ shared::unsaid!(Added);
 
 /// The sources that could not be asked of late, each until it is asked again.
 #[derive(Debug, Default)]
-struct Away(Mutex<HashMap<[u8; 32], UnixTime>>);
+struct Away(Mutex<Expiring<[u8; 32], (), MOST_AWAY>>);
 
 impl Away {
     fn has(&self, source: &[u8; 32], now: UnixTime) -> bool {
         let away = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        away.get(source).is_some_and(|until| now < *until)
+        away.get(source, now).is_some()
     }
 
     fn note(&self, source: [u8; 32], now: UnixTime) {
         let mut away = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if away.len() >= MOST_AWAY {
-            away.retain(|_, until| now < *until);
-        }
-        if away.len() < MOST_AWAY {
-            away.insert(source, now.saturating_add(PAUSE));
-        }
+        away.keep(source, (), now.saturating_add(PAUSE), now);
     }
 }
 

@@ -7,7 +7,6 @@
 //!
 //! The provider's refusals are not remembered: a password may have been changed a moment ago.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -31,6 +30,7 @@ use super::single_flight::Flights;
 use super::token_endpoint::{self, Caller, PassedOn, Tokens};
 use super::verify::{Expected, Refusal, Verifier};
 use crate::exchange::Exchange;
+use crate::expiring::Expiring;
 use crate::filter::Flow;
 use crate::host::Host;
 
@@ -72,7 +72,7 @@ struct Grants {
     /// Keys the names of credentials, so that they tell nothing outside of this process.
     salt: OnceLock<[u8; 32]>,
     flights: Arc<Flights<[u8; 32], Outcome>>,
-    granted: Mutex<HashMap<[u8; 32], Arc<Granted>>>,
+    granted: Mutex<Expiring<[u8; 32], Arc<Granted>, MOST>>,
 }
 
 /// A trade to be made.
@@ -452,24 +452,19 @@ impl Grants {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Arc<Granted>>> {
+    fn lock(&self) -> MutexGuard<'_, Expiring<[u8; 32], Arc<Granted>, MOST>> {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was granted before, unless it has ended or the provider's keys have changed since.
     fn find(&self, key: &[u8; 32], version: u64, now: UnixTime) -> Option<Arc<Granted>> {
-        let granted = Arc::clone(self.lock().get(key)?);
-        (now < granted.until && granted.version == version).then_some(granted)
+        let granted = Arc::clone(self.lock().get(key, now)?);
+        (granted.version == version).then_some(granted)
     }
 
     fn remember(&self, key: [u8; 32], granted: &Arc<Granted>, now: UnixTime) {
-        let mut all = self.lock();
-        if all.len() >= MOST {
-            all.retain(|_, granted| now < granted.until);
-        }
-        if now < granted.until && (all.len() < MOST || all.contains_key(&key)) {
-            all.insert(key, Arc::clone(granted));
-        }
+        self.lock()
+            .keep(key, Arc::clone(granted), granted.until, now);
     }
 }
 

@@ -1,7 +1,6 @@
 //! Proof of possession: tokens that are good only with the certificate (RFC 8705 §3) or the key (DPoP,
 //! RFC 9449) of the client that they were given to.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ use super::seal::{self, Sizes};
 use super::session::Session;
 use super::sign_in;
 use crate::exchange::Exchange;
+use crate::expiring::Expiring;
 use crate::host::Host;
 
 /// The header of a proof.
@@ -106,20 +106,13 @@ pub(super) const METHODS: [AuthMethod; 3] = [
 
 /// Proofs that were used.
 #[derive(Default)]
-struct Used(Mutex<HashMap<[u8; 32], UnixTime>>);
+struct Used(Mutex<Expiring<[u8; 32], (), MOST>>);
 
 impl Used {
     /// Notes a proof. `false`: it was used before, or no more can be remembered.
     fn note(&self, proof: [u8; 32], until: UnixTime, now: UnixTime) -> bool {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if used.len() >= MOST {
-            used.retain(|_, until| now < *until);
-        }
-        if used.len() >= MOST || used.get(&proof).is_some_and(|until| now < *until) {
-            return false;
-        }
-        used.insert(proof, until);
-        true
+        used.get(&proof, now).is_none() && used.keep(proof, (), until, now)
     }
 }
 

@@ -11,7 +11,6 @@
 mod finish;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +25,7 @@ use super::single_flight::Flights;
 use super::token_endpoint::{PassedOn, Tokens};
 use super::told;
 use crate::exchange::Exchange;
+use crate::expiring::Expiring;
 use crate::host::{Claim, Host, Work};
 use crate::sessions::session_keys::KeyRing;
 use finish::Given;
@@ -74,7 +74,7 @@ shared::unsaid!(Landed);
 #[derive(Default)]
 struct Redemptions {
     flights: Arc<Flights<Key, Landed>>,
-    landed: Mutex<HashMap<Key, (UnixTime, Landed)>>,
+    landed: Mutex<Expiring<Key, Landed, MOST>>,
 }
 
 shared::unsaid!(Redemptions);
@@ -295,14 +295,12 @@ impl<H: Host> Redemption<H> {
 }
 
 impl Redemptions {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, (UnixTime, Landed)>> {
+    fn lock(&self) -> MutexGuard<'_, Expiring<Key, Landed, MOST>> {
         self.landed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find(&self, key: &Key, now: UnixTime) -> Option<Landed> {
-        let landed = self.lock();
-        let (until, landed) = landed.get(key)?;
-        (now < *until).then(|| landed.clone())
+        self.lock().get(key, now).cloned()
     }
 
     fn remember(&self, key: Key, landed: &Landed, now: UnixTime) {
@@ -315,21 +313,16 @@ impl Redemptions {
             Landed::Result(..) | Landed::Spent => REMEMBERED,
         };
         let mut all = self.lock();
-        if all.len() >= MOST_RESULTS {
-            all.retain(|_, (until, _)| now < *until);
-        }
-        if all.len() < MOST {
-            let landed = if all.len() < MOST_RESULTS {
-                landed.clone()
-            } else {
-                Landed::Spent
-            };
-            let given = |landed: &Landed| matches!(landed, Landed::Given(..));
-            let waits = all.get(&key).is_some_and(|(_, held)| given(held)) && given(&landed);
-            // However often somebody tries, what is not verified in time never is.
-            if !waits {
-                all.insert(key, (now.saturating_add(kept_for), landed));
-            }
+        let landed = if all.is_below(MOST_RESULTS, now) {
+            landed.clone()
+        } else {
+            Landed::Spent
+        };
+        let given = |landed: &Landed| matches!(landed, Landed::Given(..));
+        // However often somebody tries, what is not verified in time never is.
+        let waits = all.get(&key, now).is_some_and(given) && given(&landed);
+        if !waits {
+            all.keep(key, landed, now.saturating_add(kept_for), now);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Refreshes that a node begins although no control plane says whose turn it is. Where sessions are stored, the store says so.
 //! Else another node may have been faster: a refusal does not end the session at once, which may go on with what that was given.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use shared::hexadecimal::hexadecimal;
 
 use super::{Outcome, Refresh};
 use crate::bundled::openid_connect::failure::{Class, Failure};
+use crate::expiring::Expiring;
 use crate::host::Host;
 
 /// The code of a refusal by the provider.
@@ -29,7 +29,7 @@ const MOST: usize = 10_000;
 
 /// The refusals of a node, by the name of the refresh, and when the first was.
 #[derive(Debug, Default)]
-pub(super) struct Contested(Mutex<HashMap<[u8; 32], UnixTime>>);
+pub(super) struct Contested(Mutex<Expiring<[u8; 32], UnixTime, MOST>>);
 
 impl<H: Host> Refresh<H> {
     /// New tokens, where nobody says whose turn it is to ask for them.
@@ -61,8 +61,8 @@ impl Contested {
     /// Whether the provider has refused this refresh so lately that it is not asked again.
     fn is_doubted(&self, key: &[u8; 32], now: UnixTime) -> bool {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = all.get(key).copied();
-        since.is_some_and(|since| now.saturating_since(since) < DOUBTED)
+        let since = all.get(key, now);
+        since.is_some_and(|since| now.saturating_since(*since) < DOUBTED)
     }
 
     /// What `failure` means for the session whose refresh is named `key`: nothing yet, if the provider refuses the token for
@@ -72,11 +72,11 @@ impl Contested {
             return failure;
         }
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, since| now.saturating_since(*since) < REMEMBERED);
-        if !all.contains_key(&key) && all.len() >= MOST {
-            return failure;
-        }
-        let since = *all.entry(key).or_insert(now);
+        let since = match all.get(&key, now).copied() {
+            Some(since) => since,
+            None if all.keep(key, now, now.saturating_add(REMEMBERED), now) => now,
+            None => return failure,
+        };
         if now.saturating_since(since) >= DOUBTED {
             return failure;
         }

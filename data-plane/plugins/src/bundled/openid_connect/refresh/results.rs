@@ -1,6 +1,5 @@
 //! The results of refreshes that a node remembers, and which of them serve whom.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use shared::clock::UnixTime;
 use super::Outcome;
 use crate::bundled::openid_connect::failure::Class;
 use crate::bundled::openid_connect::token_endpoint::Tokens;
+use crate::expiring::Expiring;
 
 /// Most results that a node remembers.
 const MOST: usize = 10_000;
@@ -34,9 +34,9 @@ pub(super) struct Held {
     pub(super) expires_at: Option<UnixTime>,
 }
 
-/// Results, each with the time until which it serves.
+/// Results, each for as long as it serves.
 #[derive(Debug, Default)]
-pub(super) struct Results(Mutex<HashMap<[u8; 32], (UnixTime, Outcome)>>);
+pub(super) struct Results(Mutex<Expiring<[u8; 32], Outcome, MOST>>);
 
 /// What a node knows of a refresh.
 pub(super) enum Known {
@@ -113,14 +113,12 @@ impl Results {
         Known::Key(key)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], (UnixTime, Outcome)>> {
+    fn lock(&self) -> MutexGuard<'_, Expiring<[u8; 32], Outcome, MOST>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recent(&self, key: &[u8; 32], now: UnixTime) -> Option<Outcome> {
-        let recent = self.lock();
-        let (until, outcome) = recent.get(key)?;
-        (now < *until).then(|| outcome.clone())
+        self.lock().get(key, now).cloned()
     }
 
     /// A provider that could not be used, or that does not accept us yet, is asked again by the next request.
@@ -135,12 +133,6 @@ impl Results {
         {
             return;
         }
-        let mut recent = self.lock();
-        if recent.len() >= MOST {
-            recent.retain(|_, (until, _)| now < *until);
-        }
-        if recent.len() < MOST {
-            recent.insert(key, (until, outcome.clone()));
-        }
+        self.lock().keep(key, outcome.clone(), until, now);
     }
 }

@@ -3,7 +3,6 @@
 //! once more, a provider that detects its reuse would end the session (RFC 9700 §4.14.2).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use crate::bundled::openid_connect::rules::Rules;
 use crate::bundled::openid_connect::session_store::{Aside, SessionStore};
 use crate::bundled::openid_connect::token_endpoint::Tokens;
 use crate::bundled::openid_connect::told;
+use crate::expiring::Expiring;
 use crate::host::{Host, Work};
 use crate::sessions::session_keys::KeyRing;
 
@@ -33,7 +33,7 @@ const NAME: &str = "=refresh, not judged";
 
 /// What a node keeps, by the name of the refresh.
 #[derive(Debug, Default)]
-pub(super) struct Unjudged(Mutex<HashMap<[u8; 32], Given>>);
+pub(super) struct Unjudged(Mutex<Expiring<[u8; 32], Given, MOST>>);
 
 /// What was given, and until when it is kept.
 #[derive(Clone, Debug)]
@@ -109,14 +109,13 @@ impl Given {
 }
 
 impl Unjudged {
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Given>> {
+    fn lock(&self) -> MutexGuard<'_, Expiring<[u8; 32], Given, MOST>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What this node keeps.
     pub(super) fn find(&self, key: &[u8; 32], now: UnixTime) -> Option<Given> {
-        let all = self.lock();
-        all.get(key).filter(|given| now < given.until).cloned()
+        self.lock().get(key, now).cloned()
     }
 
     /// Takes over what another node has told, if that is what it is.
@@ -139,19 +138,14 @@ impl Unjudged {
     /// Keeps what was `given`, if it is not kept already.
     fn keep(&self, key: [u8; 32], given: &Given, now: UnixTime) -> bool {
         let mut all = self.lock();
-        all.retain(|_, given| now < given.until);
-        let known = all.get(&key);
+        let known = all.get(&key, now);
         if known.is_some_and(|known| Arc::ptr_eq(&known.tokens, &given.tokens)) {
             return false;
         }
         let is_told = known.is_some_and(|known| known.is_told);
-        let room = known.is_some() || all.len() < MOST;
-        let is_new = room && now < given.until;
-        if is_new {
-            let given = given.clone();
-            all.insert(key, Given { is_told, ..given });
-        }
-        is_new
+        let given = given.clone();
+        let until = given.until;
+        all.keep(key, Given { is_told, ..given }, until, now)
     }
 
     /// Keeps what was `given` for as long as nobody can judge it, also in `store`, where sessions are; else it is of no use
@@ -215,7 +209,7 @@ impl Unjudged {
         host: &impl Host,
         (key, refresh_token): ([u8; 32], &str),
     ) {
-        match self.lock().get_mut(&key) {
+        match self.lock().get_mut(&key, host.now()) {
             Some(given) if !given.is_told && given.next(refresh_token).is_some() => {
                 given.is_told = true;
             }
