@@ -272,16 +272,6 @@ async fn renew(
     let spared = !must
         && end.is_none_or(|end| now < end.saturating_add(grace))
         && stale.is_none_or(|due| now < due.saturating_add(patience));
-    if let Some(store) = &rules.storage
-        && let Err(failure) = store.takes_writes(host, &session.id).await
-    {
-        // The refresh token would be spent for tokens that nobody could keep.
-        return if spared {
-            Ok(Token::Serves)
-        } else {
-            Err(failure)
-        };
-    }
     let asked = refresh::Asked {
         client: session.client,
         refresh_token: token,
@@ -296,8 +286,8 @@ async fn renew(
     let ring = &exchange.environment.session_keys;
     let tokens = match Box::pin(refresh::refresh(rules, host, ring, asked)).await {
         Ok(tokens) => tokens,
-        // The provider is away, or does not know its client any more: what the session has says that it
-        // may go on.
+        // The provider is away, or does not know its client any more, or new tokens could not be stored: what the session has
+        // says that it may go on.
         Err(failure) if spared && matches!(failure.class, Class::Unavailable | Class::Faulty) => {
             debug!(issuer = rules.issuer, error = %failure, "a session goes on without a refresh");
             return Ok(Token::Serves);

@@ -240,12 +240,12 @@ impl<H: Host> Refresh<H> {
                 let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
                 let unjudged = &self.refreshes.unjudged;
                 unjudged.hear(rules, ring, host, self.key, &sealed);
-                (self.ask().await, false)
+                (self.ask_in_turn().await, false)
             }
             Claim::Alone => (self.ask_alone().await, false),
             Claim::Taken => (Err(contested::contested()), false),
             Claim::Ours => {
-                let outcome = self.ask().await;
+                let outcome = self.ask_in_turn().await;
                 self.host.publish(self.key, self.tell(&outcome));
                 (outcome, true)
             }

@@ -57,9 +57,11 @@ struct Ticket {
     id: String,
 }
 
-/// How long a turn lasts that nobody ends, in milliseconds: longer than a provider takes for tokens and keys, and a node to
-/// store what came of them.
-const TURN: i64 = 60_000;
+/// A turn that this node has.
+pub(super) struct Turn {
+    key: String,
+    until: UnixTime,
+}
 
 /// What is put aside in the store, beside sessions.
 #[derive(Clone, Copy, Debug)]
@@ -216,9 +218,12 @@ impl SessionStore {
         id: &str,
     ) -> Result<Option<String>, Failure> {
         let command = Command::new("GET").arg(self.key(family, id));
-        let reply = self.ask(host, vec![command]).await?.pop();
-        let bytes = reply.and_then(Reply::bytes);
-        Ok(bytes.and_then(|bytes| String::from_utf8(bytes.into()).ok()))
+        match self.ask(host, vec![command]).await?.pop() {
+            Some(Reply::Bytes(bytes)) => Ok(String::from_utf8(bytes.into()).ok()),
+            Some(Reply::Nil) => Ok(None),
+            // What it holds, nobody knows.
+            _ => Err(unavailable("its reply is no value")),
+        }
     }
 
     /// Puts `content` aside, sealed, for as long as it is `kept`.
@@ -282,25 +287,38 @@ impl SessionStore {
         aside.open(rules, ring, host, name, reply)
     }
 
-    /// Whether it is this node's turn to do what is called `name`, where no control plane says so. It is for long enough to do
-    /// it, or until it is over. A store that fails keeps nobody from it.
-    pub(super) async fn takes_turn(&self, host: &impl Host, name: &str) -> bool {
-        let set = Command::new("SET").arg(self.turn(name)).arg("1");
-        let set = set.arg("PX").number(TURN).arg("NX");
-        let replies = self.ask(host, vec![set]).await;
-        replies.map_or(true, |replies| !matches!(replies.first(), Some(Reply::Nil)))
+    /// Takes the turn to do what is called `name`, if no other node has it. It `lasts` for long enough to do that, or until it
+    /// is over.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer, or takes no writes, as a replica, or a server without memory or a disk: what came of it
+    /// could not be kept.
+    pub(super) async fn take_turn(
+        &self,
+        host: &impl Host,
+        name: &str,
+        lasts: Duration,
+    ) -> Result<Option<Turn>, Failure> {
+        let turn = Turn {
+            key: format!("{}:turn:{name}", self.prefix),
+            until: host.now().saturating_add(lasts),
+        };
+        let lasts = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
+        let set = Command::new("SET").arg(turn.key.clone()).arg("1");
+        let set = set.arg("PX").number(lasts).arg("NX");
+        let replies = self.ask(host, vec![set]).await?;
+        Ok((!matches!(replies.first(), Some(Reply::Nil))).then_some(turn))
     }
 
-    /// Ends the turn.
-    pub(super) async fn ends_turn(&self, host: &impl Host, name: &str) {
-        // What failed is logged; it ends by itself.
-        _ = self
-            .ask(host, vec![Command::new("DEL").arg(self.turn(name))])
-            .await;
-    }
-
-    fn turn(&self, name: &str) -> String {
-        format!("{}:turn:{name}", self.prefix)
+    /// Ends the turn, unless it has lapsed: another node may have it by now.
+    pub(super) async fn end_turn(&self, host: &impl Host, turn: Turn) {
+        if host.now() < turn.until {
+            // What failed is logged; it ends by itself.
+            _ = self
+                .ask(host, vec![Command::new("DEL").arg(turn.key)])
+                .await;
+        }
     }
 
     fn place(&self, aside: Aside, name: &str) -> String {
@@ -328,28 +346,6 @@ impl SessionStore {
             // What failed is logged; the session is revoked as well.
             _ = store.ask(&its_host, commands).await;
         }));
-    }
-
-    /// Whether a session could be stored now: to be asked before anything is spent for one.
-    ///
-    /// # Errors
-    ///
-    /// If the store does not answer, or takes no writes: a replica, or a server without memory or a disk.
-    pub(super) async fn takes_writes(&self, host: &impl Host, id: &str) -> Result<(), Failure> {
-        // It writes nothing, and is refused like all that do.
-        let nothing = Command::new("SETRANGE")
-            .arg(self.key(Family::Session, id))
-            .number(0)
-            .arg("");
-        let replies = host.redis(&self.server, vec![nothing]).await;
-        let replies = replies.map_err(|error| unavailable(&error.to_string()))?;
-        match replies.first() {
-            // A user that may do no more than is needed may not ask this; what has to be stored, it may.
-            Some(Reply::Error(text)) if !text.starts_with("NOPERM") && !text.starts_with("ERR") => {
-                Err(unavailable(text))
-            }
-            _ => Ok(()),
-        }
     }
 
     async fn ask(&self, host: &impl Host, commands: Vec<Command>) -> Result<Vec<Reply>, Failure> {

@@ -1,5 +1,6 @@
-//! Refreshes that a node begins although no control plane says whose turn it is. Where sessions are stored, the store says so.
-//! Else another node may have been faster: a refusal does not end the session at once, which may go on with what that was given.
+//! Refreshes that another node may be at, unseen by this one or by its control plane. Where sessions are stored, the store
+//! says whose turn it is. Where nobody says so, another node may have been faster: a refusal does not end the session at once,
+//! which may go on with what that was given.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -7,8 +8,10 @@ use std::time::Duration;
 use shared::clock::UnixTime;
 use shared::hexadecimal::hexadecimal;
 
+use super::results::replacing;
 use super::{Outcome, Refresh};
 use crate::bundled::openid_connect::failure::{Class, Failure};
+use crate::bundled::openid_connect::rules::Rules;
 use crate::expiring::Expiring;
 use crate::host::Host;
 
@@ -27,12 +30,18 @@ const REMEMBERED: Duration = Duration::from_mins(10);
 /// Most that a node remembers.
 const MOST: usize = 10_000;
 
+/// The shortest turn.
+const TURN: Duration = Duration::from_mins(1);
+
+/// How long a node may take to store what it was given.
+const STORED: Duration = Duration::from_secs(10);
+
 /// The refusals of a node, by the name of the refresh, and when the first was.
 #[derive(Debug, Default)]
 pub(super) struct Contested(Mutex<Expiring<[u8; 32], UnixTime, MOST>>);
 
 impl<H: Host> Refresh<H> {
-    /// New tokens, where nobody says whose turn it is to ask for them.
+    /// New tokens, where no control plane says whose turn it is to ask for them.
     pub(super) async fn ask_alone(&self) -> Outcome {
         if self.brought {
             return self.ask().await;
@@ -41,20 +50,44 @@ impl<H: Host> Refresh<H> {
         if contests.is_doubted(&self.key, self.host.now()) {
             return Err(contested());
         }
-        let name = hexadecimal(&self.key);
-        let store = self.store();
-        if let Some(store) = store
-            && !store.takes_turn(&self.host, &name).await
-        {
-            return Err(contested());
-        }
-        let outcome = self.ask().await;
-        // After new tokens it ends by itself: who comes next finds them in the store, once they are there.
-        if let Some(store) = store.filter(|_| outcome.is_err()) {
-            store.ends_turn(&self.host, &name).await;
-        }
+        let outcome = self.ask_in_turn().await;
         outcome.map_err(|failure| contests.judge(self.key, failure, self.host.now()))
     }
+
+    /// New tokens, once it is this node's turn where the session is stored: also a node that control planes do not hear, or
+    /// that hears another one, may be at it.
+    pub(super) async fn ask_in_turn(&self) -> Outcome {
+        let Some(store) = self.store() else {
+            return self.ask().await;
+        };
+        let name = hexadecimal(&self.replaces());
+        let lasts = longest(&self.rules);
+        let Some(turn) = store.take_turn(&self.host, &name, lasts).await? else {
+            return Err(contested());
+        };
+        let outcome = self.ask().await;
+        // After new tokens it ends by itself: who comes next finds them in the store, once they are there.
+        if outcome.is_err() {
+            store.end_turn(&self.host, turn).await;
+        }
+        outcome
+    }
+
+    /// Names what new tokens replace, whatever a node knows of those before: nodes that have read the same session name it
+    /// alike.
+    fn replaces(&self) -> [u8; 32] {
+        match &self.want.held {
+            Some(held) if self.key == self.first => replacing(&self.first, &held.access_token),
+            _ => self.key,
+        }
+    }
+}
+
+/// How long a turn lasts that nobody ends: longer than a provider takes for discovery, tokens and keys, and a node to store
+/// what came of them.
+fn longest(rules: &Rules) -> Duration {
+    let timeout = rules.config.provider.timeout.milliseconds();
+    TURN.max(timeout.saturating_mul(3).saturating_add(STORED))
 }
 
 impl Contested {

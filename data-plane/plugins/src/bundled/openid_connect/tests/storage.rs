@@ -20,6 +20,8 @@ pub(super) struct Redis {
     pub(super) down: Cell<bool>,
     /// What is said to commands that write.
     refuses: Cell<Option<&'static str>>,
+    /// What is said to those that read, in place of a value.
+    babbles: RefCell<Option<Reply>>,
 }
 
 impl Redis {
@@ -44,10 +46,6 @@ impl Redis {
             return Reply::Error(refusal.to_owned());
         }
         match words.as_slice() {
-            ["SETRANGE", key, "0", ""] => {
-                let length = values.get(*key).map_or(0, String::len);
-                Reply::Integer(i64::try_from(length).unwrap())
-            }
             ["SET", key, value, "PX", time, rest @ ..] => {
                 assert!(time.parse::<u64>().unwrap() > 0);
                 let is_there = values.contains_key(*key);
@@ -57,6 +55,7 @@ impl Redis {
                 values.insert((*key).to_owned(), (*value).to_owned());
                 Reply::Status("OK".to_owned())
             }
+            ["GET", _] if let Some(reply) = &*self.babbles.borrow() => reply.clone(),
             ["GET", key] => match values.get(*key) {
                 Some(value) => Reply::Bytes(value.clone().into()),
                 None => Reply::Nil,
@@ -233,7 +232,11 @@ fn rule_60_a_session_stored_in_the_place_of_another_is_none() {
 
 #[test]
 fn no_refresh_token_is_spent_while_the_store_takes_no_writes() {
-    for refusal in ["READONLY You can't write", "OOM command not allowed"] {
+    for refusal in [
+        "READONLY You can't write",
+        "OOM command not allowed",
+        "NOPERM this user has no permissions",
+    ] {
         let (mut one, mut two, redis) = gateways(&json!({}));
         let mut browser = Browser::default();
         browser.sign_in(&mut one, "/api");
@@ -256,16 +259,6 @@ fn no_refresh_token_is_spent_while_the_store_takes_no_writes() {
         }
         assert_eq!(one.provider.called("/token"), 2);
     }
-    // Who may not ask is not taken for a store that cannot write.
-    let (mut one, _, redis) = gateways(&json!({}));
-    let mut browser = Browser::default();
-    browser.sign_in(&mut one, "/api");
-    one.advance(610);
-    redis
-        .refuses
-        .set(Some("NOPERM this user has no permissions"));
-    assert_eq!(browser.get(&mut one, "/api").status, 503);
-    assert_eq!(one.provider.called("/token"), 2);
 }
 
 #[test]
@@ -300,6 +293,26 @@ fn a_store_that_does_not_answer_begins_no_circle() {
     assert!(!page.contains("provider"), "{page}");
     redis.down.set(false);
     assert_eq!(browser.get(&mut one, "/api").status, 200);
+}
+
+#[test]
+fn a_store_whose_replies_are_no_values_ends_no_session() {
+    for reply in [
+        Reply::Integer(7),
+        Reply::List(vec![Reply::Nil]),
+        Reply::Status("OK".to_owned()),
+        Reply::Error("ERR what is that".to_owned()),
+    ] {
+        let (mut one, _, redis) = gateways(&json!({}));
+        let mut browser = Browser::default();
+        browser.sign_in(&mut one, "/api");
+        *redis.babbles.borrow_mut() = Some(reply.clone());
+        let refused = browser.get(&mut one, "/api");
+        let outcome = (refused.status, refused.ends_session());
+        assert_eq!(outcome, (503, false), "{reply:?}");
+        *redis.babbles.borrow_mut() = None;
+        assert_eq!(browser.get(&mut one, "/api").status, 200);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::gateway::{Browser, Gateway};
 use super::provider::plain;
-use super::storage::gateways;
+use super::storage::{Redis, gateways};
 use crate::host::{Claim, Host as _};
 
 #[test]
@@ -73,6 +73,79 @@ fn rule_41_without_a_control_plane_a_stored_session_is_refreshed_by_whose_turn_i
     assert_eq!(turn(), 1);
     assert_eq!(browser.get(&mut two, "/api").status, 200);
     assert_eq!(one.provider.called("/token"), calls + 1);
+}
+
+#[test]
+fn rule_41_a_node_that_hears_a_control_plane_and_one_that_does_not_take_turns() {
+    // Whichever of the two is cut off.
+    for first_is_cut_off in [true, false] {
+        let (mut one, mut two, redis) = gateways(&json!({ "refresh_grace": 0 }));
+        let cut_off = if first_is_cut_off { &one } else { &two };
+        cut_off.host.claims(Claim::Alone);
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+        let old = redis.values.borrow().clone();
+        one.advance(350);
+        two.host.set_clock(one.host.now());
+        let renewed = browser.clone().get(&mut one, "/api");
+        assert_eq!(renewed.status, 200);
+        // The first one has its tokens, and has not stored them yet.
+        let mut stored = redis.values.borrow().clone();
+        stored.retain(|key, _| old.contains_key(key));
+        redis.values.borrow_mut().extend(old);
+        let calls = one.provider.called("/token");
+        let reply = browser.clone().get(&mut two, "/api");
+        let outcome = (reply.status, reply.ends_session());
+        assert_eq!(outcome, (503, false), "{first_is_cut_off}");
+        assert_eq!(one.provider.called("/token"), calls, "{first_is_cut_off}");
+        redis.values.borrow_mut().extend(stored);
+        assert_eq!(browser.get(&mut two, "/api").status, 200);
+        assert_eq!(one.provider.called("/token"), calls, "{first_is_cut_off}");
+    }
+}
+
+#[test]
+fn rule_41_a_turn_that_has_brought_nothing_is_over_and_one_that_has_lapsed_is_another_nodes() {
+    let (mut one, _, redis) = gateways(&json!({ "refresh_grace": 0, "timeout": 30_000 }));
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+    let turns = |redis: &Redis| {
+        let values = redis.values.borrow();
+        let turns = values.keys().filter(|key| key.contains(":turn:"));
+        turns.count()
+    };
+    one.advance(350);
+    for (seconds, left) in [(1.0, 0), (99.0, 0), (101.0, 1)] {
+        let host = one.host.clone();
+        one.host.connect(Rc::new(move |_| {
+            host.advance(seconds);
+            Ok(plain(503, "text/plain", String::new()))
+        }));
+        assert_eq!(browser.get(&mut one, "/api").status, 503);
+        assert_eq!(turns(&redis), left, "{seconds}");
+    }
+}
+
+#[test]
+fn rule_41_tokens_that_end_within_a_turn_are_renewed_in_one_of_their_own() {
+    for rotates in [true, false] {
+        let (mut one, mut two, _) = gateways(&json!({ "session_idling_timeout": 0 }));
+        one.host.claims(Claim::Alone);
+        let mut browser = Browser::default();
+        one.provider.script.borrow_mut().lifetime = Some(3);
+        assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+        one.provider.script.borrow_mut().no_refresh_token = !rotates;
+        for round in 1..=6 {
+            one.advance(3);
+            two.host.set_clock(one.host.now());
+            let nodes = [&mut one, &mut two];
+            for number in [round, round + 1] {
+                let node = &mut *nodes[number % 2];
+                assert_eq!(browser.get(node, "/api").status, 200, "{rotates} {round}");
+            }
+            assert_eq!(one.provider.called("/token"), 1 + round, "{rotates}");
+        }
+    }
 }
 
 #[test]
