@@ -197,17 +197,18 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     let issuer = verifier
         .accepted_issuer(claims)
         .ok_or_else(|| bad("the token is of another issuer"))?;
-    let ours = |audience: &Value| {
-        let mut clients = verifier.rules.clients.iter();
-        let audience = audience.as_str().filter(|audience| !audience.is_empty())?;
-        clients.position(|client| client.id == audience)
+    let names = |audience: &Value, id: &str| !id.is_empty() && audience.as_str() == Some(id);
+    let is_for = |id: &str| match claims.get("aud") {
+        Some(Value::Array(audiences)) => audiences.iter().any(|audience| names(audience, id)),
+        Some(audience) => names(audience, id),
+        None => false,
     };
-    let client = match claims.get("aud") {
-        Some(Value::Array(audiences)) => audiences.iter().find_map(ours),
-        Some(audience) => ours(audience),
-        None => None,
-    };
-    let client = client.ok_or_else(|| bad("the token is for another client"))?;
+    let clients = verifier.rules.clients.iter().enumerate();
+    let clients = clients.filter(|(_, client)| is_for(&client.id));
+    let clients: Vec<usize> = clients.map(|(client, _)| client).collect();
+    if clients.is_empty() {
+        return Err(bad("the token is for another client"));
+    }
     let now = verifier.now;
     let leeway = verifier.leeway();
     let made_at = jws::time(claims, "iat").ok().flatten();
@@ -254,12 +255,24 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
         },
         (None, None) => return Err(bad("the token names neither a subject nor a session")),
     };
-    // By its secret, if by one.
-    let verifier = Verifier {
-        client,
-        ..*verifier
+    // By the secret of any of these, if by one: the provider's keys are the same for all.
+    let secrets = if parsed.header.algorithm.is_symmetric() {
+        clients.len()
+    } else {
+        1
     };
-    verifier.check_signature(&parsed, "logout_token")?;
+    let mut checked = Ok(());
+    for client in clients.into_iter().take(secrets) {
+        let verifier = Verifier {
+            client,
+            ..*verifier
+        };
+        checked = verifier.check_signature(&parsed, "logout_token");
+        if checked.is_ok() {
+            break;
+        }
+    }
+    checked?;
     Ok(Asked {
         ends,
         token: Revocation::logout_token(&issuer, id),

@@ -78,7 +78,7 @@ fn rule_102_a_token_that_comes_to_two_nodes_is_heard_by_one() {
 fn a_logout_token_may_be_signed_with_the_secret_of_the_client_that_it_is_for() {
     let mut gateway = Gateway::new(json!({
         "backchannel_logout_uri_suffix": "/backchannel", "enable_hs_signatures": true,
-        "client_id": ["one", "two"], "client_secret": ["s-1", "s-2"],
+        "client_id": ["one", "two", "one"], "client_secret": ["s-1", "s-2", "s-3"],
     }));
     for (id, audience, secret, status) in [
         ("a", json!("two"), "s-2", 200),
@@ -86,6 +86,13 @@ fn a_logout_token_may_be_signed_with_the_secret_of_the_client_that_it_is_for() {
         ("c", json!("one"), "s-1", 200),
         ("d", json!("two"), "s-1", 400),
         ("e", json!("three"), "s-1", 400),
+        ("f", json!(["one", "two"]), "s-2", 200),
+        ("g", json!(["two", "one"]), "s-1", 200),
+        // One of its secrets takes the place of the other.
+        ("h", json!("one"), "s-3", 200),
+        ("i", json!(["one", "three"]), "s-2", 400),
+        ("j", json!([]), "s-1", 400),
+        ("k", json!(["", 1, null]), "s-1", 400),
     ] {
         let claims = logout_claims(&gateway, &json!({ "jti": id, "aud": audience }));
         let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
