@@ -18,6 +18,7 @@ use crate::host::redis::{self, Address, Cluster, Endpoint, Sentinels};
 )]
 pub struct Redis {
     #[serde(default = "default::loopback")]
+    #[schemars(extend("format" = "kong-host"))]
     pub host: String,
     #[serde(default = "default::redis_port")]
     #[schemars(range(min = 0, max = 65_535))]
@@ -211,6 +212,7 @@ pub enum SentinelRole {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct SentinelNode {
     #[serde(default = "default::loopback")]
+    #[schemars(extend("format" = "kong-host"))]
     pub host: String,
     #[serde(default = "default::redis_port")]
     #[schemars(range(min = 0, max = 65_535))]
@@ -222,6 +224,7 @@ pub struct SentinelNode {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct ClusterNode {
     #[serde(default = "default::loopback")]
+    #[schemars(extend("format" = "kong-host"))]
     pub ip: String,
     #[serde(default = "default::redis_port")]
     #[schemars(range(min = 0, max = 65_535))]
@@ -261,10 +264,38 @@ mod tests {
         let redis = check(&json!({ "sentinel_addresses": "s:26379", "sentinel_master": "m" }));
         let nodes = json!([{ "host": "s", "port": 26379 }]);
         assert_eq!(redis.unwrap()["sentinel_nodes"], nodes);
-        for wrong in [json!(["a:b"]), json!([5]), json!([])] {
+        for wrong in [json!(["a:b"]), json!([5]), json!([]), json!(["a b:7000"])] {
             let refused = check(&json!({ "cluster_addresses": wrong }));
             let refused = refused.unwrap_err().to_string();
             assert!(refused.contains("cluster_nodes"), "{wrong} {refused}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_judged_wherever_they_stand() {
+        let told = "invalid value: a b";
+        for (redis, expected) in [
+            (json!({ "host": "a b" }), json!({ "host": told })),
+            (
+                json!({ "cluster_nodes": [{ "ip": "x" }, { "ip": "a b" }] }),
+                json!({ "cluster_nodes": { "2": { "ip": told } } }),
+            ),
+            (
+                json!({ "sentinel_master": "m", "sentinel_nodes": [{ "host": "a b" }] }),
+                json!({ "sentinel_nodes": { "1": { "host": told } } }),
+            ),
+        ] {
+            let refused = check(&redis).unwrap_err();
+            assert_eq!(refused["redis"], expected, "{redis}");
+        }
+        for host in ["redis.internal", "10.0.0.1", "::1", "[::1]"] {
+            let nodes = json!([{ "host": host }]);
+            let redis = json!({ "host": host, "sentinel_master": "m", "sentinel_nodes": nodes });
+            assert!(check(&redis).is_ok(), "{host}");
+            assert!(
+                check(&json!({ "cluster_nodes": [{ "ip": host }] })).is_ok(),
+                "{host}"
+            );
         }
     }
 }
