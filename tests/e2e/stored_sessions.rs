@@ -1,6 +1,7 @@
 //! Sessions in a real Redis server: what is stored, who may read it, and what ends it.
 
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
 
 use http::Method;
 
@@ -99,6 +100,44 @@ async fn a_store_that_is_away_is_said_so_and_nobody_is_sent_round_in_circles() {
     let late = guide.browser(1);
     let callback = late.log_in(&gateway("/"), "bob").await;
     assert_eq!(late.get(callback.as_str()).await.status, 503);
+}
+
+#[tokio::test]
+async fn a_store_that_is_out_of_step_ends_no_session() {
+    let redis = Redis::start();
+    let guide = guide(&redis, "").await;
+    let browser = guide.browser(0);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // It ends with the test.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                    let asked = String::from_utf8_lossy(&buffer[..count]).into_owned();
+                    let reply = if asked.contains("GET") {
+                        "$-5\r\n"
+                    } else {
+                        "+OK\r\n"
+                    };
+                    if stream.write_all(reply.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    guide
+        .patch(&format!("--data config.redis.port={port}"))
+        .await;
+    let reply = browser.get(&gateway("/")).await;
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    let data = format!("--data config.redis.port={}", redis.port);
+    guide.patch(&data).await;
+    assert_eq!(browser.get(&gateway("/")).await.status, 200);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod breaker;
 mod cluster;
+mod lengths;
 mod sentinel;
 
 use std::cell::{Cell, RefCell};
@@ -21,6 +22,7 @@ use shared::secret::Secret;
 use tokio::net::UnixStream;
 
 use self::breaker::Silent;
+use self::lengths::Measured;
 use crate::core::Core;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::tls::tls_connector;
@@ -284,12 +286,13 @@ where
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None);
-    let (commands, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
-        .await
-        .map_err(|error| RedisError::Login {
-            address: address.to_owned(),
-            reason: error.to_string(),
-        })?;
+    let (commands, driver) =
+        MultiplexedConnection::new_with_config(&info, Measured::new(stream), config)
+            .await
+            .map_err(|error| RedisError::Login {
+                address: address.to_owned(),
+                reason: error.to_string(),
+            })?;
     let alive = Rc::new(Cell::new(true));
     let ended = Rc::clone(&alive);
     tokio::task::spawn_local(async move {
@@ -309,8 +312,8 @@ fn reply(value: Value) -> Reply {
         Value::SimpleString(text) => Reply::Status(text),
         Value::Okay => Reply::Status("OK".to_owned()),
         Value::ServerError(error) => Reply::Error(error.to_string()),
-        // The others belong to a version of the protocol that was not asked for.
-        _ => Reply::Nil,
+        Value::Nil => Reply::Nil,
+        _ => Reply::Error("a reply of a version of the protocol that was not asked for".to_owned()),
     }
 }
 
