@@ -95,10 +95,10 @@ async fn give(kept: Kept, claims: Arc<Claims>) {
 async fn give_wanted(kept: &Kept, claims: &Claims) -> Result<(), EtcdError> {
     for key in claims.wanted().await? {
         let key = Key::from(key);
-        let found = kept.lock().0.find(&key, monotonic());
-        if let Some(sealed) = found {
+        // Nobody else is given it, also if it does not arrive: what was posted twice would be worse than what is asked for anew.
+        let taken = kept.lock().0.take(&key, monotonic());
+        if let Some(sealed) = taken {
             claims.give(&key, &sealed).await?;
-            kept.lock().0.forget(&key);
         }
     }
     Ok(())

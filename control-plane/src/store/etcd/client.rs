@@ -210,7 +210,11 @@ impl Client {
     }
 
     fn found(&self, answer: &Value) -> Result<Vec<Found>, EtcdError> {
-        let kvs = member_of(answer, "kvs").as_array().map(Vec::as_slice);
+        self.values(member_of(answer, "kvs"))
+    }
+
+    fn values(&self, kvs: &Value) -> Result<Vec<Found>, EtcdError> {
+        let kvs = kvs.as_array().map(Vec::as_slice);
         kvs.unwrap_or_default()
             .iter()
             .map(|kv| {
@@ -333,6 +337,13 @@ impl Client {
     pub(super) async fn remove(&self, first: &str, end: &str) -> Result<(), EtcdError> {
         let body = json!({ "key": self.key(first), "range_end": self.key(end) });
         self.request("/v3/kv/deleterange", body).await.map(drop)
+    }
+
+    /// Takes the value of `name` away: what it was, for this one alone. Without blocking.
+    pub(super) async fn take(&self, name: &str) -> Result<Option<Found>, EtcdError> {
+        let body = json!({ "key": self.key(name), "prev_kv": true });
+        let answer = self.request("/v3/kv/deleterange", body).await?;
+        Ok(self.values(member_of(&answer, "prev_kvs"))?.pop())
     }
 
     /// Writes all of `puts` if `unchanged` holds and the value `needed` is there: etcd's number of that write, or none

@@ -67,19 +67,17 @@ impl Claims {
         self.unwant(key).await
     }
 
-    /// Takes what another control plane has given for `key`, if one has.
+    /// Takes what another control plane has given for `key`, if one has: whoever asks at once with this one does not get it.
     ///
     /// # Errors
     ///
     /// If it cannot be read.
     pub async fn receive(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EtcdError> {
         let name = given(key);
-        let Some(found) = self.client.look(&name).await? else {
+        let Some(taken) = self.client.take(&name).await? else {
             return Ok(None);
         };
-        let value = open(&self.sealer, &name, &found.value)?;
-        self.remove(&name).await?;
-        Ok(Some(value))
+        open(&self.sealer, &name, &taken.value).map(Some)
     }
 
     async fn tell(&self, name: String, value: &[u8]) -> Result<(), EtcdError> {
