@@ -135,6 +135,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
     let (target, rollouts, following) =
         target::follow(&publisher, signer, &fleet, staging, replica)?;
     let (stop, stopping) = watch::channel(false);
+    let relay = Relay::new(claims, fleet.awaited(monotonic()));
     let streams = Streams {
         publisher,
         fleet,
@@ -143,7 +144,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         transfers: Arc::new(Semaphore::new(TRANSFERS)),
         admission: Arc::new(Mutex::new(Admission::new(monotonic()))),
         revoker,
-        relay: Relay::new(claims),
+        relay,
         authorities,
         stopping: stopping.clone(),
     };
@@ -238,6 +239,7 @@ impl Streams {
         let hello = tokio::time::timeout(PING, incoming.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))??;
+        let flights = wire::flights(hello.as_ref());
         let introduction = wire::introduction(hello, peer)?;
         let node = introduction.name.clone();
         let running = introduction.running;
@@ -257,8 +259,9 @@ impl Streams {
             joined.map_err(|full| Status::resource_exhausted(full.to_string()))?;
         tracing::info!(node_id = node, revision = %running.revision, "data plane connected");
         let session = Session::new(running, refused, abilities);
-        let stream =
-            stream::NodeStream::new(self.clone(), member, outgoing, session, peer.chain.clone());
+        let by = (self.relay).stream(member.name(), member.run(), flights);
+        let chain = peer.chain.clone();
+        let stream = stream::NodeStream::new(self.clone(), member, outgoing, session, (chain, by));
         tokio::spawn(async move {
             let why = stream.run(incoming).await;
             tracing::info!(node_id = node, %why, "data plane disconnected");

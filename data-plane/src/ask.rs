@@ -1,10 +1,16 @@
 //! What this node asks of its control plane, from any core: one message there, one back.
 
+mod given;
+
 use std::pin::pin;
 use std::time::Duration;
 
 use proto::v1::{answer, request};
+use shared::clock::monotonic;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+
+use self::given::Given;
+use crate::contact::Contact;
 
 /// How long an answer may take that needs no work.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -14,6 +20,12 @@ const WAITING: usize = 1024;
 
 /// Long questions that are on their way at once: they keep the others, and the connection, waiting.
 const LENGTHY: usize = 16;
+
+/// How long it may take until it is known that what was told has arrived.
+const ARRIVED: Duration = Duration::from_secs(30);
+
+/// Between two questions that no stream has taken.
+pub(crate) const AGAIN: Duration = Duration::from_millis(20);
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,6 +50,8 @@ pub(crate) struct Questions {
     sender: mpsc::Sender<Asked>,
     receiver: Mutex<mpsc::Receiver<Asked>>,
     lengthy: Semaphore,
+    /// The flights that this process does.
+    pub(crate) given: Given,
 }
 
 impl Default for Questions {
@@ -47,6 +61,7 @@ impl Default for Questions {
             sender,
             receiver: Mutex::new(receiver),
             lengthy: Semaphore::new(LENGTHY),
+            given: Given::default(),
         }
     }
 }
@@ -111,6 +126,30 @@ impl Questions {
         self.sender.try_send(told).is_ok()
     }
 
+    /// Tells how the flight `key` has `ended`, which this process has done; whether that is on its way.
+    pub(crate) fn land(&self, key: &[u8], ended: request::What) -> bool {
+        let is_told = self.tell(ended);
+        if !is_told {
+            self.given.ends(key);
+        }
+        is_told
+    }
+
+    /// Waits until it is known that what `land` tells has arrived, and tells it again to whoever takes the place of a control
+    /// plane that has gone away before.
+    pub(crate) async fn landed(&self, key: &[u8], ended: request::What, contact: &Contact) {
+        // Answers come in the order of what is asked: by the next one it has arrived.
+        while self.ask(request::What::Echo(true), ARRIVED).await == Err(Unanswered::Cut)
+            && contact.is_there(monotonic())
+        {
+            tokio::time::sleep(AGAIN).await;
+            if !self.tell(ended.clone()) {
+                break;
+            }
+        }
+        self.given.ends(key);
+    }
+
     /// The next question. For one reader at a time: the stream, or who refuses while there is none.
     pub(crate) async fn next(&self) -> Option<Asked> {
         self.receiver.lock().await.recv().await
@@ -158,6 +197,42 @@ mod tests {
         let (answer, echoes) = tokio::join!(asked, control_plane);
         assert_eq!(answer, Ok(answer::What::Yours(true)));
         assert!(echoes > 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_a_flight_ended_is_told_until_somebody_has_heard_it() {
+        let started = monotonic().checked_sub(Duration::from_mins(1)).unwrap();
+        let (questions, contact) = (Questions::default(), Contact::new(started));
+        contact.connects(true, monotonic());
+        let key = [7; 32];
+        let land = || request::What::Flight(proto::v1::Flight::default());
+        questions.given.begins(&key);
+        assert!(questions.land(&key, land()));
+        let control_planes = async {
+            for is_gone in [true, true, false] {
+                assert_eq!(questions.next().await.unwrap().what, land());
+                let Asked { what, answer } = questions.next().await.unwrap();
+                assert_eq!(what, request::What::Echo(true));
+                // Until somebody has heard it, it is this process's.
+                assert_eq!(questions.given.all(), [&key[..]]);
+                if !is_gone {
+                    answer.unwrap().send(answer::What::Echo(true)).unwrap();
+                }
+            }
+        };
+        tokio::join!(questions.landed(&key, land(), &contact), control_planes);
+        assert!(questions.given.all().is_empty());
+        // Where there is nobody, nobody is waited for.
+        contact.connects(false, started);
+        questions.given.begins(&key);
+        assert!(questions.land(&key, land()));
+        let nobody = async {
+            for _ in 0..2 {
+                questions.next().await;
+            }
+        };
+        tokio::join!(questions.landed(&key, land(), &contact), nobody);
+        assert!(questions.given.all().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ use shared::entity::Revocation;
 use shared::secret::Secret;
 use shared::telemetry::chain;
 
-use crate::ask::Unanswered;
+use crate::ask::{AGAIN, Unanswered};
 use crate::body::RequestBody;
 use crate::core::Core;
 use crate::forward::{self, Outgoing, Way, fields};
@@ -217,9 +217,6 @@ const CLAIMED: Duration = Duration::from_secs(30);
 /// After how long without an answer another node is known to be at it: control planes agree sooner on whose it is.
 const AGREED: Duration = Duration::from_secs(4);
 
-/// Between two questions that no stream has taken.
-const AGAIN: Duration = Duration::from_millis(20);
-
 /// How long a control plane may take to keep what is put aside. Nobody waits for it.
 const HEARD: Duration = Duration::from_secs(10);
 
@@ -383,9 +380,15 @@ impl Host for CoreHost {
             Step::Abandon
         };
         let ended = What::Flight(flight(key, step, sealed));
-        if !self.0.node.questions.tell(ended) {
+        if !self.0.node.questions.land(&key, ended.clone()) {
             tracing::debug!("no control plane hears that an operation has ended");
+            return;
         }
+        let core = Rc::clone(&self.0);
+        tokio::task::spawn_local(async move {
+            let node = &core.node;
+            node.questions.landed(&key, ended, &node.contact).await;
+        });
     }
 
     async fn put_aside(&self, key: [u8; 32], sealed: Vec<u8>) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harness::{Browser, eventually};
+use harness::{Browser, Relay, eventually};
 use http::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -213,6 +213,64 @@ async fn a_form_that_no_cookie_holds_comes_back_on_any_node() {
     guide.cluster.control_plane.take().unwrap().kill();
     let (browser, back) = begin(&guide).await;
     finish(&browser, &back).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_41_a_control_plane_that_starts_again_has_no_token_used_twice() {
+    let options =
+        "--data config.scopes=offline_access --data config.leeway=0 --data config.timeout=60000";
+    let mut guide = Guide::start(2, options).await;
+    let lifetime = Duration::from_secs(2);
+    guide.demo.set_access_token_lifetime(lifetime);
+    guide.demo.provider.configure(|settings| {
+        settings.refresh_reuse_leeway = Duration::ZERO;
+    });
+    let issuer = guide.demo.issuer();
+    let provider = Relay::start(issuer.trim_start_matches("http://")).await;
+    let endpoint = format!(
+        "--data config.token_endpoint=http://{}/token",
+        provider.address()
+    );
+    guide.patch(&endpoint).await;
+    let first = guide.browser(0);
+    assert_eq!(first.sign_in(&gateway("/"), "alice").await.status, 200);
+    for is_killed in [true, false] {
+        let session = first.cookie(GATEWAY, "session").unwrap();
+        let second = guide.browser(1);
+        second.set_cookie(GATEWAY, "session", &session);
+        tokio::time::sleep(lifetime).await;
+        // The provider takes its time, and the control plane that knows who is at it goes away.
+        provider.silence();
+        let before = guide.demo.provider_requests();
+        let refreshing = async {
+            let reply = first.get(&gateway("/")).await;
+            assert_eq!(reply.status, 200, "{is_killed}: {}", reply.text());
+        };
+        let cluster = &mut guide.cluster;
+        let meanwhile = async {
+            provider.is_used().await;
+            let control_plane = cluster.control_plane.take().unwrap();
+            if is_killed {
+                control_plane.kill();
+            } else {
+                control_plane.stop().await;
+            }
+            cluster.start_control_plane().await;
+            cluster.settled().await;
+            let late = second.get(&gateway("/"));
+            let healing = async {
+                // Nobody says when a node is told to wait: whoever is given the work asks at once.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                provider.heal();
+            };
+            let (late, ()) = tokio::join!(late, healing);
+            assert_eq!(late.status, 200, "{is_killed}: {}", late.text());
+        };
+        tokio::join!(refreshing, meanwhile);
+        assert_eq!(guide.demo.provider_requests(), before + 1, "{is_killed}");
+        // Neither node has the other one's tokens revoked.
+        assert_eq!(second.get(&gateway("/")).await.status, 200);
+    }
 }
 
 #[tokio::test]

@@ -50,6 +50,8 @@ pub struct Relay {
     /// Counts up when connections are to break.
     breaks: watch::Sender<u64>,
     width: Width,
+    /// How many directions hold something that is not let through.
+    held: watch::Sender<usize>,
     accepting: JoinHandle<()>,
 }
 
@@ -70,13 +72,15 @@ impl Relay {
         let (opened, broken) = (way.clone(), breaks.clone());
         let width = Width::default();
         let carries = width.clone();
+        let held = watch::Sender::new(0);
+        let holds = held.clone();
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let way = opened.subscribe();
                 let mut breaks = broken.subscribe();
                 let target: Arc<str> = Arc::clone(&leads.borrow());
-                let width = carries.clone();
+                let (width, held) = (carries.clone(), holds.clone());
                 connections.spawn(async move {
                     let Ok(server) = connect(&target).await else {
                         return;
@@ -85,8 +89,8 @@ impl Relay {
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
                     tokio::select! {
-                        () = pass(from_client, to_server, way.clone(), &wide) => {}
-                        () = pass(from_server, to_client, way, &width) => {}
+                        () = pass(from_client, to_server, (way.clone(), &held), &wide) => {}
+                        () = pass(from_server, to_client, (way, &held), &width) => {}
                         _ = breaks.changed() => {}
                     }
                 });
@@ -98,6 +102,7 @@ impl Relay {
             way,
             breaks,
             width,
+            held,
             accepting,
         }
     }
@@ -121,6 +126,12 @@ impl Relay {
     /// Lets everything through again.
     pub fn heal(&self) {
         self.way.send_replace(Way::Open);
+    }
+
+    /// Waits until something is kept on the way, which lets nothing through.
+    pub async fn is_used(&self) {
+        // The sender lives as long as this.
+        let _ = self.held.subscribe().wait_for(|held| *held > 0).await;
     }
 
     /// Leads new connections elsewhere.
@@ -153,7 +164,7 @@ impl Drop for Relay {
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut way: watch::Receiver<Way>,
+    (mut way, held): (watch::Receiver<Way>, &watch::Sender<usize>),
     width: &Width,
 ) {
     let mut buffer = vec![0; 16 * 1024];
@@ -161,8 +172,13 @@ async fn pass(
         let Ok(length @ 1..) = from.read(&mut buffer).await else {
             return;
         };
-        if way.wait_for(|way| *way == Way::Open).await.is_err() {
-            return;
+        if *way.borrow() != Way::Open {
+            held.send_modify(|held| *held += 1);
+            let is_over = way.wait_for(|way| *way == Way::Open).await.is_err();
+            held.send_modify(|held| *held -= 1);
+            if is_over {
+                return;
+            }
         }
         width.carry(length).await;
         if to.write_all(&buffer[..length]).await.is_err() {

@@ -95,6 +95,9 @@ pub(super) enum Next<W> {
     Yours(W),
     /// Nobody needs it: the claim is to be released.
     Free(Key, Claim),
+    /// Somebody waits, but whoever did it may go on with it at another control plane: it has to be claimed over the claim of
+    /// before.
+    Claim(Key, Claim),
 }
 
 impl<W> Flights<W> {
@@ -164,6 +167,44 @@ impl<W> Flights<W> {
         };
         self.known.insert(key, flight);
         Joined::Yours(asker)
+    }
+
+    /// Process `by` says that it does the work `key`, which it was given by a stream that has ended: whether that is news, as
+    /// for a control plane that has started since.
+    pub(super) fn goes_on(&mut self, key: Key, by: u64, now: Instant) -> bool {
+        let is_full = self.known.len() >= MOST;
+        let waiting = match self.known.get_mut(&key) {
+            None if is_full => return false,
+            None => Vec::new(),
+            Some(Flight::Elsewhere { waiting }) => std::mem::take(waiting),
+            Some(Flight::Flies { .. } | Flight::Landed { .. }) => return false,
+        };
+        let flight = Flight::Flies {
+            by,
+            since: now,
+            waiting,
+            claim: 0,
+        };
+        self.known.insert(key, flight);
+        true
+    }
+
+    /// The work `key`, which process `by` goes on with, is done under the claim `ours` from now on.
+    ///
+    /// # Errors
+    ///
+    /// If it is not done any more: what has come of it, if something has.
+    pub(super) fn claimed(&mut self, key: &Key, by: u64, ours: Claim) -> Result<(), Option<Bytes>> {
+        match self.known.get_mut(key) {
+            Some(Flight::Flies {
+                by: doing, claim, ..
+            }) if *doing == by => {
+                *claim = ours;
+                Ok(())
+            }
+            Some(Flight::Landed { result, .. }) => Err(Some(result.clone())),
+            _ => Err(None),
+        }
     }
 
     /// Whether somebody waits for what other control planes make of the work `key`. If not, it is forgotten.
@@ -277,9 +318,19 @@ impl<W> Flights<W> {
             .filter(|(_, flight)| is_its(flight))
             .map(|(key, _)| key.clone())
             .collect();
-        its.iter()
-            .filter_map(|key| self.abandon(key, by, now))
-            .collect()
+        let follows = its.into_iter().filter_map(|key| {
+            if self.shared
+                && let Some(flight @ Flight::Flies { .. }) = self.known.get_mut(&key)
+                && let Flight::Flies { waiting, claim, .. } = flight
+                && !waiting.is_empty()
+            {
+                let (waiting, over) = (std::mem::take(waiting), *claim);
+                *flight = Flight::Elsewhere { waiting };
+                return Some(Next::Claim(key, over));
+            }
+            self.abandon(&key, by, now)
+        });
+        follows.collect()
     }
 
     /// Forgets what nobody needs any more.
@@ -379,6 +430,41 @@ mod tests {
         assert_eq!(flights.granted(&A, 7, now), Some(1));
         let slow = now + PATIENCE;
         assert_eq!(flights.join(A, on(1, 2), false, 2, slow), Joined::Claim(7));
+    }
+
+    #[test]
+    fn work_goes_on_that_a_control_plane_did_not_know_of() {
+        let now = monotonic();
+        let mut flights = Flights::new(false);
+        assert!(flights.goes_on(A, 1, now));
+        assert!(!flights.goes_on(A, 1, now) && !flights.goes_on(A, 2, now));
+        assert_eq!(flights.join(A, by(2), false, 2, now), Joined::Waits);
+        let landed = flights.land(A, 1, RESULT_OF_A, now);
+        assert_eq!(landed, Some((vec![2], 0)));
+        assert!(!flights.goes_on(A, 1, now), "it is done");
+        // Who waits for what another control plane has done waits for this one.
+        let mut flights = Flights::new(true);
+        assert_eq!(flights.join(A, by(2), false, 2, now), Joined::Claim(0));
+        assert!(flights.goes_on(A, 1, now));
+        assert_eq!(flights.granted(&A, 7, now), None);
+        assert_eq!(flights.claimed(&A, 2, 8), Err(None));
+        assert_eq!(flights.claimed(&A, 1, 8), Ok(()));
+        let landed = flights.land(A, 1, RESULT_OF_A, now);
+        assert_eq!(landed, Some((vec![2], 8)));
+        assert_eq!(flights.claimed(&A, 1, 9), Err(Some(RESULT_OF_A)));
+    }
+
+    #[test]
+    fn work_of_a_process_that_is_gone_is_claimed_before_another_does_it() {
+        let now = monotonic();
+        let mut flights = Flights::new(true);
+        assert_eq!(flights.join(A, by(1), false, 1, now), Joined::Claim(0));
+        assert_eq!(flights.granted(&A, 7, now), Some(1));
+        assert_eq!(flights.join(A, by(2), false, 2, now), Joined::Waits);
+        // It may be at another control plane by now.
+        assert_eq!(flights.end(1, now), [Next::Claim(A, 7)]);
+        assert_eq!(flights.granted(&A, 8, now), Some(2));
+        assert_eq!(flights.end(2, now), [Next::Free(A, 8)]);
     }
 
     #[test]

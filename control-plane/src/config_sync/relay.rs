@@ -2,9 +2,11 @@
 
 mod aside;
 mod processes;
+mod returns;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use shared::clock::monotonic;
 use tokio::sync::mpsc;
 
 use self::processes::Processes;
+use self::returns::Returns;
 use super::flights::{By, Claim, Flights, Joined, Key, Next, PATIENCE};
 use crate::revocations::Revoker;
 use crate::snapshot::{Frame, frame};
@@ -76,6 +79,8 @@ fn is_key(key: &Key) -> bool {
 pub(super) struct Relay {
     flights: Arc<Mutex<Flights<Asker>>>,
     processes: Arc<Mutex<Processes>>,
+    /// Who may do work that the process before this one has given.
+    returns: Returns,
     asides: aside::Kept,
     /// Where all control planes agree on who does what, if there are several.
     claims: Option<Arc<Claims>>,
@@ -84,8 +89,15 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn new(claims: Option<Claims>) -> Self {
+    /// Nothing is known yet. The nodes in `awaited` had streams of the process before this one.
+    pub(super) fn new(claims: Option<Claims>, awaited: BTreeSet<String>) -> Self {
+        let returns = match claims {
+            // What is claimed by way of etcd stays claimed.
+            Some(_) => Returns::none(),
+            None => Returns::of(awaited),
+        };
         Self {
+            returns,
             flights: Arc::new(Mutex::new(Flights::new(claims.is_some()))),
             processes: Arc::default(),
             asides: aside::Kept::default(),
@@ -94,9 +106,41 @@ impl Relay {
         }
     }
 
-    /// A new stream of the process that its node calls by `run`.
-    pub(super) fn stream(&self, node: &str, run: &str) -> By {
-        self.processes().take(node, run)
+    /// A new stream of the process that its node calls by `run`, which does `flights`: it was given them by a stream before.
+    pub(super) fn stream(&self, node: &str, run: &str, flights: Vec<Key>) -> By {
+        let by = self.processes().take(node, run);
+        let mut news = Vec::new();
+        for key in flights.into_iter().filter(is_key) {
+            if self.flights().goes_on(key.clone(), by.process, monotonic()) {
+                news.push(key);
+            }
+        }
+        if let Some(claims) = self.claims.clone().filter(|_| !news.is_empty()) {
+            tokio::spawn(self.clone().take_over(claims, by.process, news));
+        }
+        self.returns.is_back(node);
+        by
+    }
+
+    /// Has the other control planes know that process `by` goes on with the work `keys`, which it was given by one of them, or
+    /// by the process before this one.
+    async fn take_over(self, claims: Arc<Claims>, by: u64, keys: Vec<Key>) {
+        for key in keys {
+            let claim = match claims.take_over(&key).await {
+                Ok(Some(claim)) => claim,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "other control planes are not told who goes on to refresh sessions or redeem codes");
+                    return;
+                }
+            };
+            let claimed = self.flights().claimed(&key, by, claim);
+            match claimed {
+                Ok(()) => {}
+                Err(Some(result)) => self.finish(key, claim, &result),
+                Err(None) => self.release(key, claim),
+            }
+        }
     }
 
     fn processes(&self) -> MutexGuard<'_, Processes> {
@@ -150,18 +194,17 @@ impl Relay {
         let now = monotonic();
         let key = flight.key.clone();
         match flight.step() {
-            Step::Join => {
-                let mut flights = self.flights();
-                let joined = flights.join(flight.key, by, flight.yields, asker, now);
-                drop(flights);
-                match joined {
-                    Joined::Yours(asker) => asker.answer(answer::What::Yours(true)),
-                    Joined::Done(asker, result) => asker.answer(answer::What::Result(result)),
-                    Joined::Waits => {}
-                    Joined::Claim(over) => _ = tokio::spawn(self.clone().agree(key, over)),
-                    Joined::Full(asker) => asker.refuse("too much at once"),
-                }
+            Step::Join if !flight.yields && !self.returns.are_over() => {
+                let relay = self.clone();
+                tokio::spawn(async move {
+                    relay.returns.over().await;
+                    // Who has gone away meanwhile does no work.
+                    if !asker.outgoing.is_closed() {
+                        relay.join(by, flight, asker);
+                    }
+                });
             }
+            Step::Join => self.join(by, flight, asker),
             Step::Land => {
                 let result = Bytes::clone(&flight.result);
                 let landed = self.flights().land(flight.key, by.process, result, now);
@@ -178,6 +221,20 @@ impl Relay {
                 }
             }
             Step::Unspecified => {}
+        }
+    }
+
+    fn join(&self, by: By, flight: Flight, asker: Asker) {
+        let key = flight.key.clone();
+        let mut flights = self.flights();
+        let joined = flights.join(flight.key, by, flight.yields, asker, monotonic());
+        drop(flights);
+        match joined {
+            Joined::Yours(asker) => asker.answer(answer::What::Yours(true)),
+            Joined::Done(asker, result) => asker.answer(answer::What::Result(result)),
+            Joined::Waits => {}
+            Joined::Claim(over) => _ = tokio::spawn(self.clone().agree(key, over)),
+            Joined::Full(asker) => asker.refuse("too much at once"),
         }
     }
 
@@ -208,6 +265,7 @@ impl Relay {
         match next {
             Next::Yours(asker) => asker.answer(answer::What::Yours(true)),
             Next::Free(key, claim) => self.release(key, claim),
+            Next::Claim(key, over) => _ = tokio::spawn(self.clone().agree(key, over)),
         }
     }
 

@@ -98,9 +98,8 @@ impl NodeStream {
         member: Membership,
         outgoing: mpsc::Sender<Frame>,
         session: Session,
-        shown: Arc<[CertificateDer<'static>]>,
+        (shown, by): (Arc<[CertificateDer<'static>]>, By),
     ) -> Self {
-        let by = service.relay.stream(member.name(), member.run());
         Self {
             service,
             member,

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use prost::bytes::Bytes;
 use proto::v1;
 use proto::v1::NodeMessage;
 use shared::clock::UnixTime;
@@ -22,6 +23,8 @@ const FEATURES: usize = 1024;
 const FEATURE: usize = 128;
 /// Quarantined positions of a node that are kept.
 const QUARANTINED: usize = 16;
+/// Flights of a node that are kept: as many as it tells of.
+const FLIGHTS: usize = 1_024;
 /// Expiries of a node that are kept.
 const EXPIRIES: usize = 64;
 /// Unhealthy targets of a node that are kept.
@@ -77,6 +80,16 @@ pub(super) fn introduction(
         crash_restarts: hello.crash_restarts,
         handed_over: hello.handed_over,
     })
+}
+
+/// The flights that a node does, by its first message: it was given them by a stream before.
+pub(super) fn flights(message: Option<&NodeMessage>) -> Vec<Bytes> {
+    match message.and_then(|message| message.kind.as_ref()) {
+        Some(v1::node_message::Kind::Hello(hello)) => {
+            hello.flights.iter().take(FLIGHTS).cloned().collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// A position; absent: nothing yet.

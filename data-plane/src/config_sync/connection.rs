@@ -281,6 +281,7 @@ impl Dialer {
             quarantined: applier.quarantined().iter().map(Into::into).collect(),
             crash_restarts: u32::try_from(applier.crashes()).unwrap_or(u32::MAX),
             handed_over: phase == Phase::HandedOver,
+            flights: self.gateway.questions.given.all(),
         }
     }
 }

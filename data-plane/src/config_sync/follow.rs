@@ -249,9 +249,14 @@ impl Following<'_> {
                 let waiting = self.asked.remove(&answer.id);
                 if let (Some(waiting), Some(what)) = (waiting, answer.what) {
                     let is_given = matches!(what, answer::What::Yours(_));
+                    let work = waiting.work.filter(|_| is_given);
+                    if let Some(key) = &work {
+                        self.gateway.questions.given.begins(key);
+                    }
                     // Who no longer waits has gone away, and does no work.
                     let is_lost = waiting.answer.send(what).is_err();
-                    if let Some(key) = waiting.work.filter(|_| is_given && is_lost) {
+                    if let Some(key) = work.filter(|_| is_lost) {
+                        self.gateway.questions.given.ends(&key);
                         return self.abandon(key);
                     }
                 }

@@ -1,8 +1,10 @@
 //! What nodes of one control plane, and of several, have of each other.
 
+use std::time::Duration;
+
 use prost::Message as _;
 use proto::v1::aside::Step;
-use proto::v1::{Aside, ControlMessage, Request};
+use proto::v1::{Aside, ControlMessage, Flight, Request, flight};
 
 use super::*;
 use crate::store::suite::Subject;
@@ -10,6 +12,9 @@ use crate::store::suite::etcd::InEtcd;
 
 /// Bytes before a message of gRPC.
 const MARK: usize = 5;
+
+/// A flight.
+const KEY: Key = Bytes::from_static(b"flight");
 
 const SEALED: Bytes = Bytes::from_static(b"sealed");
 
@@ -26,11 +31,16 @@ async fn asked(relay: &Relay, step: Step, key: &[u8], sealed: Bytes) -> answer::
         what: Some(What::Aside(aside)),
     };
     relay.serve(
-        (relay.stream("node", "run"), "node"),
+        (relay.stream("node", "run", Vec::new()), "node"),
         request,
         &outgoing,
         None,
     );
+    answered(&mut answers).await
+}
+
+/// The next answer.
+async fn answered(answers: &mut mpsc::Receiver<Frame>) -> answer::What {
     let frame = answers.recv().await.unwrap();
     let message = frame.concat();
     let (_, message) = message.split_at(MARK);
@@ -39,6 +49,119 @@ async fn asked(relay: &Relay, step: Step, key: &[u8], sealed: Bytes) -> answer::
     };
     assert_eq!(answer.id, 7);
     answer.what.unwrap()
+}
+
+/// Says `step` of the flight `KEY` by the stream `by`: where it is answered.
+fn says(relay: &Relay, by: By, step: flight::Step) -> mpsc::Receiver<Frame> {
+    let (outgoing, answers) = mpsc::channel(1);
+    let flight = Flight {
+        key: KEY,
+        step: step.into(),
+        result: SEALED,
+        yields: false,
+    };
+    let request = Request {
+        id: 7,
+        what: Some(What::Flight(flight)),
+    };
+    relay.serve((by, "node"), request, &outgoing, None);
+    answers
+}
+
+fn joins(relay: &Relay, by: By) -> mpsc::Receiver<Frame> {
+    says(relay, by, flight::Step::Join)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_that_has_just_started_waits_for_who_may_be_at_it() {
+    let known = || BTreeSet::from(["one".to_owned(), "two".to_owned()]);
+    let relay = Relay::new(None, known());
+    let two = relay.stream("two", "run", Vec::new());
+    let mut waiting = joins(&relay, two);
+    tokio::time::sleep(RETURNS / 2).await;
+    assert!(waiting.try_recv().is_err());
+    // Who comes back says what it does. Of a key that is none, nothing.
+    let one = relay.stream("one", "run", vec![KEY, Bytes::new()]);
+    tokio::time::sleep(RETURNS).await;
+    assert!(waiting.try_recv().is_err());
+    says(&relay, one, flight::Step::Land);
+    assert_eq!(answered(&mut waiting).await, answer::What::Result(SEALED));
+
+    // Who does not come back is not waited for for long.
+    let relay = Relay::new(None, known());
+    let two = relay.stream("two", "run", Vec::new());
+    let (gone, mut waiting) = (joins(&relay, two), joins(&relay, two));
+    drop(gone);
+    let began = tokio::time::Instant::now();
+    assert_eq!(answered(&mut waiting).await, answer::What::Yours(true));
+    assert_eq!(began.elapsed(), RETURNS);
+
+    // Nor where nobody is known: one that was killed may not have noted who had come.
+    let relay = Relay::new(None, BTreeSet::new());
+    let two = relay.stream("two", "run", Vec::new());
+    let began = tokio::time::Instant::now();
+    let mut waiting = joins(&relay, two);
+    assert_eq!(answered(&mut waiting).await, answer::What::Yours(true));
+    assert_eq!(began.elapsed(), RETURNS);
+
+    // Where all are back nobody waits.
+    let relay = Relay::new(None, known());
+    for node in known() {
+        relay.stream(&node, "run", Vec::new());
+    }
+    let two = relay.stream("two", "run", Vec::new());
+    let began = tokio::time::Instant::now();
+    assert_eq!(
+        answered(&mut joins(&relay, two)).await,
+        answer::What::Yours(true)
+    );
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn work_goes_on_by_way_of_another_control_plane() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let key = subject.key();
+    let relay = || {
+        let claims = Claims::new(&subject.settings(), &key).unwrap();
+        Relay::new(Some(claims), BTreeSet::new())
+    };
+    let (one, other) = (relay(), relay());
+    let by = one.stream("one", "run", Vec::new());
+    assert_eq!(
+        answered(&mut joins(&one, by)).await,
+        answer::What::Yours(true)
+    );
+    drop(one);
+    // The control plane that gave it starts again; the node is at it still.
+    let one = relay();
+    let by = one.stream("one", "run", vec![KEY]);
+    let mut near = joins(&one, one.stream("two", "run", Vec::new()));
+    let mut far = joins(&other, other.stream("three", "run", Vec::new()));
+    tokio::time::sleep(LOOK.0).await;
+    assert!(near.try_recv().is_err() && far.try_recv().is_err());
+    says(&one, by, flight::Step::Land);
+    for waiting in [&mut near, &mut far] {
+        assert_eq!(answered(waiting).await, answer::What::Result(SEALED));
+    }
+}
+
+#[tokio::test]
+async fn of_two_control_planes_that_look_for_one_thing_one_is_given_it() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let claims = Claims::new(&subject.settings(), &subject.key()).unwrap();
+    for round in 0..10_u8 {
+        let key = [round];
+        claims.give(&key, &SEALED).await.unwrap();
+        let (one, two) = tokio::join!(claims.receive(&key), claims.receive(&key));
+        let given = [one.unwrap(), two.unwrap()];
+        let given: Vec<_> = given.into_iter().flatten().collect();
+        assert_eq!(given, [SEALED.to_vec()], "{round}");
+    }
 }
 
 async fn keep(relay: &Relay, key: &[u8]) {
@@ -56,7 +179,7 @@ async fn take(relay: &Relay, key: &[u8]) -> Option<Bytes> {
 
 #[tokio::test]
 async fn what_a_node_puts_aside_another_takes_once() {
-    let relay = Relay::new(None);
+    let relay = Relay::new(None, BTreeSet::new());
     assert_eq!(take(&relay, b"a").await, None);
     keep(&relay, b"a").await;
     assert_eq!(take(&relay, b"a").await, Some(SEALED));
@@ -77,7 +200,10 @@ async fn what_a_node_puts_aside_a_node_of_another_control_plane_takes_once() {
     };
     let key = subject.key();
     let claims = || Claims::new(&subject.settings(), &key).unwrap();
-    let (one, other) = (Relay::new(Some(claims())), Relay::new(Some(claims())));
+    let (one, other) = (
+        Relay::new(Some(claims()), BTreeSet::new()),
+        Relay::new(Some(claims()), BTreeSet::new()),
+    );
     for key in [b"a", b"b"] {
         keep(&one, key).await;
         assert_eq!(take(&other, key).await, Some(SEALED));

@@ -115,6 +115,24 @@ impl Claims {
         }))
     }
 
+    /// Claims the work `key` for somebody who is at it already, over whatever claim is there: etcd's number of that write; none
+    /// if it has been done, or if another one claims it at the same time.
+    ///
+    /// # Errors
+    ///
+    /// If nobody knows whose it is.
+    pub async fn take_over(&self, key: &[u8]) -> Result<Option<u64>, EtcdError> {
+        let over = match self.look(key).await? {
+            Some(Claimed::Done(_)) => return Ok(None),
+            Some(Claimed::Theirs(version) | Claimed::Ours(version)) => version,
+            None => 0,
+        };
+        Ok(match self.claim(key, over).await? {
+            Claimed::Ours(claim) => Some(claim),
+            Claimed::Theirs(_) | Claimed::Done(_) => None,
+        })
+    }
+
     /// Tells what came of the work `key`, if the claim `ours` still holds.
     ///
     /// # Errors
