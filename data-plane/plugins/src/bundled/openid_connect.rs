@@ -419,6 +419,9 @@ async fn use_refresh_token(
         .response_headers
         .extend(tokens.headers.iter().cloned());
     if rules.keeps_session(AuthMethod::RefreshToken) {
+        // It serves on if none came in its place (RFC 6749 §6).
+        let kept = || found.token.clone();
+        session.refresh_token.get_or_insert_with(kept);
         sign_in::keep(rules, exchange, host, jar, &session, News::Tokens).await?;
     }
     let client = rules.client(client);

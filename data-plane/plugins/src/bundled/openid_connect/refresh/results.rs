@@ -59,8 +59,8 @@ impl Want {
         self.used_up(tokens) || (self.is_kept && lives && is_news)
     }
 
-    /// The refresh token to go on with, if the tokens that a session's own one was used up for have ended since, after `steps`
-    /// that were the same.
+    /// The refresh token to go on with, if the tokens that the one was used up for have ended since, after `steps` that were the
+    /// same.
     pub(super) fn outlived<'a>(
         &self,
         tokens: &'a Tokens,
@@ -68,7 +68,7 @@ impl Want {
         now: UnixTime,
     ) -> Option<&'a str> {
         let is_over = tokens.expires_at.is_some_and(|end| end <= now);
-        let goes_on = is_over && self.held.is_some() && steps < STEPS;
+        let goes_on = is_over && steps < STEPS;
         tokens.in_place_of(&self.token).filter(|_| goes_on)
     }
 

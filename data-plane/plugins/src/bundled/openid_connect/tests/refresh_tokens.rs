@@ -153,3 +153,101 @@ fn what_a_token_that_is_not_rotated_was_traded_for_serves_clients_while_it_lives
     check(true, &[(0, 1), (0, 1), (9, 1), (1, 2), (0, 3), (9, 3)]);
     check(false, &[(0, 1), (0, 2), (1, 3), (1, 4)]);
 }
+
+#[test]
+fn rule_41_a_token_that_a_client_brings_is_never_traded_for_one_that_has_ended() {
+    for cache in [true, false] {
+        let mut nodes = Gateway::two(&json!({}));
+        Browser::default().sign_in(&mut nodes[0], "/api");
+        let config = json!({
+            "auth_methods": ["refresh_token"], "refresh_token_param_name": "refresh_token",
+            "cache_tokens": cache, "reverify": true,
+        });
+        nodes[0].provider.script.borrow_mut().lifetime = Some(3);
+        let cluster = Rc::default();
+        for node in &mut nodes {
+            node.host.join(&cluster);
+            node.filter = super::gateway::compile(&config, 8);
+        }
+        let mut seen = HashSet::new();
+        for round in 1..=5 {
+            for at in [0, 1] {
+                let mut client = Browser::default();
+                let node = &mut nodes[at];
+                let reply = client.get_with(node, "/api", "refresh-token", "refresh-1");
+                assert_eq!(reply.status, 200, "{cache} {round} {at}");
+                seen.insert(reply.seen("authorization").unwrap().to_owned());
+            }
+            // One of its own at each end, for both nodes.
+            assert_eq!(seen.len(), round, "{cache}");
+            assert_eq!(nodes[0].provider.called("/token"), 1 + round, "{cache}");
+            nodes[0].advance(4);
+            nodes[1].host.set_clock(nodes[0].host.now());
+        }
+    }
+}
+
+#[test]
+fn rule_41_a_session_by_a_token_that_is_not_rotated_is_refreshed_with_it() {
+    for rotates in [true, false] {
+        let mut gateway = Gateway::new(json!({}));
+        Browser::default().sign_in(&mut gateway, "/api");
+        let config = json!({
+            "auth_methods": ["session", "refresh_token"], "refresh_token_param_name": "refresh_token",
+        });
+        gateway.provider.script.borrow_mut().no_refresh_token = !rotates;
+        gateway.filter = super::gateway::compile(&config, 8);
+        let mut client = Browser::default();
+        let reply = client.get_with(&mut gateway, "/api", "refresh-token", "refresh-1");
+        assert_eq!((reply.status, reply.sets_session()), (200, true));
+        for _ in 0..3 {
+            gateway.advance(310);
+            let reply = client.get(&mut gateway, "/api");
+            let outcome = (reply.status, reply.ends_session());
+            assert_eq!(outcome, (200, false), "{rotates}");
+        }
+        assert_eq!(gateway.provider.called("/token"), 5);
+    }
+}
+
+#[test]
+fn a_session_that_is_verified_again_goes_on_for_its_grace_too() {
+    for more in [
+        json!({}),
+        json!({ "auth_methods": ["session", "introspection", "authorization_code"] }),
+    ] {
+        let mut config = json!({ "reverify": true });
+        let members = config.as_object_mut().unwrap();
+        members.extend(more.as_object().unwrap().clone());
+        let mut gateway = Gateway::new(config);
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+        gateway.provider.script.borrow_mut().gone = vec![("/token", 503)];
+        gateway.advance(310);
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (200, false));
+        gateway.advance(300);
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (503, false));
+        gateway.provider.script.borrow_mut().gone.clear();
+        assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    }
+}
+
+#[test]
+fn rule_41_whoever_may_have_lost_a_refresh_ends_no_session_that_is_verified_again() {
+    let config = json!({ "reverify": true });
+    let [mut one, mut two] = Gateway::two(&config);
+    for node in [&one, &two] {
+        node.host.claims(Claim::Alone);
+    }
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+    one.advance(310);
+    two.host.set_clock(one.host.now());
+    let mut late = browser.clone();
+    assert_eq!(browser.get(&mut one, "/api").status, 200);
+    // The provider takes its refresh token no more; it goes on for its grace.
+    let reply = late.get(&mut two, "/api");
+    assert_eq!((reply.status, reply.ends_session()), (200, false));
+}
