@@ -50,6 +50,23 @@ export async function flows(t, tools) {
     }
   });
 
+  await t.test("a signed request that is pushed, and a signed answer that the browser posts", async () => {
+    await change("config.require_pushed_authorization_requests=true", "config.response_mode=form_post.jwt");
+    bob = await browse();
+    const before = provider.calls().length;
+    const { status, body } = await signIn(bob, `${first}/all`, "bob");
+    assert.equal(status, 200, JSON.stringify(body));
+    assert.ok(provider.calls().slice(before).includes(`POST ${provider.pushedRequestPath}`));
+    const sent = bob.visited().find((url) => url.includes("request_uri="));
+    assert.deepEqual([...new URL(sent).searchParams.keys()].sort(), ["client_id", "request_uri"]);
+    const back = bob.visited().find((url) => url.startsWith(second));
+    assert.equal(new URL(back).search, "");
+    const cookie = await bob.cookieHeader(first);
+    for (const url of [first, second]) {
+      assert.equal((await gateway.curl("-o", "/dev/null", "-H", `Cookie: ${cookie}`, `${url}/all`)).status, 200);
+    }
+  });
+
   await t.test("tokens that clients bring: introspection, user info, and the provider's keys", async () => {
     await change(
       `config.client_id=${provider.client.id}`,
@@ -57,6 +74,7 @@ export async function flows(t, tools) {
       "config.client_auth=",
       "config.require_signed_request_object=false",
       "config.require_pushed_authorization_requests=false",
+      "config.response_mode=query",
     );
     const route = await gateway.configure("POST", "/services/demo/routes", "paths[]=/api", "name=api");
     const plugin = await gateway.configure(
