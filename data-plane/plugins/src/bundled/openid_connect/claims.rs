@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::failure::{Failure, SCOPE};
-use super::jws::Claims;
+use super::jws::{self, Claims};
 use super::rules::Rules;
 
 /// The value at `path`: each step is a member's name or, in an array, a position from 1.
@@ -47,11 +47,13 @@ pub(super) fn words(value: &Value) -> Vec<Cow<'_, str>> {
 }
 
 /// Checks what the configuration requires of an access token: of what `introspection` said, or else of the claims `own` to
-/// it. No claims, as of an opaque token, meet no requirement. What is forbidden may be in neither.
+/// it. No claims, as of an opaque token, meet no requirement. What is forbidden may be in neither, nor in `token`, whoever has
+/// vouched for that.
 pub(super) fn authorize(
     rules: &Rules,
     introspection: Option<&Claims>,
     own: Option<&Claims>,
+    token: &str,
 ) -> Result<(), Failure> {
     let access = &rules.config.access;
     let claims = introspection.or(own);
@@ -90,8 +92,12 @@ pub(super) fn authorize(
         }
     }
     let forbidden = access.claims_forbidden.as_deref().unwrap_or_default();
+    if forbidden.is_empty() {
+        return Ok(());
+    }
+    let read = own.is_none().then(|| jws::claims(token)).flatten();
     let has = |name: &&String| {
-        let mut all = introspection.into_iter().chain(own);
+        let mut all = introspection.into_iter().chain(own).chain(&read);
         all.any(|claims| claims.contains_key(*name))
     };
     if let Some(name) = forbidden.iter().find(has) {

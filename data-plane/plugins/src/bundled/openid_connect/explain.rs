@@ -277,6 +277,11 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         "Get a new access token from the configured issuer, for this audience; an ID token is none.",
     ),
     (
+        &["at_long"],
+        "access token",
+        "Let the provider put less into its access tokens: of one of more than 16 KiB nothing is read.",
+    ),
+    (
         &["introspect_sig"],
         "introspection",
         "The signed answer is not of the provider, or for another client: compare issuer, client_id and the provider's keys.",

@@ -18,6 +18,14 @@ pub(super) type Claims = Map<String, Value>;
 /// Why a text is no token that could be verified.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum JwsError {
+    /// More than is read.
+    #[error("the token has {length} bytes, and no more than {limit} are read")]
+    Long {
+        /// Bytes that it has.
+        length: usize,
+        /// Bytes that it may have.
+        limit: usize,
+    },
     /// Not a JWS in compact form.
     #[error("the token is not a signed JWT")]
     Shape,
@@ -89,8 +97,9 @@ struct RawHeader {
 impl<'a> Jws<'a> {
     /// Takes `token` apart, if it is no longer than `limit`.
     pub(super) fn parse(token: &'a str, limit: usize) -> Result<Self, JwsError> {
-        if token.len() > limit {
-            return Err(JwsError::Shape);
+        let length = token.len();
+        if length > limit {
+            return Err(JwsError::Long { length, limit });
         }
         let (message, signature) = token.rsplit_once('.').ok_or(JwsError::Shape)?;
         let (head, body) = message.split_once('.').ok_or(JwsError::Shape)?;
@@ -191,6 +200,11 @@ pub(super) fn unexpired(claims: &Claims, now: UnixTime, leeway: Duration) -> boo
     time(claims, "exp").is_ok_and(|end| end.is_none_or(|end| now < end.saturating_add(leeway)))
 }
 
+/// What `token` says, whoever has signed it; none if it is no JWT.
+pub(super) fn claims(token: &str) -> Option<Claims> {
+    Some(Jws::parse(token, token.len()).ok()?.claims)
+}
+
 /// Whether `name` (`nbf`, `iat`) lies in the past, with `leeway`, or is not there.
 pub(super) fn begun(claims: &Claims, name: &str, now: UnixTime, leeway: Duration) -> bool {
     time(claims, name)
@@ -233,6 +247,11 @@ mod tests {
         check(json!("RS256"), Some(JwsError::Shape));
         assert_eq!(Jws::parse("a.b.c.d.e", 99).err(), Some(JwsError::Shape));
         assert_eq!(Jws::parse("", 99).err(), Some(JwsError::Shape));
+        let long = JwsError::Long {
+            length: 5,
+            limit: 4,
+        };
+        assert_eq!(Jws::parse("a.b.c", 4).err(), Some(long));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Principal {
         let looks = looks.is_some_and(|path| !path.is_empty());
         let consumer_groups = at(&access.consumer_groups_claim).map(all);
         Self {
-            verdict: authorize(rules, facts.introspection, facts.access),
+            verdict: authorize(rules, facts.introspection, facts.access, facts.access_token),
             consumer: at(&access.consumer_claim).and_then(owned),
             asserted: Asserted::new(credential.as_deref(), groups.as_deref()),
             credential,

@@ -146,6 +146,7 @@ impl Verifier<'_> {
     pub(super) fn bearer(&self, token: &str) -> Result<Claims, Refusal> {
         let parsed = Jws::parse(token, BEARER_TOKEN).map_err(|error| {
             let code = match error {
+                JwsError::Long { .. } => "at_long",
                 JwsError::Shape | JwsError::Encrypted => "at_typ",
                 JwsError::Algorithm | JwsError::Critical => "at_sig",
             };

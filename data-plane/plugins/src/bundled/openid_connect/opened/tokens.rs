@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::bundled::openid_connect::admission::Found;
 use crate::bundled::openid_connect::config::AuthMethod;
 use crate::bundled::openid_connect::headers::Facts;
-use crate::bundled::openid_connect::jws::{Claims, Jws};
+use crate::bundled::openid_connect::jws::{self, Claims, Jws};
 use crate::bundled::openid_connect::principal::Principal;
 use crate::bundled::openid_connect::rules::Rules;
 use crate::bundled::openid_connect::session::Session;
@@ -47,7 +47,7 @@ pub(in crate::bundled::openid_connect) fn subject(session: &Session) -> Option<S
 /// What the tokens of `session` say of its user. Of a token that only the provider can read, it has said who it is of.
 fn said(session: &Session, name: &str) -> Option<String> {
     let token = session.id_token.as_ref().unwrap_or(&session.access_token);
-    let claims = claims(token).unwrap_or_default();
+    let claims = jws::claims(token).unwrap_or_default();
     let stated = session
         .introspection
         .as_ref()
@@ -108,13 +108,9 @@ pub(in crate::bundled::openid_connect) fn claims_of(
             _ => issuer.is_some_and(|issuer| rules.accepts_issuer(issuer)),
         }
     });
-    let mut id = session.id_token.as_deref().and_then(claims);
+    let mut id = session.id_token.as_deref().and_then(jws::claims);
     if let (Some(id), Some(sourced)) = (&mut id, &session.sourced) {
         id.extend(sourced.clone());
     }
     (access, id)
-}
-
-fn claims(token: &str) -> Option<Claims> {
-    Some(Jws::parse(token, token.len()).ok()?.claims)
 }

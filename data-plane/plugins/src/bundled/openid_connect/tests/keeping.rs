@@ -305,6 +305,16 @@ fn rule_129_a_refusal_is_explained_without_secrets() {
     let explanations = gateway.host.node_state::<Explanations>();
     let told = explanations.find(id, gateway.host.now()).unwrap();
     assert_eq!(told["compared"]["required"], "admin");
+    // A token of which nothing is read says how long it is.
+    let mut gateway = Gateway::new(json!({ "auth_methods": ["bearer"] }));
+    let long = ("note", json!("x".repeat(16 * 1024)));
+    let token = gateway.provider.access_token(&[long]);
+    assert_eq!(gateway.call(&token).status, 401);
+    let explanations = gateway.host.node_state::<Explanations>();
+    let told = explanations.find(id, gateway.host.now()).unwrap();
+    assert_eq!(told["reason"], "at_long");
+    let length = token.len().to_string();
+    assert!(told.to_string().contains(&length), "{told}");
 }
 
 #[test]

@@ -42,6 +42,23 @@ fn a_token_that_the_provider_vouches_for_must_belong_to_the_cookie_beside_it_too
         let reply = gateway.send(request("/api", &headers));
         assert_eq!(reply.status, status, "{method} {cookie}");
     }
+    // A JWT says it itself, also where the provider does not repeat that.
+    for (method, sid, cookie, status) in [
+        ("introspection", json!("s-1"), "app=s-1", 200),
+        ("introspection", json!("s-1"), "app=s-2", 401),
+        ("userinfo", json!("s-1"), "app=s-1", 200),
+        ("userinfo", json!("s-1"), "app=s-2", 401),
+        ("userinfo", json!(""), "app=", 401),
+        ("bearer", json!(""), "app=", 401),
+    ] {
+        let config = json!({ "auth_methods": [method], "jwt_session_cookie": "app" });
+        let mut gateway = Gateway::new(config);
+        let token = gateway.provider.access_token(&[("sid", sid)]);
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", &*bearer), ("cookie", cookie)];
+        let reply = gateway.send(request("/api", &headers));
+        assert_eq!(reply.status, status, "{method} {cookie}");
+    }
 }
 
 #[test]
@@ -204,6 +221,17 @@ fn a_claim_is_forbidden_whether_the_token_has_it_or_the_provider_says_it() {
         }));
         let token = gateway.provider.access_token(&[]);
         assert_eq!(gateway.call(&token).status, status, "{claim}");
+    }
+    // Also where the provider alone has judged the token, and says less of it.
+    for method in ["introspection", "userinfo"] {
+        for (claim, status) in [("tenant", 403), ("other", 200)] {
+            let config = json!({ "auth_methods": [method], "claims_forbidden": [claim] });
+            let mut gateway = Gateway::new(config);
+            let said = (200, json!({ "active": true, "sub": "user-1" }));
+            gateway.provider.script.borrow_mut().introspection = Some(said);
+            let token = gateway.provider.access_token(&[]);
+            assert_eq!(gateway.call(&token).status, status, "{method} {claim}");
+        }
     }
 }
 

@@ -22,16 +22,21 @@ use crate::bundled::openid_connect::jws::{self, Claims, Jws, JwsError};
 const FRESH: Duration = Duration::from_mins(10);
 
 /// The token with nothing but the claims that the crate is to judge: of what else a provider says of its user, the type is
-/// no reason to refuse anybody.
-fn what_decides(token: &str, claims: &Claims) -> Option<String> {
+/// no reason to refuse anybody. Its algorithm goes by the name that the crate knows.
+fn what_decides(token: &str, parsed: &Jws<'_>) -> Option<String> {
     let judged = ["aud", "exp", "iat", "iss", "sub"];
-    let judged: Claims = claims
+    let judged: Claims = parsed
+        .claims
         .iter()
         .filter(|(name, _)| judged.contains(&name.as_str()))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     let (head, rest) = token.split_once('.')?;
     let (_, signature) = rest.split_once('.')?;
+    let mut header: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(head).ok()?).ok()?;
+    let algorithm = serde_json::to_value(parsed.header.algorithm).ok()?;
+    header.insert("alg".to_owned(), algorithm);
+    let head = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header).ok()?);
     let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&judged).ok()?);
     Some(format!("{head}.{payload}.{signature}"))
 }
@@ -45,7 +50,7 @@ impl Verifier<'_> {
     ) -> Result<Claims, Refusal> {
         let parsed = Jws::parse(token, PROVIDER_TOKEN).map_err(|error| {
             let code = match error {
-                JwsError::Shape => "idt_missing",
+                JwsError::Long { .. } | JwsError::Shape => "idt_missing",
                 JwsError::Algorithm | JwsError::Critical | JwsError::Encrypted => "idt_alg",
             };
             Refusal::Bad(Failure::refused(code, error.to_string()))
@@ -112,7 +117,7 @@ impl Verifier<'_> {
                     .with_token(parsed, self));
             }
         }
-        what_decides(token, &parsed.claims)
+        what_decides(token, parsed)
             .and_then(|token| token.parse().ok())
             .ok_or_else(|| bad("idt_missing", "the ID token has claims of the wrong type"))
     }
@@ -291,5 +296,25 @@ impl Verifier<'_> {
         }
         let failure = Failure::refused("authz_denied", "the user is of no accepted domain");
         Err(Refusal::Bad(failure))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_algorithm_has_two_names_of_which_the_crate_knows_one() {
+        let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let claims = json!({ "iss": "https://a", "aud": "b", "sub": "c", "exp": 2, "iat": 1 });
+        for algorithm in ["RS256", "EdDSA", "Ed25519"] {
+            let head = json!({ "alg": algorithm, "kid": "d", "typ": "JWT" });
+            let token = format!("{}.{}.c2ln", part(head), part(claims.clone()));
+            let parsed = Jws::parse(&token, token.len()).unwrap();
+            let judged = what_decides(&token, &parsed).unwrap();
+            assert!(judged.parse::<CoreIdToken>().is_ok(), "{algorithm}");
+        }
     }
 }
