@@ -12,7 +12,9 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(super) use self::arguments::{body_arguments, has_body_argument};
-pub(super) use self::navigation::{accepts, added_by_provider, is_navigation, is_prefetch};
+pub(super) use self::navigation::{
+    accepts, added_by_provider, is_grpc, is_navigation, is_prefetch,
+};
 pub(super) use self::rewritten::{
     hide, keep_arguments, kept_arguments, remove_answer, remove_from_body, set_query,
 };

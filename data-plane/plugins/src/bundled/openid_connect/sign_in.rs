@@ -148,12 +148,12 @@ pub(super) async fn start(
     }
 }
 
-/// A sign-in that nobody would see is not begun: of a look ahead never, and if that is configured of
-/// any request that is no navigation.
+/// A sign-in that nobody would see is not begun: of a look ahead and a call of gRPC never, and if that is configured of any
+/// request that is no navigation.
 fn check_navigation(rules: &Rules, exchange: &Exchange<'_>) -> Result<(), Failure> {
     let request = &exchange.request;
     let only = rules.config.sign_in.redirect_navigations_only;
-    if request::is_prefetch(&request.headers) {
+    if request::is_prefetch(&request.headers) || request::is_grpc(&request.headers) {
         return Err(Failure::unauthenticated("a sign-in needs its user"));
     }
     if only && !request::is_navigation(&request.method, &request.headers) {

@@ -1,8 +1,12 @@
 //! What a browser is about, by what its request shows.
 
-use http::{HeaderMap, Method};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method};
 
 use super::is_form;
+
+/// What the types of calls of gRPC begin with, also of those that browsers make.
+const GRPC: &[u8] = b"application/grpc";
 
 /// Arguments that a provider adds to the redirect URI, or posts there.
 pub(super) const ADDED_BY_PROVIDER: [&str; 16] = [
@@ -35,6 +39,13 @@ pub(in crate::bundled::openid_connect) fn is_prefetch(headers: &HeaderMap) -> bo
     ["sec-purpose", "purpose", "x-moz"]
         .into_iter()
         .any(|name| value(name).is_some_and(|purpose| purpose.contains("prefetch")))
+}
+
+/// Whether it is a call of gRPC, which follows no redirect.
+pub(in crate::bundled::openid_connect) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let starts = kind.and_then(|kind| kind.get(..GRPC.len()));
+    starts.is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
 }
 
 /// Whether a browser shows what a redirect of this request leads to: a sign-in begun by anything else
