@@ -257,7 +257,8 @@ async fn rule_41_a_control_plane_that_starts_again_has_no_token_used_twice() {
             }
             cluster.start_control_plane().await;
             cluster.settled().await;
-            let late = second.get(&gateway("/"));
+            let page = gateway("/");
+            let late = second.get(&page);
             let healing = async {
                 // Nobody says when a node is told to wait: whoever is given the work asks at once.
                 tokio::time::sleep(Duration::from_millis(300)).await;

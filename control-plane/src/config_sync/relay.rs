@@ -194,7 +194,7 @@ impl Relay {
         let now = monotonic();
         let key = flight.key.clone();
         match flight.step() {
-            Step::Join if !flight.yields && !self.returns.are_over() => {
+            Step::Join if !self.returns.are_over() => {
                 let relay = self.clone();
                 tokio::spawn(async move {
                     relay.returns.over().await;
