@@ -82,7 +82,7 @@ impl Lengths {
                     let skipped = usize::try_from(*left)
                         .unwrap_or(usize::MAX)
                         .min(bytes.len());
-                    *left -= skipped as u64;
+                    *left = left.saturating_sub(u64::try_from(skipped).unwrap_or(u64::MAX));
                     bytes = bytes.get(skipped..).unwrap_or_default();
                     if *left == 0 {
                         *self = Self::Start;

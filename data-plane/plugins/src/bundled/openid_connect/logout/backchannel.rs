@@ -197,10 +197,10 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     let issuer = verifier
         .accepted_issuer(claims)
         .ok_or_else(|| bad("the token is of another issuer"))?;
-    let names = |audience: &Value, id: &str| !id.is_empty() && audience.as_str() == Some(id);
+    let is_called = |audience: &Value, id: &str| !id.is_empty() && audience.as_str() == Some(id);
     let is_for = |id: &str| match claims.get("aud") {
-        Some(Value::Array(audiences)) => audiences.iter().any(|audience| names(audience, id)),
-        Some(audience) => names(audience, id),
+        Some(Value::Array(audiences)) => audiences.iter().any(|audience| is_called(audience, id)),
+        Some(audience) => is_called(audience, id),
         None => false,
     };
     let clients = verifier.rules.clients.iter().enumerate();
