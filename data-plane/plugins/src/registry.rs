@@ -120,9 +120,25 @@ impl Definition {
             _ => return Err(FieldErrors::at(&["@entity"], "expected a record")),
         };
         self.modernize(&mut config);
-        let completed = Value::Object(self.fields.complete(&config)?);
+        let (completed, errors) = self.fields.complete_all(&config);
+        if !errors.is_empty() {
+            return Err(self.with_rules(config, errors));
+        }
+        let completed = Value::Object(completed);
         (self.judge)(completed.clone()).or_else(|errors| self.excuse(&completed, errors))?;
         Ok(completed)
+    }
+
+    /// `errors` of `config`, and the rules that it breaks as well if nothing is wrong but fields that there are not.
+    fn with_rules(&self, mut config: Map<String, Value>, mut errors: FieldErrors) -> FieldErrors {
+        config.retain(|name, _| self.fields.field(name).is_some());
+        let (known, others) = self.fields.complete_all(&config);
+        if others.is_empty()
+            && let Err(broken) = (self.judge)(Value::Object(known))
+        {
+            errors.merge(broken);
+        }
+        errors
     }
 
     /// What stands behind a reference to a secret is judged on the data plane, which alone can read it.

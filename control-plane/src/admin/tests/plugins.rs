@@ -7,6 +7,10 @@ async fn rules_of_a_plugin_are_said_where_kong_says_them() {
     let api = Api::new();
     let needed = |fields: &str| format!("at least one of these fields must be non-empty: {fields}");
     let lists = needed("'config.allow', 'config.deny'");
+    let one = lists.replace("at least", "exactly");
+    let limits = needed(
+        "'config.second', 'config.minute', 'config.hour', 'config.day', 'config.month', 'config.year'",
+    );
     let order = "The limit for hour(10.0) cannot be lower than the limit for second(20.0)";
     let whole = "message cannot be used with content_type or body";
     for (name, config, fields, message) in [
@@ -14,8 +18,27 @@ async fn rules_of_a_plugin_are_said_where_kong_says_them() {
         (
             "acl",
             json!({}),
-            json!({ "@entity": [lists] }),
-            lists.clone(),
+            json!({ "@entity": [one, lists] }),
+            format!("{one}; {lists}"),
+        ),
+        (
+            "acl",
+            json!({ "allow": ["a"], "deny": ["b"] }),
+            json!({ "@entity": [one] }),
+            one.clone(),
+        ),
+        // A field that there is not takes nothing away from that.
+        (
+            "rate-limiting",
+            json!({ "invalid": 1 }),
+            json!({ "@entity": [limits], "config": { "invalid": "unknown field" } }),
+            format!("{limits}; config.invalid: unknown field"),
+        ),
+        (
+            "ip-restriction",
+            json!({ "invalid": 1, "allow": 5 }),
+            json!({ "config": { "allow": "expected an array", "invalid": "unknown field" } }),
+            "config.allow: expected an array; config.invalid: unknown field".to_owned(),
         ),
         (
             "rate-limiting",

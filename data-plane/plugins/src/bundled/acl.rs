@@ -53,17 +53,20 @@ impl Plugin for Acl {
 
     fn compile(self, _: &Instance) -> Result<Self, FieldErrors> {
         let given = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-        let problem = match (given(&self.allow), given(&self.deny)) {
-            (true, true) => {
-                "only one of these fields must be non-empty: 'config.allow', 'config.deny'"
-            }
-            (false, false) => {
-                "at least one of these fields must be non-empty: 'config.allow', 'config.deny'"
-            }
-            (true, false) | (false, true) => return Ok(self),
-        };
+        let (allows, denies) = (given(&self.allow), given(&self.deny));
+        if allows != denies {
+            return Ok(self);
+        }
+        // Two rules of Kong, of which neither list breaks both.
         let mut errors = FieldErrors::default();
-        errors.add_rule(problem);
+        for quantity in ["exactly", "at least"]
+            .into_iter()
+            .take(2 - usize::from(allows))
+        {
+            errors.add_rule(format!(
+                "{quantity} one of these fields must be non-empty: 'config.allow', 'config.deny'"
+            ));
+        }
         Err(errors)
     }
 }
