@@ -243,10 +243,7 @@ impl Admin {
         let (whole, caller) = match known {
             // A browser asks without a token whether it may ask with one. It learns nothing.
             Err(Refusal::Credentials) if *request.method() == Method::OPTIONS => {
-                return Ok(Answer {
-                    allow: Some(ALL_METHODS),
-                    ..Answer::without_body(StatusCode::NO_CONTENT)
-                });
+                return Ok(Answer::allowing(ALL_METHODS));
             }
             known => known?,
         };
@@ -289,13 +286,23 @@ impl Admin {
         asking: (Origin, Bounds),
         request: Request,
     ) -> Result<Answer, Refusal> {
-        let endpoint = endpoint::parse(&place.path, &config)?;
+        let endpoint = match endpoint::parse(&place.path, &config) {
+            Ok(endpoint) => endpoint,
+            Err(refusal) => {
+                return match endpoint::methods_below(&place.path) {
+                    Some(methods) if *request.method() == Method::OPTIONS => {
+                        Ok(Answer::allowing(methods))
+                    }
+                    Some(methods) if !methods.contains(request.method()) => {
+                        Err(Refusal::Method(methods))
+                    }
+                    _ => Err(refusal),
+                };
+            }
+        };
         let methods = endpoint.methods();
         match *request.method() {
-            Method::OPTIONS => Ok(Answer {
-                allow: Some(methods),
-                ..Answer::without_body(StatusCode::NO_CONTENT)
-            }),
+            Method::OPTIONS => Ok(Answer::allowing(methods)),
             // There is nothing that could not be deleted.
             Method::DELETE if matches!(endpoint, Endpoint::Foreign { key: None, .. }) => {
                 Err(Refusal::NotFound)
@@ -384,7 +391,10 @@ impl Admin {
                 show(config, key, &*config.record(key).ok_or(Refusal::NotFound)?)
             }
             Endpoint::Membership(membership) => membership.read(config)?,
-            Endpoint::ValidateEntity(_) | Endpoint::ValidatePlugin | Endpoint::SetLogLevel(_) => {
+            Endpoint::ValidateEntity(_)
+            | Endpoint::ValidatePlugin
+            | Endpoint::SetLogLevel(_)
+            | Endpoint::Mark { .. } => {
                 return Err(Refusal::Method(endpoint.methods()));
             }
         };
@@ -411,6 +421,14 @@ impl Admin {
             Endpoint::SetLogLevel(level) => return log_level::set(&level, query.as_deref()),
             // No answer is made from a cache here: there is nothing to drop.
             Endpoint::Cache(_) => return Ok(Answer::without_body(StatusCode::NO_CONTENT)),
+            Endpoint::Mark {
+                target,
+                address,
+                healthy,
+            } => {
+                self.mark(origin, (target, address), healthy).await?;
+                return Ok(Answer::without_body(StatusCode::NO_CONTENT));
+            }
             Endpoint::ValidateEntity(entity) => return schemas::validate(entity, &body),
             Endpoint::ValidatePlugin => {
                 let entity = definition("plugins").ok_or(Refusal::NotFound)?;

@@ -147,7 +147,9 @@ fn parse(request: &[u8], now: UnixTime) -> Result<Vec<Revocation>, Refused> {
     }
     let revocations: Vec<Revocation> =
         serde_json::from_slice(request).map_err(|_| Refused::Malformed)?;
-    if revocations.is_empty() || revocations.len() > OF_A_REQUEST {
+    // How a target is, operators say.
+    let is_theirs = revocations.iter().any(Revocation::is_mark);
+    if revocations.is_empty() || revocations.len() > OF_A_REQUEST || is_theirs {
         return Err(Refused::Malformed);
     }
     let latest = now.saturating_add(AHEAD).as_millis();
@@ -310,7 +312,18 @@ mod tests {
         assert_eq!(parse(&ever).unwrap()[0].before, Revocation::FOR_GOOD);
         let one = far.trim_matches(['[', ']']);
         let many = format!("[{}]", vec![one; OF_A_REQUEST + 1].join(","));
-        for bad in ["", "[]", "{}", "[1]", &many, &" ".repeat(REQUEST + 1)] {
+        // A node tells others of sessions, not of targets.
+        let mark = Revocation::mark(id, None, false).to_string();
+        let mark = far.replace(&id.to_string(), &mark);
+        for bad in [
+            "",
+            "[]",
+            "{}",
+            "[1]",
+            &many,
+            &mark,
+            &" ".repeat(REQUEST + 1),
+        ] {
             assert_eq!(parse(bad), Err(Refused::Malformed));
         }
     }

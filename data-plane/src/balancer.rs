@@ -12,6 +12,7 @@
 
 pub(crate) mod check;
 pub(crate) mod hash;
+pub(crate) mod marks;
 mod peer;
 pub(crate) mod show;
 mod table;

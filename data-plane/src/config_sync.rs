@@ -116,9 +116,12 @@ async fn run(start: Start) {
         mut phase,
     } = start;
     let live = Arc::clone(&gateway.live);
-    let revocations = Arc::clone(&gateway.revocations);
+    let state = (
+        Arc::clone(&gateway.revocations),
+        Arc::clone(&gateway.balancers),
+    );
     let secrets = (secrets, gateway.limits.memory);
-    let mut applier = Applier::new(live, secrets, revocations, running, last_good, verifier);
+    let mut applier = Applier::new(live, secrets, state, running, last_good, verifier);
     let mut dialer = Dialer::new(node, renewal, Arc::clone(&gateway));
     gateway.contact.restarted(applier.crashes());
     tokio::spawn(tell_what_is_kept(Arc::clone(&gateway), applier.saved()));

@@ -83,7 +83,7 @@ pub(crate) struct Node {
     pub(crate) port_maps: Vec<PortMap>,
     /// Silence of the control plane after which the node asks for no new traffic.
     pub(crate) max_staleness: Option<Duration>,
-    pub(crate) balancers: Balancers,
+    pub(crate) balancers: Arc<Balancers>,
     pub(crate) dns: DnsConfig,
     /// Networks that are not public and in which OpenID providers may be.
     pub(crate) provider_networks: Arc<[Network]>,

@@ -15,7 +15,6 @@ use tokio::sync::watch;
 
 use crate::access_log::{self, AccessLog, Format};
 use crate::ask::Questions;
-use crate::balancer::Balancers;
 use crate::contact::Contact;
 use crate::core::Node;
 use crate::discovered::Discovered;
@@ -185,7 +184,7 @@ impl Proxy {
             port_maps: settings.port_maps.clone(),
             max_staleness: (settings.max_staleness > 0)
                 .then(|| Duration::from_secs(settings.max_staleness)),
-            balancers: Balancers::default(),
+            balancers: Arc::default(),
             dns: dns(settings)?,
             provider_networks: settings.provider_networks.as_slice().into(),
             sessions_max_silence: (settings.sessions_max_silence > 0)

@@ -200,6 +200,47 @@ async fn an_answer_is_kept_until_an_operator_drops_it(cluster: &Cluster) {
     }
 }
 
+#[tokio::test]
+async fn an_operator_takes_a_target_out_on_all_nodes() {
+    let cluster = Cluster::start(2).await;
+    let demo = Demo::start(&[]).await;
+    let passive = json!({ "unhealthy": { "http_failures": 1 } });
+    let upstream = json!({ "name": "servers", "healthchecks": { "passive": passive } });
+    cluster.create("/upstreams", upstream).await;
+    let address = demo.upstream();
+    let address = address.trim_start_matches("http://").trim_end_matches('/');
+    let target = json!({ "target": address });
+    let target = cluster.create("/upstreams/servers/targets", target).await;
+    cluster.route("http://servers", "/").await;
+    let id = target["id"].as_str().unwrap();
+    for (place, word, status) in [
+        (id.to_owned(), "unhealthy", 503),
+        (address.to_owned(), "healthy", 200),
+        (format!("{id}/{address}"), "unhealthy", 503),
+    ] {
+        let url = format!("/upstreams/servers/targets/{place}/{word}");
+        let reply = cluster.admin(Method::PUT, &url, &json!({})).await;
+        assert_eq!(reply.status, 204, "{url}: {}", reply.text());
+        cluster.settled().await;
+        for node in [0, 1] {
+            let reply = Browser::new().get(&cluster.url(node)).await;
+            assert_eq!(reply.status, status, "{url} on {node}");
+        }
+        let shown = word.to_uppercase();
+        harness::eventually("the control plane knows", async || {
+            let health = cluster.read("/upstreams/servers/health").await;
+            (health["data"][0]["health"] == shown.as_str()).then_some(())
+        })
+        .await;
+    }
+    // What a node knows of an address outlasts a change of its upstream.
+    let unchanged = json!({ "tags": ["later"] });
+    cluster.patch("/upstreams/servers", unchanged).await;
+    cluster.settled().await;
+    let reply = Browser::new().get(&cluster.url(0)).await;
+    assert_eq!(reply.status, 503);
+}
+
 /// Asks once on `stream`, or on a new connection: the connection if it was answered, nothing if it was closed.
 async fn served(address: &str, stream: Option<TcpStream>) -> Option<TcpStream> {
     let mut stream = match stream {

@@ -51,6 +51,14 @@ impl Answer {
         }
     }
 
+    /// What the methods of a path are.
+    pub(super) fn allowing(methods: &'static [Method]) -> Self {
+        Self {
+            allow: Some(methods),
+            ..Self::without_body(StatusCode::NO_CONTENT)
+        }
+    }
+
     pub(super) fn ok(body: Value) -> Self {
         Self::new(StatusCode::OK, body)
     }

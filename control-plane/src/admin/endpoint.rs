@@ -1,5 +1,7 @@
 //! What a URL means. Every entity's endpoints follow from its definition.
 
+use std::net::{IpAddr, SocketAddr};
+
 use http::Method;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
@@ -9,6 +11,7 @@ use shared::entity::{
 };
 use shared::snapshot::Key;
 use shared::types::{check_format, with_target_port};
+use uuid::Uuid;
 
 use super::error::Refusal;
 use super::groups::{Membership, absent};
@@ -36,6 +39,13 @@ pub(super) enum Endpoint {
     SetLogLevel(String),
     /// `/upstreams/{u}/health`
     Health(Key),
+    /// `/upstreams/{u}/targets/{t}[/{address}]/healthy`, and the same with `unhealthy`
+    Mark {
+        target: Uuid,
+        /// One of the target's addresses, with a port or with any.
+        address: Option<(IpAddr, Option<u16>)>,
+        healthy: bool,
+    },
     /// `/endpoints`
     Endpoints,
     /// `/tags`, `/tags/{tag}`
@@ -102,6 +112,21 @@ pub(super) struct Parent {
     pub(super) key: Key,
 }
 
+const COLLECTION: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS, Method::POST];
+
+const FOREIGN: &[Method] = &[
+    Method::GET,
+    Method::HEAD,
+    Method::OPTIONS,
+    Method::PATCH,
+    Method::PUT,
+];
+
+const READ: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS];
+
+/// Kong 2.8 takes POST, 3.x PUT.
+const MARK: &[Method] = &[Method::OPTIONS, Method::POST, Method::PUT];
+
 /// The methods that a record takes, sorted.
 pub(super) const RECORD: &[Method] = &[
     Method::DELETE,
@@ -116,23 +141,16 @@ impl Endpoint {
     /// The methods that it takes, sorted.
     pub(super) fn methods(&self) -> &'static [Method] {
         match self {
-            Self::Collection { .. } | Self::DeclarativeConfig => {
-                &[Method::GET, Method::HEAD, Method::OPTIONS, Method::POST]
-            }
+            Self::Collection { .. } | Self::DeclarativeConfig => COLLECTION,
             Self::Record { .. } | Self::Unborn { .. } => RECORD,
-            Self::Foreign { .. } => &[
-                Method::GET,
-                Method::HEAD,
-                Method::OPTIONS,
-                Method::PATCH,
-                Method::PUT,
-            ],
+            Self::Foreign { .. } => FOREIGN,
+            Self::Mark { .. } => MARK,
             Self::Membership(membership) => membership.methods(),
             Self::SetLogLevel(_) => &[Method::OPTIONS, Method::PUT],
             Self::Cache(false) => &[Method::DELETE, Method::OPTIONS],
             Self::Cache(true) => &[Method::DELETE, Method::GET, Method::HEAD, Method::OPTIONS],
             Self::ValidateEntity(_) | Self::ValidatePlugin => &[Method::OPTIONS, Method::POST],
-            _ => &[Method::GET, Method::HEAD, Method::OPTIONS],
+            _ => READ,
         }
     }
 }
@@ -213,6 +231,17 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         }),
         [kind, selector, name] => nested(config, kind, selector, name, None),
         [kind, selector, name, child] => nested(config, kind, selector, name, Some(child)),
+        [
+            Upstream::KIND,
+            upstream,
+            "targets",
+            target,
+            ref address @ ..,
+            word @ ("healthy" | "unhealthy"),
+        ] if address.len() < 2 => {
+            let address = address.first().copied();
+            mark(config, (upstream, target, address), word == "healthy")
+        }
         _ => Err(Refusal::NotFound),
     }
 }
@@ -260,6 +289,96 @@ fn schema_of(name: &str) -> Result<&'static Definition, Refusal> {
         .ok_or_else(|| Refusal::Absent(format!("No entity named '{name}'")))
 }
 
+/// What an operator says of a target, or of one of its addresses.
+fn mark(
+    config: &Config,
+    (upstream, target, address): (&str, &str, Option<&str>),
+    healthy: bool,
+) -> Result<Endpoint, Refusal> {
+    let found = nested(config, Upstream::KIND, upstream, "targets", Some(target))?;
+    let (
+        Endpoint::Record {
+            entity,
+            selector: Selector::Id(target),
+            parent: Some(parent),
+        },
+        Ok(address),
+    ) = (found, address.map(address_of).transpose())
+    else {
+        return Err(Refusal::NotFound);
+    };
+    let key = Key {
+        kind: entity.kind,
+        id: target,
+    };
+    let fields = config.record(key).ok_or(Refusal::NotFound)?;
+    if foreign_id(&fields, parent.field) != Some(parent.key.id) {
+        return Err(Refusal::NotFound);
+    }
+    Ok(Endpoint::Mark {
+        target,
+        address,
+        healthy,
+    })
+}
+
+/// An address as a target's health lists it, with its port or without. A name is none.
+fn address_of(text: &str) -> Result<(IpAddr, Option<u16>), std::net::AddrParseError> {
+    if let Ok(both) = text.parse::<SocketAddr>() {
+        return Ok((both.ip(), Some(both.port())));
+    }
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    bare.parse().map(|address| (address, None))
+}
+
+/// What a path below a record takes, whether or not that record is there: a browser asks so before it sends, and reads no
+/// answer that refuses this (Fetch, CORS-preflight fetch).
+pub(super) fn methods_below(path: &str) -> Option<&'static [Method]> {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let segments: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
+    let (kind, name, child) = match *segments.as_slice() {
+        [kind, _, name] => (kind, name, None),
+        [kind, _, name, child] => (kind, name, Some(child)),
+        [Upstream::KIND, _, "targets", _, "healthy" | "unhealthy"]
+        | [Upstream::KIND, _, "targets", _, _, "healthy" | "unhealthy"] => return Some(MARK),
+        _ => return None,
+    };
+    let entity = top_level(kind).ok()?;
+    match (entity.kind, name, child) {
+        (ConsumerGroup::KIND, "consumers", _) | (Consumer::KIND, "consumer_groups", _) => {
+            Some(Membership::methods_of(child.is_some()))
+        }
+        (Upstream::KIND, "health", None) => Some(READ),
+        (Upstream::KIND, "targets", Some("all")) => Some(COLLECTION),
+        (Sni::KIND, "certificate", _) => None,
+        _ if owner_below(entity, name).is_some() => {
+            Some(if child.is_some() { RECORD } else { COLLECTION })
+        }
+        _ => {
+            let mut foreign = entity.foreign_keys();
+            let points = child.is_none() && foreign.any(|(field, _)| field == name);
+            points.then_some(FOREIGN)
+        }
+    }
+}
+
+/// The entity whose records are listed as `name` below one of `entity`, and by which of their foreign keys.
+fn owner_below(entity: &Definition, name: &str) -> Option<(&'static Definition, &'static str)> {
+    let nests = |(field, _): &(&str, &str), owner: &'static Definition| {
+        owner
+            .foreign_keys()
+            .any(|(key, to)| key == *field && to == entity.kind)
+    };
+    definitions()
+        .iter()
+        .filter(|owner| owner.public)
+        .find_map(|owner| {
+            let mut places = owner.nested.iter();
+            let place = places.find(|place| place.1 == name && nests(place, owner))?;
+            Some((owner, place.0))
+        })
+}
+
 /// What hangs below a record: those that point to it, or the one that it points to.
 fn nested(
     config: &Config,
@@ -293,22 +412,7 @@ fn nested(
     if (entity.kind, name) == (Sni::KIND, "certificate") {
         return Err(Refusal::NotFound);
     }
-    let nests = |(field, _): &(&str, &str), owner: &'static Definition| {
-        owner
-            .foreign_keys()
-            .any(|(key, to)| key == *field && to == entity.kind)
-    };
-    let below = definitions()
-        .iter()
-        .filter(|owner| owner.public)
-        .find_map(|owner| {
-            let place = owner
-                .nested
-                .iter()
-                .find(|place| place.1 == name && nests(place, owner))?;
-            Some((owner, place.0))
-        });
-    if let Some((owner, field)) = below {
+    if let Some((owner, field)) = owner_below(entity, name) {
         let key = key.ok_or(Refusal::NotFound)?;
         let parent = Parent { field, key };
         return Ok(match child {
@@ -367,7 +471,7 @@ fn nested_record(
         fields.is_some_and(|fields| fields.get(field).and_then(Value::as_str) == Some(stored))
     };
     let found = config
-        .children(parent.key, owner.kind, uuid::Uuid::nil())
+        .children(parent.key, owner.kind, Uuid::nil())
         .find(holds);
     match found {
         Some(key) => record(Selector::Id(key.id), parent),

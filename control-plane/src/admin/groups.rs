@@ -41,7 +41,12 @@ impl Membership {
 
     /// The methods that the URL takes.
     pub(super) const fn methods(&self) -> &'static [Method] {
-        if self.other.is_some() {
+        Self::methods_of(self.other.is_some())
+    }
+
+    /// The methods of the URL of `one` membership, or of all.
+    pub(super) const fn methods_of(one: bool) -> &'static [Method] {
+        if one {
             &[Method::DELETE, Method::GET, Method::HEAD, Method::OPTIONS]
         } else {
             &[

@@ -135,6 +135,10 @@ pub(super) fn endpoints() -> Value {
         "/timers",
         "/upstreams/{upstreams}/health",
         "/upstreams/{upstreams}/targets/all",
+        "/upstreams/{upstreams}/targets/{targets}/healthy",
+        "/upstreams/{upstreams}/targets/{targets}/unhealthy",
+        "/upstreams/{upstreams}/targets/{targets}/{address}/healthy",
+        "/upstreams/{upstreams}/targets/{targets}/{address}/unhealthy",
     ]
     .map(str::to_owned)
     .into();

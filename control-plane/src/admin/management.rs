@@ -111,10 +111,7 @@ pub(super) async fn answer(
     let methods = page.methods();
     let query = request.uri().query();
     match *request.method() {
-        Method::OPTIONS => Ok(Answer {
-            allow: Some(methods),
-            ..Answer::without_body(StatusCode::NO_CONTENT)
-        }),
+        Method::OPTIONS => Ok(Answer::allowing(methods)),
         ref method if !methods.contains(method) => Err(Refusal::Method(methods)),
         Method::GET | Method::HEAD => match page {
             Page::Config => {

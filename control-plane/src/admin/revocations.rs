@@ -1,9 +1,11 @@
-//! Requests that end what data planes keep: sessions of a provider, cached answers.
+//! Requests that end what data planes keep: sessions of a provider, cached answers, the health of a target.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::StatusCode;
 use shared::clock::UnixTime;
+use shared::entity::Revocation;
 use uuid::Uuid;
 
 use super::Admin;
@@ -11,7 +13,28 @@ use super::error::Refusal;
 use crate::history::Origin;
 use crate::revocations;
 
+/// How long nodes may hear of a target's health what an operator has said. One that comes later begins as it would have.
+const MARKS: Duration = Duration::from_mins(1);
+
 impl Admin {
+    /// Has all nodes that are connected take `target` as healthy or not, or one of its addresses: a request of `origin`.
+    pub(super) async fn mark(
+        &self,
+        origin: Origin,
+        (target, address): (Uuid, Option<(IpAddr, Option<u16>)>),
+        healthy: bool,
+    ) -> Result<(), Refusal> {
+        let (config, now) = (self.publisher.config(), UnixTime::now());
+        let [said, denied] = [healthy, !healthy].map(|healthy| {
+            let id = Revocation::mark(target, address, healthy);
+            revocations::anew(&config, id, now, MARKS)
+        });
+        // Later than what was said before, whatever the clock says: of two that a node hears at once the later one counts.
+        let before = said.before.max(denied.before);
+        let revocation = Revocation { before, ..said };
+        self.have_kept(origin, vec![revocation]).await
+    }
+
     /// Ends on all nodes, at `now`, what bears one of `ids` and has begun, none of which is older than `longest`: a
     /// request of `origin`, whose answer has no body.
     pub(super) async fn revoke(
@@ -26,11 +49,14 @@ impl Admin {
         }
         let config = self.publisher.config();
         let of = |id| revocations::anew(&config, id, now, longest);
+        self.have_kept(origin, ids.into_iter().map(of).collect())
+            .await
+    }
+
+    async fn have_kept(&self, origin: Origin, asked: Vec<Revocation>) -> Result<(), Refusal> {
         let revoker = self.revoker.as_ref().ok_or(Refusal::NotFound)?;
         let origin = origin.answered(StatusCode::NO_CONTENT);
-        let kept = revoker
-            .keep(origin, ids.into_iter().map(of).collect())
-            .await;
+        let kept = revoker.keep(origin, asked).await;
         kept.map_err(|refused| Refusal::ReadOnly(refused.to_string()))
     }
 }

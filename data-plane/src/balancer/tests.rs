@@ -7,11 +7,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use plugins::exchange::{Captures, Identity};
 use plugins::glance::Pass;
 use serde_json::{Value, json};
+use shared::clock::UnixTime;
+use shared::entity::Revocation;
 use shared::snapshot::{Key, Record, Revision, Snapshot};
 use uuid::Uuid;
 
 use super::hash::{self, HashInput, Hashable};
-use super::{Balancer, Balancers, NoPeer, show};
+use super::{Balancer, Balancers, NoPeer, marks, show};
 use crate::compile::{CompiledSnapshot, compile};
 use crate::http1::headers::View;
 use crate::pipeline::Put;
@@ -403,4 +405,56 @@ fn the_health_of_every_target_is_shown_as_metrics() {
     let shown = show::metrics(unresolved.balancers(&Balancers::default()));
     let line = r#"kong_upstream_target_health{upstream="u.test",target="named.test:80",address="",state="dns_error",subsystem="http"} 1"#;
     assert!(shown.lines().any(|found| found == line), "{shown}");
+}
+
+#[test]
+fn an_operator_says_how_a_target_is() {
+    let node = Balancers::default();
+    let balancer = balancer(&node, json!({}), &[1, 1]);
+    let ill = || {
+        let ill = show::unhealthy_targets(&balancer);
+        ill.iter().map(|id| id.as_u128() - 100).collect::<Vec<_>>()
+    };
+    let mark = |number: u128, address: Option<(&str, Option<u16>)>, healthy: bool, before: u64| {
+        let address = address.map(|(address, port)| (address.parse().unwrap(), port));
+        let target = Uuid::from_u128(100 + number);
+        Revocation {
+            id: Revocation::mark(target, address, healthy),
+            before,
+            expires_at: 60,
+        }
+    };
+    let own = ("127.0.0.2", None);
+    let with_port = ("127.0.0.2", Some(80));
+    for (heard, now, expected) in [
+        (vec![mark(1, None, false, 1)], 60, &[][..]),
+        (vec![mark(1, None, false, 1)], 59, &[1]),
+        (vec![mark(2, Some(("127.0.0.1", None)), false, 1)], 0, &[1]),
+        (
+            vec![mark(2, Some(("127.0.0.2", Some(81))), false, 1)],
+            0,
+            &[1],
+        ),
+        (vec![mark(2, Some(own), false, 1)], 0, &[1, 2]),
+        (
+            vec![mark(1, None, true, 2), mark(2, Some(with_port), true, 2)],
+            0,
+            &[],
+        ),
+        // Of what is heard at once, what was said last counts.
+        (
+            vec![mark(1, None, true, 3), mark(1, None, false, 4)],
+            0,
+            &[1],
+        ),
+        (
+            vec![mark(1, None, false, 5), mark(1, None, true, 6)],
+            0,
+            &[],
+        ),
+    ] {
+        let balancers = std::slice::from_ref(&balancer);
+        marks::heed(balancers, &heard, UnixTime::from_secs(now));
+        assert_eq!(ill(), expected, "{heard:?}");
+    }
 }

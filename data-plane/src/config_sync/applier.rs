@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::receiver::{Content, Update, fault};
 use super::vouched::Vouched;
+use crate::balancer::{Balancers, marks};
 use crate::compile::room::Room;
 use crate::compile::{CompileFault, CompiledSnapshot};
 use crate::last_good::{Kept, LastGood};
@@ -48,6 +49,8 @@ pub(super) struct Applier {
     memory: Option<u64>,
     /// Which sessions are over before their time.
     revocations: Arc<Revocations>,
+    /// What operators say of the health of targets is for these.
+    balancers: Arc<Balancers>,
     /// What runs, as it came: what changes are made to.
     running: Option<Arc<Snapshot>>,
     /// Who vouched for what runs; none if it came from a file of before there were such.
@@ -67,7 +70,7 @@ impl Applier {
     pub(super) fn new(
         live: Live,
         (secrets, memory): (Secrets, Option<u64>),
-        revocations: Arc<Revocations>,
+        (revocations, balancers): (Arc<Revocations>, Arc<Balancers>),
         running: Option<Kept>,
         last_good: LastGood,
         verifier: Verifier,
@@ -88,6 +91,7 @@ impl Applier {
             secrets,
             memory,
             revocations,
+            balancers,
             running: running.map(Arc::new),
             vouched: vouched.flatten(),
             verifier,
@@ -241,6 +245,7 @@ impl Applier {
         };
         let added = revocations(snapshot, &difference.puts).map_err(|fault| vec![fault])?;
         let now = UnixTime::now();
+        self.heed(live, &added, now);
         self.revocations.add(added, now);
         self.revocations.forget(gone(difference), now);
         live.move_to(snapshot.position);
@@ -248,6 +253,13 @@ impl Applier {
         self.vouched = Some(vouched.clone());
         self.persist();
         Ok(true)
+    }
+
+    /// Sets the health of targets of `compiled` as operators say among what is `added`.
+    fn heed(&self, compiled: &CompiledSnapshot, added: &[Revocation], now: UnixTime) {
+        if added.iter().any(Revocation::is_mark) {
+            marks::heed(compiled.balancers(&self.balancers), added, now);
+        }
     }
 
     /// Runs by `snapshot`; also by a configuration that this node has crashed with, if that is `ordered`, by an operator or for
@@ -281,6 +293,10 @@ impl Applier {
             return Err(vec![fault(Code::Quarantined, message)]);
         }
         let gone: Vec<Uuid> = difference.iter().flat_map(gone).collect();
+        let puts = difference.iter().flat_map(|all| &all.puts);
+        let ended = puts.filter(|key| key.kind == Revocation::KIND).copied();
+        let ended: Vec<Key> = ended.collect();
+        let added = revocations(&snapshot, &ended).map_err(|fault| vec![fault])?;
         let before = self.live.load_full().zip(running).zip(difference);
         let compiled = compile_guarded(
             (budget(&snapshot), self.memory),
@@ -298,6 +314,7 @@ impl Applier {
         let marker = &self.last_good.marker;
         marker.tries(snapshot.position, configuration);
         // Nobody else writes, so what was checked still holds.
+        self.heed(&compiled, &added, now);
         let before = self.live.swap(Some(Arc::new(compiled)));
         let records = self.running.replace(snapshot);
         self.vouched = Some(vouched);

@@ -1,5 +1,7 @@
-//! A revocation: which sessions are over before their time, and which kept answers. Data planes ask for them at
-//! a logout, the control plane keeps and distributes them; no operator types one.
+//! A revocation: which sessions are over before their time, which kept answers, and what was known of a target's health.
+//! Data planes ask for them at a logout, the control plane keeps and distributes them; no operator types one.
+
+use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,7 +9,10 @@ use uuid::Uuid;
 
 use super::Entity;
 
-/// Ends sessions or the keeping of answers on every node. Distributed like any record, and never shown by the Admin API.
+/// What the ids of marks begin with, so that a node tells them from all others at a glance.
+const MARK: [u8; 8] = *b"t-health";
+
+/// Ends sessions or the keeping of answers on every node, or what was known there of a target's health. Distributed like any record, and never shown by the Admin API.
 ///
 /// The id is computed from what is ended, so that it says nothing of a user to whoever reads it, and
 /// so that a repeat meets the record that is there: of two with one id, the later `before` and the
@@ -58,6 +63,28 @@ impl Revocation {
         let mut half = [0; 16];
         half.copy_from_slice(key.split_at(16).0);
         Uuid::from_bytes(half)
+    }
+
+    /// Names that an operator calls a target healthy or not, or one of its addresses (with a port or with any).
+    pub fn mark(target: Uuid, address: Option<(IpAddr, Option<u16>)>, healthy: bool) -> Uuid {
+        let (target, address) = (
+            target.to_string(),
+            match address {
+                None => String::new(),
+                Some((address, None)) => address.to_string(),
+                Some((address, Some(port))) => format!("{address} {port}"),
+            },
+        );
+        let word = if healthy { "healthy" } else { "unhealthy" };
+        let mut bytes = *name(b"mark", &[&target, &address, word]).as_bytes();
+        let (start, _) = bytes.split_at_mut(MARK.len());
+        start.copy_from_slice(&MARK);
+        Uuid::from_bytes(bytes)
+    }
+
+    /// Whether this is what an operator says of a target's health. Nodes say no such thing to each other.
+    pub fn is_mark(&self) -> bool {
+        self.id.as_bytes().starts_with(&MARK)
     }
 
     /// Names a logout token, which may be used once.
@@ -118,7 +145,31 @@ mod tests {
             Revocation::subject("https://idp.examplea", ""),
             Revocation::cache(Uuid::nil()),
             Revocation::cached([1; 32]),
+            Revocation::mark(Uuid::nil(), None, true),
+            Revocation::mark(Uuid::nil(), None, false),
+            Revocation::mark(Uuid::max(), None, true),
+            Revocation::mark(Uuid::nil(), Some((IpAddr::from([10, 0, 0, 1]), None)), true),
+            Revocation::mark(
+                Uuid::nil(),
+                Some((IpAddr::from([10, 0, 0, 1]), Some(80))),
+                true,
+            ),
+            Revocation::mark(
+                Uuid::nil(),
+                Some((IpAddr::from([10, 0, 0, 1]), Some(81))),
+                true,
+            ),
         ];
+        let marks = all.map(|id| {
+            let (before, expires_at) = (0, 0);
+            Revocation {
+                id,
+                before,
+                expires_at,
+            }
+            .is_mark()
+        });
+        assert_eq!(marks.iter().filter(|mark| **mark).count(), 6);
         for (position, one) in all.iter().enumerate() {
             assert!(!all[position + 1..].contains(one));
         }

@@ -461,3 +461,46 @@ async fn services_and_routes_are_refused_in_kongs_words() {
         json!({ "protocols": "must match the associated route's protocols" })
     );
 }
+
+#[tokio::test]
+async fn a_browser_may_ask_what_a_path_takes_before_it_knows_the_record() {
+    let api = Api::new();
+    let (record, collection) = (
+        "DELETE, GET, HEAD, OPTIONS, PATCH, PUT",
+        "GET, HEAD, OPTIONS, POST",
+    );
+    for (url, methods) in [
+        ("/services/x/routes", collection),
+        ("/services/x/routes/y/", record),
+        ("/routes/x/service", "GET, HEAD, OPTIONS, PATCH, PUT"),
+        ("/consumers/x/key-auth", collection),
+        ("/consumers/x/acls/y", record),
+        (
+            "/consumers/x/consumer_groups",
+            "DELETE, GET, HEAD, OPTIONS, POST",
+        ),
+        (
+            "/consumer_groups/x/consumers/y",
+            "DELETE, GET, HEAD, OPTIONS",
+        ),
+        ("/upstreams/x/health", "GET, HEAD, OPTIONS"),
+        ("/upstreams/x/targets/all", collection),
+        ("/certificates/x/snis", collection),
+    ] {
+        let headers = api.headers("OPTIONS", url, &[]).await;
+        assert_eq!(headers["allow"], methods, "{url}");
+        let wrong = if methods == record { "POST" } else { "TRACE" };
+        assert_eq!(api.send(wrong, url, "", "").await.0, 405, "{url}");
+        assert_eq!(api.send("GET", url, "", "").await.0, 404, "{url}");
+    }
+    for url in [
+        "/services/x/nothing",
+        "/snis/x/certificate",
+        "/routes/x/service/y",
+        "/nothing/x/routes",
+    ] {
+        for method in ["OPTIONS", "TRACE"] {
+            assert_eq!(api.send(method, url, "", "").await.0, 404, "{method} {url}");
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 #![allow(clippy::too_many_lines, reason = "tables")]
 
+use shared::entity::Revocation;
+
 use super::*;
 
 #[tokio::test]
@@ -272,4 +274,91 @@ async fn targets_are_only_below_their_upstream() {
     );
     assert_eq!(api.send("DELETE", "/upstreams/u", "", "").await.0, 204);
     assert_eq!(api.get("/upstreams/u/targets").await.0, 404);
+}
+
+#[tokio::test]
+async fn all_nodes_are_told_how_a_target_is() {
+    let (api, publisher) = Api::revoking();
+    for name in ["u", "other"] {
+        made(&api, "/upstreams", json!({ "name": name })).await;
+    }
+    let target = json!({ "target": "10.0.0.1:80" });
+    let target = made(&api, "/upstreams/u/targets", target).await;
+    let said = |id| {
+        let kind = Revocation::KIND;
+        let key = shared::snapshot::Key { kind, id };
+        let stored = publisher.config().stored(key)?.json().to_vec();
+        serde_json::from_slice::<Revocation>(&stored).ok()
+    };
+    let all = || {
+        let config = publisher.config();
+        config.keys(Revocation::KIND, Uuid::nil()).count()
+    };
+    let own = format!("/upstreams/u/targets/{}", id(&target));
+    let foreign = format!("/upstreams/other/targets/{}", id(&target));
+    for (method, url, status) in [
+        ("PUT", format!("{foreign}/healthy"), 404),
+        (
+            "PUT",
+            "/upstreams/x/targets/10.0.0.1:80/healthy".to_owned(),
+            404,
+        ),
+        (
+            "PUT",
+            "/upstreams/u/targets/10.0.0.2:80/healthy".to_owned(),
+            404,
+        ),
+        ("PUT", format!("{own}/well"), 404),
+        ("PUT", format!("{own}/somewhere/healthy"), 404),
+        ("PUT", format!("{own}/10.0.0.1/80/healthy"), 404),
+        ("GET", format!("{own}/healthy"), 405),
+        ("DELETE", format!("{own}/10.0.0.1/unhealthy"), 405),
+        ("OPTIONS", "/upstreams/x/targets/y/healthy".to_owned(), 204),
+    ] {
+        let answer = api.send(method, &url, "", "").await;
+        assert_eq!(answer.0, status, "{method} {url}");
+    }
+    assert_eq!(all(), 0);
+    let address = "10.0.0.1".parse().unwrap();
+    let target = id(&target).parse().unwrap();
+    let mut last = 0;
+    for (method, url, address, healthy) in [
+        ("PUT", format!("{own}/unhealthy"), None, false),
+        ("PUT", format!("{own}/healthy"), None, true),
+        (
+            "POST",
+            "/upstreams/u/targets/10.0.0.1:80/unhealthy".to_owned(),
+            None,
+            false,
+        ),
+        (
+            "PUT",
+            format!("{own}/10.0.0.1/healthy/"),
+            Some((address, None)),
+            true,
+        ),
+        (
+            "PUT",
+            format!("{own}/10.0.0.1:80/unhealthy"),
+            Some((address, Some(80))),
+            false,
+        ),
+    ] {
+        assert_eq!(api.send(method, &url, "", "").await.0, 204, "{url}");
+        let mark = said(Revocation::mark(target, address, healthy)).unwrap();
+        assert!(address.is_some() || mark.before > last, "{url}");
+        last = mark.before;
+    }
+    assert_eq!(all(), 4);
+    // Without a way to the nodes nothing is promised.
+    let api = Api::new();
+    made(&api, "/upstreams", json!({ "name": "u" })).await;
+    made(
+        &api,
+        "/upstreams/u/targets",
+        json!({ "target": "10.0.0.1:80" }),
+    )
+    .await;
+    let url = "/upstreams/u/targets/10.0.0.1:80/healthy";
+    assert_eq!(api.send("PUT", url, "", "").await.0, 404);
 }

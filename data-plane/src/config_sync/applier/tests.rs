@@ -207,7 +207,7 @@ async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
         Applier::new(
             Live::default(),
             nothing,
-            Arc::default(),
+            Default::default(),
             running,
             files,
             verifier,
