@@ -293,7 +293,11 @@ impl Admin {
                     Some(methods) if *request.method() == Method::OPTIONS => {
                         Ok(Answer::allowing(methods))
                     }
-                    Some(methods) if !methods.contains(request.method()) => {
+                    // What may not be deleted is looked for first.
+                    Some(methods)
+                        if !methods.contains(request.method())
+                            && *request.method() != Method::DELETE =>
+                    {
                         Err(Refusal::Method(methods))
                     }
                     _ => Err(refusal),
@@ -340,7 +344,8 @@ impl Admin {
             Endpoint::Health(upstream) => {
                 let fleet = self.clustering.as_ref().map(|clustering| &clustering.fleet);
                 let ill = fleet.map(health::Ill::of).unwrap_or_default();
-                health::health(config, *upstream, self.node.id, query, &ill)
+                let said = self.marks();
+                health::health(config, *upstream, self.node.id, query, &ill, said)
             }
             Endpoint::Endpoints => info::endpoints(),
             Endpoint::Tags(tag) => tags::list(config, tag.as_deref(), query)?,

@@ -4,6 +4,7 @@
 //! What is asked while a commit runs goes into the next one together, if it comes from the same.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -185,6 +186,26 @@ pub fn anew(config: &Config, id: Uuid, now: UnixTime, longest: Duration) -> Revo
         before: now.as_millis().max(later),
         expires_at: now.saturating_add(longest).as_secs(),
     }
+}
+
+/// Whether operators last called the target `id`, or its only address, healthy, and when; none if they have said nothing.
+pub fn marked(
+    config: &Config,
+    id: Uuid,
+    address: Option<(IpAddr, u16)>,
+) -> Option<(bool, UnixTime)> {
+    let mut forms = vec![None];
+    if let Some((address, port)) = address {
+        forms.extend([Some((address, None)), Some((address, Some(port)))]);
+    }
+    let said = forms.into_iter().flat_map(|form| {
+        [true, false].map(|healthy| {
+            let mark = read(config, Revocation::mark(id, form, healthy))?;
+            Some((mark.before, healthy))
+        })
+    });
+    let (before, healthy) = said.flatten().max()?;
+    Some((healthy, UnixTime::from_millis(before)))
 }
 
 /// What keeps `asked` in `config` as well.

@@ -1,6 +1,7 @@
 //! `/upstreams/{u}/health`: an upstream's targets and how they are, as far as a control plane knows.
 
 use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Map, Value, json};
 use shared::entity::{Entity, Target};
@@ -30,13 +31,15 @@ impl Ill {
     }
 }
 
-/// The targets of an upstream, the newest first. Data planes check them, and look their names up.
+/// The targets of an upstream, the newest first. Data planes check them, and look their names up; what an operator has
+/// `said` of a target, by its id and its address, counts until they have told.
 pub(super) fn health(
     config: &Config,
     upstream: Key,
     node: Uuid,
     query: Option<&str>,
     ill: &Ill,
+    said: impl Fn(Uuid, Option<(IpAddr, u16)>) -> Option<bool>,
 ) -> Value {
     let record = config.record(upstream).unwrap_or_default();
     let checked = checked(&record);
@@ -56,10 +59,10 @@ pub(super) fn health(
                 "DNS_ERROR"
             } else if !checked {
                 "HEALTHCHECKS_OFF"
-            } else if ill.all.contains(&key.id) {
-                "UNHEALTHY"
-            } else {
+            } else if said(key.id, address(&fields)).unwrap_or(!ill.all.contains(&key.id)) {
                 "HEALTHY"
+            } else {
+                "UNHEALTHY"
             };
             shown.insert("health".to_owned(), state.into());
             shown.insert("data".to_owned(), addresses(&fields, state, weight));
@@ -112,6 +115,12 @@ fn details(targets: &[Value], threshold: f64) -> (bool, Value) {
     (healthy, details)
 }
 
+/// The address of a target that is no name.
+fn address(fields: &Fields) -> Option<(IpAddr, u16)> {
+    let target: SocketAddr = fields.get("target")?.as_str()?.parse().ok()?;
+    Some((target.ip(), target.port()))
+}
+
 /// What a target stands for. Only data planes resolve names.
 fn addresses(fields: &Fields, state: &str, weight: u64) -> Value {
     let target = fields
@@ -121,7 +130,7 @@ fn addresses(fields: &Fields, state: &str, weight: u64) -> Value {
     let (host, port) = target.rsplit_once(':').unwrap_or((target, ""));
     let port = port.parse::<u16>().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let addresses = match bare.parse::<std::net::IpAddr>() {
+    let addresses = match bare.parse::<IpAddr>() {
         Ok(_) => json!([{ "ip": host, "port": port, "health": state, "weight": weight }]),
         Err(_) => json!([]),
     };
@@ -201,8 +210,9 @@ mod tests {
                 unresolved: [Uuid::from_u128(5)].into(),
             };
             let query = Some("balancer_health=1");
-            let whole = health(&config, key, Uuid::nil(), query, &ill)["data"].clone();
-            let each = health(&config, key, Uuid::nil(), None, &ill)["data"].clone();
+            let silent = |_, _| None;
+            let whole = health(&config, key, Uuid::nil(), query, &ill, silent)["data"].clone();
+            let each = health(&config, key, Uuid::nil(), None, &ill, silent)["data"].clone();
             (whole, each)
         };
         for (threshold, ill, expected) in [

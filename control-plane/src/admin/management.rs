@@ -2,7 +2,7 @@
 //! `/rollouts`, `/workspaces/{workspace}/meta`, `/rbac`, `/openid-connect/*`, `/proxy-cache/*`.
 
 use axum::extract::Request;
-use http::{Method, StatusCode};
+use http::Method;
 use serde_json::{Map, Value, json};
 use shared::entity::{DEFAULT_WORKSPACE, Entity, Workspace, definitions};
 use shared::snapshot::Key;

@@ -160,8 +160,11 @@ pub(super) fn list(
     let first = query.after.unwrap_or_default();
     // The id itself was on the page before, whether or not its record is still there.
     let now = UnixTime::now();
+    // Kong's lists below a record know no tags; what has no other list, decK asks for by its tags here.
+    let by_tags = parent.is_none() || !entity.top_level;
     let wanted = |key: &Key, fields: &Fields| {
-        Some(key.id) != query.after && query.takes(fields) && !has_expired(entity, fields, now)
+        let takes = !by_tags || query.takes(fields);
+        Some(key.id) != query.after && takes && !has_expired(entity, fields, now)
     };
     let mut page: Vec<(Key, Arc<Fields>)> = match parent {
         None => config

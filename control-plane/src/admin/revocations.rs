@@ -16,7 +16,19 @@ use crate::revocations;
 /// How long nodes may hear of a target's health what an operator has said. One that comes later begins as it would have.
 const MARKS: Duration = Duration::from_mins(1);
 
+/// How long a node may take to report what has become of a mark.
+const UNREPORTED: Duration = Duration::from_secs(10);
+
 impl Admin {
+    /// What operators have said just now of a target, by its id and its address.
+    pub(super) fn marks(&self) -> impl Fn(Uuid, Option<(IpAddr, u16)>) -> Option<bool> + use<> {
+        let (config, now) = (self.publisher.config(), UnixTime::now());
+        move |target, address| {
+            let (healthy, at) = revocations::marked(&config, target, address)?;
+            (now.saturating_since(at) < UNREPORTED).then_some(healthy)
+        }
+    }
+
     /// Has all nodes that are connected take `target` as healthy or not, or one of its addresses: a request of `origin`.
     pub(super) async fn mark(
         &self,

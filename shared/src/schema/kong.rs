@@ -17,7 +17,8 @@ fn attributes(field: &Field) -> Value {
     if let Some(description) = &field.description {
         set("description", description.as_str().into());
     }
-    if let Some(default) = &field.default {
+    // What is set by itself has no default that a client should send.
+    if let Some(default) = field.default.as_ref().filter(|_| !field.auto) {
         set("default", default.clone());
     }
     for (name, flag) in [

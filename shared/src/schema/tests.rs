@@ -175,6 +175,18 @@ fn the_shown_schema_has_the_stored_defaults() {
 }
 
 #[test]
+fn what_is_set_by_itself_has_no_default() {
+    for definition in definitions() {
+        let shown = definition.schema.kong();
+        for field in shown.as_array().unwrap() {
+            let (name, shown) = field.as_object().unwrap().iter().next().unwrap();
+            let both = shown.get("auto").and(shown.get("default"));
+            assert_eq!(both, None, "{} {name}", definition.kind);
+        }
+    }
+}
+
+#[test]
 fn a_completed_record_reads_into_its_struct() {
     let mut input = map(json!({ "paths": ["/"], "headers": { "x": ["~*a"] } }));
     let schema = &definition("routes").unwrap().schema;

@@ -493,6 +493,7 @@ async fn a_browser_may_ask_what_a_path_takes_before_it_knows_the_record() {
         assert_eq!(api.send(wrong, url, "", "").await.0, 405, "{url}");
         assert_eq!(api.send("GET", url, "", "").await.0, 404, "{url}");
     }
+    assert_eq!(api.send("DELETE", "/routes/x/service", "", "").await.0, 404);
     for url in [
         "/services/x/nothing",
         "/snis/x/certificate",

@@ -117,3 +117,26 @@ async fn a_tag_that_no_record_can_have_is_refused() {
         );
     }
 }
+
+#[tokio::test]
+async fn lists_below_a_record_know_no_tags_unless_there_is_no_other_list() {
+    let api = Api::new();
+    made(&api, "/consumers", json!({ "username": "c" })).await;
+    let plugin = json!({ "name": "request-termination", "tags": ["one"] });
+    made(&api, "/consumers/c/plugins", plugin).await;
+    made(&api, "/upstreams", json!({ "name": "u" })).await;
+    let target = json!({ "target": "10.0.0.1:80", "tags": ["one"] });
+    made(&api, "/upstreams/u/targets", target).await;
+    for (url, count) in [
+        ("/consumers/c/plugins?tags=two", 1),
+        ("/plugins?tags=two", 0),
+        ("/plugins?tags=one", 1),
+        ("/upstreams/u/targets?tags=two", 0),
+        ("/upstreams/u/targets?tags=one", 1),
+    ] {
+        let (status, list) = api.get(url).await;
+        let found = list["data"].as_array().map(Vec::len);
+        assert_eq!((status, found), (200, Some(count)), "{url}");
+    }
+    assert_eq!(api.get("/consumers/c/plugins?tags=a,b/c").await.0, 400);
+}

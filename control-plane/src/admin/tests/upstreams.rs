@@ -350,6 +350,32 @@ async fn all_nodes_are_told_how_a_target_is() {
         last = mark.before;
     }
     assert_eq!(all(), 4);
+    // Until nodes have told what has become of it, that is how it is shown.
+    let checks = json!({ "passive": { "unhealthy": { "http_failures": 1 } } });
+    let other = json!({ "healthchecks": checks });
+    assert_eq!(api.json("PATCH", "/upstreams/other", other).await.0, 200);
+    let targets = "/upstreams/other/targets";
+    for (address, word, health) in [
+        ("10.0.0.2", "/unhealthy", "UNHEALTHY"),
+        ("10.0.0.2", "/healthy", "HEALTHY"),
+        ("10.0.0.3", "/10.0.0.3/unhealthy", "UNHEALTHY"),
+        ("10.0.0.4", "/10.0.0.4:80/unhealthy", "UNHEALTHY"),
+        ("10.0.0.5", "", "HEALTHY"),
+    ] {
+        let target = json!({ "target": format!("{address}:80") });
+        api.json("POST", targets, target).await;
+        if !word.is_empty() {
+            let url = format!("{targets}/{address}:80{word}");
+            assert_eq!(api.send("PUT", &url, "", "").await.0, 204);
+        }
+        let (_, shown) = api.get("/upstreams/other/health").await;
+        let mut shown = shown["data"].as_array().unwrap().iter();
+        let of = format!("{address}:80");
+        let shown = shown
+            .find(|target| target["target"] == of.as_str())
+            .unwrap();
+        assert_eq!(shown["health"], health, "{of}{word}");
+    }
     // Without a way to the nodes nothing is promised.
     let api = Api::new();
     made(&api, "/upstreams", json!({ "name": "u" })).await;
