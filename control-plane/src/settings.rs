@@ -84,10 +84,10 @@ pub struct Settings {
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS[ FLAG…],…")]
     pub admin_tls_listen: Vec<Listen<AdminListen>>,
     /// The Admin API's certificate, PEM.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "admin-ssl-cert", value_name = "FILE")]
     pub admin_certificate: Option<PathBuf>,
     /// The key of the Admin API's certificate, PEM.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "admin-ssl-cert-key", value_name = "FILE")]
     pub admin_key: Option<PathBuf>,
     /// Whether each request to the Admin API must bring a token (`Kong-Admin-Token`) of a user whose roles
     /// permit it: `/rbac/users`, `/rbac/roles`.
@@ -123,7 +123,12 @@ pub struct Settings {
     #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
     pub provider_networks: Vec<Network>,
     /// Addresses of the console, a page that also passes the Admin API on, such as `127.0.0.1:8002`. None if absent.
-    #[arg(long, value_delimiter = ',', value_name = "ADDRESS[ FLAG…],…")]
+    #[arg(
+        long,
+        alias = "admin-gui-listen",
+        value_delimiter = ',',
+        value_name = "ADDRESS[ FLAG…],…"
+    )]
     pub console_listen: Vec<Listen<PlainListen>>,
     /// Addresses of status and metrics, such as `127.0.0.1:8007`. None if absent.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS[ FLAG…],…")]
@@ -144,6 +149,7 @@ pub struct Settings {
     /// This control plane's certificate, PEM.
     #[arg(
         long,
+        alias = "cluster-cert",
         default_value = "/etc/wardgate/control-plane.pem",
         value_name = "FILE"
     )]
@@ -151,12 +157,18 @@ pub struct Settings {
     /// The private key of `cluster_certificate`, PEM.
     #[arg(
         long,
+        alias = "cluster-cert-key",
         default_value = "/etc/wardgate/control-plane.key",
         value_name = "FILE"
     )]
     pub cluster_key: PathBuf,
     /// The authority that data planes' certificates come from, PEM. May hold two while one replaces the other.
-    #[arg(long, default_value = "/etc/wardgate/ca.pem", value_name = "FILE")]
+    #[arg(
+        long,
+        alias = "cluster-ca-cert",
+        default_value = "/etc/wardgate/ca.pem",
+        value_name = "FILE"
+    )]
     pub cluster_ca: PathBuf,
     /// File with the key that seals secrets in the store; made at the first start. Keep a copy apart from
     /// the store's backups: without it the store cannot be read. [default: `data_directory` with `.key` appended]

@@ -77,14 +77,17 @@ pub struct Settings {
     /// URLs of the control planes, tried in random order.
     #[arg(
         long,
+        alias = "cluster-control-plane",
         value_delimiter = ',',
         default_value = "https://127.0.0.1:8005",
-        value_name = "URL,…"
+        value_name = "URL,…",
+        value_parser = control_plane
     )]
     pub control_planes: Vec<String>,
     /// This node's certificate, PEM. Its common name is the node's id, unless it is of a group: see `node_name`.
     #[arg(
         long,
+        alias = "cluster-cert",
         default_value = "/etc/wardgate/data-plane.pem",
         value_name = "FILE"
     )]
@@ -96,12 +99,18 @@ pub struct Settings {
     /// The private key of `cluster_certificate`, PEM. The last good configuration is sealed under a key derived from it.
     #[arg(
         long,
+        alias = "cluster-cert-key",
         default_value = "/etc/wardgate/data-plane.key",
         value_name = "FILE"
     )]
     pub cluster_key: PathBuf,
     /// The authority that control planes' certificates come from, PEM. May hold two while one replaces the other.
-    #[arg(long, default_value = "/etc/wardgate/ca.pem", value_name = "FILE")]
+    #[arg(
+        long,
+        alias = "cluster-ca-cert",
+        default_value = "/etc/wardgate/ca.pem",
+        value_name = "FILE"
+    )]
     pub cluster_ca: PathBuf,
     /// Directory of the last good configuration. Made with mode 0700 if absent.
     #[arg(
@@ -111,7 +120,13 @@ pub struct Settings {
     )]
     pub data_directory: PathBuf,
     /// Labels of this node, such as `zone=a`, that the control plane shows.
-    #[arg(long, value_delimiter = ',', value_name = "NAME=VALUE,…", value_parser = label)]
+    #[arg(
+        long,
+        alias = "cluster-dp-labels",
+        value_delimiter = ',',
+        value_name = "NAME=VALUE,…",
+        value_parser = label
+    )]
     pub labels: Vec<(String, String)>,
     /// Silence of the control planes after which `/status/ready` answers 503, in seconds, 15 at least; 0: never. The node
     /// goes on to serve what reaches it.
@@ -143,10 +158,20 @@ pub struct Settings {
     #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
     pub provider_networks: Vec<Network>,
     /// The default certificate of the TLS listener, PEM. Self-signed if absent.
-    #[arg(long, value_name = "FILE", requires = "proxy_tls_key")]
+    #[arg(
+        long,
+        alias = "ssl-cert",
+        value_name = "FILE",
+        requires = "proxy_tls_key"
+    )]
     pub proxy_tls_certificate: Option<PathBuf>,
     /// The private key of `proxy_tls_certificate`, PEM.
-    #[arg(long, value_name = "FILE", requires = "proxy_tls_certificate")]
+    #[arg(
+        long,
+        alias = "ssl-cert-key",
+        value_name = "FILE",
+        requires = "proxy_tls_certificate"
+    )]
     pub proxy_tls_key: Option<PathBuf>,
     /// Cipher suites that clients are spoken to with over TLS, by OpenSSL's names, the best first; a client that puts
     /// `ChaCha20` first gets its own order. Without those of TLS 1.3, or of TLS 1.2, there is no such version.
@@ -158,10 +183,20 @@ pub struct Settings {
     )]
     pub proxy_tls_cipher_suites: Vec<Cipher>,
     /// The certificate that is presented to upstream servers where neither service nor upstream has one, PEM.
-    #[arg(long, value_name = "FILE", requires = "upstream_tls_key")]
+    #[arg(
+        long,
+        alias = "client-ssl-cert",
+        value_name = "FILE",
+        requires = "upstream_tls_key"
+    )]
     pub upstream_tls_certificate: Option<PathBuf>,
     /// The private key of `upstream_tls_certificate`, PEM.
-    #[arg(long, value_name = "FILE", requires = "upstream_tls_certificate")]
+    #[arg(
+        long,
+        alias = "client-ssl-cert-key",
+        value_name = "FILE",
+        requires = "upstream_tls_certificate"
+    )]
     pub upstream_tls_key: Option<PathBuf>,
     /// Whether certificates of upstream servers are verified where the service's `tls_verify` says nothing.
     #[arg(long, action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
@@ -344,9 +379,23 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
 }
 
-/// Parses `name=value`.
+/// A URL, or host and port as Kong has them.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "a parser of clap's may refuse; what is no URL the start refuses by name"
+)]
+fn control_plane(text: &str) -> Result<String, String> {
+    let is_url = text.contains("://");
+    Ok(if is_url {
+        text.to_owned()
+    } else {
+        format!("https://{text}")
+    })
+}
+
+/// Parses `name=value`, or `name:value` as Kong has it.
 fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
+    match text.split_once('=').or_else(|| text.split_once(':')) {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => {
             Ok((name.to_owned(), value.to_owned()))
         }
@@ -401,8 +450,17 @@ mod tests {
     }
 
     #[test]
+    fn a_control_plane_may_be_a_host_with_its_port() {
+        for text in ["https://cp:8005", "cp:8005"] {
+            assert_eq!(control_plane(text).as_deref(), Ok("https://cp:8005"));
+        }
+    }
+
+    #[test]
     fn a_label_without_a_value_is_refused() {
         assert!(label("zone").is_err() && label("=a").is_err());
-        assert_eq!(label("zone=a"), Ok(("zone".to_owned(), "a".to_owned())));
+        for text in ["zone=a", "zone:a"] {
+            assert_eq!(label(text), Ok(("zone".to_owned(), "a".to_owned())));
+        }
     }
 }

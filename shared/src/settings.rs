@@ -2,11 +2,14 @@
 //!
 //! A setting is defined once, as an argument of a `clap` struct: its name, its default and its text.
 //! Its variable is named after it, and a key of the file takes the place of its default, so that all
-//! three ways share one parser and one error text.
+//! three ways share one parser and one error text. What Kong calls otherwise has that name as an alias, and variables
+//! may begin as Kong's do: what runs a Kong runs a plane as well.
 
+use std::any::TypeId;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Id};
 
@@ -62,8 +65,48 @@ fn with_variable(argument: Arg) -> Arg {
     if name != "config" && NOT_IN_FILE.contains(&name) {
         return argument;
     }
-    let variable = format!("WARDGATE_{}", name.to_uppercase());
+    let own = format!("WARDGATE_{}", shouted(name));
+    let is_set = |name: &String| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let kongs = kongs_variables(&argument).into_iter().find(is_set);
+    let variable = kongs.filter(|_| !is_set(&own)).unwrap_or(own);
+    let argument = if is_boolean(&argument) {
+        argument.value_parser(BoolishValueParser::new())
+    } else {
+        argument
+    };
     argument.env(variable)
+}
+
+/// Whether it takes `true` or `false`. Kong says `on` and `off`.
+fn is_boolean(argument: &Arg) -> bool {
+    argument.get_action().takes_values()
+        && argument.get_value_parser().type_id() == TypeId::of::<bool>()
+}
+
+/// The variables by which Kong has a setting that it calls the same, or as an alias says.
+fn kongs_variables(argument: &Arg) -> Vec<String> {
+    let aliases = argument.get_all_aliases().unwrap_or_default();
+    let names = std::iter::once(argument.get_id().as_str()).chain(aliases);
+    names
+        .map(|name| format!("KONG_{}", shouted(name)))
+        .collect()
+}
+
+fn shouted(name: &str) -> String {
+    name.to_uppercase().replace('-', "_")
+}
+
+/// Those of `variables` that begin as Kong's do and are no setting of the program: nothing comes of them.
+pub fn unheeded<T: CommandFactory>(variables: impl IntoIterator<Item = OsString>) -> Vec<String> {
+    let command = T::command();
+    let known: Vec<String> = command.get_arguments().flat_map(kongs_variables).collect();
+    let mut unheeded: Vec<String> = variables
+        .into_iter()
+        .filter_map(|variable| variable.into_string().ok())
+        .filter(|variable| variable.starts_with("KONG_") && !known.contains(variable))
+        .collect();
+    unheeded.sort();
+    unheeded
 }
 
 /// The defaults alone: no file, no environment.
@@ -170,7 +213,7 @@ mod tests {
         #[arg(long, value_delimiter = ',', default_value = "a,b")]
         names: Vec<String>,
         /// A truth.
-        #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+        #[arg(long, alias = "switched-on", default_value_t = true, action = clap::ArgAction::Set)]
         enabled: bool,
     }
 
@@ -197,6 +240,27 @@ mod tests {
         assert!(message.contains("--workers"), "{message}");
         assert!(sample.config.is_some());
         assert_eq!(defaults::<Sample>().workers, 7);
+    }
+
+    #[test]
+    fn kong_may_have_another_name_for_it_and_another_truth() {
+        let command = Sample::command();
+        let of = |id: &str| {
+            let mut arguments = command.get_arguments();
+            arguments.find(|argument| argument.get_id() == id).unwrap()
+        };
+        assert_eq!(kongs_variables(of("workers")), ["KONG_WORKERS"]);
+        let both = ["KONG_ENABLED", "KONG_SWITCHED_ON"];
+        assert_eq!(kongs_variables(of("enabled")), both);
+        for (text, truth) in [("on", true), ("off", false), ("true", true)] {
+            let sample = load_file("", &["--switched-on", text]).unwrap();
+            assert_eq!(sample.enabled, truth, "{text}");
+        }
+        let message = load_file("", &["--enabled", "maybe"]).unwrap_err();
+        assert!(message.contains("--enabled"), "{message}");
+        let set = ["KONG_ROLE", "WARDGATE_ROLE", "KONG_SWITCHED_ON", "PATH"];
+        let unheeded = unheeded::<Sample>(set.map(OsString::from));
+        assert_eq!(unheeded, ["KONG_ROLE"]);
     }
 
     #[test]

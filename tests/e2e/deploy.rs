@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use harness::{Browser, Cluster, eventually, output, run};
 use http::Method;
@@ -100,4 +101,50 @@ async fn the_examples_are_sound_and_a_group_of_nodes_shares_a_certificate() {
         (shared::tls::may_be_called("*.pods", name) && row["progress"] == "current").then_some(())
     })
     .await;
+}
+
+#[test]
+fn settings_come_by_the_variables_of_kong_as_well() {
+    let asked = |program: &str, variables: &[(&str, &str)]| {
+        let mut command = Command::new(harness::path(program));
+        command.arg("--check").env_clear();
+        let asked = command.envs(variables.iter().copied()).output().unwrap();
+        assert!(!asked.status.success(), "{program} {variables:?}");
+        String::from_utf8(asked.stderr).unwrap()
+    };
+    let (control_plane, data_plane) = ("wardgate-control-plane", "wardgate-data-plane");
+    for (program, variables, named) in [
+        (
+            control_plane,
+            &[("KONG_CLUSTER_CERT", "/of/kong.pem")][..],
+            "/of/kong.pem",
+        ),
+        (
+            control_plane,
+            &[("KONG_ENFORCE_RBAC", "perhaps")],
+            "--enforce-rbac",
+        ),
+        (
+            data_plane,
+            &[("KONG_CLUSTER_DP_LABELS", "zone")],
+            "--labels",
+        ),
+        // A plane's own name for it comes first, and what says nothing is not said.
+        (
+            data_plane,
+            &[
+                ("KONG_CLUSTER_CERT", "/of/kong.pem"),
+                ("WARDGATE_CLUSTER_CERTIFICATE", "/own.pem"),
+            ],
+            "/own.pem",
+        ),
+        (
+            data_plane,
+            &[("KONG_CLUSTER_CERT", "")],
+            "/etc/wardgate/data-plane.pem",
+        ),
+    ] {
+        let message = asked(program, variables);
+        assert!(message.contains(named), "{variables:?}: {message}");
+    }
 }
