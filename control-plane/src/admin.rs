@@ -430,8 +430,9 @@ impl Admin {
                 target,
                 address,
                 healthy,
+                ..
             } => {
-                self.mark(origin, (target, address), healthy).await?;
+                self.mark(origin, (target.id, address), healthy).await?;
                 return Ok(Answer::without_body(StatusCode::NO_CONTENT));
             }
             Endpoint::ValidateEntity(entity) => return schemas::validate(entity, &body),

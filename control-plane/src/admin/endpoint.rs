@@ -41,7 +41,8 @@ pub(super) enum Endpoint {
     Health(Key),
     /// `/upstreams/{u}/targets/{t}[/{address}]/healthy`, and the same with `unhealthy`
     Mark {
-        target: Uuid,
+        upstream: Key,
+        target: Key,
         /// One of the target's addresses, with a port or with any.
         address: Option<(IpAddr, Option<u16>)>,
         healthy: bool,
@@ -316,7 +317,8 @@ fn mark(
         return Err(Refusal::NotFound);
     }
     Ok(Endpoint::Mark {
-        target,
+        upstream: parent.key,
+        target: key,
         address,
         healthy,
     })

@@ -71,6 +71,12 @@ impl Asked {
                 asked.spell(config, 3, membership.other);
             }
             Ok(Endpoint::Health(upstream)) => asked.through(config, 1, upstream),
+            Ok(Endpoint::Mark {
+                upstream, target, ..
+            }) => {
+                asked.through(config, 1, upstream);
+                asked.through(config, 3, target);
+            }
             _ => asked.administers(segments, config),
         }
         asked

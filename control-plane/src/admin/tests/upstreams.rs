@@ -286,7 +286,7 @@ async fn all_nodes_are_told_how_a_target_is() {
     let target = made(&api, "/upstreams/u/targets", target).await;
     let said = |id| {
         let kind = Revocation::KIND;
-        let key = shared::snapshot::Key { kind, id };
+        let key = Key { kind, id };
         let stored = publisher.config().stored(key)?.json().to_vec();
         serde_json::from_slice::<Revocation>(&stored).ok()
     };

@@ -345,3 +345,53 @@ async fn what_a_body_points_to_is_judged_as_what_a_path_leads_through() {
         .await;
     assert!(!roles.to_string().contains("super-admin"), "{roles}");
 }
+
+#[tokio::test]
+async fn who_may_not_change_a_target_may_not_mark_it_either() {
+    let api = Api::guarded();
+    let target = |address: &str| json!({ "target": address });
+    for (url, body) in [
+        ("/upstreams", json!({ "name": "u" })),
+        ("/upstreams", json!({ "name": "shut" })),
+        ("/upstreams/u/targets", target("10.0.0.1:80")),
+        ("/upstreams/u/targets", target("10.0.0.2:80")),
+        ("/upstreams/shut/targets", target("10.0.0.3:80")),
+        ("/rbac/roles", json!({ "name": "ta" })),
+    ] {
+        let (status, reply) = api.ask(OWNER, "POST", url, body).await;
+        assert_eq!(status, 201, "{url}: {reply}");
+    }
+    let all = "read,create,update,delete";
+    for (endpoint, actions, negative) in [
+        ("*", all, false),
+        ("/upstreams/u/targets/10.0.0.1:80", "update", true),
+        ("/upstreams/shut", all, true),
+    ] {
+        let endpoint = json!({ "endpoint": endpoint, "actions": actions, "negative": negative });
+        let (status, reply) = api
+            .ask(OWNER, "POST", "/rbac/roles/ta/endpoints", endpoint)
+            .await;
+        assert_eq!(status, 201, "{reply}");
+    }
+    let bob = api.user("bob", "ta").await;
+    let id = async |url: &str| {
+        let (_, found) = api.ask(OWNER, "GET", url, Value::Null).await;
+        found["id"].as_str().unwrap().to_owned()
+    };
+    let kept = id("/upstreams/u/targets/10.0.0.1:80").await;
+    let shut = id("/upstreams/shut").await;
+    // This control plane has no nodes to tell, which whoever may mark learns.
+    for (url, expected) in [
+        (format!("/upstreams/u/targets/{kept}/unhealthy"), 403),
+        (format!("/upstreams/u/targets/{kept}/10.0.0.1/healthy"), 403),
+        ("/upstreams/u/targets/10.0.0.1:80/healthy".to_owned(), 403),
+        (
+            format!("/upstreams/{shut}/targets/10.0.0.3:80/healthy"),
+            403,
+        ),
+        ("/upstreams/u/targets/10.0.0.2:80/healthy".to_owned(), 404),
+    ] {
+        let (status, reply) = api.ask(&bob, "PUT", &url, json!({})).await;
+        assert_eq!(status, expected, "{url}: {reply}");
+    }
+}
