@@ -241,7 +241,7 @@ fn poll_head(
         Poll::Ready(Err(error @ UpstreamError::RequestBody(_))) => return Poll::Ready(Err(error)),
         Poll::Ready(Err(error)) => {
             // The server may have answered before it closed: 413, say.
-            return match poll_final_head(cx, connection, asked) {
+            return match poll_final_head(cx, connection, asked, &mut false) {
                 Poll::Ready(Ok(head)) => Poll::Ready(Ok((
                     ResponseHead {
                         keep_alive: false,
@@ -254,7 +254,8 @@ fn poll_head(
         }
         Poll::Pending => false,
     };
-    match poll_final_head(cx, connection, asked) {
+    let mut heard = false;
+    match poll_final_head(cx, connection, asked, &mut heard) {
         Poll::Ready(Ok(head)) => return Poll::Ready(Ok((head, sent))),
         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
         Poll::Pending => {}
@@ -279,6 +280,9 @@ fn poll_head(
             }
             Phase::Reading => connection.timer.set(timeouts.read),
         }
+    } else if heard && phase == Phase::Reading {
+        // It counts between two reads: a server that says that it is still at it is (RFC 2518 §10.1).
+        connection.timer.set(timeouts.read);
     }
     if connection.timer.poll_fired(cx) {
         return Poll::Ready(Err(match phase {
@@ -310,11 +314,12 @@ pub(crate) enum Phase {
     Reading,
 }
 
-/// Reads until the head of the final answer; informational ones before it are passed on.
+/// Reads until the head of the final answer; informational ones before it are passed on. What has come meanwhile is `heard`.
 fn poll_final_head(
     cx: &mut Context<'_>,
     connection: &mut Connection,
     asked: Asked<'_>,
+    heard: &mut bool,
 ) -> Poll<Result<ResponseHead, UpstreamError>> {
     loop {
         loop {
@@ -349,7 +354,7 @@ fn poll_final_head(
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::Receive(error))),
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(UpstreamError::Closed)),
-            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Ok(_)) => *heard = true,
         }
     }
 }

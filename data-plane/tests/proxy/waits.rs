@@ -267,3 +267,40 @@ fn a_tunnel_in_which_nobody_speaks_is_closed() {
     assert!((Duration::from_millis(300)..Duration::from_secs(5)).contains(&start.elapsed()));
     stop(proxy);
 }
+
+#[test]
+fn a_server_that_goes_on_to_speak_is_not_late() {
+    const PAUSE: Duration = Duration::from_millis(800);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_until(&mut stream, "\r\n\r\n").unwrap();
+        let parts = [
+            "HTTP/1.1 102 Processing\r\n\r\n",
+            "HTTP/1.1 102 Processing\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n",
+            "Content-Length: 2\r\n",
+            "\r\nok",
+        ];
+        for part in parts {
+            std::thread::sleep(PAUSE);
+            stream.write_all(part.as_bytes()).unwrap();
+        }
+    });
+    // It counts between two reads, and is shorter than all of them together.
+    let service = json!({"retries": 0, "read_timeout": 2500});
+    let records = configuration(port, &service, &[json!({"paths": ["/"]})]);
+    let proxy = start_with(&settings(), Limits::default(), records);
+    let (answer, _) = outlast(
+        &proxy,
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    );
+    assert_eq!(answer.matches("HTTP/1.1 102 ").count(), 2, "{answer}");
+    assert!(
+        answer.contains("HTTP/1.1 200 ") && answer.ends_with("ok"),
+        "{answer}"
+    );
+    server.join().unwrap();
+    stop(proxy);
+}
