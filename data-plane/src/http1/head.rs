@@ -188,12 +188,17 @@ fn reason(head: &[u8], end: usize, status: StatusCode) -> Option<Box<[u8]>> {
 }
 
 /// Exactly one well-formed `Host`, the same as in the target if that names one (RFC 9112 §3.2), which it returns; none
-/// only where it is `optional`.
+/// only where it is `optional`. What the target names is well-formed, too.
 pub(crate) fn check_host<'a>(
     uri: &Uri,
     headers: View<'a>,
     optional: bool,
 ) -> Result<Option<&'a [u8]>, FramingError> {
+    if let Some(authority) = uri.authority()
+        && !valid_authority(authority.as_str().as_bytes())
+    {
+        return Err(FramingError::Head("bad authority"));
+    }
     let mut hosts = headers.values(Kind::HOST, &header::HOST);
     let Some(host) = hosts.next() else {
         return if optional {
@@ -366,6 +371,16 @@ mod tests {
             check(&[host], "/", false);
         }
         check(&["a"], "http://b/", false);
+        for (target, valid) in [
+            ("http://a:80/", true),
+            ("http://a:8a/", false),
+            ("http://a:+80/", false),
+        ] {
+            let uri: Uri = target.parse().unwrap();
+            let none = HeaderMap::new();
+            let checked = check_host(&uri, View::Map(&none), true).is_ok();
+            assert_eq!(checked, valid, "{target}");
+        }
         check(&[], "/", false);
         let mut two = HeaderMap::new();
         two.append(header::HOST, HeaderValue::from_static("a"));

@@ -182,6 +182,8 @@ fn a_head_that_would_be_another_request_is_refused() {
         &[METHOD, SCHEME, PATH, (b":authority", b"a b")],
         &[METHOD, SCHEME, PATH, (b":authority", b"u@a")],
         &[METHOD, SCHEME, PATH, (b":authority", b"a/b")],
+        &[METHOD, SCHEME, PATH, (b":authority", b"a:8a")],
+        &[METHOD, SCHEME, PATH, (b":authority", b"a:+80")],
         &[METHOD, SCHEME, PATH, (b"x", b"1"), AUTHORITY],
     ];
     for head in heads_without {
