@@ -51,6 +51,8 @@ pub(crate) struct Line<'a> {
     pub(crate) route: Option<uuid::Uuid>,
     pub(crate) service: Option<uuid::Uuid>,
     pub(crate) consumer: Option<uuid::Uuid>,
+    /// What has broken the answer off: `upstream`, `session`, which it was let through by, or `drain_timeout`.
+    pub(crate) ended_by: Option<&'static str>,
 }
 
 impl AccessLog {

@@ -95,7 +95,7 @@ pub struct CompiledSnapshot {
     /// The certificates to show to clients.
     pub(crate) server_names: Arc<ServerNames>,
     /// Every filter; routes name them by their place.
-    pub(crate) filters: Layered<AnyFilter>,
+    pub(crate) filters: Layered<Arc<AnyFilter>>,
     /// Those of requests that match no route: they see the answer only.
     pub(crate) unrouted: Arc<Filters>,
     /// The records that it does without.
@@ -192,10 +192,19 @@ pub(crate) struct CompiledRoute {
     pub(crate) filters: Arc<Filters>,
     /// The place of what its filters look things up in.
     environment: usize,
-    /// What filters call it.
+    /// What its exchanges are logged and counted by.
+    pub(crate) account: Arc<Account>,
+}
+
+/// What an exchange of a route is logged and counted by, once it is over.
+#[derive(Debug)]
+pub(crate) struct Account {
+    /// What filters call the route.
     pub(crate) matched: Matched,
     /// What its figures are shown under.
     pub(crate) labels: Arc<Labels>,
+    /// The service that its requests go to, if they go anywhere.
+    pub(crate) service: Option<Uuid>,
 }
 
 /// The records of a snapshot by kind.
@@ -434,6 +443,11 @@ fn compile_route(
 ) -> CompiledRoute {
     let service_unfit = route.service.is_some() && compiled.is_none();
     let service = compiled.filter(|service| !service.raw);
+    let account = Account {
+        matched,
+        labels: Arc::new(labels),
+        service: service.as_ref().map(|service| service.id),
+    };
     let plain = route
         .protocols
         .as_slice()
@@ -456,7 +470,6 @@ fn compile_route(
             .any(|protocol| matches!(protocol, Protocol::Grpc | Protocol::Grpcs)),
         filters,
         environment,
-        matched,
-        labels: Arc::new(labels),
+        account: Arc::new(account),
     }
 }

@@ -122,8 +122,10 @@ pub(crate) struct Core {
     pub(crate) requests: Rc<Share>,
     pub(crate) states: CoreStates,
     pub(crate) metrics: Arc<Metrics>,
-    /// Tells tunnels that the node waits for them no longer.
+    /// Tells what has no end of its own that the node waits for it no longer.
     pub(crate) cut: Notify,
+    /// Whether that was told.
+    is_cut: Cell<bool>,
     /// The newest snapshot that a request has begun with: while it is the live one, a request takes it
     /// from here, and touches no counter that other cores touch.
     snapshot: RefCell<Option<Rc<Held>>>,
@@ -162,6 +164,7 @@ impl Core {
             states: CoreStates::default(),
             metrics,
             cut: Notify::new(),
+            is_cut: Cell::new(false),
             snapshot: RefCell::default(),
             identifiers: Cell::new(start),
             salt,
@@ -182,6 +185,17 @@ impl Core {
         let fresh = Rc::new(Held(Arc::clone(live)));
         *kept = Some(Rc::clone(&fresh));
         Some(fresh)
+    }
+
+    /// Waits no longer for what is under way.
+    pub(crate) fn cut_off(&self) {
+        self.is_cut.set(true);
+        self.cut.notify_waiters();
+    }
+
+    /// Whether what ends now has been cut off.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.is_cut.get()
     }
 
     /// The time for an answer's `Date`. A time of a moment ago spares a look at the clock.

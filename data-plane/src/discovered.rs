@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use plugins::filter::Filter as _;
-use plugins::registry::AnyFilter;
 use shared::clock::monotonic;
 use tokio::sync::Notify;
 
@@ -121,7 +120,7 @@ impl Discovered {
         loop {
             _ = tokio::time::timeout(SPACING, self.more.notified()).await;
             if let Some(live) = live.load().as_ref() {
-                let named = live.filters.iter().filter_map(AnyFilter::provider);
+                let named = live.filters.iter().filter_map(|filter| filter.provider());
                 self.forget(&named.collect(), monotonic());
             }
             let this = Arc::clone(&self);

@@ -3,6 +3,7 @@
 mod answers;
 mod body;
 mod kept;
+mod lasting;
 mod owned;
 mod phases;
 mod proxied;
@@ -88,11 +89,13 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         route: None,
         consumer: None,
         status: record::CLIENT_LEFT,
+        ended_by: None,
         sent_head: 0,
         sent: 0,
         head_length: head.length(),
         received: body.counter(),
         run: Run::default(),
+        lasting: None,
         core,
     });
     let mut answered = match refusal {
@@ -259,7 +262,7 @@ impl Request {
             client: &self.client,
             fields: &head.headers.view(),
             environment: ways.snapshot.environment_of(ways.route),
-            matched: &ways.route.matched,
+            matched: &ways.route.account.matched,
         };
         phases::glance(ways.snapshot, ways.route, &glance, ways.core)
     }
@@ -342,7 +345,7 @@ impl Request {
             response_headers: Vec::new(),
             body: &mut body,
             environment: snapshot.environment_of(route),
-            matched: &route.matched,
+            matched: &route.account.matched,
             upstream: Overrides::default(),
             notes: Notes::default(),
             tenure: None,

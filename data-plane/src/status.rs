@@ -244,7 +244,7 @@ fn identity(node: &Node) -> String {
 /// The health of targets as metrics, where a `prometheus` plugin asks for it.
 fn health(node: &Node) -> String {
     let live = node.live.load();
-    let wanted = |filter: &AnyFilter| filter.counts().is_some_and(|counts| counts.health);
+    let wanted = |filter: &Arc<AnyFilter>| filter.counts().is_some_and(|counts| counts.health);
     match live.as_ref() {
         Some(snapshot) if snapshot.filters.iter().any(wanted) => {
             show::metrics(snapshot.balancers(&node.balancers))
@@ -256,7 +256,7 @@ fn health(node: &Node) -> String {
 /// How many plugins sign users in by a provider whose certificate nobody looks at.
 fn unverified(node: &Node) -> usize {
     let live = node.live.load();
-    let unverified = |filter: &&AnyFilter| filter.trusts_any_server();
+    let unverified = |filter: &&Arc<AnyFilter>| filter.trusts_any_server();
     live.as_ref()
         .map_or(0, |live| live.filters.iter().filter(unverified).count())
 }

@@ -31,7 +31,7 @@ use crate::balancer::hash::{self, Hashable};
 use crate::balancer::{Lease, NoPeer, Peer};
 use crate::carry::{Carried, Early, carry};
 use crate::compile::{CompiledService, CompiledSnapshot, Destination};
-use crate::core::Core;
+use crate::core::{Core, Held};
 use crate::host::CoreHost;
 use crate::http1::headers::View;
 use crate::listening::handshake::session;
@@ -64,6 +64,8 @@ pub(crate) enum StreamError {
     Slow,
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    #[error("the node stops, and waits no longer")]
+    CutOff,
     #[error("carrying bytes")]
     Broken(#[source] io::Error),
 }
@@ -74,7 +76,7 @@ impl StreamError {
         match self {
             Self::NoRoute => 404,
             Self::Forbidden => 403,
-            Self::NotReady | Self::NoService => 503,
+            Self::NotReady | Self::NoService | Self::CutOff => 503,
             Self::Handshake(_) | Self::Slow => 400,
             Self::Upstream(_) => 502,
             Self::Broken(_) => 500,
@@ -245,7 +247,11 @@ pub(crate) async fn serve(
                 destination: (destination.ip().to_canonical(), port),
                 name: None,
             };
-            route_and_carry(&core, stream, asked, tls, &carried, &mut line).await
+            let carrying = route_and_carry(&core, stream, asked, tls, &carried, &mut line);
+            tokio::select! {
+                served = carrying => served,
+                () = core.cut.notified() => Err(StreamError::CutOff),
+            }
         }
         Err(error) => Err(StreamError::Broken(error)),
     };
@@ -263,8 +269,8 @@ async fn route_and_carry(
     let snapshot = core.snapshot().ok_or(StreamError::NotReady)?;
     let routes = &snapshot.stream_routes;
     let Some(tls) = tls else {
-        let route = routes.find(&asked).ok_or(StreamError::NoRoute)?;
-        let upstream = connect(core, &snapshot, route, asked.source.0, line).await?;
+        let route = routes.find(&asked).cloned().ok_or(StreamError::NoRoute)?;
+        let upstream = connect(core, snapshot, &route, asked.source.0, line).await?;
         return upstream.carry(stream, Early::default(), carried).await;
     };
     line.protocol = "tls";
@@ -280,9 +286,9 @@ async fn route_and_carry(
         name: name.as_deref(),
         ..asked
     };
-    if let Some(route) = routes.find(&asked) {
+    if let Some(route) = routes.find(&asked).cloned() {
         line.protocol = "tls_passthrough";
-        let upstream = connect(core, &snapshot, route, asked.source.0, line).await?;
+        let upstream = connect(core, snapshot, &route, asked.source.0, line).await?;
         let early = Early {
             to_server: bytes,
             ..Early::default()
@@ -294,14 +300,14 @@ async fn route_and_carry(
         ..asked
     };
     // Whoever has no route hears so before any certificate is shown.
-    let route = routes.find(&asked).ok_or(StreamError::NoRoute)?;
+    let route = routes.find(&asked).cloned().ok_or(StreamError::NoRoute)?;
     let rest = tls.finish(StartHandshake::from_parts(begun, stream));
     let accepted = tokio::time::timeout(patience, rest).await;
     let client = accepted
         .map_err(|_| StreamError::Slow)?
         .map_err(StreamError::Handshake)?;
     line.run.tls = session(client.get_ref().1);
-    let upstream = connect(core, &snapshot, route, asked.source.0, line).await?;
+    let upstream = connect(core, snapshot, &route, asked.source.0, line).await?;
     upstream.carry(client, Early::default(), carried).await
 }
 
@@ -362,10 +368,11 @@ fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// Connects to the server behind `route`, or to another one of its upstream if that fails.
+/// Connects to the server behind `route`, or to another one of its upstream if that fails. The snapshot is given up: it is
+/// not kept for as long as a client likes to talk.
 async fn connect(
     core: &Core,
-    snapshot: &CompiledSnapshot,
+    snapshot: Rc<Held>,
     route: &Arc<StreamRoute>,
     client: IpAddr,
     line: &mut Line,
@@ -374,7 +381,7 @@ async fn connect(
     let mut failing: Vec<Arc<Peer>> = Vec::new();
     let mut attempts_left = service.retries;
     loop {
-        let (origin, lease) = choose(core, snapshot, service, client, &failing).await?;
+        let (origin, lease) = choose(core, &snapshot, service, client, &failing).await?;
         line.attempt(&origin);
         if let Some(lease) = &lease {
             lease.start_over(&mut failing);

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// The fields of requests and of streams.
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 19] = [
     "started_at",
     "request_id",
     "client_ip",
@@ -24,6 +24,7 @@ const FIELDS: [&str; 18] = [
     "route",
     "service",
     "consumer",
+    "ended_by",
     "protocol",
     "server_name",
     "session_ms",

@@ -43,7 +43,7 @@ pub(crate) struct Filters {
     /// Response fields that only these filters may set.
     pub(crate) owned_response_headers: Vec<HeaderName>,
     /// What no log tells of requests that they see, and of the answers.
-    pub(crate) secrets: SecretNames,
+    pub(crate) secrets: Arc<SecretNames>,
     /// The later phases that any of them has a part in.
     pub(crate) phases: Phases,
     /// Whether any of them looks at the certificates of clients.
@@ -183,7 +183,7 @@ impl Subsystem {
 /// All filters of a snapshot, and what puts them together for a route.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
-    pub(super) filters: Layered<AnyFilter>,
+    pub(super) filters: Layered<Arc<AnyFilter>>,
     by_route: imbl::HashMap<Uuid, Vec<Placed>>,
     /// Of a service, without a route.
     by_service: imbl::HashMap<Uuid, Vec<Placed>>,
@@ -238,7 +238,7 @@ impl Assembly {
             let Some((placed, filter)) = compile(plugin, filters.len(), is_faulty, faults) else {
                 continue;
             };
-            filters.push(filter);
+            filters.push(Arc::new(filter));
             if let Some(list) = assembly.own(&placed) {
                 list.push(placed);
                 continue;
@@ -282,7 +282,7 @@ impl Assembly {
         if !Subsystem::Http.runs(plugin) {
             return;
         }
-        self.filters.push(filter);
+        self.filters.push(Arc::new(filter));
         let list = match self.own(&placed) {
             Some(list) => list,
             None => Arc::make_mut(&mut self.anywhere)
@@ -311,7 +311,8 @@ impl Assembly {
         self.share(placed, workspace);
         let gone = self.filters.get(placed.filter);
         // Whether clients are asked for certificates, and what is counted, depends on all of them.
-        let is_seen = |filter: &AnyFilter| filter.wants_certificates() || filter.counts().is_some();
+        let is_seen =
+            |filter: &Arc<AnyFilter>| filter.wants_certificates() || filter.counts().is_some();
         (!gone.is_some_and(is_seen)).then_some(())
     }
 
@@ -416,7 +417,7 @@ impl Assembly {
         }
         let looks = slots.iter().filter_map(|slot| {
             let any = slot.all().filter_map(|place| self.filters.get(place));
-            any.map(AnyFilter::looks).min()
+            any.map(|filter| filter.looks()).min()
         });
         let glance = !phases.response && !phases.log && Looks::are_enough(looks);
         let owns_headers = !owned_headers.is_empty();
@@ -427,7 +428,7 @@ impl Assembly {
             owns_headers,
             owned_headers,
             owned_response_headers,
-            secrets,
+            secrets: Arc::new(secrets),
             phases,
             wants_certificates,
             glance,

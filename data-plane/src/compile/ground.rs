@@ -177,14 +177,14 @@ impl Ground {
         self.assembly.of_none()
     }
 
-    pub(super) fn filters(&self) -> Layered<AnyFilter> {
+    pub(super) fn filters(&self) -> Layered<Arc<AnyFilter>> {
         self.assembly.filters.clone()
     }
 
     /// Whether any filter is to see the certificates of clients, of those that came after all was compiled together.
     pub(super) fn newer_want_certificates(&self) -> bool {
         let mut newer = self.assembly.filters.newer();
-        newer.any(AnyFilter::wants_certificates)
+        newer.any(|filter| filter.wants_certificates())
     }
 
     /// The place of the environment of `workspace`; none if it had no record when all was compiled together.
@@ -323,7 +323,12 @@ impl Ground {
         before: &CompiledRoute,
         workspace: Uuid,
     ) -> Option<CompiledRoute> {
-        let service = before.matched.service.as_ref().map(|service| service.id);
+        let service = before
+            .account
+            .matched
+            .service
+            .as_ref()
+            .map(|service| service.id);
         let filters = self.assembly.of(before.id, service, workspace);
         // Records are only made for those that log them.
         let is_enough = before.filters.phases.log || !filters.phases.log;

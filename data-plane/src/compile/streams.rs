@@ -34,8 +34,7 @@ pub(super) fn compile(
             (route, workspace, assembly.of_route(route, workspace))
         })
         .collect();
-    let all = assembly.filters.into_whole().into_iter();
-    let all: Vec<Arc<AnyFilter>> = all.map(Arc::new).collect();
+    let all = assembly.filters.into_whole();
     let mut logged = filters::LoggedRecords::default();
     let compiled = assembled.into_iter().filter_map(|(route, workspace, own)| {
         let owner = services.owner_of(route);

@@ -134,10 +134,10 @@ mod tests {
             let mut labels: Vec<String> = compiled
                 .routes
                 .iter()
-                .map(|route| route.labels.workspace.to_string())
+                .map(|route| route.account.labels.workspace.to_string())
                 .collect();
             let logged = compiled.routes.iter().find_map(|route| {
-                let records = route.matched.records.as_ref()?;
+                let records = route.account.matched.records.as_ref()?;
                 Some(records.workspace.name.to_string())
             });
             labels.push(compiled.upstreams[0].workspace.name.to_string());

@@ -78,13 +78,14 @@ pub(crate) fn tunnel(
         let Ok(Switched {
             stream: client,
             early,
-            exchange,
+            mut exchange,
             open,
         }) = switching.client.await
         else {
             tracing::debug!("the client did not switch protocols");
             return;
         };
+        exchange.let_go();
         let host = CoreHost::new(Rc::clone(&switching.core));
         // A node that stops sends no log before this one is told.
         let telling = Sending::begin(&host);

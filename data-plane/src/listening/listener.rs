@@ -1,5 +1,6 @@
 //! One core's listeners: accept, handshake, serve, and drain without losing a request.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::core::{Core, Node};
 use crate::host::CoreHost;
@@ -36,6 +38,8 @@ const QUIET: Duration = Duration::from_millis(100);
 const LATECOMERS: Duration = Duration::from_secs(5);
 /// Room for what a client greets with over TLS.
 const HELLO: usize = 4 * 1024;
+/// How often it is looked whether what was cut off is gone.
+const LOOK: Duration = Duration::from_millis(1);
 /// How long the logs of the last exchanges may take at least, however long draining has taken.
 const LAST_LOGS: Duration = Duration::from_secs(2);
 
@@ -88,6 +92,7 @@ pub(crate) fn run(
             () = core.node.contact.settled() => {}
             () = stopped(&mut orders) => {}
         }
+        let open = Open::default();
         let mut loops = Vec::new();
         for bound in own.listeners {
             let listener = TcpListener::from_std(bound.socket)?;
@@ -97,7 +102,7 @@ pub(crate) fn run(
                 bound.takes,
                 orders.clone(),
                 LATECOMERS.min(drain / 2),
-                Arc::clone(&alive),
+                (Rc::clone(&open), Arc::clone(&alive)),
             );
             loops.push(tokio::task::spawn_local(accepting));
         }
@@ -119,8 +124,19 @@ pub(crate) fn run(
         {
             tracing::warn!("drain_timeout is over: the exchanges that are left are cut off");
         }
-        core.cut.notify_waiters();
         let end = end.max(monotonic() + LAST_LOGS);
+        core.cut_off();
+        open.borrow_mut().abort_all();
+        let gone = async {
+            alive.closed().await;
+            // Those of HTTP/2 are tasks of their own.
+            while core.requests.used() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout_at(end.into(), gone).await.is_err() {
+            tracing::warn!("exchanges that were cut off do not end: they are not logged");
+        }
         let host = CoreHost::new(core);
         let flushed = plugins::logs::queue::flush(&host);
         if tokio::time::timeout_at(end.into(), flushed).await.is_err() {
@@ -130,13 +146,16 @@ pub(crate) fn run(
     })
 }
 
+/// The connections of a core on which HTTP is spoken, to be cut off.
+type Open = Rc<RefCell<JoinSet<()>>>;
+
 async fn accept(
     core: Rc<Core>,
     listener: TcpListener,
     takes: Takes,
     mut orders: watch::Receiver<Orders>,
     latecomers: Duration,
-    alive: Arc<watch::Sender<()>>,
+    (open, alive): (Open, Arc<watch::Sender<()>>),
 ) {
     let port = listener.local_addr().map_or(0, |address| address.port());
     let port = PortMap::published(&core.node.port_maps, port);
@@ -183,7 +202,8 @@ async fn accept(
                 let peer = Peer::new(source, port, takes.tls.is_some());
                 let guard = alive.subscribe();
                 let (core, takes, orders) = (Rc::clone(&core), takes.clone(), orders.clone());
-                tokio::task::spawn_local(async move {
+                let raw = takes.raw;
+                let serving = async move {
                     let metrics = Arc::clone(&core.metrics);
                     metrics.open.fetch_add(1, Ordering::Relaxed);
                     // A task is moved several times before it runs: what it will be is not moved along.
@@ -197,7 +217,15 @@ async fn accept(
                     }
                     metrics.open.fetch_sub(1, Ordering::Relaxed);
                     drop((admission, guard));
-                });
+                };
+                if raw {
+                    // It hears of the end by itself, and is logged then.
+                    tokio::task::spawn_local(serving);
+                } else {
+                    let mut open = open.borrow_mut();
+                    while open.try_join_next().is_some() {}
+                    open.spawn_local(serving);
+                }
             }
             Err(error) => shortage.wait(&listener, &error).await,
         }

@@ -89,7 +89,7 @@ pub(super) fn wants_debug(core: &Core, headers: View<'_>) -> bool {
 
 /// Tells which route and service a request has met (Kong 3.9, `Kong-Debug`).
 fn add_debug(headers: &mut HeaderMap, route: &CompiledRoute) {
-    let matched = &route.matched;
+    let matched = &route.account.matched;
     let mut tell = |name: &'static str, value: &str| {
         // A name beyond what a field's value can hold is not told.
         if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {

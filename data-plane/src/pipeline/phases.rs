@@ -121,7 +121,7 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
         .route
         .as_ref()
         .and_then(|(snapshot, route)| snapshot.routes.get(*route));
-    let matched = route.map(|route| &route.matched);
+    let matched = route.map(|route| &route.account.matched);
     let host = CoreHost::new(Rc::clone(&record.core));
     let (mut wishes, mut maps) = (Vec::new(), Vec::new());
     let mut body = std::mem::replace(&mut returned.body, ResponseBody::Empty);

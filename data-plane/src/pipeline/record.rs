@@ -4,13 +4,13 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
-use plugins::credentials::secret_names::SecretNames;
 use plugins::exchange::{
     Client, Exchange, Identity, Latencies, Log, Notes, Overrides, Seen, Source, Try,
 };
@@ -23,6 +23,7 @@ use shared::clock::{UnixTime, monotonic};
 use uuid::Uuid;
 
 use super::Peer;
+use super::lasting::Lasting;
 use super::phases::choice;
 use super::request::client;
 use crate::access_log::{Line, REDACTED};
@@ -60,6 +61,8 @@ pub(crate) struct Record {
     pub(crate) route: Option<(Rc<Held>, usize)>,
     pub(crate) consumer: Option<Uuid>,
     pub(crate) status: StatusCode,
+    /// What has broken the answer off, if anything has that is known here.
+    pub(crate) ended_by: Option<&'static str>,
     /// How many bytes the request's head came in.
     pub(crate) head_length: usize,
     /// What counts the bytes of the request's body, if it has one.
@@ -70,6 +73,8 @@ pub(crate) struct Record {
     pub(crate) sent: u64,
     /// What its filters keep and wait for.
     pub(crate) run: Run,
+    /// What it is logged and counted by once it has let go of its snapshot.
+    pub(super) lasting: Option<Box<Lasting>>,
 }
 
 /// How far an exchange has come.
@@ -164,10 +169,16 @@ impl Run {
 
     /// What of the exchange is counted by what its filters say; nothing of one that was refused before they ran.
     fn counts(&self) -> Option<Counts> {
-        let snapshot = self.snapshot.as_ref().filter(|_| self.phases.count)?;
-        let filters = self.chosen.iter();
-        let mut filters = filters.filter_map(|place| snapshot.filters.get(*place));
-        filters.find_map(AnyFilter::counts)
+        let mut filters = self.filters().filter(|_| self.phases.count);
+        filters.find_map(|filter| filter.counts())
+    }
+
+    /// Its filters, as long as it has not let go of their snapshot.
+    pub(super) fn filters(&self) -> impl Iterator<Item = &Arc<AnyFilter>> {
+        let snapshot = self.snapshot.as_ref();
+        let filters = snapshot.map(|snapshot| &snapshot.filters);
+        let chosen = self.chosen.iter();
+        chosen.filter_map(move |place| filters?.get(*place))
     }
 
     /// The name that the consumer's figures are shown under.
@@ -232,7 +243,10 @@ impl Record {
     }
 
     /// What of the exchange is counted: what its filters say, or those of its route, else all but by consumer.
-    fn counts(&self) -> Counts {
+    pub(super) fn counts(&self) -> Counts {
+        if let Some(lasting) = &self.lasting {
+            return lasting.counts;
+        }
         let of_route = || {
             let (snapshot, route) = self.route.as_ref()?;
             let route = snapshot.routes.get(*route)?;
@@ -241,7 +255,7 @@ impl Record {
             let slots = filters.slots.iter().filter(|_| filters.phases.count);
             let places = slots.filter_map(|slot| choice(slot, self.consumer, &[], consumers));
             let mut chosen = places.filter_map(|place| snapshot.filters.get(place));
-            chosen.find_map(AnyFilter::counts)
+            chosen.find_map(|filter| filter.counts())
         };
         let counts = self.run.counts().or_else(of_route);
         counts.unwrap_or(Counts::DEFAULT)
@@ -254,12 +268,9 @@ impl Record {
         if self.status == CLIENT_LEFT {
             self.peer.gives_up(total < HASTE);
         }
-        let route = self
-            .route
-            .as_ref()
-            .and_then(|(snapshot, route)| snapshot.routes.get(*route));
+        let account = self.account();
         self.core.metrics.observe(&Observation {
-            route: route.map(|route| (route.id, &route.labels)),
+            route: account.map(|account| (account.matched.route.id, &account.labels)),
             counts: self.counts(),
             consumer: self.run.consumer(),
             status: self.status,
@@ -278,9 +289,8 @@ impl Record {
         }
         let (asked, known) = (self.asked.as_ref(), self.core.snapshot());
         let unrouted = || known.as_ref().map(|snapshot| &snapshot.unrouted.secrets);
-        let secrets = route.map(|route| &route.filters.secrets).or_else(unrouted);
-        let nothing = SecretNames::default();
-        let secrets = secrets.unwrap_or(&nothing);
+        let nothing = Arc::default();
+        let secrets = self.secrets().or_else(unrouted).unwrap_or(&nothing);
         self.core.node.access_log.write(&Line {
             started_at: started_at(total).as_millis(),
             request_id: &self.request_id,
@@ -296,9 +306,10 @@ impl Record {
             upstream_latency_ms: self.progress.upstream_latency,
             bytes_received: self.received(),
             bytes_sent: self.sent,
-            route: route.map(|route| route.id),
-            service: route.and_then(|route| route.service.as_ref().map(|service| service.id)),
+            route: account.map(|account| account.matched.route.id),
+            service: account.and_then(|account| account.service),
             consumer: self.consumer,
+            ended_by: self.ended_by,
         });
     }
 }
@@ -306,19 +317,15 @@ impl Record {
 impl Record {
     /// Tells the exchange's filters that it is over.
     fn tell_filters(&self, total: u64) {
-        let (Some(seen), Some(snapshot)) = (&self.run.seen, &self.run.snapshot) else {
+        let (Some(seen), Some(secrets)) = (&self.run.seen, self.secrets()) else {
             return;
         };
         let progress = &self.progress;
-        let route = self
-            .route
-            .as_ref()
-            .and_then(|(snapshot, route)| snapshot.routes.get(*route));
         let before = progress.proxy_latency.unwrap_or(total);
         let log = Log {
             seen,
-            matched: route.map(|route| &route.matched),
-            secrets: route.map_or(&snapshot.unrouted.secrets, |route| &route.filters.secrets),
+            matched: self.account().map(|account| &account.matched),
+            secrets,
             status: self.status,
             headers: &self.run.headers,
             source: progress.source,
@@ -339,10 +346,9 @@ impl Record {
             tls: self.peer.handshake.as_ref().and_then(|known| known.session),
         };
         let host = CoreHost::new(Rc::clone(&self.core));
-        for filter in &self.run.chosen {
-            if let Some(filter) = snapshot.filters.get(*filter) {
-                filter.on_log(Over::Exchange(&log), &host);
-            }
+        let lasting = self.lasting.iter().flat_map(|lasting| &lasting.filters);
+        for filter in self.run.filters().chain(lasting) {
+            filter.on_log(Over::Exchange(&log), &host);
         }
     }
 }
@@ -380,6 +386,11 @@ impl Recorded {
         self.record.sent += sent;
     }
 
+    /// Goes on without the snapshot that it began with.
+    pub(crate) fn let_go(&mut self) {
+        self.record.let_go();
+    }
+
     /// Leaves the body out.
     pub(crate) fn leave_out(&mut self) {
         self.body = ResponseBody::Empty;
@@ -390,15 +401,11 @@ impl Recorded {
         self.record.progress.answered_at
     }
 
-    /// Whether what the exchange was let through by is over. A body that is `slow` or has more than one part
-    /// is looked at.
-    fn has_ended(&mut self, cx: &Context<'_>, slow: bool) -> bool {
+    /// Whether what the exchange was let through by is over.
+    fn has_ended(&mut self, cx: &Context<'_>) -> bool {
         let Some(tenure) = &self.record.run.tenure else {
             return false;
         };
-        if self.ending.is_none() && !slow && self.record.sent == 0 {
-            return false;
-        }
         let core = &self.record.core;
         let ending = self.ending.get_or_insert_with(|| Ending::new(core, tenure));
         if ending.poll(cx).is_pending() {
@@ -415,6 +422,12 @@ impl Recorded {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if self.core.is_cut_off() {
+            self.ended_by = Some("drain_timeout");
+            if self.status == CLIENT_LEFT {
+                self.status = StatusCode::SERVICE_UNAVAILABLE;
+            }
+        }
         self.close();
         if let Some(seen) = self.run.seen.take() {
             self.peer.kept.borrow_mut().reuse(seen.request.headers);
@@ -432,15 +445,25 @@ impl http_body::Body for Recorded {
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let this = self.get_mut();
         let frame = this.body.poll_frame(cx);
-        // A body that is over has nothing left to end, and most are over after one part.
-        let goes_on = !matches!(frame, Poll::Ready(None));
-        if goes_on && this.has_ended(cx, frame.is_pending()) {
-            return Poll::Ready(Some(Err(UpstreamError::Ended)));
+        // Most are over after one part.
+        let lasts = match &frame {
+            Poll::Ready(None) => false,
+            Poll::Ready(Some(_)) => this.record.sent > 0 || this.ending.is_some(),
+            Poll::Pending => true,
+        };
+        if lasts {
+            this.record.let_go();
+            if this.has_ended(cx) {
+                this.record.ended_by = Some("session");
+                return Poll::Ready(Some(Err(UpstreamError::Ended)));
+            }
         }
-        if let Poll::Ready(Some(Ok(frame))) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            this.record.sent += as_u64(data.len());
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.record.sent += frame.data_ref().map_or(0, |data| as_u64(data.len()));
+            }
+            Poll::Ready(Some(Err(_))) => this.record.ended_by = Some("upstream"),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         frame
     }

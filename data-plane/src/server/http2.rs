@@ -161,6 +161,10 @@ fn response(head: bool, mut returned: Returned<Recorded>) -> Response<Recorded> 
         }
         returned.body.leave_out();
     }
+    // Whether and when a client takes the body is its own affair.
+    if !returned.body.is_end_stream() {
+        returned.body.let_go();
+    }
     returned.into_response()
 }
 

@@ -21,9 +21,9 @@ use tokio::net::TcpStream;
 
 use crate::gateway::{OK, configuration, plugin, read_until, record, start, stop, upstream};
 
-type Body = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
+pub(crate) type Body = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
 
-fn run(work: impl Future<Output = ()>) {
+pub(crate) fn run(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -43,7 +43,7 @@ async fn client(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Sen
     client
 }
 
-async fn plain(proxy: &Proxy) -> SendRequest<Body> {
+pub(crate) async fn plain(proxy: &Proxy) -> SendRequest<Body> {
     client(
         TcpStream::connect(proxy.addresses().proxy.unwrap())
             .await
@@ -52,7 +52,7 @@ async fn plain(proxy: &Proxy) -> SendRequest<Body> {
     .await
 }
 
-fn request(uri: &str) -> Request<Body> {
+pub(crate) fn request(uri: &str) -> Request<Body> {
     Request::builder()
         .uri(uri)
         .body(Full::default().boxed())

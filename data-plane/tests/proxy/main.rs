@@ -21,6 +21,7 @@ mod gateway;
 mod grpc;
 mod grpc_clients;
 mod http2;
+mod lasting;
 mod ldap;
 mod letter;
 mod limits;

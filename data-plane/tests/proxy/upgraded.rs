@@ -60,7 +60,7 @@ fn speak(mut stream: TcpStream) {
 }
 
 /// The lines of a log once there are `count`.
-fn lines(log: &Path, count: usize) -> Vec<Value> {
+pub(crate) fn lines(log: &Path, count: usize) -> Vec<Value> {
     let begun = monotonic();
     loop {
         let text = std::fs::read_to_string(log).unwrap_or_default();

@@ -151,7 +151,7 @@ fn outcome(compiled: &CompiledSnapshot, host: &str, method: &Method, path: &str)
         "matched": found.matched,
         "captures": format!("{:?}", compiled.router.captures(found, path, None)),
         "filters": chosen.collect::<Vec<_>>(),
-        "labels": [route.labels.route, route.labels.service],
+        "labels": [route.account.labels.route, route.account.labels.service],
     })
 }
 
