@@ -99,6 +99,7 @@ pub struct Admin {
     rollouts: Option<Rollouts>,
     turns: Turns,
     readers: Turns,
+    schemas: Arc<schemas::Texts>,
 }
 
 /// What is known of the data planes.
@@ -127,6 +128,7 @@ impl Admin {
             rollouts: None,
             turns: Turns::default(),
             readers: Turns::to_read(),
+            schemas: Arc::default(),
         }
     }
 
@@ -323,6 +325,12 @@ impl Admin {
         query: Option<&str>,
         config: &Config,
     ) -> Result<Answer, Refusal> {
+        if let Some(text) = self.schemas.show(endpoint) {
+            return Ok(Answer {
+                text: Some(text?),
+                ..Answer::ok(Value::Null)
+            });
+        }
         let body = match endpoint {
             Endpoint::Root => info::root(&self.publisher, &self.node, self.access.is_enforced()),
             Endpoint::Status => {
@@ -361,11 +369,6 @@ impl Admin {
                 let clustering = self.clustering.as_ref().ok_or(Refusal::NotFound)?;
                 clustering.fleet.status()
             }
-            Endpoint::Schema(entity) => schemas::entity(entity),
-            Endpoint::TagsSchema => schemas::tags(),
-            Endpoint::PluginSchema(name) => schemas::plugin(name)?,
-            Endpoint::ConfigSchema(name) => schemas::config(name)?,
-            Endpoint::VaultSchema(name) => schemas::vault(name)?,
             Endpoint::Cache(_) | Endpoint::Unborn { .. } => return Err(Refusal::NotFound),
             Endpoint::DeclarativeConfig => return Err(Refusal::NeedsSetting(NO_DATABASE)),
             Endpoint::Collection { entity, parent } => {
@@ -399,7 +402,12 @@ impl Admin {
             Endpoint::ValidateEntity(_)
             | Endpoint::ValidatePlugin
             | Endpoint::SetLogLevel(_)
-            | Endpoint::Mark { .. } => {
+            | Endpoint::Mark { .. }
+            | Endpoint::Schema(_)
+            | Endpoint::TagsSchema
+            | Endpoint::PluginSchema(_)
+            | Endpoint::ConfigSchema(_)
+            | Endpoint::VaultSchema(_) => {
                 return Err(Refusal::Method(endpoint.methods()));
             }
         };

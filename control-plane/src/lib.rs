@@ -57,7 +57,7 @@ use fleet::{Fleet, Kept};
 pub use judge::check;
 use judge::{Judged, judge};
 pub use listeners::Inherited;
-use listeners::{Admins, Pages, Sockets};
+use listeners::{Admins, Page, Pages, Sockets};
 pub use presence::Disagreement;
 use presence::Presence;
 use publisher::{ExecuteError, Publisher};
@@ -256,8 +256,12 @@ impl ControlPlane {
             .router();
         let mut addresses = admins.addresses(cluster_address);
         let (stop, served) = admins.serve(&router);
-        let routers = [console::router(router), status::router(told)];
-        let pages = Pages::start(&mut sockets, pages.into_iter().zip(routers))?;
+        let shown = [
+            (console::router(router), false),
+            (status::router(told), true),
+        ];
+        let shown = shown.map(|(router, apart)| Page { router, apart });
+        let pages = Pages::start(&mut sockets, pages.into_iter().zip(shown))?;
         addresses.extend(pages.addresses.clone());
         tell(settings.addresses_file.as_deref(), &addresses.into())?;
         tracing::info!(%admin, cluster = %cluster_address, revision = %publisher.config().revision(), "control plane started");
@@ -314,7 +318,7 @@ impl ControlPlane {
         drop(self.stop);
         self.keys.abort();
         self.exports.abort();
-        self.pages.served.iter().for_each(JoinHandle::abort);
+        self.pages.end();
         self.following.iter().for_each(JoinHandle::abort);
         self.nodes.stop();
         self.config_sync.stop().await;

@@ -247,17 +247,26 @@ impl Admins {
 pub(crate) struct Pages {
     /// By name, such as `console`.
     pub(crate) addresses: serde_json::Map<String, Value>,
-    pub(crate) served: Vec<JoinHandle<()>>,
+    served: Vec<JoinHandle<()>>,
+    /// Dropped, each ends one that has a thread of its own.
+    apart: Vec<oneshot::Sender<()>>,
+}
+
+/// What a listener of pages serves.
+pub(crate) struct Page {
+    pub(crate) router: axum::Router,
+    /// Whether it has a thread of its own: it answers whatever else there is to do.
+    pub(crate) apart: bool,
 }
 
 impl Pages {
-    /// Serves each router at the addresses of its setting.
+    /// Serves each page at the addresses of its setting.
     pub(crate) fn start(
         sockets: &mut Sockets,
-        routers: impl Iterator<Item = ((&'static str, Vec<PlainListen>), axum::Router)>,
+        all: impl Iterator<Item = ((&'static str, Vec<PlainListen>), Page)>,
     ) -> Result<Self, StartError> {
         let mut pages = Self::default();
-        for ((setting, asked), router) in routers {
+        for ((setting, asked), Page { router, apart }) in all {
             for PlainListen { address, backlog } in asked {
                 let (listener, chosen) =
                     sockets.listen(setting, address, backlog.unsigned_abs())?;
@@ -265,6 +274,17 @@ impl Pages {
                 let first = pages.addresses.entry(name);
                 first.or_insert_with(|| chosen.to_string().into());
                 let router = router.clone();
+                if apart {
+                    let failed = |source| StartError::Listen {
+                        address,
+                        setting,
+                        source,
+                    };
+                    pages
+                        .apart
+                        .push(serve_apart(listener, router).map_err(failed)?);
+                    continue;
+                }
                 pages.served.push(tokio::spawn(async move {
                     // Never sent: the task is ended instead.
                     let (_end, stopping) = oneshot::channel();
@@ -274,11 +294,64 @@ impl Pages {
         }
         Ok(pages)
     }
+
+    /// Ends them.
+    pub(crate) fn end(self) {
+        self.served.iter().for_each(JoinHandle::abort);
+        drop(self.apart);
+    }
+}
+
+/// Serves `router` on a thread of its own, until what is returned is dropped.
+fn serve_apart(listener: TcpListener, router: axum::Router) -> io::Result<oneshot::Sender<()>> {
+    let socket = listener.into_std()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (end, stopping) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("status".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                match TcpListener::from_std(socket) {
+                    Ok(listener) => {
+                        serve(listener, None, Limits::of_a_page(), router, stopping).await;
+                    }
+                    Err(error) => tracing::error!(%error, "status_listen cannot be served"),
+                }
+            });
+        })?;
+    Ok(end)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_page_with_a_thread_of_its_own_answers_whatever_keeps_the_others() {
+        use std::io::{Read as _, Write as _};
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let here = axum::routing::get(|| async { "here" });
+        let end = serve_apart(listener, axum::Router::new().route("/", here)).unwrap();
+        // This thread is the only one of its runtime, and waits.
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream
+            .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+            .unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+        drop(end);
+        while std::net::TcpStream::connect(address).is_ok() {
+            std::thread::yield_now();
+        }
+    }
 
     #[test]
     fn a_listener_takes_the_socket_of_its_name_or_of_its_address() {

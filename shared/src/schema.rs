@@ -117,6 +117,8 @@ pub struct Range {
     pub max: Option<serde_json::Number>,
     /// The only values allowed.
     pub one_of: Vec<i64>,
+    /// The smallest and the largest integer that the field's type holds, where that is known.
+    pub holds: Option<(i64, u64)>,
 }
 
 /// Limits of a length.

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use axum::response::Response;
+use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 use shared::snapshot::Revision;
@@ -16,6 +17,8 @@ use crate::fleet::Progress;
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: Option<Value>,
+    /// The body, if it was made before.
+    pub(super) text: Option<Bytes>,
     /// The body, if it is too long to be held as one value.
     pub(super) written: Option<axum::body::Body>,
     /// The body's type, if it is not JSON.
@@ -34,6 +37,7 @@ impl Answer {
         Self {
             status,
             body: Some(body),
+            text: None,
             written: None,
             content_type: None,
             revision: None,
@@ -74,9 +78,10 @@ impl Answer {
         let (body, length) = if let Some(written) = self.written {
             (written, None)
         } else {
-            let text = self.body.map(|body| body.to_string()).unwrap_or_default();
+            let made = || self.body.map(|body| body.to_string().into());
+            let text = self.text.or_else(made).unwrap_or_default();
             let length = text.len();
-            (if head { String::new() } else { text }.into(), Some(length))
+            (if head { Bytes::new() } else { text }.into(), Some(length))
         };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;

@@ -1,20 +1,70 @@
 //! `/schemas/*`: the fields as clients read them, and validation without storing.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
 use plugins::registry;
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{Definition, Tagging, vault};
 
 use super::Answer;
+use super::endpoint::Endpoint;
 use super::error::Refusal;
 use crate::command::{Body, Context, check, forbids};
 
-pub(super) fn entity(entity: &Definition) -> Value {
+/// The answers, each made once: they are the same for as long as the process lives.
+#[derive(Debug, Default)]
+pub(super) struct Texts(Mutex<HashMap<(Page, String), Bytes>>);
+
+/// What a schema is shown as.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Page {
+    Entity,
+    Tags,
+    Plugin,
+    Config,
+    Vault,
+}
+
+impl Texts {
+    /// The schema that `endpoint` shows, if it shows one.
+    pub(super) fn show(&self, endpoint: &Endpoint) -> Option<Result<Bytes, Refusal>> {
+        Some(match endpoint {
+            Endpoint::Schema(shown) => self.text(Page::Entity, shown.kind, |_| Ok(entity(shown))),
+            Endpoint::TagsSchema => self.text(Page::Tags, "", |_| Ok(tags())),
+            Endpoint::PluginSchema(name) => self.text(Page::Plugin, name, plugin),
+            Endpoint::ConfigSchema(name) => self.text(Page::Config, name, config),
+            Endpoint::VaultSchema(name) => self.text(Page::Vault, name, vault),
+            _ => return None,
+        })
+    }
+
+    /// What is there is kept, so that no more is kept than there is.
+    fn text(
+        &self,
+        page: Page,
+        name: &str,
+        make: impl FnOnce(&str) -> Result<Value, Refusal>,
+    ) -> Result<Bytes, Refusal> {
+        let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (page, name.to_owned());
+        if let Some(text) = texts.get(&key) {
+            return Ok(text.clone());
+        }
+        let text: Bytes = make(name)?.to_string().into();
+        texts.insert(key, text.clone());
+        Ok(text)
+    }
+}
+
+fn entity(entity: &Definition) -> Value {
     schema(&entity.schema.kong())
 }
 
 /// `/schemas/tags`: of what no record is kept for, but lists are read.
-pub(super) fn tags() -> Value {
+fn tags() -> Value {
     schema(&Tagging::schema().kong())
 }
 
@@ -23,21 +73,21 @@ fn schema(fields: &Value) -> Value {
     json!({ "fields": fields, "entity_checks": [] })
 }
 
-pub(super) fn plugin(name: &str) -> Result<Value, Refusal> {
+fn plugin(name: &str) -> Result<Value, Refusal> {
     let entry = registry::definition(name)
         .ok_or_else(|| Refusal::Absent(format!("No plugin named '{name}'")))?;
     Ok(schema(&fields(entry)))
 }
 
 /// `/plugins/schema/{name}`
-pub(super) fn config(name: &str) -> Result<Value, Refusal> {
+fn config(name: &str) -> Result<Value, Refusal> {
     let entry = registry::definition(name)
         .ok_or_else(|| Refusal::Absent(format!("No plugin named '{name}'")))?;
     Ok(json!({ "fields": entry.fields.kong() }))
 }
 
 /// `/schemas/vaults/{name}`
-pub(super) fn vault(name: &str) -> Result<Value, Refusal> {
+fn vault(name: &str) -> Result<Value, Refusal> {
     let backend =
         vault::backend(name).ok_or_else(|| Refusal::Absent(format!("No vault named '{name}'")))?;
     let config = json!({ "type": "record", "required": true, "fields": backend.fields.kong() });
@@ -134,4 +184,28 @@ pub(super) fn validate(entity: &'static Definition, body: &Body) -> Result<Answe
     Ok(Answer::ok(
         json!({ "message": "schema validation successful" }),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_is_made_once_and_what_is_not_there_is_not_kept() {
+        let texts = Texts::default();
+        for (page, name, value) in [
+            (Page::Plugin, "acl", 1),
+            (Page::Config, "acl", 2),
+            (Page::Plugin, "cors", 3),
+        ] {
+            let made = texts.text(page, name, |_| Ok(json!(value)));
+            assert_eq!(made.unwrap(), value.to_string());
+            let again = texts.text(page, name, |_| panic!("made again"));
+            assert_eq!(again.unwrap(), value.to_string());
+        }
+        let before = texts.0.lock().unwrap().len();
+        let absent = Endpoint::PluginSchema("nothing".to_owned());
+        assert!(matches!(texts.show(&absent), Some(Err(Refusal::Absent(_)))));
+        assert_eq!(texts.0.lock().unwrap().len(), before);
+    }
 }

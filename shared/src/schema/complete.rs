@@ -108,7 +108,11 @@ fn complete_value(kind: &Kind, given: &Value, references: bool) -> Result<Value,
         },
         Kind::Integer(range) => match whole(given.clone()) {
             Value::Number(number) if number.is_i64() || number.is_u64() => {
-                check_range(range, &number).map(|()| Value::Number(number))
+                check_range(range, &number)?;
+                if !is_held(range, &number) {
+                    return Err("expected an integer".into());
+                }
+                Ok(Value::Number(number))
             }
             _ => Err("expected an integer".into()),
         },
@@ -268,6 +272,17 @@ fn check_range(range: &Range, number: &serde_json::Number) -> Result<(), Complai
         (Some(min), None) if below => Err(format!("value must be at least {min}").into()),
         (None, Some(max)) if above => Err(format!("value must be at most {max}").into()),
         _ => Ok(()),
+    }
+}
+
+/// Whether the field's type holds an integer.
+fn is_held(range: &Range, number: &serde_json::Number) -> bool {
+    let Some((least, most)) = range.holds else {
+        return true;
+    };
+    match number.as_i64() {
+        Some(value) if value < 0 => value >= least,
+        _ => number.as_u64().is_some_and(|value| value <= most),
     }
 }
 

@@ -230,5 +230,22 @@ fn range(schema: &Map<String, Value>) -> Range {
         min: bound("minimum"),
         max: bound("maximum"),
         one_of: one_of.filter_map(Value::as_i64).collect(),
+        holds: schema.get("format").and_then(Value::as_str).and_then(holds),
     }
+}
+
+/// The smallest and the largest integer of the type that a schema calls `format`.
+fn holds(format: &str) -> Option<(i64, u64)> {
+    let signed = |least: i64| (least, (least.unsigned_abs() - 1));
+    Some(match format {
+        "int8" => signed(i8::MIN.into()),
+        "int16" => signed(i16::MIN.into()),
+        "int32" => signed(i32::MIN.into()),
+        "int" | "int64" => signed(i64::MIN),
+        "uint8" => (0, u8::MAX.into()),
+        "uint16" => (0, u16::MAX.into()),
+        "uint32" => (0, u32::MAX.into()),
+        "uint" | "uint64" => (0, u64::MAX),
+        _ => return None,
+    })
 }

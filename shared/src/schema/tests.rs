@@ -66,6 +66,17 @@ fn every_bad_field_is_named_at_once() {
         json!({ "https_redirect_status_code": 303 }),
         &json!({ "https_redirect_status_code": "expected one of: 426, 301, 302, 307, 308" }),
     );
+    for number in [
+        json!(9_223_372_036_854_775_808_u64),
+        json!(1e20),
+        json!(-1e20),
+    ] {
+        refused(
+            "routes",
+            json!({ "regex_priority": number }),
+            &json!({ "regex_priority": "expected an integer" }),
+        );
+    }
     refused(
         "routes",
         json!({ "service": { "id": "x" } }),

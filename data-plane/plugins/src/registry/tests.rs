@@ -208,3 +208,23 @@ fn refusals_of_both_kinds_are_told_at_once() {
     });
     assert_eq!(Value::Object(errors.by_field), expected);
 }
+
+#[test]
+fn an_integer_that_its_field_does_not_hold_is_refused_by_name() {
+    let config = json!({"http_endpoint": "http://a", "retry_count": 9_223_372_036_854_775_808_u64});
+    let errors = check("http-log", &config).unwrap_err();
+    assert_eq!(errors.by_field["retry_count"], "expected an integer");
+    for plugin in definitions() {
+        for field in &plugin.fields.fields {
+            for number in [json!(1_u64 << 63), json!(u64::MAX), json!(i64::MIN)] {
+                if let Kind::Integer(_) = &field.kind
+                    && let Err(errors) = plugin.check(&json!({ &field.name: number }))
+                {
+                    // Not in the words of whoever reads what was found good.
+                    let (name, told) = (plugin.name, format!("{errors:?}"));
+                    assert!(!told.contains("invalid value"), "{name}: {number}: {told}");
+                }
+            }
+        }
+    }
+}
