@@ -254,8 +254,8 @@ fn poll_head(
         }
         Poll::Pending => false,
     };
-    let mut heard = false;
-    match poll_final_head(cx, connection, asked, &mut heard) {
+    let mut spoke = false;
+    match poll_final_head(cx, connection, asked, &mut spoke) {
         Poll::Ready(Ok(head)) => return Poll::Ready(Ok((head, sent))),
         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
         Poll::Pending => {}
@@ -280,7 +280,7 @@ fn poll_head(
             }
             Phase::Reading => connection.timer.set(timeouts.read),
         }
-    } else if heard && phase == Phase::Reading {
+    } else if spoke && phase == Phase::Reading {
         // It counts between two reads: a server that says that it is still at it is (RFC 2518 §10.1).
         connection.timer.set(timeouts.read);
     }
@@ -314,12 +314,13 @@ pub(crate) enum Phase {
     Reading,
 }
 
-/// Reads until the head of the final answer; informational ones before it are passed on. What has come meanwhile is `heard`.
+/// Reads until the head of the final answer; informational ones before it are passed on. Notes in `spoke` whether anything
+/// has come.
 fn poll_final_head(
     cx: &mut Context<'_>,
     connection: &mut Connection,
     asked: Asked<'_>,
-    heard: &mut bool,
+    spoke: &mut bool,
 ) -> Poll<Result<ResponseHead, UpstreamError>> {
     loop {
         loop {
@@ -354,7 +355,7 @@ fn poll_final_head(
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::Receive(error))),
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(UpstreamError::Closed)),
-            Poll::Ready(Ok(_)) => *heard = true,
+            Poll::Ready(Ok(_)) => *spoke = true,
         }
     }
 }
