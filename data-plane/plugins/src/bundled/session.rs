@@ -14,8 +14,8 @@ mod tests;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::SET_COOKIE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::header::{RETRY_AFTER, SET_COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{Consumer, Revocation};
@@ -24,6 +24,7 @@ use shared::types::Set;
 
 pub use self::config::Session;
 use self::kept::{Kept, Limits};
+use crate::answer;
 use crate::body;
 use crate::bundled::openid_connect::config::SessionHeader;
 use crate::bundled::openid_connect::cookie::{Attributes, CHUNK};
@@ -158,6 +159,9 @@ impl Filter for SessionFilter {
         if self.is_logout(exchange).await {
             return self.end(exchange, &kept, host).await;
         }
+        if host.revocations().are_unknown() {
+            return paused(exchange);
+        }
         let consumers = &exchange.environment.consumers;
         let Some(consumer) = consumers.by_id.get(&kept.consumer).cloned() else {
             let gone = self.expired(exchange.client.https);
@@ -242,6 +246,16 @@ impl Filter for SessionFilter {
     }
 }
 
+/// Nobody knows here now whether the session of the request is over: it does not go on, nor does its user as somebody else
+/// for want of it.
+fn paused(exchange: &Exchange<'_>) -> Flow {
+    let message = "The gateway does not know now which sessions are over";
+    let mut response = answer::error(StatusCode::SERVICE_UNAVAILABLE, message, exchange);
+    let soon = HeaderValue::from_static("5");
+    response.headers_mut().insert(RETRY_AFTER, soon);
+    Flow::Answer(response)
+}
+
 /// A header field.
 type Field = (HeaderName, HeaderValue);
 
@@ -276,8 +290,7 @@ impl SessionFilter {
         cookies::values(headers, name).take(MOST).find_map(|value| {
             let opened = seal::open(ring, &self.binding, name, value, now.as_secs())?;
             let kept: Kept = serde_json::from_slice(&opened.plaintext).ok()?;
-            let over =
-                ends.are_unknown() || ends.end(&[Revocation::session(&kept.id)], kept.signed_in_at);
+            let over = ends.end(&[Revocation::session(&kept.id)], kept.signed_in_at);
             (!over && kept.is_alive(limits, now)).then_some(kept)
         })
     }

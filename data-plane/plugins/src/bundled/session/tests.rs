@@ -60,7 +60,7 @@ fn replied(
         }
     });
     let mut headers = HeaderMap::new();
-    let mut status = http::StatusCode::OK;
+    let mut status = StatusCode::OK;
     let mut reply = Reply {
         seen: &mut seen,
         matched: None,
@@ -318,6 +318,42 @@ fn another_client_behind_the_same_browser_gets_a_session_of_its_own() {
     let ann: Arc<Consumer> = consumer("ann", None);
     request.environment.consumers.by_id.insert(ann.id, ann);
     assert_eq!(who(&answer_of(&session, &host, &request)), "ann");
+}
+
+#[test]
+fn sessions_are_paused_while_nobody_knows_which_are_over() {
+    let host = FakeHost::default();
+    let session = filter(&json!({ "remember": true, "logout_methods": ["POST"] }));
+    let both = begun(&session, &host);
+    host.revocations().lose(true);
+    for cookie in [both.as_str(), both.split("; ").nth(1).unwrap()] {
+        let answer = answer_of(&session, &host, &request(Some(cookie)));
+        assert_eq!(
+            (answer.status, answer.header("retry-after")),
+            (503, "5".into()),
+            "{cookie}"
+        );
+        // The session may go on later.
+        assert_eq!(answer.header("set-cookie"), "");
+    }
+    // Who has none is not concerned, and may begin one; ending one is safe.
+    for cookie in [None, Some("session=none")] {
+        let answer = answer_of(&session, &host, &request(cookie));
+        assert_eq!(answer.status, 200);
+    }
+    let mut logout = request(Some(&both));
+    logout.method = Method::POST;
+    logout.uri = "/?session_logout=true".to_owned();
+    assert_eq!(answer_of(&session, &host, &logout).status, 200);
+    host.revocations().lose(false);
+    // The next one goes on, what was ended is over.
+    let answer = answer_of(&session, &host, &request(Some(&both)));
+    assert_eq!((answer.status, who(&answer).as_str()), (200, ""));
+    let sent = begun(&session, &host);
+    assert_eq!(
+        who(&answer_of(&session, &host, &request(Some(&sent)))),
+        "coop"
+    );
 }
 
 #[test]
