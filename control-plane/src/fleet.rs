@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::snapshot::{Hash, Position};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
 use crate::snapshot::Missing;
@@ -48,6 +48,8 @@ pub struct Fleet {
     nodes: Arc<Mutex<Nodes>>,
     /// Told when a node has come, gone, or says something.
     changed: Arc<watch::Sender<()>>,
+    /// Told when a node has come that was not known.
+    newcomers: Arc<Notify>,
 }
 
 /// What a node says of itself when it connects.
@@ -212,7 +214,7 @@ struct Row {
     /// The run of it that had the stream before.
     #[serde(default)]
     before: Option<Run>,
-    /// Whether two runs take turns: two machines with one certificate.
+    /// Whether two runs take turns: two processes with one certificate.
     #[serde(default)]
     contested: bool,
 }
@@ -222,6 +224,9 @@ struct Row {
 struct Run {
     boot: String,
     ip: Option<IpAddr>,
+    /// How often in a row the one that has the stream now and this one have taken it back from each other.
+    #[serde(default)]
+    returns: u32,
 }
 
 /// A node that is connected here, or was.
@@ -334,7 +339,9 @@ impl Fleet {
         let (last_refusal, mut samples) = before
             .map(|row| (row.last_refusal, row.samples))
             .unwrap_or_default();
-        if known && !same_run {
+        if !known {
+            self.newcomers.notify_one();
+        } else if !same_run {
             samples.restart();
         }
         let membership = Membership::new(self, &introduction, streams, receiver);

@@ -145,7 +145,7 @@ const FAMILIES: [Family; 10] = [
     ),
     (
         "wardgate_data_plane_contested",
-        "Whether two machines take turns as this data plane: they have one certificate.",
+        "Whether two processes take turns as this data plane: they have one certificate.",
         |node| Some(node.contested.into()),
     ),
     (

@@ -14,8 +14,11 @@ use tokio::task::JoinHandle;
 
 use super::{Fleet, Row};
 
-/// How often the file is written. What happens in between a crash loses.
+/// How often the file is written. What happens in between a crash loses, but for who is there.
 const WRITE: Duration = Duration::from_mins(1);
+
+/// How long after it was written it is written again for a node that nobody knew: many come at once.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long after a start a node that had a stream before is taken to be on its way back.
 const RETURN: Duration = Duration::from_mins(1);
@@ -102,7 +105,9 @@ impl Kept {
 async fn write(fleet: Fleet, file: PathBuf) {
     let mut trouble = Trouble::default();
     loop {
-        tokio::time::sleep(WRITE).await;
+        tokio::time::sleep(PAUSE).await;
+        // Whoever came meanwhile is told of at once.
+        _ = tokio::time::timeout(WRITE, fleet.newcomers.notified()).await;
         let (fleet, path) = (fleet.clone(), file.clone());
         let written = tokio::task::spawn_blocking(move || fleet.keep(&path)).await;
         match written.map_err(io::Error::other).flatten() {
@@ -166,8 +171,8 @@ mod tests {
     use shared::snapshot::Position;
 
     use super::*;
-    use crate::fleet::Shunned;
     use crate::fleet::tests::{at, fault, introduction};
+    use crate::fleet::{Introduction, Shunned};
 
     const NOW: UnixTime = UnixTime::from_secs(10_000);
     const LATER: UnixTime = UnixTime::from_secs(20_000);
@@ -192,6 +197,33 @@ mod tests {
         assert_eq!(generation_told(&file, NOW), 20_000);
         fs::write(&file, "damaged").unwrap();
         assert_eq!(generation_told(&file, NOW), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_nobody_knew_is_written_down_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("nodes.json");
+        let fleet = Fleet::default();
+        let _kept = Kept::start(fleet.clone(), file.clone());
+        let mut members = Vec::new();
+        for name in ["a", "b"] {
+            tokio::time::sleep(WRITE * 3 / 2).await;
+            let joins = Introduction {
+                name: name.to_owned(),
+                ..introduction("a", at(1))
+            };
+            let joined = tokio::time::Instant::now();
+            members.push(fleet.join(joins, NOW).unwrap());
+            let known = || {
+                let rows = read(&file).unwrap().map(|nodes| nodes.rows);
+                let mut rows = rows.into_iter().flatten();
+                rows.any(|row| row.introduction.name == name)
+            };
+            while !known() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            assert!(joined.elapsed() <= PAUSE * 2, "{name}");
+        }
     }
 
     #[test]

@@ -12,7 +12,11 @@ use crate::snapshot::Missing;
 /// Faults of one refusal that are kept.
 pub(super) const FAULTS: usize = 20;
 
-/// The run of a node that had the stream before the one that is introduced now, and whether the two take turns: two machines
+/// How often a run of a node may come back in the place of another on the same machine before they are two processes that both
+/// want to stay. One that hands over to its successor does so for a moment.
+const RETURNS: u32 = 3;
+
+/// The run of a node that had the stream before the one that is introduced now, and whether the two take turns: two processes
 /// have the node's certificate then. `row` is what is known of the node.
 pub(super) fn turns(row: Option<&Row>, now: &Introduction) -> (Option<Run>, bool) {
     let Some(row) = row else {
@@ -22,23 +26,23 @@ pub(super) fn turns(row: Option<&Row>, now: &Introduction) -> (Option<Run>, bool
     if last.boot == now.boot {
         return (row.before.clone(), false);
     }
-    let returns = row
-        .before
-        .as_ref()
-        .is_some_and(|before| before.boot == now.boot);
-    // A process that hands over to its successor may come back for a moment: that is one machine.
-    let contested = returns && (last.ip != now.ip || last.hostname != now.hostname);
+    let before = row.before.as_ref();
+    let before = before.filter(|before| before.boot == now.boot);
+    let returns = before.map_or(0, |before| before.returns.saturating_add(1));
+    let elsewhere = last.ip != now.ip || last.hostname != now.hostname;
+    let contested = returns > if elsewhere { 0 } else { RETURNS };
     if contested {
         tracing::warn!(
             node_id = now.name,
             here = ?now.ip,
             there = ?last.ip,
-            "two machines take turns as this node: they have one certificate; give each its own"
+            "two processes take turns as this node: they have one certificate; give each its own"
         );
     }
     let run = Run {
         boot: last.boot.clone(),
         ip: last.ip,
+        returns,
     };
     (Some(run), contested)
 }

@@ -77,7 +77,7 @@ pub struct Figures {
     pub standing: Standing,
     /// How far its clock is ahead of ours, in milliseconds, as far as is known.
     pub clock_offset: Option<i64>,
-    /// Whether two machines take turns as this node.
+    /// Whether two processes take turns as this node.
     pub contested: bool,
 }
 

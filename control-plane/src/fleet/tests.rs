@@ -333,7 +333,7 @@ fn a_node_that_is_gone_is_forgotten_after_the_purge_delay() {
 }
 
 #[test]
-fn two_machines_with_one_certificate_are_told_of_and_count_as_none() {
+fn two_processes_with_one_certificate_are_told_of_and_count_as_none() {
     let fleet = Fleet::default();
     let run = |boot: &str| Introduction {
         boot: boot.to_owned(),
@@ -358,6 +358,13 @@ fn two_machines_with_one_certificate_are_told_of_and_count_as_none() {
         let _stream = fleet.join(introduction(boot, at(2)), NOW).unwrap();
         assert_eq!(contested(), false, "{boot}");
     }
+    // Two that both want to stay are two, on one machine as well.
+    for (boot, is_contested) in [("old", false), ("new", true), ("old", true)] {
+        let _stream = fleet.join(introduction(boot, at(2)), NOW).unwrap();
+        assert_eq!(contested(), is_contested, "{boot}");
+    }
+    let _successor = fleet.join(introduction("newest", at(2)), NOW).unwrap();
+    assert_eq!(contested(), false);
 }
 
 #[test]
