@@ -30,7 +30,10 @@ pub enum JournalError {
         source: std::io::Error,
     },
     /// What it holds.
-    #[error("{path} is damaged; without it every node is led to the newest configuration at once")]
+    #[error(
+        "{path} is damaged: put it back from a backup, or move it away, and every node is led to the newest configuration at \
+         once"
+    )]
     Content {
         /// Its path.
         path: PathBuf,

@@ -351,10 +351,13 @@ fn the_file_holds_what_was_written() {
     assert_eq!(reads.newer().unwrap(), None);
     assert!(journal.open().is_some());
     std::fs::write(&path, "{").unwrap();
-    assert!(matches!(
-        keeper().newer(),
-        Err(JournalError::Content { .. })
-    ));
+    let damaged = keeper().newer().unwrap_err();
+    assert!(matches!(damaged, JournalError::Content { .. }));
+    let told = damaged.to_string();
+    assert!(
+        told.contains("rollouts.json is damaged: put it back") && told.contains("move it away"),
+        "{told}"
+    );
     keeper().forget().unwrap();
     keeper().forget().unwrap();
 }
