@@ -1,6 +1,9 @@
 //! The members of etcd: connections to them that are kept, and whichever answers.
 
+mod fault;
+
 use std::collections::VecDeque;
+use std::io::{self, ErrorKind::ConnectionAborted};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -17,6 +20,7 @@ use shared::renewal::Renewal;
 use shared::tls::{self, Identity};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
@@ -48,11 +52,16 @@ struct Files {
 
 type Connection = SendRequest<Full<Bytes>>;
 
+/// How a connection has ended.
+type Ended = JoinHandle<hyper::Result<()>>;
+
 struct Member {
     url: Url,
     host: String,
     port: u16,
     tls: Option<RwLock<TlsConnector>>,
+    /// Whether it is shown a certificate.
+    shows: bool,
     /// Connections that nobody uses, the one that was used last at the end.
     idle: Mutex<VecDeque<Connection>>,
 }
@@ -127,6 +136,8 @@ impl Members {
                     self.first.store(at + 1, Ordering::Relaxed);
                     return Err(error);
                 }
+                // What is asked again does no harm: there is an answer, or none.
+                Ok(Err(EtcdError::Unknown(reason))) => last = EtcdError::Unreachable(reason),
                 Ok(Err(error)) => last = error,
                 Err(_) if writes_once => {
                     self.first.store(at + 1, Ordering::Relaxed);
@@ -153,6 +164,7 @@ fn member(endpoint: &str, settings: &EtcdSettings) -> Result<Member, EtcdError> 
         host: host.trim_matches(['[', ']']).to_owned(),
         port: url.port_or_known_default().unwrap_or(2379),
         tls,
+        shows: settings.certificate.is_some(),
         url,
         idle: Mutex::default(),
     })
@@ -195,12 +207,16 @@ impl Member {
                 return answer;
             }
         }
-        let connection = self.connect().await?;
-        let answer = self.send(connection, path, body).await;
-        answer.unwrap_or_else(|| {
-            let closed = format!("{}: the connection was closed at once", self.url);
-            Err(EtcdError::Unreachable(closed))
-        })
+        let (connection, ended) = self.connect().await?;
+        if let Some(answer) = self.send(connection, path, body).await {
+            return answer;
+        }
+        let why = match ended.await {
+            Ok(Err(error)) => fault::of_settings(&self.url, self.shows, &error)
+                .unwrap_or_else(|| fault::without_an_answer(&self.url, &error)),
+            _ => fault::without_an_answer(&self.url, &io::Error::from(ConnectionAborted)),
+        };
+        Err(EtcdError::Unreachable(why))
     }
 
     fn kept(&self) -> Option<Connection> {
@@ -216,9 +232,12 @@ impl Member {
         }
     }
 
-    async fn connect(&self) -> Result<Connection, EtcdError> {
-        let unreachable =
-            |error: std::io::Error| EtcdError::Unreachable(format!("{}: {error}", self.url));
+    /// A new connection, and how it ends.
+    async fn connect(&self) -> Result<(Connection, Ended), EtcdError> {
+        let unreachable = |error: io::Error| {
+            let why = fault::of_settings(&self.url, self.shows, &error);
+            EtcdError::Unreachable(why.unwrap_or_else(|| format!("{}: {error}", self.url)))
+        };
         let stream = TcpStream::connect((self.host.as_str(), self.port))
             .await
             .map_err(unreachable)?;
@@ -237,7 +256,7 @@ impl Member {
         }
     }
 
-    async fn shake_hands<S>(&self, stream: S) -> Result<Connection, EtcdError>
+    async fn shake_hands<S>(&self, stream: S) -> Result<(Connection, Ended), EtcdError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -245,8 +264,7 @@ impl Member {
             .await
             .map_err(|error| EtcdError::Unreachable(format!("{}: {error}", self.url)))?;
         // It ends with the sender.
-        tokio::spawn(connection);
-        Ok(sender)
+        Ok((sender, tokio::spawn(connection)))
     }
 
     /// The answer; none if the connection was closed before anything was sent.
@@ -267,10 +285,16 @@ impl Member {
         };
         match connection.try_send_request(request).await {
             Ok(response) => Some(self.read(connection, response).await),
-            Err(mut error) => match error.take_message() {
-                Some(_) => None,
-                None => Some(Err(self.unknown(error.error()))),
-            },
+            Err(mut error) => {
+                if let Some(why) = fault::of_settings(&self.url, self.shows, error.error()) {
+                    return Some(Err(EtcdError::Unreachable(why)));
+                }
+                if error.take_message().is_some() {
+                    return None;
+                }
+                let why = fault::without_an_answer(&self.url, error.error());
+                Some(Err(EtcdError::Unknown(why)))
+            }
         }
     }
 
@@ -287,7 +311,17 @@ impl Member {
         let body = Limited::new(response.into_body(), ANSWER).collect().await;
         let body = body.map_err(|error| self.unknown(&error))?.to_bytes();
         self.keep(connection);
-        let answer: Value = serde_json::from_slice(&body).map_err(|error| self.unknown(&error))?;
+        let answer: Value = match serde_json::from_slice(&body) {
+            Ok(answer) => answer,
+            // Not etcd, or something before it: it has not taken the request.
+            Err(_) if status.is_client_error() => {
+                let said = String::from_utf8_lossy(&body);
+                let said: String = said.trim().chars().take(200).collect();
+                let said = format!("{}: {status}: {said}", self.url);
+                return Err(EtcdError::Refused(said));
+            }
+            Err(error) => return Err(self.unknown(&error)),
+        };
         if status.is_success() {
             return Ok(answer);
         }

@@ -1,9 +1,10 @@
-//! Certificates of etcd that are replaced.
+//! Certificates of etcd that are replaced, and those that are not taken.
 
 use std::fs::write;
 use std::path::Path;
 
-use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use serde_json::json;
 use shared::clock::monotonic;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -76,4 +77,143 @@ async fn an_authority_that_takes_the_place_of_another_is_believed_without_a_rest
     members.renew(monotonic());
     let (answer, ()) = tokio::join!(ask(), serve(&listener, &second));
     assert_eq!(answer.unwrap(), json!({}));
+}
+
+/// Lets nobody in, by TLS of `versions`, whom `made` has not signed.
+async fn admit(
+    listener: &TcpListener,
+    made: &rcgen::CertifiedKey<rcgen::KeyPair>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) {
+    let mut clients = RootCertStore::empty();
+    clients.add(made.cert.der().clone()).unwrap();
+    let provider = tls::provider();
+    let clients = WebPkiClientVerifier::builder_with_provider(clients.into(), provider.clone());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(
+            vec![made.cert.der().clone()],
+            made.signing_key.serialize_der().try_into().unwrap(),
+        )
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let refused = acceptor.accept(stream).into_fallible().await;
+        // What the client has sent is read: a reset would overtake the alert.
+        if let Err((_, mut stream)) = refused {
+            _ = stream.read(&mut [0; 4096]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_certificates_is_said_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = directory.path().join("ca.pem");
+    let (own, key) = (
+        directory.path().join("own.pem"),
+        directory.path().join("own.key"),
+    );
+    let stranger = rcgen::generate_simple_self_signed(vec!["stranger".to_owned()]).unwrap();
+    write(&own, stranger.cert.pem()).unwrap();
+    write(&key, stranger.signing_key.serialize_pem()).unwrap();
+    let shown = (Some(own), Some(key));
+    for versions in [&[&rustls::version::TLS12], &[&rustls::version::TLS13]] {
+        for ((certificate, key), said) in [
+            ((None, None), "set etcd_certificate and etcd_key"),
+            (shown.clone(), "does not take etcd_certificate"),
+        ] {
+            let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+            write(&authority, made.cert.pem()).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let members = Members::new(&EtcdSettings {
+                endpoints: vec![format!("https://localhost:{port}")],
+                ca: Some(authority.clone()),
+                certificate,
+                key,
+                ..EtcdSettings::default()
+            });
+            let members = members.unwrap();
+            // Nothing was written, so nobody has to wonder.
+            for path in ["/v3/kv/range", "/v3/kv/txn"] {
+                let body = json!({});
+                let refused = tokio::select! {
+                    refused = members.ask(path, &body) => refused.unwrap_err(),
+                    () = admit(&listener, &made, versions) => panic!("there is no end of it"),
+                };
+                let told = refused.to_string();
+                assert!(
+                    told.starts_with("etcd cannot be reached: https://localhost")
+                        && told.contains(said),
+                    "{versions:?} {path}: {told}"
+                );
+            }
+        }
+    }
+}
+
+/// Answers the next connection with `answer` and closes it.
+async fn close(listener: &TcpListener, answer: &[u8]) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    _ = stream.read(&mut [0; 4096]).await.unwrap();
+    stream.write_all(answer).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_protocol_is_said_with_what_to_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = directory.path().join("ca.pem");
+    _ = certificate(&authority);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let plain =
+        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    for (scheme, path, answer, said) in [
+        (
+            "https",
+            "/v3/kv/txn",
+            &plain[..],
+            "write `http://` in etcd_endpoints",
+        ),
+        (
+            "http",
+            "/v3/kv/range",
+            b"",
+            "etcd cannot be reached: http://localhost",
+        ),
+        (
+            "http",
+            "/v3/kv/range",
+            b"",
+            "write `https://` in etcd_endpoints",
+        ),
+        // Whether it has taken the request, nobody knows.
+        (
+            "http",
+            "/v3/kv/txn",
+            b"",
+            "did not say whether it has written",
+        ),
+        (
+            "http",
+            "/v3/kv/txn",
+            &plain[..],
+            "400 Bad Request: Client sent an HTTP request",
+        ),
+    ] {
+        let members = Members::new(&EtcdSettings {
+            endpoints: vec![format!("{scheme}://localhost:{port}")],
+            ca: Some(authority.clone()),
+            ..EtcdSettings::default()
+        });
+        let members = members.unwrap();
+        let body = json!({});
+        let (told, ()) = tokio::join!(members.ask(path, &body), close(&listener, answer));
+        let told = told.unwrap_err().to_string();
+        assert!(told.contains(said), "{scheme} {path}: {told}");
+    }
 }
