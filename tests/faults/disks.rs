@@ -117,6 +117,11 @@ async fn a_full_disk_refuses_writes_and_nothing_else() {
     std::fs::remove_file(mount.join("control-plane/store/reserve")).unwrap();
     disk.fill(0);
     if cluster.try_start_control_plane().await.is_ok() {
+        for name in ["before", "after"] {
+            assert!(has(&cluster, name).await, "{name} is not read");
+        }
+        let (status, said) = write(&cluster, "without-a-reserve").await;
+        assert_eq!(status, 503, "{said}");
         cluster.control_plane.take().unwrap().kill();
     } else {
         let log = cluster.directory().join("control-plane.log");
