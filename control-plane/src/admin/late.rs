@@ -1,5 +1,5 @@
-//! Bodies of requests that do not come: once the process is to stop nobody waits for them for long, since its successor
-//! begins when it has ended.
+//! Clients that do not get on: once the process is to stop nobody waits for them for long, since its successor begins when
+//! it has ended.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,8 +11,15 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::watch;
 
-/// How long a body may take to go on once the process is to stop.
+/// How long a handshake or a body may take to go on once the process is to stop.
 const LATE: Duration = Duration::from_secs(1);
+
+/// Ends a while after `stopped` says so.
+pub(super) async fn late(mut stopped: watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+    tokio::time::sleep(LATE).await;
+}
 
 /// A body until it is late.
 pub(super) struct Timely<B> {
@@ -25,15 +32,10 @@ pub(super) struct Timely<B> {
 
 impl<B> Timely<B> {
     /// `body`, until a while after `stopped` says so.
-    pub(super) fn new(body: B, mut stopped: watch::Receiver<bool>) -> Self {
-        let late = async move {
-            // A sender that is gone means the same.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-            tokio::time::sleep(LATE).await;
-        };
+    pub(super) fn new(body: B, stopped: watch::Receiver<bool>) -> Self {
         Self {
             body,
-            late: Some(Box::pin(late)),
+            late: Some(Box::pin(late(stopped))),
             over: false,
         }
     }

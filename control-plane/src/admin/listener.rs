@@ -5,12 +5,13 @@
 //!  accept ─► a place ─► TLS, if it is ─► HTTP/1.1 or HTTP/2, as ALPN says ─► router
 //! ```
 
+mod requests;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -32,7 +33,8 @@ use tower::ServiceExt as _;
 
 use shared::shares::Shares;
 
-use super::late::Timely;
+use super::late::{Timely, late};
+use requests::{Answering, Requests};
 
 /// How long sent bytes may stay unacknowledged, in milliseconds: a peer that is gone, or that reads no more,
 /// does not keep its place.
@@ -168,8 +170,9 @@ async fn accept(
 
 /// How long somebody who has just connected is waited for when the process stops: the first request is on its way.
 const FIRST: Duration = Duration::from_millis(500);
-/// How often it is looked for.
-const LOOK: Duration = Duration::from_millis(10);
+/// How long a connection without a request stays once the process is to stop: its request does not come, or it does not
+/// take its leave.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// What every connection is served with.
 #[derive(Clone)]
@@ -199,7 +202,12 @@ impl Serving {
             let _turn = self.handshakes.acquire().await;
             acceptor.accept(stream).await
         };
-        match tokio::time::timeout(self.limits.handshake, handshake).await {
+        let handshake = tokio::time::timeout(self.limits.handshake, handshake);
+        let shaken = tokio::select! {
+            shaken = handshake => shaken,
+            () = late(self.stopped.clone()) => return,
+        };
+        match shaken {
             Ok(Ok(stream)) => {
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
                 self.speak(stream, address, http2).await;
@@ -223,9 +231,8 @@ impl Serving {
             let request = request.map(|body| Timely::new(body, stopped.clone()));
             let answering = router.clone().oneshot(request);
             async move {
-                let answer: Result<_, Infallible> = answering.await;
-                drop(under_way);
-                answer
+                let answer = answering.await?;
+                Ok::<_, Infallible>(answer.map(|body| Answering::new(body, under_way)))
             }
         });
         let mut builder = Builder::new(TokioExecutor::new());
@@ -261,12 +268,15 @@ impl Serving {
             result = connection.as_mut() => result,
             () = ended => {
                 connection.as_mut().graceful_shutdown();
-                if requests.are_none() {
-                    // There is nothing to finish, so this is only a farewell.
-                    let farewell = tokio::time::timeout(self.limits.handshake, connection);
-                    farewell.await.unwrap_or(Ok(()))
-                } else {
-                    connection.await
+                let mut stopped = self.stopped.clone();
+                // Where there is nothing to finish, this is only a farewell.
+                tokio::select! {
+                    result = connection => result,
+                    () = requests.none_for(self.limits.handshake) => Ok(()),
+                    () = async {
+                        let _ = stopped.wait_for(|stopped| *stopped).await;
+                        requests.none_for(QUIET).await;
+                    } => Ok(()),
                 }
             }
         };
@@ -276,136 +286,5 @@ impl Serving {
     }
 }
 
-/// The requests of a connection that are under way.
-#[derive(Debug, Default)]
-struct Requests {
-    now: AtomicUsize,
-    so_far: AtomicUsize,
-}
-
-/// One of them. Dropped, it has ended.
-struct UnderWay(Arc<Requests>);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Requests {
-    /// Waits until one has begun, but no longer than this.
-    async fn begun_within(&self, longest: Duration) {
-        let begun = async {
-            while self.so_far.load(Ordering::Relaxed) == 0 {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        // Who has nothing to ask is not waited for.
-        let _ = tokio::time::timeout(longest, begun).await;
-    }
-
-    fn begin(this: &Arc<Self>) -> UnderWay {
-        this.now.fetch_add(1, Ordering::Relaxed);
-        this.so_far.fetch_add(1, Ordering::Relaxed);
-        UnderWay(Arc::clone(this))
-    }
-
-    fn are_none(&self) -> bool {
-        self.now.load(Ordering::Relaxed) == 0
-    }
-
-    /// Waits until there was none for a time between `idle` and twice that.
-    async fn none_for(&self, idle: Duration) {
-        let mut before = usize::MAX;
-        loop {
-            let so_far = self.so_far.load(Ordering::Relaxed);
-            if self.are_none() && so_far == before {
-                return;
-            }
-            before = so_far;
-            tokio::time::sleep(idle).await;
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use axum::routing::get;
-    use bytes::Bytes;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::*;
-
-    async fn start(
-        limits: Limits,
-    ) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopping) = oneshot::channel();
-        let router = Router::new().route("/", get(|| async { "here" }).post(|_: Bytes| async {}));
-        let served = tokio::spawn(serve(listener, None, limits, router, stopping));
-        (address, stop, served)
-    }
-
-    /// What comes until the connection is closed.
-    async fn rest(mut stream: TcpStream) -> String {
-        let mut text = String::new();
-        // Closed with bytes unread, it may also be reset.
-        let _ = stream.read_to_string(&mut text).await;
-        text
-    }
-
-    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-
-    #[tokio::test]
-    async fn a_connection_without_a_whole_request_is_closed() {
-        let limits = Limits {
-            idle: Duration::from_millis(50),
-            ..Limits::default()
-        };
-        let (address, _stop, _) = start(limits).await;
-        for head in ["", "GET / HTTP/1.1\r\nHost: loc"] {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(head.as_bytes()).await.unwrap();
-            assert_eq!(rest(stream).await, "", "{head}");
-        }
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(REQUEST).await.unwrap();
-        assert!(rest(stream).await.ends_with("here"));
-    }
-
-    #[tokio::test]
-    async fn a_body_that_does_not_come_holds_the_end_up_for_a_moment_only() {
-        let (address, stop, served) = start(Limits::default()).await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let half = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n";
-        stream.write_all(half).await.unwrap();
-        // It is under way.
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 100");
-        stop.send(()).unwrap();
-        served.await.unwrap();
-        assert!(rest(stream).await.contains("HTTP/1.1 400"));
-    }
-
-    #[tokio::test]
-    async fn a_place_is_free_again_when_its_connection_ends() {
-        let limits = Limits {
-            connections: 1,
-            ..Limits::default()
-        };
-        let (address, stop, served) = start(limits).await;
-        let first = TcpStream::connect(address).await.unwrap();
-        let mut second = TcpStream::connect(address).await.unwrap();
-        second.write_all(REQUEST).await.unwrap();
-        drop(first);
-        let mut answer = [0; 15];
-        second.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200 OK");
-        // An idle connection does not hold the end up.
-        stop.send(()).unwrap();
-        served.await.unwrap();
-        assert!(TcpStream::connect(address).await.is_err());
-    }
-}
+mod tests;

@@ -1,0 +1,172 @@
+//! What the listener of the Admin API promises.
+
+use axum::routing::get;
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+
+/// Bytes of an answer that no buffer takes.
+const LONG: usize = 64 * 1024 * 1024;
+
+type Started = (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>);
+
+async fn start(limits: Limits) -> Started {
+    start_with(limits, None).await
+}
+
+async fn start_with(limits: Limits, tls: Option<watch::Receiver<Tls>>) -> Started {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopping) = oneshot::channel();
+    let long = || async {
+        let parts =
+            (0..LONG / 65_536).map(|_| Ok::<_, Infallible>(Bytes::from(vec![b'a'; 65_536])));
+        axum::body::Body::from_stream(futures::stream::iter(parts))
+    };
+    let router = Router::new()
+        .route("/", get(|| async { "here" }).post(|_: Bytes| async {}))
+        .route("/long", get(long));
+    let served = tokio::spawn(serve(listener, tls, limits, router, stopping));
+    (address, stop, served)
+}
+
+/// What comes until the connection is closed.
+async fn rest(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    // Closed with bytes unread, it may also be reset.
+    let _ = stream.read_to_string(&mut text).await;
+    text
+}
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[tokio::test]
+async fn a_connection_without_a_whole_request_is_closed() {
+    let limits = Limits {
+        idle: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let (address, _stop, _) = start(limits).await;
+    for head in ["", "GET / HTTP/1.1\r\nHost: loc"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert_eq!(rest(stream).await, "", "{head}");
+    }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(REQUEST).await.unwrap();
+    assert!(rest(stream).await.ends_with("here"));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_holds_the_end_up_for_a_moment_only() {
+    let (address, stop, served) = start(Limits::default()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let half =
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n";
+    stream.write_all(half).await.unwrap();
+    // It is under way.
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
+    stop.send(()).unwrap();
+    served.await.unwrap();
+    assert!(rest(stream).await.contains("HTTP/1.1 400"));
+}
+
+/// Clients that keep a request open in each way, where nothing but the end of the process ends them.
+#[tokio::test]
+async fn half_of_anything_holds_the_end_up_for_a_moment_only() {
+    let limits = Limits {
+        idle: Duration::from_hours(1),
+        handshake: Duration::from_hours(1),
+        ..Limits::default()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = (
+        directory.path().join("c.pem"),
+        directory.path().join("k.pem"),
+    );
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let config = server_config(&certificate, &key).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+
+    let (_tls, tls) = watch::channel(Some(config));
+    let (address, stop, served) = start_with(limits, Some(tls)).await;
+    // A handshake that does not begin, and half of one.
+    let _bare = TcpStream::connect(address).await.unwrap();
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(&[22, 3, 1, 0, 200, 1]).await.unwrap();
+    let over_tls = async |protocol: &[u8], sent: &[u8]| {
+        let mut config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let stream = TcpStream::connect(address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let name = "localhost".try_into().unwrap();
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        stream.flush().await.unwrap();
+        stream
+    };
+    let _head = over_tls(b"http/1.1", b"GET / HTTP/1.1\r\nHost: loc").await;
+    // Settings; the head of a POST; half of its body. It takes no leave either.
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    sent.extend(b"\0\0\x0e\x01\x04\0\0\0\x01\x83\x87\x84\x41\x09localhost");
+    sent.extend(b"\0\0\x01\0\0\0\0\0\x01{");
+    let mut body = over_tls(H2, &sent).await;
+    assert_ne!(body.read(&mut [0; 9]).await.unwrap(), 0, "it is spoken to");
+    let (plain, stop_plain, served_plain) = start(limits).await;
+    let mut head = TcpStream::connect(plain).await.unwrap();
+    head.write_all(b"POST / HTTP/1.1\r\nHost: loc")
+        .await
+        .unwrap();
+
+    stop.send(()).unwrap();
+    stop_plain.send(()).unwrap();
+    for served in [served, served_plain] {
+        let ended = tokio::time::timeout(Duration::from_secs(60), served).await;
+        ended.expect("it ends").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_read_slowly_is_finished() {
+    let (address, stop, served) = start(Limits::default()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = [0; 15];
+    stream.read_exact(&mut answer).await.unwrap();
+    stop.send(()).unwrap();
+    // Longer than a connection without a request would be there.
+    tokio::time::sleep(QUIET * 4).await;
+    assert!(rest(stream).await.len() > LONG);
+    served.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_place_is_free_again_when_its_connection_ends() {
+    let limits = Limits {
+        connections: 1,
+        ..Limits::default()
+    };
+    let (address, stop, served) = start(limits).await;
+    let first = TcpStream::connect(address).await.unwrap();
+    let mut second = TcpStream::connect(address).await.unwrap();
+    second.write_all(REQUEST).await.unwrap();
+    drop(first);
+    let mut answer = [0; 15];
+    second.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    // An idle connection does not hold the end up.
+    stop.send(()).unwrap();
+    served.await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+}
