@@ -101,6 +101,8 @@ pub struct Start {
     pub fleet: Fleet,
     /// Names this process.
     pub replica: Uuid,
+    /// The names in certificates of those that are led; empty: all.
+    pub allowed: Vec<String>,
     /// Where they connect.
     pub listener: TcpListener,
     /// The certificates that they are spoken to by, and that sign what they get.
@@ -119,6 +121,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         publisher,
         fleet,
         replica,
+        allowed,
         listener,
         certificates,
         revoker,
@@ -140,6 +143,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         publisher,
         fleet,
         replica: replica.to_string(),
+        allowed: allowed.into(),
         target: target.clone(),
         transfers: Arc::new(Semaphore::new(TRANSFERS)),
         admission: Arc::new(Mutex::new(Admission::new(monotonic()))),
@@ -211,6 +215,7 @@ struct Streams {
     publisher: Publisher,
     fleet: Fleet,
     replica: String,
+    allowed: Arc<[String]>,
     target: Target,
     transfers: Arc<Semaphore>,
     admission: Arc<Mutex<Admission>>,
@@ -241,6 +246,16 @@ impl Streams {
             .map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))??;
         let flights = wire::flights(hello.as_ref());
         let introduction = wire::introduction(hello, peer)?;
+        if !self.allowed.is_empty() && !self.allowed.contains(&peer.name) {
+            tracing::warn!(
+                node_id = introduction.name,
+                "a data plane that cluster_data_planes does not name is sent away"
+            );
+            return Err(Status::permission_denied(format!(
+                "`{}` is not among the cluster_data_planes of this control plane",
+                peer.name
+            )));
+        }
         let node = introduction.name.clone();
         let running = introduction.running;
         let (outgoing, messages) = mpsc::channel(OUTGOING);

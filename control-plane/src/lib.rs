@@ -225,6 +225,7 @@ impl ControlPlane {
             publisher: publisher.clone(),
             fleet: fleet.clone(),
             replica: id,
+            allowed: settings.cluster_data_planes.clone(),
             listener: cluster,
             certificates,
             revoker: revoker.clone(),

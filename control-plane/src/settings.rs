@@ -170,6 +170,15 @@ pub struct Settings {
         value_name = "FILE"
     )]
     pub cluster_ca: PathBuf,
+    /// Names in the certificates of the data planes that are led, `*.GROUP` for one that a group shares; empty: all whom
+    /// `cluster_ca` vouches for.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NAME,…",
+        value_parser = data_plane_name
+    )]
+    pub cluster_data_planes: Vec<String>,
     /// File with the key that seals secrets in the store; made at the first start. Keep a copy apart from
     /// the store's backups: without it the store cannot be read. [default: `data_directory` with `.key` appended]
     #[arg(long, value_name = "FILE")]
@@ -314,6 +323,14 @@ fn origin(text: &str) -> Result<String, String> {
     Err("expected an origin, such as https://console.example.com".to_owned())
 }
 
+/// A name that a data plane's certificate may have.
+fn data_plane_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(char::is_whitespace) {
+        return Err("expected the name in a certificate, such as `edge-1` or `*.edge`".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 impl Default for Settings {
     /// The defaults that `--help` shows, whatever the environment says.
     fn default() -> Self {
@@ -366,5 +383,7 @@ mod tests {
         for text in ["a b", "HTTP://x", "cp:8001", "*"] {
             assert!(host_name(text).is_err(), "{text}");
         }
+        assert_eq!(data_plane_name("*.edge").as_deref(), Ok("*.edge"));
+        assert!(data_plane_name("").is_err() && data_plane_name("a b").is_err());
     }
 }

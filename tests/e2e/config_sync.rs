@@ -115,7 +115,15 @@ fn hello_with(
 }
 
 async fn subscribe(cluster: &Cluster, first: node_message::Kind) -> Result<Node, tonic::Status> {
-    let channel = connect(cluster, "certificates", "node-1").await.unwrap();
+    subscribe_as(cluster, "node-1", first).await
+}
+
+async fn subscribe_as(
+    cluster: &Cluster,
+    member: &str,
+    first: node_message::Kind,
+) -> Result<Node, tonic::Status> {
+    let channel = connect(cluster, "certificates", member).await.unwrap();
     let (outgoing, messages) = mpsc::channel(8);
     outgoing
         .send(NodeMessage { kind: Some(first) })
@@ -306,7 +314,15 @@ async fn a_node_ahead_of_the_control_plane_is_left_alone() {
 
 #[tokio::test]
 async fn only_the_node_that_a_certificate_names_gets_a_configuration() {
-    let cluster = cluster().await;
+    // The node of the cluster has come when this returns.
+    let led = [("WARDGATE_CLUSTER_DATA_PLANES", "*.edge,node-1")];
+    let mut cluster = Cluster::start_with(1, &led).await;
+    cluster.data_planes.remove(0).process.kill();
+    cluster.certify("node-2");
+    let refused = subscribe_as(&cluster, "node-2", hello("node-2", "a", None)).await;
+    let status = refused.err().unwrap();
+    assert_eq!(status.code(), Status::PermissionDenied);
+    assert!(status.message().contains("`node-2`"), "{status}");
     let refused = subscribe(&cluster, hello("node-2", "a", None)).await;
     let status = refused.err().unwrap();
     assert_eq!(status.code(), Status::PermissionDenied);
