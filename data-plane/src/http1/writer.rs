@@ -122,7 +122,12 @@ impl Writer {
 
     fn advance(&mut self, written: usize) {
         let of_head = written.min(self.head.len());
-        self.head.advance(of_head);
+        if of_head == self.head.len() {
+            // Nearly always. The next head then begins where this one did.
+            self.head.clear();
+        } else {
+            self.head.advance(of_head);
+        }
         let of_data = (written - of_head).min(self.data.len());
         self.data.advance(of_data);
         let of_tail = (written - of_head - of_data).min(self.tail.len());
@@ -130,9 +135,6 @@ impl Writer {
         if self.data.is_empty() {
             // Gives the memory back to the reader that it came from.
             self.data = Bytes::new();
-        }
-        if self.head.is_empty() {
-            self.head.clear();
         }
     }
 }
