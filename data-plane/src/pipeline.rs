@@ -139,7 +139,7 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
     sign(&mut returned, &record);
     record.status = returned.status;
     if record.run.phases.log {
-        record.run.headers = returned.map().clone();
+        record.run.headers = Some(Box::new(returned.map().clone()));
     }
     returned.with(|body| Recorded::new(body, record))
 }
@@ -172,7 +172,12 @@ async fn answer(
     let decoded = matches!(path, Cow::Owned(_)) && path.contains('%');
     let readable = decoded.then(|| readable(&path));
     let readable = readable.flatten();
-    let path = path.into_owned();
+    let path = match path {
+        Cow::Owned(normal) => Some(normal),
+        // The head has it.
+        Cow::Borrowed(_) => None,
+    };
+    let normal_path = path.as_deref().unwrap_or_else(|| head.uri.path());
     let real = believed.and_then(|headers| core.node.real_ip.client(headers, &core.node.trusted));
     let client = client(believed, peer, real, &authority);
     record.client = client.address;
@@ -181,7 +186,7 @@ async fn answer(
     }
     let found = snapshot.router.find(&Asked {
         method: &head.method,
-        path: &path,
+        path: normal_path,
         readable: readable.as_deref(),
         authority: &authority,
         headers: head.headers.view(),
@@ -208,7 +213,9 @@ async fn answer(
     }
     let mut request = Request {
         host: route.preserve_host.then(|| received_host(&head)).flatten(),
-        captures: snapshot.router.captures(found, &path, readable.as_deref()),
+        captures: snapshot
+            .router
+            .captures(found, normal_path, readable.as_deref()),
         body: Body::new(body, core.node.limits.body),
         path,
         client,
@@ -240,7 +247,8 @@ async fn answer(
 struct Request {
     /// The `Host` that it came with, if that goes upstream.
     host: Option<HeaderValue>,
-    path: String,
+    /// Its path in the form that it is routed by, if it came in another.
+    path: Option<String>,
     captures: Captures,
     client: Client,
     /// Whether the client is believed about whom it speaks for.
@@ -257,7 +265,7 @@ impl Request {
         }
         let glance = Glance {
             method: &head.method,
-            path: &self.path,
+            path: self.path.as_deref().unwrap_or_else(|| head.uri.path()),
             query: head.uri.query(),
             client: &self.client,
             fields: &head.headers.view(),
@@ -292,6 +300,7 @@ impl Request {
             method: &head.method,
             asked: &head.method,
             path: head.uri.path(),
+            normal_path: self.path.as_deref().unwrap_or_else(|| head.uri.path()),
             query: head.uri.query(),
             version: head.version,
             headers: head.headers.view(),
@@ -301,10 +310,9 @@ impl Request {
             request_id: &record.request_id,
             tenure: None,
         };
-        let (path, captures) = (&mut self.path, &mut self.captures);
         let mut inbound = Inbound {
             host: self.host.take(),
-            ..Inbound::new(std::mem::take(path), std::mem::take(captures))
+            ..Inbound::new(std::mem::take(&mut self.captures))
         };
         let (progress, cookies) = (&mut record.progress, &mut record.run.response_headers);
         let (inbound, body) = (&mut inbound, &mut self.body);
@@ -330,6 +338,7 @@ impl Request {
             switch,
         } = self;
         let (core, route) = (ways.core, ways.route);
+        let path = path.unwrap_or_else(|| head.uri.path().to_owned());
         let mut parts = ways.peer.kept.borrow_mut().parts(*head);
         let upgrade = wanted_upgrade(&parts);
         // Before filters add fields: a client that names these in `Connection` must not make them vanish.
@@ -354,7 +363,7 @@ impl Request {
         };
         let answered = phases::ask(snapshot, route, &mut exchange, core, &mut record.run).await;
         record.identify(&exchange.identity);
-        record.progress.tries = record.run.phases.log.then(Vec::new);
+        record.progress.trail = record.run.phases.log.then(Box::default);
         let (path, overrides) = record.run.take(exchange, method, uri);
         if let Some((source, answer)) = answered {
             let progress = &mut record.progress;
@@ -372,7 +381,7 @@ impl Request {
             switch,
             trailers,
             overrides,
-            ..Inbound::new(path, captures)
+            ..Inbound::new(captures)
         };
         match (&route.service, &mut record.run.seen) {
             (Some(service), Some(seen)) => {
@@ -385,6 +394,7 @@ impl Request {
                     method: &seen.request.method,
                     asked: &seen.method,
                     path: seen.uri.path(),
+                    normal_path: &path,
                     query: seen.request.uri.query(),
                     version: seen.request.version,
                     headers: View::Map(&seen.request.headers),

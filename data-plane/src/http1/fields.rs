@@ -269,6 +269,16 @@ impl Fields {
         }
     }
 
+    /// The value of the field of `kind`, which has one name, if there is one such field.
+    pub(crate) fn sole(&self, kind: Kind) -> Option<&[u8]> {
+        if !self.has(kind) {
+            return None;
+        }
+        let mut fields = self.all.iter().filter(|field| field.kind == kind);
+        let sole = fields.next()?;
+        fields.next().is_none().then(|| self.value(sole))
+    }
+
     /// What was made of the value of a field of `kind`, if that came before by the same connection.
     pub(crate) fn made(&self, kind: Kind) -> Option<&Made> {
         self.again.made(kind)

@@ -80,6 +80,17 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The value of the field `name`, which alone is of `kind`, if there is one such field.
+    pub(crate) fn sole(self, kind: Kind, name: &'a HeaderName) -> Option<&'a [u8]> {
+        match self {
+            View::Raw(fields) => fields.sole(kind),
+            View::Map(_) => match glance::Value::of(self.values(kind, name)) {
+                glance::Value::Sole(value) => Some(value),
+                glance::Value::Missing | glance::Value::Repeated => None,
+            },
+        }
+    }
+
     /// All fields as values.
     pub(crate) fn map(self) -> Cow<'a, HeaderMap> {
         match self {

@@ -44,7 +44,6 @@ const SERVER: &str = "*";
 pub(super) struct Inbound {
     /// The `Host` that it came with, if that goes upstream.
     pub(super) host: Option<HeaderValue>,
-    pub(super) path: String,
     pub(super) captures: Captures,
     pub(super) trusted: bool,
     pub(super) upgrade: Option<HeaderValue>,
@@ -55,11 +54,10 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    /// A request for `path` of which nothing else is special.
-    pub(super) fn new(path: String, captures: Captures) -> Self {
+    /// A request of which nothing else is special.
+    pub(super) fn new(captures: Captures) -> Self {
         Self {
             host: None,
-            path,
             captures,
             trusted: false,
             upgrade: None,
@@ -77,6 +75,8 @@ pub(super) struct Sent<'a> {
     pub(super) asked: &'a Method,
     /// The path that the client has sent.
     pub(super) path: &'a str,
+    /// The one that it is routed by.
+    pub(super) normal_path: &'a str,
     pub(super) query: Option<&'a str>,
     pub(super) version: Version,
     pub(super) headers: View<'a>,
@@ -128,7 +128,6 @@ impl Ways<'_> {
         } = self;
         let Inbound {
             host: preserved,
-            path,
             captures,
             trusted,
             upgrade,
@@ -136,7 +135,7 @@ impl Ways<'_> {
             trailers,
             overrides,
         } = inbound;
-        let (path, trusted, trailers) = (path.as_str(), *trusted, *trailers);
+        let (path, trusted, trailers) = (sent.normal_path, *trusted, *trailers);
         let (headers, client) = (sent.headers, sent.client);
         let strip = found.matched.filter(|_| route.strip_path);
         let upstream_path = overrides.path.take().unwrap_or_else(|| match sent.path {
@@ -145,8 +144,8 @@ impl Ways<'_> {
             _ => upstream_path(route.path_handling, &service.path, path, strip),
         });
         let target = with_query(upstream_path, sent.query);
-        if progress.tries.is_some() {
-            progress.upstream_uri = Some(target.clone());
+        if let Some(trail) = &mut progress.trail {
+            trail.upstream_uri.clone_from(&target);
         }
         let (framing, body) = match overrides.body.take() {
             Some(bytes) => in_place(bytes),
@@ -198,7 +197,7 @@ impl Ways<'_> {
             now,
         };
         progress.proxy_latency = Some(milliseconds(progress.start, now));
-        let tries = progress.tries.as_mut();
+        let tries = progress.trail.as_mut().map(|trail| &mut trail.tries);
         let answered = forward::send(core, &mut outgoing, framing, body, tries).await;
         let answered_at = match &answered {
             Ok((answer, _)) => answer.answered_at,

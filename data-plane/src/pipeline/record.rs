@@ -89,10 +89,8 @@ pub(crate) struct Progress {
     pub(crate) upstream_status: Option<StatusCode>,
     /// When the upstream answered.
     pub(crate) answered_at: Option<Instant>,
-    /// Path and query that the upstream was asked for, if any filter will look at them.
-    pub(crate) upstream_uri: Option<String>,
-    /// The servers that were asked, if any filter will look at them.
-    pub(crate) tries: Option<Vec<Try>>,
+    /// Where it went, if any filter will look at that.
+    pub(crate) trail: Option<Box<Trail>>,
     /// What counts the exchange among those of its server.
     pub(crate) hold: Option<Hold>,
 }
@@ -107,11 +105,19 @@ impl Progress {
             upstream_latency: None,
             upstream_status: None,
             answered_at: None,
-            upstream_uri: None,
-            tries: None,
+            trail: None,
             hold: None,
         }
     }
+}
+
+/// Where an exchange went.
+#[derive(Debug, Default)]
+pub(crate) struct Trail {
+    /// Path and query that the upstream was asked for.
+    pub(crate) upstream_uri: String,
+    /// The servers that were asked.
+    pub(crate) tries: Vec<Try>,
 }
 
 /// The filters of an exchange, and what they need for their later phases.
@@ -130,7 +136,7 @@ pub(crate) struct Run {
     /// Header fields for the response, whoever answers.
     pub(crate) response_headers: Vec<(HeaderName, HeaderValue)>,
     /// Those that the client was sent, if anybody will ask for them.
-    pub(crate) headers: HeaderMap,
+    pub(crate) headers: Option<Box<HeaderMap>>,
 }
 
 impl Run {
@@ -322,15 +328,16 @@ impl Record {
         };
         let progress = &self.progress;
         let before = progress.proxy_latency.unwrap_or(total);
+        let (trail, none) = (progress.trail.as_deref(), HeaderMap::new());
         let log = Log {
             seen,
             matched: self.account().map(|account| &account.matched),
             secrets,
             status: self.status,
-            headers: &self.run.headers,
+            headers: self.run.headers.as_deref().unwrap_or(&none),
             source: progress.source,
             upstream_status: progress.upstream_status,
-            upstream_uri: progress.upstream_uri.as_deref().unwrap_or_default(),
+            upstream_uri: trail.map_or("", |trail| &trail.upstream_uri),
             received: as_u64(self.head_length) + self.received(),
             sent: as_u64(self.sent_head) + self.sent,
             started_at: started_at(total),
@@ -342,7 +349,7 @@ impl Record {
                     .saturating_sub(before)
                     .saturating_sub(progress.upstream_latency.unwrap_or_default()),
             },
-            tries: progress.tries.as_deref().unwrap_or_default(),
+            tries: trail.map_or(&[], |trail| &trail.tries),
             tls: self.peer.handshake.as_ref().and_then(|known| known.session),
         };
         let host = CoreHost::new(Rc::clone(&self.core));
@@ -484,5 +491,18 @@ fn started_at(total: u64) -> UnixTime {
 
 /// Whole milliseconds from one time to another.
 pub(crate) fn milliseconds(from: Instant, to: Instant) -> u64 {
-    u64::try_from(to.saturating_duration_since(from).as_millis()).unwrap_or(u64::MAX)
+    let passed = to.saturating_duration_since(from);
+    let whole = passed.as_secs().saturating_mul(1000);
+    whole.saturating_add(passed.subsec_millis().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Record;
+
+    #[test]
+    fn a_record_has_a_size_that_is_allocated_at_once() {
+        // The allocator has blocks of 512 bytes at hand. Of some larger sizes it has not, and looks for a larger one.
+        assert!(size_of::<Record>() <= 512, "{}", size_of::<Record>());
+    }
 }

@@ -9,7 +9,6 @@ use bytes::BytesMut;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use plugins::exchange::Client;
-use plugins::glance::Value;
 
 use super::kept::Kept;
 use crate::error::GatewayError;
@@ -134,7 +133,7 @@ pub(super) fn authority(head: &RequestHead, peer: &Peer) -> Result<Rc<str>, Gate
     }
     let headers = head.headers.view();
     if head.uri.authority().is_none()
-        && let Value::Sole(host) = Value::of(headers.values(Kind::HOST, &HOST))
+        && let Some(host) = headers.sole(Kind::HOST, &HOST)
         && let Some(known) = peer.kept.borrow().host(host)
     {
         return Ok(known);

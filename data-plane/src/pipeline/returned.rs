@@ -63,7 +63,10 @@ impl<B> Returned<B> {
     /// Adds a field, beside those of its name that there are.
     pub(crate) fn add(&mut self, name: HeaderName, value: HeaderValue) {
         match &mut self.headers {
-            Headers::Raw(_) => self.line(&[name.as_str().as_bytes(), b": "], value.as_bytes()),
+            Headers::Raw(_) => {
+                let start = [name.as_str().as_bytes(), b": "].concat();
+                self.line(&start, value.as_bytes());
+            }
             Headers::Map(map) => _ = map.append(name, value),
         }
     }
@@ -71,7 +74,7 @@ impl<B> Returned<B> {
     /// Sets a field. One of the same name that is as it came must not be there.
     pub(crate) fn tell(&mut self, field: &ToldField, value: &[u8]) {
         match &mut self.headers {
-            Headers::Raw(_) => self.line(&[field.start], value),
+            Headers::Raw(_) => self.line(field.start, value),
             Headers::Map(map) => {
                 if let Ok(value) = HeaderValue::from_bytes(value) {
                     map.insert(field.name.clone(), value);
@@ -80,14 +83,13 @@ impl<B> Returned<B> {
         }
     }
 
-    /// Tells a field as a line that begins with the parts of `start`.
-    fn line(&mut self, start: &[&[u8]], value: &[u8]) {
-        let length = start.iter().map(|part| part.len()).sum::<usize>() + value.len() + 2;
-        let least = if self.told.is_empty() { TOLD } else { 0 };
-        self.told.reserve(length.max(least));
-        for part in start {
-            self.told.extend_from_slice(part);
+    /// Tells a field as a line that begins with `start`.
+    fn line(&mut self, start: &[u8], value: &[u8]) {
+        if self.told.capacity() == 0 {
+            self.told = Vec::with_capacity(TOLD);
         }
+        self.told.reserve(start.len() + value.len() + 2);
+        self.told.extend_from_slice(start);
         self.told.extend_from_slice(value);
         self.told.extend_from_slice(b"\r\n");
     }
