@@ -53,11 +53,13 @@ pub(crate) fn normalize(path: &str) -> Cow<'_, str> {
 /// Whether every `%` begins a triplet, and none is that of NUL: else two servers may read two paths.
 pub(crate) fn is_well_formed(path: &str) -> bool {
     let bytes = path.as_bytes();
-    memchr::memchr_iter(b'%', bytes).all(|percent| {
-        bytes
-            .get(percent + 1..percent + 3)
-            .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
-    })
+    // Nearly no path has one, and most are short.
+    !bytes.contains(&b'%')
+        || memchr::memchr_iter(b'%', bytes).all(|percent| {
+            bytes
+                .get(percent + 1..percent + 3)
+                .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
+        })
 }
 
 /// How many bytes a text begins with that a path holds as they are, or that begin triplets.
@@ -73,11 +75,35 @@ const fn stays(byte: u8) -> bool {
     ) && byte.is_ascii_graphic()
 }
 
+/// The same by a table: to look there costs less than to compare.
+static STAYS: [bool; 256] = all_that_stay();
+
+#[expect(
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    reason = "all that a constant can do, and the compiler watches"
+)]
+const fn all_that_stay() -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    // Nothing above is graphic.
+    while byte < 0x80 {
+        table[byte as usize] = stays(byte);
+        byte += 1;
+    }
+    table
+}
+
 /// Nearly every path is in its normal form: no triplet, nothing to encode, no empty or dot segment.
 fn is_normal(path: &[u8]) -> bool {
+    let mut before = 0;
     path.first() == Some(&b'/')
-        && path.iter().all(|byte| stays(*byte))
-        && !path.windows(2).any(|pair| pair == b"//" || pair == b"/.")
+        && path.iter().all(|byte| {
+            let follows = before == b'/' && matches!(byte, b'/' | b'.');
+            before = *byte;
+            let stays = STAYS.get(usize::from(*byte)).copied();
+            stays.unwrap_or_default() && !follows
+        })
 }
 
 #[cfg(test)]

@@ -11,16 +11,16 @@ const LENGTH: usize = 29;
 /// How long a date is that of now.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The last date that was asked for, and until when it is that of now.
+/// The last date that was asked for, and from and until when it is that of now.
 #[derive(Debug, Default)]
-pub(crate) struct Date(Cell<Option<(Instant, [u8; LENGTH])>>);
+pub(crate) struct Date(Cell<Option<(Instant, Instant, [u8; LENGTH])>>);
 
 impl Date {
     /// The date at `moment`, which is not long ago, as it is written. The wall clock is asked once a second.
     pub(crate) fn at(&self, moment: Instant, wall: impl FnOnce() -> UnixTime) -> [u8; LENGTH] {
-        if let Some((until, known)) = self.0.get()
+        if let Some((from, until, known)) = self.0.get()
             && moment < until
-            && until.saturating_duration_since(moment) <= SECOND
+            && moment >= from
         {
             return known;
         }
@@ -29,7 +29,9 @@ impl Date {
         let text = httpdate::fmt_http_date(time);
         let date = text.as_bytes().try_into().unwrap_or([b' '; LENGTH]);
         let left = Duration::from_millis(1000 - now.as_millis() % 1000);
-        self.0.set(Some((moment + left, date)));
+        let until = moment + left;
+        let from = until.checked_sub(SECOND).unwrap_or(moment);
+        self.0.set(Some((from, until, date)));
         date
     }
 }

@@ -220,9 +220,8 @@ impl Pool {
                     idle.remove(place)
                 }
             };
-            if now.saturating_duration_since(connection.idle_since) < self.keep_alive.idle
-                && still_open(&mut connection)
-            {
+            let until = connection.idle_since.checked_add(self.keep_alive.idle);
+            if until.is_none_or(|until| now < until) && still_open(&mut connection) {
                 connection.idle_since = now;
                 return Some(connection);
             }
