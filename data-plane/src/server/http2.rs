@@ -95,7 +95,10 @@ pub(super) async fn serve(
             legible: true,
             switch: None,
         };
-        async move { Ok::<_, Infallible>(response(head, handle(core, peer, arrival).await)) }
+        // Boxed: it is large, and the library and the runtime hand it on several times.
+        Box::pin(
+            async move { Ok::<_, Infallible>(response(head, handle(core, peer, arrival).await)) },
+        )
     });
     let mut builder = Builder::new(LocalExecutor);
     builder
