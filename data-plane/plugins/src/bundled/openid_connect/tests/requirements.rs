@@ -87,11 +87,14 @@ fn rule_14_the_redirect_is_kept_by_nobody_and_tells_nothing_of_where_it_came_fro
 }
 
 #[test]
-fn rule_16_a_look_ahead_begins_no_sign_in() {
+fn rule_16_a_look_ahead_begins_no_sign_in_nor_does_a_call_of_grpc() {
     for (name, value) in [
         ("sec-purpose", "prefetch"),
         ("sec-purpose", "prefetch;prerender"),
         ("purpose", "prefetch"),
+        ("content-type", "application/grpc"),
+        ("content-type", "Application/gRPC+proto"),
+        ("content-type", "application/grpc-web-text"),
     ] {
         let mut gateway = Gateway::new(json!({}));
         let reply = Browser::default().get_with(&mut gateway, "/api", name, value);
