@@ -220,7 +220,8 @@ async fn rule_41_a_control_plane_that_starts_again_has_no_token_used_twice() {
     let options =
         "--data config.scopes=offline_access --data config.leeway=0 --data config.timeout=60000";
     let mut guide = Guide::start(2, options).await;
-    let lifetime = Duration::from_secs(2);
+    // Longer than a control plane that has just started waits for its nodes.
+    let lifetime = Duration::from_secs(5);
     guide.demo.set_access_token_lifetime(lifetime);
     guide.demo.provider.configure(|settings| {
         settings.refresh_reuse_leeway = Duration::ZERO;
