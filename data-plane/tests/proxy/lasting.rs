@@ -15,7 +15,7 @@ use data_plane::settings::Settings;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use shared::snapshot::{Record, Revision, Snapshot};
-use tokio::task::JoinHandle;
+use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use crate::gateway::{
@@ -138,27 +138,26 @@ fn to_bytes(proxy: &Proxy) -> TcpStream {
     TcpStream::connect(proxy.addresses().stream[0]).unwrap()
 }
 
-/// Begins to read an answer to `/stream` by HTTP/2, on a runtime, and goes on for as long as that lasts.
-fn begin_http2(proxy: &Proxy) -> (tokio::runtime::Runtime, JoinHandle<()>) {
+/// Begins to read an answer to `/stream` by HTTP/2, and goes on for as long as the runtime lasts.
+fn begin_http2(proxy: &Proxy) -> Runtime {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
-    let reading = runtime.block_on(async {
+    let (client, mut answer) = runtime.block_on(async {
         let mut client = http2::plain(proxy).await;
-        let mut answer = client
-            .send_request(http2::request("http://a/stream"))
-            .await
-            .unwrap();
+        let request = http2::request("http://a/stream");
+        let mut answer = client.send_request(request).await.unwrap();
         let first = answer.frame().await.unwrap().unwrap();
         assert_eq!(first.into_data().unwrap(), "hello");
-        tokio::spawn(async move {
-            let _ = answer.frame().await;
-            drop(client);
-        })
+        (client, answer)
     });
-    (runtime, reading)
+    runtime.spawn(async move {
+        let _ = answer.frame().await;
+        drop(client);
+    });
+    runtime
 }
 
 fn snapshot(revision: u64, records: Vec<Record>) -> Arc<CompiledSnapshot> {
@@ -179,7 +178,7 @@ fn what_lasts_keeps_no_configuration_in_memory() {
         begin(connect(&proxy), UPGRADE),
         begin(to_bytes(&proxy), ""),
     ];
-    let (runtime, _) = begin_http2(&proxy);
+    let runtime = begin_http2(&proxy);
     assert!(first.upgrade().is_some());
     // Nothing of the first configuration is in the second but the route of what has no name.
     live.store(Some(snapshot(2, Vec::new())));
