@@ -131,7 +131,7 @@ async fn half_of_anything_holds_the_end_up_for_a_moment_only() {
     stop.send(()).unwrap();
     stop_plain.send(()).unwrap();
     for served in [served, served_plain] {
-        let ended = tokio::time::timeout(Duration::from_secs(60), served).await;
+        let ended = tokio::time::timeout(Duration::from_mins(1), served).await;
         ended.expect("it ends").unwrap();
     }
 }
