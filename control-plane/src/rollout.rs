@@ -3,7 +3,7 @@
 //! ```text
 //!  canary ── bake ──► share ── bake ──► all
 //!     │                 │
-//!     └── a node refuses it, crashes, is gone, fails more or is slower: halted ──► rolled back
+//!     └── a node refuses it, crashes, is gone, fails more, is slower or silent: halted ──► rolled back
 //! ```
 //!
 //! [`step`] decides from values alone. `config_sync/conductor.rs` carries out what it says.
@@ -257,7 +257,7 @@ pub fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime) -> Ac
     let Some(since) = rollout.serving_since else {
         return Action::Watch;
     };
-    if let Some(reason) = gate::verdict(rollout, nodes) {
+    if let Some(reason) = gate::verdict(rollout, nodes, since) {
         return Action::Halt(reason);
     }
     let bake = match rollout.stage {

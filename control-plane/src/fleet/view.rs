@@ -31,6 +31,8 @@ pub struct View {
     pub draining: bool,
     /// When it was heard last.
     pub last_seen: UnixTime,
+    /// When it reported last; the start of all times before it has.
+    pub reported_at: UnixTime,
     /// What it runs.
     pub running: Position,
     /// What it refused last.
@@ -74,6 +76,9 @@ pub struct Sample {
 pub(super) struct Samples {
     /// What it had counted by the last: requests, and failed ones. None before the first.
     counted: Option<(u64, u64)>,
+    /// When that was.
+    #[serde(default)]
+    reported_at: UnixTime,
     /// What it ran then.
     #[serde(skip)]
     revision: Revision,
@@ -84,6 +89,7 @@ pub(super) struct Samples {
 impl Samples {
     /// Tells when they were taken by another clock.
     pub(super) fn shift(&mut self, by: impl Fn(&mut UnixTime)) {
+        by(&mut self.reported_at);
         self.last.iter_mut().for_each(|sample| by(&mut sample.at));
     }
 
@@ -109,6 +115,7 @@ impl Samples {
         let counted = (report.requests, report.failed);
         let running = report.running.revision;
         let before = std::mem::replace(&mut self.revision, running);
+        self.reported_at = now;
         // The first says nothing of when its requests were.
         let Some((requests, failed)) = self.counted.replace(counted) else {
             return;
@@ -153,6 +160,7 @@ impl Row {
             connected: self.connected,
             draining: self.report.draining,
             last_seen: self.last_seen,
+            reported_at: self.samples.reported_at,
             running: self.running,
             refusal,
             quarantined: introduction

@@ -3,16 +3,28 @@
 //! Requests are judged by what the nodes report: against what these nodes did before, and against what the
 //! others do meanwhile. A change is blamed only for what neither explains.
 
+use std::time::Duration;
+
 use shared::clock::UnixTime;
 
 use super::{GONE, Member, PATIENCE, Rollout};
 use crate::fleet::{Sample, View};
 
-/// Requests without which nothing is said of failures.
+/// Requests without which nothing is said of failures, unless most fail, or of how many are answered.
 const REQUESTS: u64 = 100;
 
 /// By how many of 1,000 requests more may fail than before and elsewhere.
 const MORE_FAILURES: u64 = 5;
+
+/// Requests without which nothing is said of failures, and by how many of 1,000 more of so few may fail.
+const FEW_REQUESTS: u64 = 10;
+const MORE_OF_FEW: u64 = 500;
+
+/// Time without which nothing is said of how many requests are answered.
+const TELLING: Duration = Duration::from_secs(10);
+
+/// How many times less a node may answer than before: requests that hang have not ended, and say nothing else.
+const LESS: u64 = 4;
 
 /// Requests of a report whose slowest say something.
 const OF_A_REPORT: u64 = 50;
@@ -51,8 +63,8 @@ pub(super) fn fault(
     late.then(|| format!("{name} neither serves nor refuses it"))
 }
 
-/// Why the members do worse with it, if they do.
-pub(super) fn verdict(rollout: &Rollout, nodes: &[View]) -> Option<String> {
+/// Why the members, which all serve it since `since`, do worse with it, if they do.
+pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Option<String> {
     let (mut with, mut before, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
     for node in nodes {
         let is_member = rollout.members.contains_key(&node.name);
@@ -69,20 +81,33 @@ pub(super) fn verdict(rollout: &Rollout, nodes: &[View]) -> Option<String> {
             }
         }
     }
-    failures(&with, &before, &elsewhere).or_else(|| slowness(&with, &before, &elsewhere))
+    failures(&with, &before, &elsewhere)
+        .or_else(|| slowness(&with, &before, &elsewhere))
+        .or_else(|| silence(rollout, nodes, since))
 }
 
-/// Failed requests of 1,000, if there were enough to tell.
-fn rate(samples: &[&Sample]) -> Option<u64> {
-    let requests: u64 = samples.iter().map(|sample| sample.requests).sum();
+/// Requests that `samples` tell of.
+fn requests(samples: &[&Sample]) -> u64 {
+    samples.iter().map(|sample| sample.requests).sum()
+}
+
+/// Failed requests of 1,000, if there were `least` to tell by.
+fn rate(samples: &[&Sample], least: u64) -> Option<u64> {
+    let requests = requests(samples);
     let failed: u64 = samples.iter().map(|sample| sample.failed).sum();
-    (requests >= REQUESTS).then(|| failed.saturating_mul(1000) / requests)
+    (requests >= least).then(|| failed.saturating_mul(1000) / requests.max(1))
 }
 
 fn failures(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Option<String> {
-    let now = rate(with)?;
-    let usual = rate(before).max(rate(elsewhere)).unwrap_or_default();
-    let more = now > usual + MORE_FAILURES;
+    let (least, margin) = if requests(with) < REQUESTS {
+        (FEW_REQUESTS, MORE_OF_FEW)
+    } else {
+        (REQUESTS, MORE_FAILURES)
+    };
+    let now = rate(with, least)?;
+    let usual = rate(before, least).max(rate(elsewhere, least));
+    let usual = usual.unwrap_or_default();
+    let more = now > usual + margin;
     more.then(|| {
         format!(
             "{now} of 1,000 requests fail on the nodes that have it, {usual} before or elsewhere"
@@ -117,4 +142,65 @@ fn slowness(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Opti
     slower.then(|| {
         format!("one request of 100 takes {best} us or more on the nodes that have it, {usual} us before or elsewhere")
     })
+}
+
+/// Requests in 1,000 seconds that `samples`, one after the other, tell of up to `end`. What the first counted was before it.
+fn pace(samples: &[&Sample], end: UnixTime) -> Option<u64> {
+    let (first, rest) = samples.split_first()?;
+    let span = end.saturating_since(first.at);
+    let millis = u64::try_from(span.as_millis()).ok()?;
+    (span >= TELLING).then(|| requests(rest).saturating_mul(1_000_000) / millis)
+}
+
+/// Whether a member answers far less than before while the others go on: its requests hang, or nobody gets through to it.
+fn silence(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Option<String> {
+    let is_judged = |node: &&View| {
+        let member =
+            rollout.members.contains_key(&node.name) && !rollout.excused.contains(&node.name);
+        // A balancer asks nothing of one that stops.
+        member && node.connected && !node.draining && !node.blocked
+    };
+    nodes.iter().filter(is_judged).find_map(|node| {
+        let (mut with, before): (Vec<&Sample>, Vec<&Sample>) =
+            node.samples.iter().partition(|sample| sample.revision == rollout.to);
+        // As it takes it up it reports what it answered without.
+        let start = Sample {
+            at: with.first().map_or(since, |first| first.at),
+            ..Sample::default()
+        };
+        if with.is_empty() {
+            with.push(&start);
+        }
+        let now = pace(&with, node.reported_at)?;
+        let usual = pace(&before, before.last()?.at)?;
+        let span = node.reported_at.saturating_since(start.at).as_secs();
+        let expected = usual.saturating_mul(span) / 1000;
+        let less = expected >= REQUESTS && now.saturating_mul(LESS) < usual;
+        (less && others_go_on(rollout, nodes, &start)).then(|| {
+            let answered = now.saturating_mul(span) / 1000;
+            let name = &node.name;
+            format!("{name} answers {answered} requests in {span} s with it, {expected} before, and the others go on")
+        })
+    })
+}
+
+/// Whether the nodes that have not been given it answer at least half of what they did before `start`.
+fn others_go_on(rollout: &Rollout, nodes: &[View], start: &Sample) -> bool {
+    let others = nodes
+        .iter()
+        .filter(|node| !rollout.members.contains_key(&node.name));
+    let (mut now, mut before) = (0u64, 0u64);
+    for node in others {
+        let (earlier, mut later): (Vec<&Sample>, Vec<&Sample>) = node
+            .samples
+            .iter()
+            .partition(|sample| sample.at <= start.at);
+        later.insert(0, start);
+        let usual = earlier.last().and_then(|last| pace(&earlier, last.at));
+        if let (Some(usual), Some(paced)) = (usual, pace(&later, node.reported_at)) {
+            before = before.saturating_add(usual);
+            now = now.saturating_add(paced);
+        }
+    }
+    before > 0 && now.saturating_mul(2) >= before
 }

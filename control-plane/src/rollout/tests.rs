@@ -229,11 +229,20 @@ fn a_node_that_does_badly_halts_it_while_it_is_alone() {
     assert!(halted_by(|node| node.connected = false).is_some());
     let fails = |node: &mut View| node.samples = vec![sample(11, TO, 1_000, 10, 0)];
     assert!(halted_by(fails).unwrap().contains("10 of 1,000"));
-    // Few requests say nothing, and neither do failures that were there before.
-    assert_eq!(
-        halted_by(|node| node.samples = vec![sample(11, TO, 99, 99, 0)]),
-        None
-    );
+    // Of few requests most have to fail, fewer say nothing, and neither do failures that were there before.
+    for (requests, failed, halts) in [
+        (99, 50, true),
+        (99, 49, false),
+        (10, 10, true),
+        (9, 9, false),
+    ] {
+        let few = |node: &mut View| node.samples = vec![sample(11, TO, requests, failed, 0)];
+        assert_eq!(halted_by(few).is_some(), halts, "{failed} of {requests}");
+    }
+    let few_as_before = |node: &mut View| {
+        node.samples = vec![sample(1, FROM, 20, 20, 0), sample(11, TO, 20, 20, 0)];
+    };
+    assert_eq!(halted_by(few_as_before), None);
     let as_before = |node: &mut View| {
         node.samples = vec![
             sample(1, FROM, 1_000, 300, 0),
@@ -267,6 +276,55 @@ fn a_node_that_does_badly_halts_it_while_it_is_alone() {
             .unwrap()
             .contains("10000 us before")
     );
+}
+
+/// Why a roll-out is halted whose nodes have answered `usual` requests in each of the ten seconds between two reports; from
+/// then on those that have the change `with` and the others `without`.
+fn halted_by_pace(usual: u64, with: u64, without: u64) -> Option<String> {
+    let mut nodes = fleet(5);
+    for node in &mut nodes {
+        // Before the roll-out began.
+        node.samples = (0..3).map(|at| sample(0, FROM, usual, at, 0)).collect();
+        for (at, sample) in (1..).zip(&mut node.samples) {
+            (sample.at, sample.failed) = (UnixTime::from_secs(1_000_000 - 40 + at * 10), 0);
+        }
+    }
+    let (rollout, counts) = play(&mut nodes, 200, |at, _, nodes| {
+        for node in nodes {
+            let took_it_up = node.running.revision == TO
+                && node.samples.iter().all(|sample| sample.revision != TO);
+            if at % 10 != 9 && !took_it_up {
+                continue;
+            }
+            let requests = match node.running.revision {
+                _ if took_it_up => usual,
+                TO => with,
+                _ => without,
+            };
+            node.reported_at = second(at);
+            // As it is where there is nothing to tell.
+            if requests > 0 {
+                let now = sample(at, node.running.revision, requests, 0, 0);
+                node.samples.push(now);
+            }
+        }
+    });
+    if rollout.state == State::Halted {
+        assert_eq!(counts.iter().max(), Some(&1));
+    }
+    rollout.reason
+}
+
+#[test]
+fn a_node_whose_requests_hang_halts_it() {
+    for with in [0, 2, 60] {
+        let reason = halted_by_pace(300, with, 300).unwrap_or_default();
+        assert!(reason.contains("the others go on"), "{with}: {reason}");
+    }
+    // Less is no silence, all are asked less, and of few nothing is said.
+    assert_eq!(halted_by_pace(300, 80, 300), None);
+    assert_eq!(halted_by_pace(300, 2, 120), None);
+    assert_eq!(halted_by_pace(30, 0, 30), None);
 }
 
 #[test]
