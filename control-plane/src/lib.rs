@@ -211,8 +211,6 @@ impl ControlPlane {
         )?;
         let id = Uuid::new_v4();
         let (fleet, shared) = opening::fleet(&settings, &key)?;
-        let fleet =
-            fleet.purging_after(Duration::from_secs(settings.cluster_data_plane_purge_delay));
         let nodes = Kept::start(fleet.clone(), nodes_path(&settings.data_directory));
         let (mut board, claims) = shared.map(|shared| (shared.board, shared.claims)).unzip();
         let plan = settings.plan();

@@ -71,14 +71,15 @@ pub(crate) fn fleet(
     settings: &Settings,
     key: &SecretsKey,
 ) -> Result<(Fleet, Option<Shared>), StoreError> {
+    let forgotten = Duration::from_secs(settings.cluster_data_plane_purge_delay);
     let Some(etcd) = settings.etcd.used() else {
-        return Ok((Fleet::default(), None));
+        return Ok((Fleet::default().purging_after(forgotten), None));
     };
     let shared = Shared {
         board: Board::new(etcd, key)?,
         claims: Claims::new(etcd, key)?,
     };
-    Ok((Fleet::shared(), Some(shared)))
+    Ok((Fleet::shared().purging_after(forgotten), Some(shared)))
 }
 
 /// What is known of etcd, and the tasks that look.
