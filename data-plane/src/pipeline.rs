@@ -92,7 +92,7 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         ended_by: None,
         sent_head: 0,
         sent: 0,
-        head_length: head.length(),
+        head_length: u32::try_from(head.length()).unwrap_or(u32::MAX),
         received: body.counter(),
         run: Run::default(),
         lasting: None,

@@ -380,17 +380,17 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
 }
 
 /// A URL, or host and port as Kong has them.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "a parser of clap's may refuse; what is no URL the start refuses by name"
-)]
 fn control_plane(text: &str) -> Result<String, String> {
-    let is_url = text.contains("://");
-    Ok(if is_url {
-        text.to_owned()
+    if text.contains("://") || text.is_empty() {
+        // What is no such URL the start refuses by name.
+        Ok(text.to_owned())
+    } else if text.contains(':') {
+        Ok(format!("https://{text}"))
     } else {
-        format!("https://{text}")
-    })
+        Err(format!(
+            "`{text}` is neither a URL nor a host with its port: https://{text}:8005"
+        ))
+    }
 }
 
 /// Parses `name=value`, or `name:value` as Kong has it.
@@ -454,6 +454,7 @@ mod tests {
         for text in ["https://cp:8005", "cp:8005"] {
             assert_eq!(control_plane(text).as_deref(), Ok("https://cp:8005"));
         }
+        assert!(control_plane("cp").is_err());
     }
 
     #[test]

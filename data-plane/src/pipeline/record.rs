@@ -62,19 +62,41 @@ pub(crate) struct Record {
     pub(crate) consumer: Option<Uuid>,
     pub(crate) status: StatusCode,
     /// What has broken the answer off, if anything has that is known here.
-    pub(crate) ended_by: Option<&'static str>,
+    pub(crate) ended_by: Option<EndedBy>,
     /// How many bytes the request's head came in.
-    pub(crate) head_length: usize,
+    pub(crate) head_length: u32,
     /// What counts the bytes of the request's body, if it has one.
     pub(crate) received: Option<Rc<Cell<u64>>>,
     /// How many bytes the answer's head went in, once it has.
-    pub(crate) sent_head: usize,
+    pub(crate) sent_head: u32,
     /// Bytes of the answer's body that have been taken.
     pub(crate) sent: u64,
     /// What its filters keep and wait for.
     pub(crate) run: Run,
     /// What it is logged and counted by once it has let go of its snapshot.
     pub(super) lasting: Option<Box<Lasting>>,
+}
+
+/// What has broken an answer off.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum EndedBy {
+    /// The server that gave it.
+    Upstream,
+    /// The end of the session or token that its request was let through by.
+    Session,
+    /// The end of the time that a node which stops gives to what is under way.
+    DrainTimeout,
+}
+
+impl EndedBy {
+    /// What the access log calls it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Session => "session",
+            Self::DrainTimeout => "drain_timeout",
+        }
+    }
 }
 
 /// How far an exchange has come.
@@ -281,8 +303,8 @@ impl Record {
             consumer: self.run.consumer(),
             status: self.status,
             source: progress.source,
-            received: as_u64(self.head_length) + self.received(),
-            sent: as_u64(self.sent_head) + self.sent,
+            received: u64::from(self.head_length) + self.received(),
+            sent: u64::from(self.sent_head) + self.sent,
             proxy_latency: progress.proxy_latency.unwrap_or(total),
             upstream_latency: progress.upstream_latency,
             total_latency: total,
@@ -315,7 +337,7 @@ impl Record {
             route: account.map(|account| account.matched.route.id),
             service: account.and_then(|account| account.service),
             consumer: self.consumer,
-            ended_by: self.ended_by,
+            ended_by: self.ended_by.map(EndedBy::name),
         });
     }
 }
@@ -338,8 +360,8 @@ impl Record {
             source: progress.source,
             upstream_status: progress.upstream_status,
             upstream_uri: trail.map_or("", |trail| &trail.upstream_uri),
-            received: as_u64(self.head_length) + self.received(),
-            sent: as_u64(self.sent_head) + self.sent,
+            received: u64::from(self.head_length) + self.received(),
+            sent: u64::from(self.sent_head) + self.sent,
             started_at: started_at(total),
             latencies: Latencies {
                 request: total,
@@ -382,8 +404,8 @@ impl Recorded {
 
 impl Recorded {
     /// Notes that the answer's head takes `length` bytes.
-    pub(crate) const fn begins_with(&mut self, length: usize) {
-        self.record.sent_head = length;
+    pub(crate) fn begins_with(&mut self, length: usize) {
+        self.record.sent_head = u32::try_from(length).unwrap_or(u32::MAX);
     }
 
     /// Notes that so many bytes were carried from and to the client behind the answer's head.
@@ -430,7 +452,7 @@ impl Recorded {
 impl Drop for Record {
     fn drop(&mut self) {
         if self.core.is_cut_off() {
-            self.ended_by = Some("drain_timeout");
+            self.ended_by = Some(EndedBy::DrainTimeout);
             if self.status == CLIENT_LEFT {
                 self.status = StatusCode::SERVICE_UNAVAILABLE;
             }
@@ -461,7 +483,7 @@ impl http_body::Body for Recorded {
         if lasts {
             this.record.let_go();
             if this.has_ended(cx) {
-                this.record.ended_by = Some("session");
+                this.record.ended_by = Some(EndedBy::Session);
                 return Poll::Ready(Some(Err(UpstreamError::Ended)));
             }
         }
@@ -469,7 +491,7 @@ impl http_body::Body for Recorded {
             Poll::Ready(Some(Ok(frame))) => {
                 this.record.sent += frame.data_ref().map_or(0, |data| as_u64(data.len()));
             }
-            Poll::Ready(Some(Err(_))) => this.record.ended_by = Some("upstream"),
+            Poll::Ready(Some(Err(_))) => this.record.ended_by = Some(EndedBy::Upstream),
             Poll::Ready(None) | Poll::Pending => {}
         }
         frame
