@@ -6,15 +6,23 @@
 //! may begin as Kong's do: what runs a Kong runs a plane as well.
 
 use std::any::TypeId;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Id};
 
 /// Arguments of a program that are no settings, and thus no keys of its file.
 const NOT_IN_FILE: [&str; 4] = ["config", "check", "help", "version"];
+
+/// How the base64 of a PEM file begins.
+const BASE64_OF_PEM: &str = "LS0tLS1CRUdJ";
+
+/// Bytes of a path, and of one name in it, that no file goes beyond.
+const MOST_OF_A_PATH: usize = 4095;
+const MOST_OF_A_NAME: usize = 255;
 
 /// Parses `arguments` (the first is the program's name), the environment, and the file that the
 /// argument `config` names, if any.
@@ -40,7 +48,51 @@ pub fn load<T: CommandFactory + FromArgMatches>(
     if let Some(file) = file {
         command = with_file(command, &file)?;
     }
-    T::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    if let Some(setting) = holding_a_text(&command, &matches) {
+        let message = format!(
+            "{setting} holds the text of a certificate or a key, or what else is no file's name: write it to a file, and \
+             give the name of that"
+        );
+        return Err(command.error(ErrorKind::ValueValidation, message));
+    }
+    T::from_arg_matches(&matches)
+}
+
+/// The setting, or its variable, that is to name a file and holds the text of one, as Kong takes it. It may be a key, which no
+/// error may show.
+fn holding_a_text(command: &Command, matches: &ArgMatches) -> Option<String> {
+    let mut files = command.get_arguments().filter(|argument| is_file(argument));
+    let found = files.find(|argument| {
+        let mut values = matches.get_raw(argument.get_id().as_str()).into_iter();
+        values.any(|mut values| values.any(is_no_file_name))
+    });
+    let Some(argument) = found else {
+        let (name, matches) = matches.subcommand()?;
+        return holding_a_text(command.find_subcommand(name)?, matches);
+    };
+    let name = argument.get_id().as_str();
+    let by_variable = matches.value_source(name) == Some(ValueSource::EnvVariable);
+    let variable = argument.get_env().filter(|_| by_variable);
+    Some(variable.map_or_else(
+        || format!("`{name}`"),
+        |variable| variable.to_string_lossy().into_owned(),
+    ))
+}
+
+/// Whether it names a file.
+fn is_file(argument: &Arg) -> bool {
+    argument.get_action().takes_values()
+        && argument.get_value_parser().type_id() == TypeId::of::<PathBuf>()
+}
+
+/// Whether `value` is PEM, or its base64, or cannot be a file's name.
+fn is_no_file_name(value: &OsStr) -> bool {
+    let value = value.to_string_lossy();
+    let is_text = value.contains("-----BEGIN") || value.chars().any(char::is_control);
+    let is_long =
+        value.len() > MOST_OF_A_PATH || value.split('/').any(|part| part.len() > MOST_OF_A_NAME);
+    is_text || is_long || value.trim_start().starts_with(BASE64_OF_PEM)
 }
 
 /// The program's command, each setting with its variable: `WARDGATE_` and the setting's name in capitals. An argument
@@ -74,7 +126,9 @@ fn with_variable(argument: Arg) -> Arg {
     } else {
         argument
     };
-    argument.env(variable)
+    // `--help` shows the others as they are set.
+    let hides = is_file(&argument);
+    argument.env(variable).hide_env_values(hides)
 }
 
 /// Whether it takes `true` or `false`. Kong says `on` and `off`.
@@ -215,6 +269,9 @@ mod tests {
         /// A truth.
         #[arg(long, alias = "switched-on", default_value_t = true, action = clap::ArgAction::Set)]
         enabled: bool,
+        /// A key.
+        #[arg(long, value_delimiter = ',')]
+        key: Vec<PathBuf>,
     }
 
     fn load_file(text: &str, more: &[&str]) -> Result<Sample, String> {
@@ -261,6 +318,25 @@ mod tests {
         let set = ["KONG_ROLE", "WARDGATE_ROLE", "KONG_SWITCHED_ON", "PATH"];
         let unheeded = unheeded::<Sample>(set.map(OsString::from));
         assert_eq!(unheeded, ["KONG_ROLE"]);
+    }
+
+    #[test]
+    fn the_text_of_a_file_in_the_place_of_its_name_is_refused_and_not_shown() {
+        for text in [
+            "-----BEGIN PRIVATE KEY-----\nMIIEsecret\n-----END PRIVATE KEY-----\n",
+            "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0tsecret",
+            &format!("MIIEsecret{}", "x".repeat(300)),
+            &"secret/".repeat(700),
+        ] {
+            let message = load_file("", &[&format!("--key=a.pem,{text}")]).unwrap_err();
+            assert!(message.contains("`key` holds the text"), "{message}");
+            assert!(!message.contains("secret"), "{message}");
+            let message = load_file(&format!("key = {text:?}"), &[]).unwrap_err();
+            assert!(message.contains("`key` holds the text"), "{message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+        let sample = load_file("", &["--key", "/a/b.pem,c.key"]).unwrap();
+        assert_eq!(sample.key, ["/a/b.pem", "c.key"].map(PathBuf::from));
     }
 
     #[test]

@@ -147,4 +147,18 @@ fn settings_come_by_the_variables_of_kong_as_well() {
         let message = asked(program, variables);
         assert!(message.contains(named), "{variables:?}: {message}");
     }
+    // Kong takes the text of a file as well: a key must not come into a log so.
+    let key = "-----BEGIN PRIVATE KEY-----\nMIIEsecret\n-----END PRIVATE KEY-----\n";
+    for (program, variable) in [
+        (control_plane, "KONG_CLUSTER_CERT_KEY"),
+        (control_plane, "KONG_ADMIN_SSL_CERT_KEY"),
+        (data_plane, "KONG_CLUSTER_CERT_KEY"),
+        (data_plane, "KONG_SSL_CERT_KEY"),
+        (data_plane, "WARDGATE_CLUSTER_KEY"),
+    ] {
+        let message = asked(program, &[(variable, key)]);
+        let named = format!("{variable} holds the text");
+        assert!(message.contains(&named), "{variable}: {message}");
+        assert!(!message.contains("secret"), "{variable}: {message}");
+    }
 }
