@@ -162,3 +162,16 @@ fn settings_come_by_the_variables_of_kong_as_well() {
         assert!(!message.contains("secret"), "{variable}: {message}");
     }
 }
+
+#[test]
+fn a_program_that_fails_again_and_again_is_started_again_and_again() {
+    let units = files(&deploy().join("systemd"), &[".service"]);
+    assert_eq!(units.len(), 2);
+    for (path, text) in units {
+        let (unit, service) = text.split_once("[Service]").unwrap();
+        let unlimited = unit.lines().any(|line| line == "StartLimitIntervalSec=0");
+        assert!(unlimited, "{}", path.display());
+        let always = service.lines().any(|line| line == "Restart=always");
+        assert!(always, "{}", path.display());
+    }
+}
