@@ -25,7 +25,7 @@ use crate::exchange::Exchange;
 use crate::host::Host;
 
 /// Longest answer, in bytes.
-const LIMIT: usize = 256 * 1024;
+const LIMIT: usize = 1024 * 1024;
 
 /// What the user info endpoint said.
 #[derive(Clone)]

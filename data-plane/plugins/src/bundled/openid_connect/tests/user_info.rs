@@ -40,6 +40,15 @@ fn case_39_the_user_info_endpoint_decides_over_a_token() {
 }
 
 #[test]
+fn user_info_may_be_as_long_as_a_megabyte() {
+    let mut gateway = method(json!({}));
+    assert_eq!(gateway.call("opaque").status, 200);
+    let limits = gateway.host.all_limits();
+    let asked = limits.iter().find(|(path, _)| path.ends_with("/userinfo"));
+    assert_eq!(asked.unwrap().1.body, 1024 * 1024);
+}
+
+#[test]
 fn an_opaque_token_goes_from_introspection_to_user_info() {
     let config = json!({ "auth_methods": ["introspection", "userinfo"] });
     let mut gateway = Gateway::new(config);
