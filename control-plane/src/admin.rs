@@ -58,7 +58,6 @@ use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{BasicauthCredential, ConsumerGroup, Entity, definition};
-use shared::snapshot::Key;
 use uuid::Uuid;
 
 use crate::command::{self, Body, Command};
@@ -513,10 +512,5 @@ impl Admin {
 
 /// Whether a record is below the parent that the URL names.
 fn below(fields: &Fields, parent: Option<&Parent>) -> bool {
-    parent.is_none_or(
-        |Parent {
-             field,
-             key: Key { id, .. },
-         }| foreign_id(fields, field) == Some(*id),
-    )
+    parent.is_none_or(|parent| foreign_id(fields, parent.field) == Some(parent.key.id))
 }

@@ -28,6 +28,28 @@ enum Work {
     Reopen,
 }
 
+/// What has broken an answer off.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum EndedBy {
+    /// The server that gave it.
+    Upstream,
+    /// The end of the session or token that its request was let through by.
+    Session,
+    /// The end of the time that a node which stops gives to what is under way.
+    DrainTimeout,
+}
+
+impl EndedBy {
+    /// What the access log calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Session => "session",
+            Self::DrainTimeout => "drain_timeout",
+        }
+    }
+}
+
 /// Where lines go, and how they are written.
 #[derive(Clone, Debug)]
 pub(crate) struct AccessLog(Option<(SyncSender<Work>, Format)>);

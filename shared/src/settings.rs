@@ -131,6 +131,19 @@ fn with_variable(argument: Arg) -> Arg {
     argument.env(variable).hide_env_values(hides)
 }
 
+/// What the file says of it, in the place of its default. The file is this program's: a variable of Kong's, which may be there
+/// for another, does not come before it.
+fn from_file(argument: Arg, values: Vec<String>) -> Arg {
+    let own = format!("WARDGATE_{}", shouted(argument.get_id().as_str()));
+    let has_variable = argument.get_env().is_some();
+    let argument = argument.default_values(values);
+    if has_variable {
+        argument.env(own)
+    } else {
+        argument
+    }
+}
+
 /// Whether it takes `true` or `false`. Kong says `on` and `off`.
 fn is_boolean(argument: &Arg) -> bool {
     argument.get_action().takes_values()
@@ -213,11 +226,11 @@ fn with_file(mut command: Command, file: &Path) -> Result<Command, clap::Error> 
         for subcommand in command.get_subcommands_mut() {
             if knows(subcommand, key) {
                 let values = values.clone();
-                *subcommand = std::mem::take(subcommand)
-                    .mut_arg(key, |argument| argument.default_values(values));
+                *subcommand =
+                    std::mem::take(subcommand).mut_arg(key, |argument| from_file(argument, values));
             }
         }
-        command = command.mut_arg(key, |argument| argument.default_values(values));
+        command = command.mut_arg(key, |argument| from_file(argument, values));
     }
     Ok(command)
 }

@@ -147,6 +147,16 @@ fn settings_come_by_the_variables_of_kong_as_well() {
         let message = asked(program, variables);
         assert!(message.contains(named), "{variables:?}: {message}");
     }
+    // So does what its own file says: the variable may be there for another program.
+    let file = std::env::temp_dir().join(format!("settings-{}.toml", std::process::id()));
+    fs::write(&file, "cluster_certificate = \"/of/the/file.pem\"\n").unwrap();
+    let both = [
+        ("KONG_CLUSTER_CERT", "/of/kong.pem"),
+        ("WARDGATE_CONFIG", file.to_str().unwrap()),
+    ];
+    let message = asked(data_plane, &both);
+    fs::remove_file(&file).unwrap();
+    assert!(message.contains("/of/the/file.pem"), "{message}");
     // Kong takes the text of a file as well: a key must not come into a log so.
     let key = "-----BEGIN PRIVATE KEY-----\nMIIEsecret\n-----END PRIVATE KEY-----\n";
     for (program, variable) in [
@@ -156,7 +166,12 @@ fn settings_come_by_the_variables_of_kong_as_well() {
         (data_plane, "KONG_SSL_CERT_KEY"),
         (data_plane, "WARDGATE_CLUSTER_KEY"),
     ] {
-        let message = asked(program, &[(variable, key)]);
+        // The key of a listener wants its certificate named as well.
+        let certificate = variable.replace("SSL_CERT_KEY", "SSL_CERT");
+        let mut variables = vec![(certificate.as_str(), "/of/kong.pem")];
+        variables.retain(|(name, _)| *name != variable);
+        variables.push((variable, key));
+        let message = asked(program, &variables);
         let named = format!("{variable} holds the text");
         assert!(message.contains(&named), "{variable}: {message}");
         assert!(!message.contains("secret"), "{variable}: {message}");

@@ -26,7 +26,7 @@ use std::sync::Mutex;
 use axum::body::Body as HttpBody;
 use http_body_util::BodyExt;
 use serde_json::json;
-use shared::snapshot::Revision;
+use shared::snapshot::{Key, Revision};
 use shared::version::KONG_PRODUCT;
 use tower::ServiceExt;
 

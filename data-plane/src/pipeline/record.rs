@@ -26,7 +26,7 @@ use super::Peer;
 use super::lasting::Lasting;
 use super::phases::choice;
 use super::request::client;
-use crate::access_log::{Line, REDACTED};
+use crate::access_log::{EndedBy, Line, REDACTED};
 use crate::body::ResponseBody;
 use crate::carry::as_u64;
 use crate::core::{Core, Held};
@@ -75,28 +75,6 @@ pub(crate) struct Record {
     pub(crate) run: Run,
     /// What it is logged and counted by once it has let go of its snapshot.
     pub(super) lasting: Option<Box<Lasting>>,
-}
-
-/// What has broken an answer off.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum EndedBy {
-    /// The server that gave it.
-    Upstream,
-    /// The end of the session or token that its request was let through by.
-    Session,
-    /// The end of the time that a node which stops gives to what is under way.
-    DrainTimeout,
-}
-
-impl EndedBy {
-    /// What the access log calls it.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Upstream => "upstream",
-            Self::Session => "session",
-            Self::DrainTimeout => "drain_timeout",
-        }
-    }
 }
 
 /// How far an exchange has come.
