@@ -12,7 +12,7 @@ use control_plane::store::restore::RestoreCommand;
 use control_plane::{ControlPlane, Inherited};
 use shared::clock::UnixTime;
 use shared::passing::pass;
-use shared::settings::unheeded;
+use shared::settings::tell_unheeded;
 use shared::signals;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -62,13 +62,7 @@ fn run(program: Program, inherited: io::Result<Inherited>) -> anyhow::Result<Opt
     signals::hold().context("holding signals back")?;
     shared::machine::leave_no_core_file();
     shared::telemetry::start(&program.settings.log, program.settings.log_format)?;
-    let unheeded = unheeded::<Program>(std::env::vars_os().map(|(name, _)| name));
-    if !unheeded.is_empty() {
-        tracing::warn!(
-            variables = unheeded.join(" "),
-            "nothing comes of these variables of Kong"
-        );
-    }
+    tell_unheeded::<Program>();
     let inherited = inherited.context("using the sockets of LISTEN_FDS")?;
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     let ended = runtime.block_on(serve(program.settings, inherited));

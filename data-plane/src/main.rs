@@ -7,7 +7,7 @@ use data_plane::DataPlane;
 use data_plane::listening::inherited::{InheritError, Inherited};
 use data_plane::settings::Program;
 use data_plane::succession::SuccessionError;
-use shared::settings::unheeded;
+use shared::settings::tell_unheeded;
 use shared::signals;
 use shared::telemetry::chain;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -47,13 +47,7 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
     signals::hold().context("holding signals back")?;
     shared::machine::leave_no_core_file();
     shared::telemetry::start(&program.settings.log, program.settings.log_format)?;
-    let unheeded = unheeded::<Program>(std::env::vars_os().map(|(name, _)| name));
-    if !unheeded.is_empty() {
-        tracing::warn!(
-            variables = unheeded.join(" "),
-            "nothing comes of these variables of Kong"
-        );
-    }
+    tell_unheeded::<Program>();
     // The proxy has threads of its own; this one waits for signals.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -163,8 +163,19 @@ fn shouted(name: &str) -> String {
     name.to_uppercase().replace('-', "_")
 }
 
+/// Names in the log the variables that begin as Kong's do and are no setting of the program.
+pub fn tell_unheeded<T: CommandFactory>() {
+    let unheeded = unheeded::<T>(std::env::vars_os().map(|(name, _)| name));
+    if !unheeded.is_empty() {
+        tracing::warn!(
+            variables = unheeded.join(" "),
+            "nothing comes of these variables of Kong"
+        );
+    }
+}
+
 /// Those of `variables` that begin as Kong's do and are no setting of the program: nothing comes of them.
-pub fn unheeded<T: CommandFactory>(variables: impl IntoIterator<Item = OsString>) -> Vec<String> {
+fn unheeded<T: CommandFactory>(variables: impl IntoIterator<Item = OsString>) -> Vec<String> {
     let command = T::command();
     let known: Vec<String> = command.get_arguments().flat_map(kongs_variables).collect();
     let mut unheeded: Vec<String> = variables
