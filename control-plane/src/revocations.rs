@@ -194,17 +194,9 @@ pub fn marked(
     id: Uuid,
     address: Option<(IpAddr, u16)>,
 ) -> Option<(bool, UnixTime)> {
-    let mut forms = vec![None];
-    if let Some((address, port)) = address {
-        forms.extend([Some((address, None)), Some((address, Some(port)))]);
-    }
-    let said = forms.into_iter().flat_map(|form| {
-        [true, false].map(|healthy| {
-            let mark = read(config, Revocation::mark(id, form, healthy))?;
-            Some((mark.before, healthy))
-        })
-    });
-    let (before, healthy) = said.flatten().max()?;
+    let said = Revocation::marks(id, address)
+        .filter_map(|(mark, healthy)| Some((read(config, mark)?.before, healthy)));
+    let (before, healthy) = said.max()?;
     Some((healthy, UnixTime::from_millis(before)))
 }
 

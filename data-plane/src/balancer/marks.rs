@@ -25,13 +25,10 @@ pub(crate) fn heed(balancers: &[Arc<Balancer>], heard: &[Revocation], now: UnixT
                 continue;
             };
             let key = &entry.peer.key;
-            for address in [None, Some(None), Some(Some(key.port))] {
-                let address = address.map(|port| (key.address, port));
-                for healthy in [true, false] {
-                    let id = Revocation::mark(target.record.id, address, healthy);
-                    if let Some(said) = marks.get(&id) {
-                        meant.push((*said, balancer, Arc::clone(&entry.peer), healthy));
-                    }
+            let address = Some((key.address, key.port));
+            for (id, healthy) in Revocation::marks(target.record.id, address) {
+                if let Some(said) = marks.get(&id) {
+                    meant.push((*said, balancer, Arc::clone(&entry.peer), healthy));
                 }
             }
         }

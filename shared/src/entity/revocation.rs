@@ -82,6 +82,19 @@ impl Revocation {
         Uuid::from_bytes(bytes)
     }
 
+    /// The names of all that an operator may say of the target and an address of it, and whether it is called healthy by that.
+    pub fn marks(
+        target: Uuid,
+        address: Option<(IpAddr, u16)>,
+    ) -> impl Iterator<Item = (Uuid, bool)> {
+        let any_port = address.map(|(address, _)| Some((address, None)));
+        let exact = address.map(|(address, port)| Some((address, Some(port))));
+        let forms = [Some(None), any_port, exact].into_iter().flatten();
+        forms.flat_map(move |form| {
+            [true, false].map(|healthy| (Self::mark(target, form, healthy), healthy))
+        })
+    }
+
     /// Whether this is what an operator says of a target's health. Nodes say no such thing to each other.
     pub fn is_mark(&self) -> bool {
         self.id.as_bytes().starts_with(&MARK)
