@@ -15,7 +15,7 @@ use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use shared::clock::{UnixTime, monotonic};
 use shared::network::Network;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
 use crate::ask::Questions;
@@ -122,10 +122,8 @@ pub(crate) struct Core {
     pub(crate) requests: Rc<Share>,
     pub(crate) states: CoreStates,
     pub(crate) metrics: Arc<Metrics>,
-    /// Tells what has no end of its own that the node waits for it no longer.
-    pub(crate) cut: Notify,
-    /// Whether that was told.
-    is_cut: Cell<bool>,
+    /// Whether the node waits no longer for what is under way.
+    cut: watch::Sender<bool>,
     /// The newest snapshot that a request has begun with: while it is the live one, a request takes it
     /// from here, and touches no counter that other cores touch.
     snapshot: RefCell<Option<Rc<Held>>>,
@@ -163,8 +161,7 @@ impl Core {
             requests,
             states: CoreStates::default(),
             metrics,
-            cut: Notify::new(),
-            is_cut: Cell::new(false),
+            cut: watch::Sender::new(false),
             snapshot: RefCell::default(),
             identifiers: Cell::new(start),
             salt,
@@ -189,13 +186,18 @@ impl Core {
 
     /// Waits no longer for what is under way.
     pub(crate) fn cut_off(&self) {
-        self.is_cut.set(true);
-        self.cut.notify_waiters();
+        self.cut.send_replace(true);
     }
 
     /// Whether what ends now has been cut off.
     pub(crate) fn is_cut_off(&self) -> bool {
-        self.is_cut.get()
+        *self.cut.borrow()
+    }
+
+    /// Waits until what is under way is cut off: for what has no end of its own.
+    pub(crate) async fn until_cut_off(&self) {
+        // The sender lives as long as this.
+        let _ = self.cut.subscribe().wait_for(|cut| *cut).await;
     }
 
     /// The time for an answer's `Date`. A time of a moment ago spares a look at the clock.

@@ -250,7 +250,7 @@ pub(crate) async fn serve(
             let carrying = route_and_carry(&core, stream, asked, tls, &carried, &mut line);
             tokio::select! {
                 served = carrying => served,
-                () = core.cut.notified() => Err(StreamError::CutOff),
+                () = core.until_cut_off() => Err(StreamError::CutOff),
             }
         }
         Err(error) => Err(StreamError::Broken(error)),

@@ -118,7 +118,7 @@ pub(crate) fn tunnel(
         };
         let ended = tokio::select! {
             ended = whole => ended,
-            () = switching.core.cut.notified() => Err(io::ErrorKind::ConnectionAborted.into()),
+            () = switching.core.until_cut_off() => Err(io::ErrorKind::ConnectionAborted.into()),
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a tunnel broke");
