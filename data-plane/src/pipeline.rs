@@ -177,7 +177,7 @@ async fn answer(
         // The head has it.
         Cow::Borrowed(_) => None,
     };
-    let normal_path = path.as_deref().unwrap_or_else(|| head.uri.path());
+    let normal_path = normal_path(path.as_deref(), &head);
     let real = believed.and_then(|headers| core.node.real_ip.client(headers, &core.node.trusted));
     let client = client(believed, peer, real, &authority);
     record.client = client.address;
@@ -257,6 +257,11 @@ struct Request {
     switch: Option<oneshot::Receiver<Switched>>,
 }
 
+/// The path that a request is routed by: its `own`, if it came in another form, else that of its head.
+fn normal_path<'a>(own: Option<&'a str>, head: &'a RequestHead) -> &'a str {
+    own.unwrap_or_else(|| head.uri.path())
+}
+
 impl Request {
     /// What the filters of its route say of it at a glance: that it goes on, if there are none.
     fn glance(&self, ways: Ways<'_>, head: &RequestHead) -> Option<Pass> {
@@ -265,7 +270,7 @@ impl Request {
         }
         let glance = Glance {
             method: &head.method,
-            path: self.path.as_deref().unwrap_or_else(|| head.uri.path()),
+            path: normal_path(self.path.as_deref(), head),
             query: head.uri.query(),
             client: &self.client,
             fields: &head.headers.view(),
@@ -300,7 +305,7 @@ impl Request {
             method: &head.method,
             asked: &head.method,
             path: head.uri.path(),
-            normal_path: self.path.as_deref().unwrap_or_else(|| head.uri.path()),
+            normal_path: normal_path(self.path.as_deref(), &head),
             query: head.uri.query(),
             version: head.version,
             headers: head.headers.view(),
