@@ -9,15 +9,21 @@ use super::provider::plain;
 use super::storage::{Redis, gateways};
 use crate::host::{Claim, Host as _};
 
+/// The browser of a session that is due at both nodes.
+fn due(one: &mut Gateway, two: &Gateway) -> Browser {
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(one, "/api").status, 200);
+    one.advance(350);
+    two.host.set_clock(one.host.now());
+    browser
+}
+
 #[test]
 fn rule_41_whoever_is_too_late_with_a_refresh_finds_what_the_other_node_has_stored() {
     for is_heard in [true, false] {
         let (mut one, mut two, redis) = gateways(&json!({ "refresh_grace": 0 }));
-        let mut browser = Browser::default();
-        assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+        let mut browser = due(&mut one, &two);
         let old = redis.values.borrow().clone();
-        one.advance(350);
-        two.host.set_clock(one.host.now());
         let renewed = browser.clone().get(&mut one, "/api");
         let renewed = renewed.seen("authorization").unwrap().to_owned();
         // The other one has read the session before that, and asks after it.
@@ -49,10 +55,7 @@ fn rule_41_without_a_control_plane_a_stored_session_is_refreshed_by_whose_turn_i
     let (mut one, mut two, redis) = gateways(&json!({}));
     one.host.claims(Claim::Alone);
     two.host.claims(Claim::Alone);
-    let mut browser = Browser::default();
-    assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
-    one.advance(350);
-    two.host.set_clock(one.host.now());
+    let mut browser = due(&mut one, &two);
     let calls = one.provider.called("/token");
     // While one is at it, the other one looks for what comes of that.
     let (store, provider) = (Rc::clone(&redis), Rc::clone(&one.provider));
@@ -82,11 +85,8 @@ fn rule_41_a_node_that_hears_a_control_plane_and_one_that_does_not_take_turns() 
         let (mut one, mut two, redis) = gateways(&json!({ "refresh_grace": 0 }));
         let cut_off = if first_is_cut_off { &one } else { &two };
         cut_off.host.claims(Claim::Alone);
-        let mut browser = Browser::default();
-        assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+        let mut browser = due(&mut one, &two);
         let old = redis.values.borrow().clone();
-        one.advance(350);
-        two.host.set_clock(one.host.now());
         let renewed = browser.clone().get(&mut one, "/api");
         assert_eq!(renewed.status, 200);
         // The first one has its tokens, and has not stored them yet.
