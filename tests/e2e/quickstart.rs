@@ -42,7 +42,12 @@ async fn the_demo_signs_in_on_both_data_planes_and_out_again() {
     let directory = tempfile::tempdir().unwrap();
     let demo = start(directory.path(), &[]).await;
     let (first, second) = (url(&demo, "proxy"), url(&demo, "second_proxy"));
-    let said = demo.log();
+    // It says so once it has written its addresses, which `start` waits for.
+    let said = harness::eventually("the demo has said how it is used", async || {
+        let said = demo.log();
+        said.contains("config.consumer_claim=sub").then_some(said)
+    })
+    .await;
     for part in [
         &first,
         &second,
