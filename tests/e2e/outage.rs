@@ -1,5 +1,7 @@
 //! The control plane may be down, and nodes may come and go: traffic goes on.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::json;
 
@@ -182,6 +184,8 @@ async fn a_restored_backup_takes_every_node_back() {
     cluster.control_plane.take().unwrap().stop().await;
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::remove_file(data.with_extension("key")).unwrap();
+    // A generation is the second that its store was made in: not that in which the backup was restored.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.start_control_plane().await;
     eventually("both nodes are back", async || {
         let nodes = cluster.read("/clustering/data-planes").await["data"].clone();
