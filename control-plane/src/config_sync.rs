@@ -7,6 +7,7 @@
 //!  listener.rs ─► stream.rs  one task per node: sends, waits for its answer, sends the newest again
 //!  admission.rs              how many streams may begin in a second
 //!  endpoint.rs               gRPC, by hand for what leaves
+//!  outgoing.rs, update.rs    an update, piece by piece, and what passes it
 //!                  │
 //!               session.rs   what to offer to a node; pure
 //! ```
@@ -15,9 +16,11 @@ mod admission;
 mod asides;
 mod certificates;
 mod conductor;
+mod ended;
 mod endpoint;
 mod flights;
 mod listener;
+mod outgoing;
 mod relay;
 mod rollouts;
 mod session;
@@ -26,26 +29,23 @@ mod target;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod update;
 mod wire;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::Extensions;
 use proto::v1::control_message::Kind;
 use proto::v1::{Hold, NodeMessage};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use shared::clock::{UnixTime, monotonic};
-use shared::telemetry::chain;
 use shared::tls;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::server::TlsStream;
-use tonic::transport::Server;
-use tonic::transport::server::Connected;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
@@ -53,10 +53,10 @@ use crate::fleet::Fleet;
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
 use crate::rollout::JournalError;
-use crate::snapshot::{Frame, frame};
+use crate::snapshot::frame;
 use crate::store::etcd::Claims;
 use admission::Admission;
-use endpoint::Endpoint;
+use outgoing::{Messages, outgoing};
 use relay::Relay;
 use session::Session;
 
@@ -69,8 +69,6 @@ const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(20);
 /// Bytes under way to a node before it has to read some.
 const WINDOW: u32 = 1024 * 1024;
-/// Messages under way to a node's connection: few, since a chunk is up to 256 KiB.
-const OUTGOING: usize = 4;
 /// Nodes that are sent all records at once; the others wait their turn.
 const TRANSFERS: usize = 32;
 
@@ -79,9 +77,6 @@ pub use conductor::Staging;
 pub use listener::BACKLOG;
 pub use rollouts::{Order, OrderError, Rollouts};
 pub use targets::Targets;
-
-/// What tonic keeps of a connection: its address and the client's certificates.
-type Connection = <TlsStream<TcpStream> as Connected>::ConnectInfo;
 
 /// Config sync at work. Dropping it ends every stream.
 #[derive(Debug)]
@@ -153,24 +148,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         stopping: stopping.clone(),
     };
     let (connections, accepting) = listener::accept(listener, config);
-    let serving = tokio::spawn(async move {
-        let mut stopping = stopping;
-        let outcome = Server::builder()
-            .http2_keepalive_interval(Some(PING))
-            .http2_keepalive_timeout(Some(PONG))
-            .initial_connection_window_size(WINDOW)
-            .initial_stream_window_size(WINDOW)
-            .max_concurrent_streams(4)
-            .add_service(Endpoint(streams))
-            .serve_with_incoming_shutdown(connections, async move {
-                // A sender that is gone means the same as one that spoke.
-                let _ = stopping.wait_for(|stop| *stop).await;
-            })
-            .await;
-        if let Err(error) = outcome {
-            tracing::error!(error = %chain(&error), "config sync stopped");
-        }
-    });
+    let serving = tokio::spawn(endpoint::serve(connections, streams, stopping));
     Ok(Running {
         target,
         rollouts,
@@ -240,7 +218,7 @@ impl Streams {
         &self,
         peer: &Peer,
         mut incoming: Streaming<NodeMessage>,
-    ) -> Result<mpsc::Receiver<Frame>, Status> {
+    ) -> Result<Messages, Status> {
         let hello = tokio::time::timeout(PING, incoming.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))??;
@@ -258,14 +236,13 @@ impl Streams {
         }
         let node = introduction.name.clone();
         let running = introduction.running;
-        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let (outgoing, messages) = outgoing();
         if let Err(wait) = self.admit() {
             let hold = frame(Kind::Hold(Hold {
                 retry_after_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
                 reason: "too many data planes connect at once".to_owned(),
             }));
-            // There is room for the first message.
-            let _ = outgoing.try_send(hold);
+            outgoing.end_with(hold);
             return Ok(messages);
         }
         let abilities = wire::abilities(&introduction);
@@ -286,7 +263,7 @@ impl Streams {
 }
 
 /// The other end of a connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Peer {
     /// The certificates that it has shown, its own first.
     chain: Arc<[CertificateDer<'static>]>,
@@ -296,19 +273,22 @@ struct Peer {
     certificate_expires_at: Option<UnixTime>,
 }
 
-fn peer(extensions: &Extensions) -> Result<Peer, Status> {
-    let connection = extensions.get::<Connection>();
-    let certificates = connection.and_then(Connection::peer_certs);
-    let chain = certificates.as_deref().map_or(&[][..], Vec::as_slice);
+fn peer(connection: &TlsStream<TcpStream>) -> Result<Peer, Status> {
+    let (socket, session) = connection.get_ref();
+    let chain = session.peer_certificates().unwrap_or_default();
     let certificate = chain
         .first()
         .ok_or_else(|| Status::unauthenticated("no client certificate"))?;
     let name = tls::common_name(certificate)
         .ok_or_else(|| Status::unauthenticated("the client certificate has no common name"))?;
     Ok(Peer {
-        chain: chain.into(),
         name,
-        address: connection.and_then(|connection| connection.get_ref().remote_addr()),
+        address: socket.peer_addr().ok(),
         certificate_expires_at: tls::expires_at(certificate),
+        chain: chain
+            .iter()
+            .cloned()
+            .map(CertificateDer::into_owned)
+            .collect(),
     })
 }

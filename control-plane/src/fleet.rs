@@ -20,7 +20,7 @@ use proto::v1::fault::Code;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
-use shared::snapshot::{Hash, Position};
+use shared::snapshot::{Hash, Position, Revision};
 use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
@@ -217,6 +217,9 @@ struct Row {
     /// Whether two runs take turns: two processes with one certificate.
     #[serde(default)]
     contested: bool,
+    /// The revision up to which it has been told of revocations, beside an update that is not done.
+    #[serde(default)]
+    revoked: Revision,
 }
 
 /// One run of a node's process.
@@ -364,6 +367,7 @@ impl Fleet {
             connected: true,
             before: run_before,
             contested,
+            revoked: Revision::default(),
         };
         let node = Node {
             row,

@@ -9,6 +9,7 @@ mod frame;
 mod held;
 mod pack;
 mod requirements;
+mod revoked;
 mod ring;
 mod vouched;
 
@@ -24,7 +25,7 @@ use shared::snapshot::{BucketSet, Hash, Inventory, Key, Position, Record, Revisi
 use tokio::sync::OnceCell;
 
 use crate::config::{Change, Config, Stored};
-pub use frame::{Frame, chunk_frame, frame};
+pub use frame::{Frame, chunk_frame, frame, parts};
 pub use held::is_rolled_out;
 use pack::Packed;
 pub use requirements::{Missing, Requirements};
@@ -82,6 +83,8 @@ pub struct Published {
     config: Config,
     inventory: Inventory,
     encoded: Mutex<HashMap<Base, Once<Option<Arc<Encoded>>>>>,
+    /// What has been revoked since states before, by their roots.
+    revoked: Mutex<HashMap<Hash, Once<Arc<[Frame]>>>>,
     history: Arc<History>,
 }
 
@@ -394,6 +397,7 @@ fn publish(
         config,
         inventory,
         encoded: Mutex::default(),
+        revoked: Mutex::default(),
         history: Arc::clone(history),
     })
 }

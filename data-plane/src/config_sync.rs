@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  connection.rs ─► follow.rs ─► receiver.rs  chunks to a snapshot with a proven root; pure
+//!                       │         beside.rs    what comes between their parts; pure
+//!                       ├─► asking.rs   what cores ask, and the answers
 //!                       │
 //!                       └─► applier.rs  compile, swap, answer; then the last good file
 //! ```
@@ -9,7 +11,9 @@
 //! Runs on a thread of its own: traffic neither waits for it nor needs it.
 
 mod applier;
+mod asking;
 mod backoff;
+mod beside;
 mod connection;
 mod follow;
 mod receiver;

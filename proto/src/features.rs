@@ -13,6 +13,9 @@ pub const CHAIN_KEPT: &str = "chain-kept";
 /// Knows positions whose keys and revocations are of a later revision, so that it can be held at a state.
 pub const URGENT: &str = "urgent";
 
+/// Takes chunks in parts, and what has been revoked meanwhile between these.
+pub const BESIDE: &str = "beside";
+
 /// Knows records of this kind.
 pub fn kind(kind: &str) -> String {
     format!("kind/{kind}")

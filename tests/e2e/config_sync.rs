@@ -18,8 +18,9 @@ use shared::tls::{self, Identity};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
-use tonic::{Code as Status, Streaming};
+use tonic::{Code as Status, Streaming, transport::Channel};
+
+mod beside;
 
 /// A node that does what a test wants.
 struct Node {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use harness::{Cluster, Relay, eventually, run};
 use http::Method;
-use proto::features::{BUCKETS, CHAIN_KEPT, DELTA};
+use proto::features::{BESIDE, BUCKETS, CHAIN_KEPT, DELTA};
 use proto::v1::chunk::Packing;
 use proto::v1::config_sync_client::ConfigSyncClient;
 use proto::v1::control_message::Kind;
@@ -89,6 +89,7 @@ async fn follow(
             DELTA,
             BUCKETS,
             CHAIN_KEPT,
+            BESIDE,
             "kind/services",
             "kind/routes",
             "kind/session_keys",
@@ -109,6 +110,7 @@ async fn follow(
         .ok()?
         .into_inner();
     let (mut open, mut chunks, mut bytes) = (Begin::default(), Vec::new(), 0);
+    let mut parts = Vec::new();
     loop {
         match incoming.message().await.ok()??.kind? {
             Kind::Hold(hold) => return Some(Duration::from_millis(hold.retry_after_ms.into())),
@@ -119,6 +121,14 @@ async fn follow(
             Kind::Chunk(chunk) => {
                 bytes += prost::Message::encoded_len(&chunk);
                 chunks.push(chunk);
+            }
+            Kind::Part(part) => {
+                bytes += prost::Message::encoded_len(&part);
+                parts.extend_from_slice(&part.data);
+                if part.last {
+                    let whole = std::mem::take(&mut parts).into();
+                    chunks.push(<Chunk as prost::Message>::decode::<bytes::Bytes>(whole).ok()?);
+                }
             }
             Kind::Commit(commit) => {
                 bytes += prost::Message::encoded_len(&commit);

@@ -31,6 +31,7 @@ mod providers;
 mod recorder;
 mod replicas;
 mod rotation;
+mod slow_links;
 mod soak;
 mod versions;
 

@@ -5,28 +5,30 @@
 //! which for a chunk is a hundred kilobytes a node. Here all nodes are sent the same bytes.
 
 use std::convert::Infallible;
-use std::task::{Context, Poll};
+use std::pin::pin;
 
-use futures::StreamExt as _;
-use futures::future::BoxFuture;
-use futures::stream;
+use futures::{Stream, StreamExt as _, stream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::StreamBody;
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http2::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
 use proto::v1::NodeMessage;
 use proto::v1::config_sync_server::SERVICE_NAME;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use shared::telemetry::chain;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::server::TlsStream;
 use tonic::body::Body;
 use tonic::codec::BufferSettings;
-use tonic::codegen::Service;
-use tonic::server::NamedService;
 use tonic::{Status, Streaming};
 use tonic_prost::ProstDecoder;
 
-use super::{Streams, peer};
-use crate::snapshot::Frame as Message;
+use super::outgoing::Messages;
+use super::{PING, PONG, Peer, Streams, WINDOW, peer};
 
 /// Bytes that a node may send in one message: faults are the longest.
 const MESSAGE_LIMIT: usize = 1024 * 1024;
@@ -37,39 +39,70 @@ const BUFFER: usize = 1024;
 /// The name of the call.
 const SUBSCRIBE: &str = "Subscribe";
 
-/// Hands streams to what serves them.
-#[derive(Clone, Debug)]
-pub(super) struct Endpoint(pub(super) Streams);
+/// Streams on one connection: each node makes one, and perhaps another before the first has ended.
+const STREAMS: u32 = 4;
 
-impl NamedService for Endpoint {
-    const NAME: &'static str = SERVICE_NAME;
+/// Bytes of a stream that have left it and not its connection: what is prompt stands behind them.
+const UNSENT: usize = 8 * 1024;
+
+/// Serves `connections` until the process stops, and then until the last of them has ended.
+pub(super) async fn serve(
+    connections: impl Stream<Item = TlsStream<TcpStream>>,
+    streams: Streams,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(PING))
+        .keep_alive_timeout(PONG)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .max_send_buf_size(UNSENT);
+    let serving = GracefulShutdown::new();
+    {
+        let mut connections = pin!(connections);
+        loop {
+            let connection = tokio::select! {
+                connection = connections.next() => connection,
+                // A sender that is gone means the same as one that spoke.
+                _ = stopping.wait_for(|stop| *stop) => None,
+            };
+            let Some(connection) = connection else {
+                break;
+            };
+            let (peer, streams) = (peer(&connection), streams.clone());
+            let service = service_fn(move |request| {
+                let (peer, streams) = (peer.clone(), streams.clone());
+                async move {
+                    let answer = answer(&streams, peer, request).await;
+                    Ok::<_, Infallible>(answer.unwrap_or_else(Status::into_http))
+                }
+            });
+            let connection = builder.serve_connection(TokioIo::new(connection), service);
+            let connection = serving.watch(connection);
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(error = %chain(&error), "the connection of a data plane broke");
+                }
+            });
+        }
+    }
+    serving.shutdown().await;
 }
 
-impl Service<Request<Body>> for Endpoint {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let streams = self.0.clone();
-        Box::pin(async move {
-            let answer = answer(streams, request).await;
-            Ok(answer.unwrap_or_else(Status::into_http))
-        })
-    }
-}
-
-async fn answer(streams: Streams, request: Request<Body>) -> Result<Response<Body>, Status> {
+async fn answer(
+    streams: &Streams,
+    peer: Result<Peer, Status>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
     let call = request.uri().path().strip_prefix('/');
     let call = call.and_then(|path| path.strip_prefix(SERVICE_NAME)?.strip_prefix('/'));
     if call != Some(SUBSCRIBE) {
         return Err(Status::unimplemented("there is no such call"));
     }
-    let peer = peer(request.extensions())?;
+    let peer = peer?;
     let decoder: ProstDecoder<NodeMessage> =
         ProstDecoder::new(BufferSettings::new(BUFFER, MESSAGE_LIMIT));
     let body = request.into_body();
@@ -78,8 +111,8 @@ async fn answer(streams: Streams, request: Request<Body>) -> Result<Response<Bod
 }
 
 /// Sends `messages` until there are no more.
-fn respond(messages: mpsc::Receiver<Message>) -> Response<Body> {
-    let pieces = ReceiverStream::new(messages).flat_map(|message| {
+fn respond(messages: Messages) -> Response<Body> {
+    let pieces = messages.flat_map(|message| {
         let pieces = message.into_iter().filter(|piece| !piece.is_empty());
         stream::iter(pieces.map(Frame::data))
     });

@@ -1,6 +1,5 @@
 //! Accepts data planes: TCP, then mutual TLS, with bounds on how many shake hands and for how long.
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,6 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use shared::shares::Shares;
@@ -30,7 +28,9 @@ const SLOW_PER_ADDRESS: usize = 16;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
 /// Bytes that may wait in the kernel: pings, logouts and keys would stand behind them. On a slow link that takes seconds.
-const UNSENT: u32 = 64 * 1024;
+const UNSENT: u32 = 8 * 1024;
+/// And before it, encrypted.
+const UNWRITTEN: usize = 8 * 1024;
 /// Connections that may wait for their handshake: a fleet that comes back as one.
 pub const BACKLOG: u32 = 4096;
 
@@ -38,10 +38,7 @@ pub const BACKLOG: u32 = 4096;
 pub(super) fn accept(
     listener: TcpListener,
     config: watch::Receiver<Arc<ServerConfig>>,
-) -> (
-    impl Stream<Item = Result<TlsStream<TcpStream>, Infallible>>,
-    JoinHandle<()>,
-) {
+) -> (impl Stream<Item = TlsStream<TcpStream>>, JoinHandle<()>) {
     accept_with(listener, config, SLOW)
 }
 
@@ -50,10 +47,7 @@ fn accept_with(
     listener: TcpListener,
     config: watch::Receiver<Arc<ServerConfig>>,
     late: Duration,
-) -> (
-    impl Stream<Item = Result<TlsStream<TcpStream>, Infallible>>,
-    JoinHandle<()>,
-) {
+) -> (impl Stream<Item = TlsStream<TcpStream>>, JoinHandle<()>) {
     let (sender, connections) = mpsc::channel(HANDSHAKES);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     let slow = Shares::new(SLOW_PER_ADDRESS);
@@ -92,20 +86,24 @@ fn accept_with(
                     shaken = tokio::time::timeout(HANDSHAKE.saturating_sub(late), shaking).await;
                 }
                 match shaken {
-                    Ok(Ok(connection)) => _ = sender.send(connection).await,
+                    Ok(Ok(mut connection)) => {
+                        connection.get_mut().1.set_buffer_limit(Some(UNWRITTEN));
+                        let _ = sender.send(connection).await;
+                    }
                     Ok(Err(error)) => tracing::warn!(%address, %error, "a data plane was refused"),
                     Err(_) => tracing::warn!(%address, "a TLS handshake took over 10 s"),
                 }
             });
         }
     });
-    (ReceiverStream::new(connections).map(Ok), task)
+    (ReceiverStream::new(connections), task)
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
 
+    use futures::StreamExt as _;
     use futures::stream::FuturesUnordered;
     use shared::tls::provider;
     use tokio::io::AsyncReadExt as _;

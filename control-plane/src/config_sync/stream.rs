@@ -4,28 +4,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::bytes::Bytes;
-use proto::features::CHAIN_KEPT;
+use proto::features::{BESIDE, CHAIN_KEPT};
 use proto::v1::control_message::Kind;
-use proto::v1::goodbye::Why;
 use proto::v1::need::What;
-use proto::v1::{
-    AskDigests, Begin, Commit, Goodbye, Heartbeat, Need, NodeMessage, Welcome, node_message,
-};
+use proto::v1::{AskDigests, Begin, Heartbeat, Need, NodeMessage, Welcome, node_message};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use shared::clock::{UnixTime, monotonic};
-use shared::snapshot::{BucketSet, Position};
+use shared::snapshot::{Position, Revision};
 use shared::telemetry::Trouble;
 use shared::tls;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use super::ended::{Ended, milliseconds};
 use super::flights::By;
-use super::session::{Goal, Offer, Session, Step, Way};
+use super::outgoing::Outgoing;
+use super::session::{Goal, Offer, Session, Step};
+use super::update::{Plan, Told, Update};
 use super::wire::{fault, report};
 use super::{Streams, Target};
 use crate::fleet::{Fault, Membership, Order, is_generation};
-use crate::snapshot::{Encoded, Frame, Published, chunk_frame, frame};
+use crate::snapshot::{Frame, Published, frame};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -35,43 +36,20 @@ const STATUS: Duration = Duration::from_secs(10);
 const STALLED: Duration = Duration::from_secs(30);
 /// How long a node may take to answer an update.
 const ANSWER: Duration = Duration::from_mins(3);
-/// Within which time nodes come back after a restart of the control plane.
-const RECONNECT: Duration = Duration::from_secs(2);
 /// How long a stream lives, give or take a tenth: then the node chooses a control plane anew, and both
 /// sides prove themselves by the certificates that they have by then.
 const AGE: Duration = Duration::from_mins(30);
-
-/// Why a stream ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Ended {
-    #[error("the node left")]
-    Left,
-    #[error("the connection broke: {0}")]
-    Broken(Status),
-    #[error("a newer stream of the node took over")]
-    Superseded,
-    #[error("this control plane stops")]
-    Stopping,
-    #[error("the node accepted nothing for 30 s")]
-    Stalled,
-    #[error("the node did not answer an update within 3 minutes")]
-    Unanswered,
-    #[error("the node does not follow the protocol: {0}")]
-    Protocol(String),
-    #[error("the stream is half an hour old")]
-    Old,
-    #[error(
-        "no authority of the cluster vouches any more for the certificate that the node has shown"
-    )]
-    Untrusted,
-}
 
 /// A node's stream.
 pub(super) struct NodeStream {
     service: Streams,
     member: Membership,
-    outgoing: mpsc::Sender<Frame>,
+    outgoing: Outgoing,
     session: Session,
+    /// The update under way.
+    update: Update,
+    /// What has been revoked meanwhile, and the node knows; none while there is no update, or for nodes that know of no such.
+    told: Option<Told>,
     /// The certificates that the node has shown.
     shown: Arc<[CertificateDer<'static>]>,
     /// Names the stream, and the node's process.
@@ -96,7 +74,7 @@ impl NodeStream {
     pub(super) fn new(
         service: Streams,
         member: Membership,
-        outgoing: mpsc::Sender<Frame>,
+        outgoing: Outgoing,
         session: Session,
         (shown, by): (Arc<[CertificateDer<'static>]>, By),
     ) -> Self {
@@ -105,6 +83,8 @@ impl NodeStream {
             member,
             outgoing,
             session,
+            update: Update::Sent,
+            told: None,
             shown,
             by,
             chain: Bytes::new(),
@@ -120,21 +100,9 @@ impl NodeStream {
             Ok(never) => match never {},
             Err(ended) => ended,
         };
-        let why = match ended {
-            Ended::Superseded => Why::Superseded,
-            Ended::Stopping => Why::Restarting,
-            Ended::Protocol(_) | Ended::Unanswered => Why::Denied,
-            // One that has another certificate by now comes back with it.
-            Ended::Old | Ended::Untrusted => Why::Rebalance,
-            Ended::Left | Ended::Broken(_) | Ended::Stalled => return ended,
-        };
-        let goodbye = Goodbye {
-            why: why.into(),
-            message: ended.to_string(),
-            reconnect_within_ms: milliseconds(RECONNECT),
-        };
-        // The node may be gone already.
-        let _ = self.outgoing.try_send(frame(Kind::Goodbye(goodbye)));
+        if let Some(goodbye) = ended.goodbye() {
+            self.outgoing.end_with(frame(Kind::Goodbye(goodbye)));
+        }
         ended
     }
 
@@ -149,27 +117,40 @@ impl NodeStream {
         authorities.mark_changed();
         let goal = self.goal(&mut target);
         self.welcome(goal.as_deref()).await?;
-        let mut heartbeat =
-            tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
-        let mut answer_by = None;
-        let old = tokio::time::Instant::now() + age();
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        let updates = self.outgoing.updates.clone();
+        let (mut answer_by, mut stalled_at) = (None, None);
+        let old = Instant::now() + age();
         loop {
             if authorities.has_changed().unwrap_or_default() {
                 // What nobody vouches for is sent nothing more.
                 self.check_certificate(&authorities.borrow_and_update())?;
             }
             let goal = self.goal(&mut target);
-            let takes = goal.as_ref().filter(|goal| self.takes(goal));
-            // Who is logged out is to be so on this node, too, whatever else it does not take.
-            let instead = || target.borrow().instead(self.session.running()).cloned();
-            if let Some(led) = takes.cloned().or_else(instead) {
-                self.lead_to(&led).await?;
+            if self.update.is_sent() {
+                let takes = goal.as_ref().filter(|goal| self.takes(goal));
+                // Who is logged out is to be so on this node, too, whatever else it does not take.
+                let instead = || target.borrow().instead(self.session.running()).cloned();
+                if let Some(led) = takes.cloned().or_else(instead) {
+                    self.lead_to(&led).await?;
+                }
             }
             if !self.session.is_waiting() {
+                self.told = None;
+            }
+            let newest = Arc::clone(target.borrow().newest());
+            self.tell_beside(&newest).await?;
+            if !self.session.is_waiting() || !self.update.is_sent() {
                 answer_by = None;
             } else if answer_by.is_none() {
-                answer_by = Some(tokio::time::Instant::now() + ANSWER);
+                answer_by = Some(Instant::now() + ANSWER);
             }
+            if !self.update.is_sending() {
+                stalled_at = None;
+            } else if stalled_at.is_none() {
+                stalled_at = Some(Instant::now() + STALLED);
+            }
+            let beside_at = self.told.as_ref().and_then(|told| told.due(&newest));
             tokio::select! {
                 received = incoming.message() => match received {
                     Ok(Some(received)) => self.receive(received)?,
@@ -178,6 +159,19 @@ impl NodeStream {
                 },
                 // Nobody will announce a snapshot any more: the process ends.
                 changed = target.changed() => changed.map_err(|_| Ended::Stopping)?,
+                pieces = self.update.made() => {
+                    let unencodable = || Status::internal("the snapshot cannot be encoded");
+                    let pieces = pieces.ok_or_else(|| Ended::Broken(unencodable()))?;
+                    self.update = Update::Sending(pieces);
+                }
+                room = updates.reserve(), if self.update.is_sending() => {
+                    let mut room = room.map_err(|_| Ended::Left).map(Some)?;
+                    while let (Some(place), Some(piece)) = (room.take(), self.update.next()) {
+                        place.send(piece);
+                        room = updates.try_reserve().ok();
+                    }
+                    stalled_at = None;
+                }
                 _ = heartbeat.tick() => self.heartbeat(goal.as_deref()).await?,
                 order = self.member.order() => match order {
                     Some(Order::Retry) => self.session.order(),
@@ -185,6 +179,8 @@ impl NodeStream {
                 },
                 () = changed(&mut authorities) => authorities.mark_changed(),
                 () = stopped(&mut stopping) => return Err(Ended::Stopping),
+                () = at(beside_at) => {}
+                () = at(stalled_at) => return Err(Ended::Stalled),
                 () = at(answer_by) => return Err(Ended::Unanswered),
                 () = at(Some(old)) => return Err(Ended::Old),
             }
@@ -250,15 +246,17 @@ impl NodeStream {
     }
 
     async fn lead_to(&mut self, newest: &Arc<Published>) -> Result<(), Ended> {
-        let goal = self.goal_of(newest);
-        match self.session.offer(&goal) {
-            Some(Step::Send(offer)) => self.update(newest, offer).await,
+        match self.session.offer(&self.goal_of(newest)) {
+            Some(Step::Send(offer)) => {
+                self.update(newest, offer);
+                Ok(())
+            }
             Some(Step::Ask) => self.send(Kind::AskDigests(AskDigests {})).await,
             None => Ok(()),
         }
     }
 
-    async fn welcome(&self, goal: Option<&Published>) -> Result<(), Ended> {
+    async fn welcome(&mut self, goal: Option<&Published>) -> Result<(), Ended> {
         let welcome = Welcome {
             replica: self.service.replica.clone(),
             target: goal.map(|goal| (&goal.position).into()),
@@ -288,15 +286,16 @@ impl NodeStream {
         self.send(Kind::Welcome(welcome)).await
     }
 
-    async fn heartbeat(&self, goal: Option<&Published>) -> Result<(), Ended> {
+    async fn heartbeat(&mut self, goal: Option<&Published>) -> Result<(), Ended> {
         let heartbeat = Heartbeat {
             target: goal.map(|goal| (&goal.position).into()),
             wall_clock_ms: UnixTime::now().as_millis(),
         };
-        self.send(Kind::Heartbeat(heartbeat)).await
+        self.hurry(frame(Kind::Heartbeat(heartbeat))).await
     }
 
-    async fn update(&mut self, target: &Arc<Published>, offer: Offer) -> Result<(), Ended> {
+    /// Begins to lead the node to `target` as is offered.
+    fn update(&mut self, target: &Arc<Published>, offer: Offer) {
         let Offer {
             nonce,
             way,
@@ -306,7 +305,7 @@ impl NodeStream {
         let chain = vouched.chain();
         let has = !chain.is_empty() && self.chain == chain;
         let kept = has && self.member.features().contains(CHAIN_KEPT);
-        let mut begin = Begin {
+        let begin = Begin {
             nonce,
             target: Some((&target.position).into()),
             manifest: if kept {
@@ -321,66 +320,40 @@ impl NodeStream {
         };
         self.chain = chain;
         self.signature = vouched.signature;
-        let unencodable = || Ended::Broken(Status::internal("the snapshot cannot be encoded"));
-        let (encoded, _turn) = match way {
-            Way::Same => (None, None),
-            Way::Since(root) => match target.since(root).await {
-                Some(encoded) => {
-                    begin.base = Some(self.session.running().into());
-                    (Some(encoded), None)
-                }
-                None => self.everything(target, &mut begin).await?,
-            },
-            Way::Repair(digests) => {
-                let (buckets, encoded) = target.repair(&digests).await.ok_or_else(unencodable)?;
-                begin.base = Some(self.session.running().into());
-                begin.buckets = BucketSet::as_bytes(&buckets).to_vec().into();
-                (Some(encoded), None)
-            }
-            Way::Everything => self.everything(target, &mut begin).await?,
+        let beside = self.member.features().contains(BESIDE);
+        self.told = beside.then(|| Told::of(target));
+        let plan = Plan {
+            target: Arc::clone(target),
+            way,
+            begin,
+            running: *self.session.running(),
+            transfers: Arc::clone(&self.service.transfers),
+            in_parts: beside,
         };
-        let chunks = encoded.as_ref().map_or(&[][..], |encoded| &encoded.chunks);
-        if let Some(encoded) = &encoded {
-            begin.update = encoded.update;
-            begin.records = encoded.records;
-            begin.raw_bytes = encoded.raw_bytes;
-        }
-        self.send(Kind::Begin(begin)).await?;
-        for chunk in chunks {
-            self.send_frame(chunk_frame(chunk)).await?;
-        }
-        let commit = Commit {
-            nonce,
-            chunks: u32::try_from(chunks.len()).unwrap_or(u32::MAX),
-            root: target.position.root.to_vec().into(),
+        self.update = Update::Making(Box::pin(plan.make()));
+    }
+
+    /// Tells the node what has been revoked since the update under way was made: that may take its time, over a slow link.
+    async fn tell_beside(&mut self, newest: &Arc<Published>) -> Result<(), Ended> {
+        let Some(told) = &mut self.told else {
+            return Ok(());
         };
-        self.send(Kind::Commit(commit)).await
-    }
-
-    /// All records, once it is this node's turn; the turn ends when its part is dropped.
-    async fn everything(
-        &self,
-        target: &Arc<Published>,
-        begin: &mut Begin,
-    ) -> Result<(Option<Arc<Encoded>>, Option<OwnedSemaphorePermit>), Ended> {
-        // The limit is never closed.
-        let turn = Arc::clone(&self.service.transfers).acquire_owned().await;
-        let encoded = target.everything().await;
-        begin.full = true;
-        let failed = || Ended::Broken(Status::internal("the snapshot cannot be encoded"));
-        Ok((Some(encoded.ok_or_else(failed)?), turn.ok()))
-    }
-
-    async fn send(&self, kind: Kind) -> Result<(), Ended> {
-        self.send_frame(frame(kind)).await
-    }
-
-    async fn send_frame(&self, frame: Frame) -> Result<(), Ended> {
-        match self.outgoing.send_timeout(frame, STALLED).await {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Ended::Stalled),
-            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(Ended::Left),
+        if told.due(newest).is_none_or(|due| Instant::now() < due) {
+            return Ok(());
         }
+        for message in told.go_on(newest).await.iter() {
+            self.hurry(message.clone()).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, kind: Kind) -> Result<(), Ended> {
+        send(&self.outgoing.updates, frame(kind)).await
+    }
+
+    /// Sends what passes an update that is on its way.
+    async fn hurry(&mut self, frame: Frame) -> Result<(), Ended> {
+        send(&self.outgoing.prompt, frame).await
     }
 
     fn receive(&mut self, received: NodeMessage) -> Result<(), Ended> {
@@ -430,7 +403,10 @@ impl NodeStream {
                 let revoker = leads.then_some(&service.revoker);
                 let by = (self.by, self.member.name());
                 let relay = &service.relay;
-                relay.serve(by, request, &self.outgoing, revoker);
+                relay.serve(by, request, &self.outgoing.prompt, revoker);
+            }
+            Some(node_message::Kind::Revoked(revoked)) => {
+                self.member.revokes(Revision(revoked.revision), now);
             }
             Some(node_message::Kind::Hello(_)) => return Err(protocol(&"a second Hello")),
             // A newer node may say more than this control plane knows.
@@ -476,6 +452,14 @@ impl NodeStream {
     }
 }
 
+async fn send(way: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), Ended> {
+    match way.send_timeout(frame, STALLED).await {
+        Ok(()) => Ok(()),
+        Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Ended::Stalled),
+        Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(Ended::Left),
+    }
+}
+
 /// How long this stream may live.
 fn age() -> Duration {
     // A tenth more or less, so that a fleet does not come back as one.
@@ -497,13 +481,9 @@ async fn changed<T>(watched: &mut watch::Receiver<T>) {
     }
 }
 
-async fn at(instant: Option<tokio::time::Instant>) {
+async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
     }
-}
-
-fn milliseconds(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use shared::clock::UnixTime;
-use shared::snapshot::Position;
+use shared::snapshot::{Position, Revision};
 use tokio::sync::mpsc;
 
 use super::{Fault, Fleet, Introduction, Node, Order, Refusal, Report, Row, Run, Shunned};
@@ -163,6 +163,11 @@ impl Membership {
             let isolated = &mut row.introduction.quarantined;
             isolated.retain(|isolated| isolated.root != position.root);
         });
+    }
+
+    /// What was revoked up to `revision` is in force on the node, whatever it runs.
+    pub fn revokes(&self, revision: Revision, now: UnixTime) {
+        self.update(now, |row| row.revoked = revision);
     }
 
     /// The node refused a snapshot.

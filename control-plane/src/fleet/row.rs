@@ -200,6 +200,7 @@ impl Row {
             "generation": self.running.generation,
             "revision": self.running.revision,
             "urgent": (self.running.urgent > self.running.revision).then_some(self.running.urgent),
+            "revoked": (self.revoked > self.running.revision.max(self.running.urgent)).then_some(self.revoked),
             "running_since": self.running_since.as_secs(),
             "sync_status": self.sync_status(),
             "progress": self.standing(target).word(),

@@ -4,7 +4,7 @@ use prost::Message as _;
 use prost::bytes::{BufMut as _, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use proto::v1::control_message::Kind;
-use proto::v1::{Chunk, ControlMessage};
+use proto::v1::{Chunk, ControlMessage, Part};
 
 /// Bytes before a message: whether it is compressed, which none is, and how long it is.
 const HEAD: usize = 5;
@@ -12,6 +12,13 @@ const HEAD: usize = 5;
 /// The numbers of a message's chunk, and of a chunk's data.
 const CHUNK: u32 = 3;
 const DATA: u32 = 5;
+
+/// The numbers of a message's part, and of a part's data.
+const PARTS: u32 = 10;
+const PART_DATA: u32 = 1;
+
+/// Bytes of a chunk in one part: some tenth of a second over a slow link.
+const PART: usize = 7 * 1024;
 
 /// A message in the pieces that it is sent in, one right after the other. The second may be empty.
 pub type Frame = [Bytes; 2];
@@ -32,16 +39,7 @@ pub fn frame(kind: Kind) -> Frame {
 
 /// Encodes a chunk: what comes before its data, and the data, which all nodes share.
 pub fn chunk_frame(chunk: &Chunk) -> Frame {
-    let data = chunk.data.clone();
-    let rest = Chunk {
-        data: Bytes::new(),
-        ..chunk.clone()
-    };
-    let mut before = BytesMut::new();
-    rest.encode(&mut before)
-        .expect("the buffer grows as needed");
-    encode_key(DATA, WireType::LengthDelimited, &mut before);
-    encode_varint(long(data.len()), &mut before);
+    let (before, data) = message(chunk);
     let length = before.len() + data.len();
     // The number of a chunk takes one byte.
     let whole = 1 + encoded_len_varint(long(length)) + length;
@@ -50,6 +48,57 @@ pub fn chunk_frame(chunk: &Chunk) -> Frame {
     encode_varint(long(length), &mut bytes);
     bytes.put_slice(&before);
     [bytes.freeze(), data]
+}
+
+/// Encodes a chunk in parts, between which there is room for what cannot wait. Their data all nodes share, too.
+pub fn parts(chunk: &Chunk) -> Vec<Frame> {
+    let (before, mut data) = message(chunk);
+    let mut before = before.freeze();
+    let mut frames = Vec::with_capacity(data.len() / PART + 1);
+    loop {
+        let piece = data.split_to(data.len().min(PART));
+        let is_last = data.is_empty();
+        frames.push(part(&std::mem::take(&mut before), piece, is_last));
+        if is_last {
+            return frames;
+        }
+    }
+}
+
+/// Encodes one part, which holds `before` and `data`.
+fn part(before: &[u8], data: Bytes, is_last: bool) -> Frame {
+    // Fields may come in any order, so what all nodes share can come last.
+    let last = Part {
+        data: Bytes::new(),
+        last: is_last,
+    };
+    let length = before.len() + data.len();
+    let own = last.encoded_len() + 1 + encoded_len_varint(long(length)) + before.len();
+    let inner = own + data.len();
+    let whole = 1 + encoded_len_varint(long(inner)) + inner;
+    let mut bytes = begun(whole, whole - data.len());
+    encode_key(PARTS, WireType::LengthDelimited, &mut bytes);
+    encode_varint(long(inner), &mut bytes);
+    last.encode(&mut bytes)
+        .expect("there is room for all of it");
+    encode_key(PART_DATA, WireType::LengthDelimited, &mut bytes);
+    encode_varint(long(length), &mut bytes);
+    bytes.put_slice(before);
+    [bytes.freeze(), data]
+}
+
+/// A chunk as it is encoded: what comes before its data, and the data.
+fn message(chunk: &Chunk) -> (BytesMut, Bytes) {
+    let rest = Chunk {
+        data: Bytes::new(),
+        ..chunk.clone()
+    };
+    let mut before = BytesMut::new();
+    rest.encode(&mut before)
+        .expect("the buffer grows as needed");
+    encode_key(DATA, WireType::LengthDelimited, &mut before);
+    encode_varint(long(chunk.data.len()), &mut before);
+    (before, chunk.data.clone())
 }
 
 /// The beginning of a message of `length` bytes, with room for `own` of these.
@@ -94,6 +143,18 @@ mod tests {
             };
             let frames = chunk_frame(&chunk);
             assert_eq!(frames[1].as_ptr(), chunk.data.as_ptr());
+            let mut joined = Vec::new();
+            let parts = parts(&chunk);
+            for (number, frame) in (1..).zip(&parts) {
+                assert!(frame.concat().len() < PART + 64);
+                assert!(chunk.data.as_ptr_range().contains(&frame[1].as_ptr()));
+                let Kind::Part(part) = read(&frame.concat()) else {
+                    panic!("not a part")
+                };
+                assert_eq!(part.last, number == parts.len());
+                joined.extend(part.data);
+            }
+            assert_eq!(Chunk::decode(joined.as_slice()).unwrap(), chunk);
             assert_eq!(read(&frames.concat()), Kind::Chunk(chunk));
         }
     }

@@ -299,6 +299,7 @@ fn features() -> Vec<String> {
         proto::features::BUCKETS,
         proto::features::URGENT,
         proto::features::CHAIN_KEPT,
+        proto::features::BESIDE,
     ]
     .into_iter()
     .map(str::to_owned)

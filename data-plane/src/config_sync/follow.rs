@@ -1,31 +1,30 @@
 //! One stream, from its Welcome to its end.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proto::v1::control_message::Kind;
 use proto::v1::fault::Code;
-use proto::v1::flight::Step;
 use proto::v1::goodbye::Why;
 use proto::v1::{
-    Ack, ControlMessage, Expiry, Fault, Flight, Nack, Need, NodeMessage, NodeStatus, Request,
-    Welcome, answer, need, node_message, request,
+    Ack, ControlMessage, Expiry, Fault, Nack, Need, NodeStatus, Welcome, need, node_message,
 };
 use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::Position;
 use shared::telemetry::Trouble;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 use super::Phase;
 use super::applier::{Applier, FAULTS, told};
+use super::asking::Asking;
 use super::backoff::spread;
 use super::connection::{ConnectError, Dialer, Subscription};
 use super::receiver::{Content, Receiver, Update, Violation};
-use crate::ask::Asked;
 use crate::balancer::{Balancer, show};
 use crate::core::Node as Gateway;
 use crate::metrics::{Figures, Sum};
@@ -40,8 +39,8 @@ const CLOSING: Duration = Duration::from_millis(500);
 const MISSED: u32 = 3;
 /// Bounds of what a control plane may ask for.
 const CADENCE: std::ops::RangeInclusive<u32> = 100..=60_000;
-/// Questions that may wait for their answers.
-const UNANSWERED: usize = 4096;
+/// Messages that may wait until something is in force; a control plane that waits for that has little to say.
+const LATE: usize = 16;
 /// The longest wait that a control plane may ask for.
 const LONGEST_HOLD: Duration = Duration::from_mins(1);
 /// How far two clocks may differ before it is worth a word: lifetimes are judged by them.
@@ -82,23 +81,18 @@ impl Ended {
     }
 }
 
-/// Who waits for an answer.
-struct Waiting {
-    answer: oneshot::Sender<answer::What>,
-    /// What names the work that is asked for, if it is some.
-    work: Option<Bytes>,
-}
+/// What the stream gives.
+type Received = Result<Option<ControlMessage>, Status>;
 
 struct Following<'a> {
     dialer: &'a mut Dialer,
     applier: &'a mut Applier,
     gateway: &'a Gateway,
+    asking: Asking<'a>,
+    /// What came while something was brought into force, and waits for that.
+    late: VecDeque<Received>,
     /// What was counted by the last report.
     figures: Figures,
-    /// Who waits for which answer.
-    asked: HashMap<u64, Waiting>,
-    questions: u64,
-    outgoing: mpsc::Sender<NodeMessage>,
     receiver: Receiver,
     heartbeat: Duration,
     status: Duration,
@@ -125,9 +119,8 @@ pub(super) async fn follow(
         applier,
         gateway,
         figures: Figures::default(),
-        asked: HashMap::new(),
-        questions: 0,
-        outgoing,
+        asking: Asking::new(gateway, outgoing),
+        late: VecDeque::new(),
         receiver: Receiver::default(),
         heartbeat: Duration::from_secs(10),
         status: Duration::from_secs(10),
@@ -141,9 +134,9 @@ pub(super) async fn follow(
     loop {
         let silent = heard + following.heartbeat * MISSED;
         let outcome = tokio::select! {
-            received = incoming.message() => match received {
+            received = next(&mut following.late, &mut incoming) => match received {
                 Ok(Some(message)) => {
-                    let outcome = following.receive(message).await;
+                    let outcome = following.receive(message, &mut incoming).await;
                     heard = Instant::now();
                     gateway.contact.hears(monotonic());
                     outcome
@@ -168,7 +161,7 @@ pub(super) async fn follow(
                 let again = following.applier.asks_again() || following.applier.run_again().await;
                 if again { Err(Ended::Again) } else { Ok(()) }
             }
-            asked = gateway.questions.next() => following.ask(asked),
+            asked = gateway.questions.next() => following.asking.ask(asked),
             () = following.applier.persisted() => following.report(*phase.borrow()),
             changed = phase.changed() => match changed {
                 Ok(()) if *phase.borrow() == Phase::HandedOver => Err(Ended::HandedOver),
@@ -200,7 +193,11 @@ pub(super) async fn until(instant: Option<Instant>) {
 }
 
 impl Following<'_> {
-    async fn receive(&mut self, message: ControlMessage) -> Result<(), Ended> {
+    async fn receive(
+        &mut self,
+        message: ControlMessage,
+        incoming: &mut Streaming<ControlMessage>,
+    ) -> Result<(), Ended> {
         match message.kind {
             Some(Kind::Welcome(welcome)) => {
                 self.gateway.contact.connects(true, monotonic());
@@ -230,9 +227,11 @@ impl Following<'_> {
             }
             Some(Kind::Begin(begin)) => self.receiver.begin(begin)?,
             Some(Kind::Chunk(chunk)) => self.receiver.chunk(&chunk)?,
+            Some(Kind::Part(part)) => self.receiver.part(&part)?,
+            Some(Kind::Revoke(told)) => return self.asking.revoke(&told),
             Some(Kind::Commit(commit)) => {
                 let update = self.receiver.commit(&commit)?;
-                return self.apply(update).await;
+                return self.apply(update, incoming).await;
             }
             Some(Kind::Goodbye(goodbye)) => {
                 let within = Duration::from_millis(u64::from(goodbye.reconnect_within_ms));
@@ -244,23 +243,8 @@ impl Following<'_> {
                     _ => Ended::Broken(Status::aborted(message)),
                 });
             }
+            Some(Kind::Answer(answer)) => return self.asking.take(answer),
             // A newer control plane may say more than this node knows.
-            Some(Kind::Answer(answer)) => {
-                let waiting = self.asked.remove(&answer.id);
-                if let (Some(waiting), Some(what)) = (waiting, answer.what) {
-                    let is_given = matches!(what, answer::What::Yours(_));
-                    let work = waiting.work.filter(|_| is_given);
-                    if let Some(key) = &work {
-                        self.gateway.questions.given.begins(key);
-                    }
-                    // Who no longer waits has gone away, and does no work.
-                    let is_lost = waiting.answer.send(what).is_err();
-                    if let Some(key) = work.filter(|_| is_lost) {
-                        self.gateway.questions.given.ends(&key);
-                        return self.abandon(key);
-                    }
-                }
-            }
             None => {}
         }
         Ok(())
@@ -280,62 +264,13 @@ impl Following<'_> {
         }
     }
 
-    /// Sends on what a core asks. Whoever asked learns from the lost sender that there is no answer.
-    fn ask(&mut self, asked: Option<Asked>) -> Result<(), Ended> {
-        let Some(Asked { what, answer }) = asked else {
-            return Ok(());
-        };
-        let Some(answer) = answer else {
-            return self.request(what);
-        };
-        // Who has gone away meanwhile would be given work.
-        if answer.is_closed() {
-            return Ok(());
-        }
-        if self.asked.len() >= UNANSWERED {
-            self.asked.retain(|_, waiting| !waiting.answer.is_closed());
-        }
-        if self.asked.len() >= UNANSWERED {
-            let full = "too many questions wait for their answers";
-            // Whoever asked may have gone away.
-            _ = answer.send(answer::What::Refused(full.to_owned()));
-            return Ok(());
-        }
-        let work = match &what {
-            request::What::Flight(flight) => Some(flight.key.clone()),
-            _ => None,
-        };
-        self.asked
-            .insert(self.questions + 1, Waiting { answer, work });
-        self.request(what)
-    }
-
-    fn request(&mut self, what: request::What) -> Result<(), Ended> {
-        self.questions += 1;
-        let request = Request {
-            id: self.questions,
-            what: Some(what),
-        };
-        self.send(node_message::Kind::Request(request))
-    }
-
-    /// Leaves the work `key` to the next one that waits for it.
-    fn abandon(&mut self, key: Bytes) -> Result<(), Ended> {
-        self.request(request::What::Flight(Flight {
-            key,
-            step: Step::Abandon.into(),
-            ..Flight::default()
-        }))
-    }
-
     /// Ends the stream once the control plane has taken what was sent, and hears its last answers.
     async fn close(&mut self, incoming: &mut Streaming<ControlMessage>) {
-        let (nowhere, _) = mpsc::channel(1);
-        self.outgoing = nowhere;
+        self.asking.close();
         let ending = async {
             while let Ok(Some(message)) = incoming.message().await {
-                if let Some(Kind::Answer(_)) = message.kind {
-                    _ = self.receive(message).await;
+                if let Some(Kind::Answer(answer)) = message.kind {
+                    _ = self.asking.take(answer);
                 }
             }
         };
@@ -374,14 +309,53 @@ impl Following<'_> {
         }
     }
 
-    async fn apply(&mut self, update: Update) -> Result<(), Ended> {
+    /// Brings `update` into force. Meanwhile nobody waits for that who is logged out, or asks something.
+    async fn bring(
+        &mut self,
+        update: Update,
+        incoming: &mut Streaming<ControlMessage>,
+    ) -> Result<(), Vec<Fault>> {
+        let mut bringing = pin!(self.applier.apply(update));
+        // Whether the stream still carries something. What is begun is ended.
+        let mut carries = true;
+        loop {
+            let said = tokio::select! {
+                outcome = &mut bringing => return outcome,
+                asked = self.gateway.questions.next(), if carries => self.asking.ask(asked),
+                received = incoming.message(), if carries && self.late.len() < LATE => {
+                    match received {
+                        Ok(Some(message)) => match message.kind {
+                            Some(Kind::Answer(answer)) => self.asking.take(answer),
+                            Some(Kind::Revoke(told)) => self.asking.revoke(&told),
+                            kind => {
+                                self.late.push_back(Ok(Some(ControlMessage { kind })));
+                                Ok(())
+                            }
+                        },
+                        ended => {
+                            self.late.push_back(ended);
+                            carries = false;
+                            Ok(())
+                        }
+                    }
+                }
+            };
+            carries &= said.is_ok();
+        }
+    }
+
+    async fn apply(
+        &mut self,
+        update: Update,
+        incoming: &mut Streaming<ControlMessage>,
+    ) -> Result<(), Ended> {
         let (nonce, target) = (update.nonce, update.target);
         let whole = matches!(update.content, Ok(Content::Full(_)));
         let started = monotonic();
         let before = self.applier.running().revision;
         // Who may vouch for it may have changed since the connection began.
         self.renew();
-        let outcome = self.applier.apply(update).await;
+        let outcome = self.bring(update, incoming).await;
         let running = Some((&self.applier.running()).into());
         let mut helpless = false;
         let answer = match outcome {
@@ -498,10 +472,16 @@ impl Following<'_> {
             .collect()
     }
 
-    /// Never waits: a control plane that reads nothing is as good as gone.
     fn send(&self, kind: node_message::Kind) -> Result<(), Ended> {
-        let message = NodeMessage { kind: Some(kind) };
-        self.outgoing.try_send(message).map_err(|_| Ended::Silent)
+        self.asking.send(kind)
+    }
+}
+
+/// The next message: first of those that are `late`.
+async fn next(late: &mut VecDeque<Received>, incoming: &mut Streaming<ControlMessage>) -> Received {
+    match late.pop_front() {
+        Some(received) => received,
+        None => incoming.message().await,
     }
 }
 

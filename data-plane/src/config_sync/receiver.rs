@@ -2,14 +2,15 @@
 
 use proto::v1::chunk::Packing;
 use proto::v1::fault::Code;
-use proto::v1::{Begin, Chunk, Commit, Fault};
+use proto::v1::{Begin, Chunk, Commit, Fault, Part};
 use proto::{Changes, MessageFault, decode_changes};
 use shared::snapshot::{BucketSet, MOST_BYTES, MOST_RECORDS, Position, Snapshot};
 
+use super::beside::Parts;
 use super::vouched::{Chain, Vouched};
 
 /// Bytes of a chunk, before packing.
-const CHUNK: usize = 256 * 1024;
+pub(super) const CHUNK: usize = 256 * 1024;
 
 /// An update that has come to its end, well or not.
 #[derive(Debug)]
@@ -63,12 +64,15 @@ pub(super) enum Violation {
     Nonce,
     #[error("certificates that were to be kept, where there were none")]
     Chain,
+    #[error("parts that make no chunk")]
+    Part,
 }
 
 /// Collects one update at a time.
 #[derive(Debug, Default)]
 pub(super) struct Receiver {
     open: Option<Open>,
+    parts: Parts,
     chain: Chain,
 }
 
@@ -143,6 +147,14 @@ impl Receiver {
     /// Whether an update has begun and not ended.
     pub(super) const fn is_receiving(&self) -> bool {
         self.open.is_some()
+    }
+
+    pub(super) fn part(&mut self, part: &Part) -> Result<(), Violation> {
+        if self.open.is_none() {
+            return Err(Violation::Outside);
+        }
+        let chunk = self.parts.take(part)?;
+        chunk.map_or(Ok(()), |chunk| self.chunk(&chunk))
     }
 
     pub(super) fn chunk(&mut self, chunk: &Chunk) -> Result<(), Violation> {

@@ -1,0 +1,182 @@
+//! An update on its way to a node: made while its stream goes on, and sent piece by piece.
+
+use std::iter::Peekable;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use proto::v1::control_message::Kind;
+use proto::v1::{Begin, Commit};
+use shared::snapshot::{BucketSet, Position};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::session::Way;
+use crate::snapshot::{Frame, Published, chunk_frame, frame, parts};
+
+/// How long an update may take until the node is told beside it of what has been revoked since, and between two such words.
+/// Most are done by then, and the next one tells all.
+const BESIDE: Duration = Duration::from_millis(100);
+
+/// How far an update is.
+pub(super) enum Update {
+    /// There is none, or all of it is on its way.
+    Sent,
+    /// It is made.
+    Making(BoxFuture<'static, Option<Pieces>>),
+    /// It is sent.
+    Sending(Pieces),
+}
+
+type Frames = Box<dyn Iterator<Item = Frame> + Send>;
+
+/// What is still to be sent.
+pub(super) struct Pieces {
+    frames: Peekable<Frames>,
+    /// Its place among those that are sent everything.
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Update {
+    /// Whether nothing of it is left to be sent.
+    pub(super) const fn is_sent(&self) -> bool {
+        matches!(self, Self::Sent)
+    }
+
+    /// Whether there is something to send now.
+    pub(super) const fn is_sending(&self) -> bool {
+        matches!(self, Self::Sending(_))
+    }
+
+    /// Waits until it is made; none if it cannot be.
+    pub(super) async fn made(&mut self) -> Option<Pieces> {
+        match self {
+            Self::Making(making) => making.await,
+            Self::Sent | Self::Sending(_) => std::future::pending().await,
+        }
+    }
+
+    /// The next piece.
+    pub(super) fn next(&mut self) -> Option<Frame> {
+        let Self::Sending(pieces) = self else {
+            return None;
+        };
+        let next = pieces.frames.next();
+        if pieces.frames.peek().is_none() {
+            *self = Self::Sent;
+        }
+        next
+    }
+}
+
+/// What is made of an update.
+pub(super) struct Plan {
+    /// Where it leads.
+    pub(super) target: Arc<Published>,
+    pub(super) way: Way,
+    /// How it begins, but for what its records say.
+    pub(super) begin: Begin,
+    /// What the node runs.
+    pub(super) running: Position,
+    /// Who is sent everything waits for a turn among these.
+    pub(super) transfers: Arc<Semaphore>,
+    /// Whether the node takes chunks in parts.
+    pub(super) in_parts: bool,
+}
+
+impl Plan {
+    /// The pieces of it; none if the snapshot cannot be encoded.
+    pub(super) async fn make(self) -> Option<Pieces> {
+        let Self {
+            target,
+            way,
+            mut begin,
+            running,
+            transfers,
+            in_parts,
+        } = self;
+        let mut turn = None;
+        let encoded = match way {
+            Way::Same => None,
+            Way::Repair(digests) => {
+                let (buckets, encoded) = target.repair(&digests).await?;
+                begin.base = Some((&running).into());
+                begin.buckets = BucketSet::as_bytes(&buckets).to_vec().into();
+                Some(encoded)
+            }
+            Way::Since(_) | Way::Everything => {
+                let since = match way {
+                    Way::Since(root) => target.since(root).await,
+                    _ => None,
+                };
+                if since.is_some() {
+                    begin.base = Some((&running).into());
+                    since
+                } else {
+                    // The limit is never closed.
+                    turn = transfers.acquire_owned().await.ok();
+                    begin.full = true;
+                    Some(target.everything().await?)
+                }
+            }
+        };
+        if let Some(encoded) = &encoded {
+            begin.update = encoded.update;
+            begin.records = encoded.records;
+            begin.raw_bytes = encoded.raw_bytes;
+        }
+        let count = encoded.as_ref().map_or(0, |encoded| encoded.chunks.len());
+        let commit = Commit {
+            nonce: begin.nonce,
+            chunks: u32::try_from(count).unwrap_or(u32::MAX),
+            root: target.position.root.to_vec().into(),
+        };
+        // One chunk after the other is put into frames, as the link takes them.
+        let chunks = (0..count).filter_map(move |at| encoded.as_ref()?.chunks.get(at).cloned());
+        let frames = chunks.flat_map(move |chunk| {
+            if in_parts {
+                parts(&chunk)
+            } else {
+                vec![chunk_frame(&chunk)]
+            }
+        });
+        let begin = std::iter::once(frame(Kind::Begin(begin)));
+        let commit = std::iter::once(frame(Kind::Commit(commit)));
+        let frames: Frames = Box::new(begin.chain(frames).chain(commit));
+        Some(Pieces {
+            frames: frames.peekable(),
+            _turn: turn,
+        })
+    }
+}
+
+/// What a node that is being led somewhere has been told of that is newer.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// It knows, or is being led to, what was revoked up to this.
+    pub(super) at: Arc<Published>,
+    /// When it may be told of more.
+    pub(super) next: Instant,
+}
+
+impl Told {
+    /// An update begins that leads to `target`.
+    pub(super) fn of(target: &Arc<Published>) -> Self {
+        Self {
+            at: Arc::clone(target),
+            next: Instant::now() + BESIDE,
+        }
+    }
+
+    /// When the node is to be told what `newest` may say beyond that.
+    pub(super) fn due(&self, newest: &Published) -> Option<Instant> {
+        (self.at.position != newest.position).then_some(self.next)
+    }
+
+    /// The messages that tell it.
+    pub(super) async fn go_on(&mut self, newest: &Arc<Published>) -> Arc<[Frame]> {
+        let before = std::mem::replace(&mut self.at, Arc::clone(newest));
+        self.next = Instant::now() + BESIDE;
+        newest.revoked_since(&before).await
+    }
+}

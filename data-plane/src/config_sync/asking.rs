@@ -1,0 +1,142 @@
+//! What this node says besides what it runs: questions of its cores, and what is made of the answers.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use proto::v1::flight::Step;
+use proto::v1::{
+    Answer, Flight, NodeMessage, Request, Revoke, Revoked, answer, node_message, request,
+};
+use shared::clock::UnixTime;
+use tokio::sync::{mpsc, oneshot};
+
+use super::beside::revocations;
+use super::follow::Ended;
+use crate::ask::Asked;
+use crate::core::Node as Gateway;
+
+/// Questions that may wait for their answers.
+const UNANSWERED: usize = 4096;
+
+/// Who waits for an answer.
+struct Waiting {
+    answer: oneshot::Sender<answer::What>,
+    /// What names the work that is asked for, if it is some.
+    work: Option<Bytes>,
+}
+
+/// One stream, as far as it is this node that speaks.
+pub(super) struct Asking<'a> {
+    gateway: &'a Gateway,
+    outgoing: mpsc::Sender<NodeMessage>,
+    /// Who waits for which answer.
+    asked: HashMap<u64, Waiting>,
+    questions: u64,
+}
+
+impl<'a> Asking<'a> {
+    /// Nothing has been asked yet.
+    pub(super) fn new(gateway: &'a Gateway, outgoing: mpsc::Sender<NodeMessage>) -> Self {
+        Self {
+            gateway,
+            outgoing,
+            asked: HashMap::new(),
+            questions: 0,
+        }
+    }
+
+    /// Never waits: a control plane that reads nothing is as good as gone.
+    pub(super) fn send(&self, kind: node_message::Kind) -> Result<(), Ended> {
+        let message = NodeMessage { kind: Some(kind) };
+        self.outgoing.try_send(message).map_err(|_| Ended::Silent)
+    }
+
+    /// Says nothing any more.
+    pub(super) fn close(&mut self) {
+        let (nowhere, _) = mpsc::channel(1);
+        self.outgoing = nowhere;
+    }
+
+    /// Sends on what a core asks. Whoever asked learns from the lost sender that there is no answer.
+    pub(super) fn ask(&mut self, asked: Option<Asked>) -> Result<(), Ended> {
+        let Some(Asked { what, answer }) = asked else {
+            return Ok(());
+        };
+        let Some(answer) = answer else {
+            return self.request(what);
+        };
+        // Who has gone away meanwhile would be given work.
+        if answer.is_closed() {
+            return Ok(());
+        }
+        if self.asked.len() >= UNANSWERED {
+            self.asked.retain(|_, waiting| !waiting.answer.is_closed());
+        }
+        if self.asked.len() >= UNANSWERED {
+            let full = "too many questions wait for their answers";
+            // Whoever asked may have gone away.
+            _ = answer.send(answer::What::Refused(full.to_owned()));
+            return Ok(());
+        }
+        let work = match &what {
+            request::What::Flight(flight) => Some(flight.key.clone()),
+            _ => None,
+        };
+        self.asked
+            .insert(self.questions + 1, Waiting { answer, work });
+        self.request(what)
+    }
+
+    fn request(&mut self, what: request::What) -> Result<(), Ended> {
+        self.questions += 1;
+        let request = Request {
+            id: self.questions,
+            what: Some(what),
+        };
+        self.send(node_message::Kind::Request(request))
+    }
+
+    /// Gives an answer to whoever waits for it.
+    pub(super) fn take(&mut self, answer: Answer) -> Result<(), Ended> {
+        let waiting = self.asked.remove(&answer.id);
+        let (Some(waiting), Some(what)) = (waiting, answer.what) else {
+            return Ok(());
+        };
+        let is_given = matches!(what, answer::What::Yours(_));
+        let work = waiting.work.filter(|_| is_given);
+        if let Some(key) = &work {
+            self.gateway.questions.given.begins(key);
+        }
+        // Who no longer waits has gone away, and does no work.
+        let is_lost = waiting.answer.send(what).is_err();
+        if let Some(key) = work.filter(|_| is_lost) {
+            self.gateway.questions.given.ends(&key);
+            return self.abandon(key);
+        }
+        Ok(())
+    }
+
+    /// Leaves the work `key` to the next one that waits for it.
+    fn abandon(&mut self, key: Bytes) -> Result<(), Ended> {
+        self.request(request::What::Flight(Flight {
+            key,
+            step: Step::Abandon.into(),
+            ..Flight::default()
+        }))
+    }
+
+    /// What is over is so at once, whatever else is on its way.
+    pub(super) fn revoke(&self, told: &Revoke) -> Result<(), Ended> {
+        let Some(revocations) = revocations(told) else {
+            tracing::warn!("what was revoked cannot be read; it comes with the next configuration");
+            return Ok(());
+        };
+        self.gateway.revocations.add(revocations, UnixTime::now());
+        if told.revision == 0 {
+            return Ok(());
+        }
+        self.send(node_message::Kind::Revoked(Revoked {
+            revision: told.revision,
+        }))
+    }
+}

@@ -1,0 +1,134 @@
+//! What a node hears of while an update is on its way to it.
+
+use proto::features::BESIDE;
+use proto::v1::request::What;
+use proto::v1::{Chunk, Revoked, answer};
+use uuid::Uuid;
+
+use super::*;
+
+/// What nobody packs.
+fn consumers(count: usize) -> Value {
+    let tags = || -> Vec<String> { (0..20).map(|_| Uuid::new_v4().to_string()).collect() };
+    let consumers: Vec<_> = (0..count)
+        .map(|number| json!({ "username": number.to_string(), "tags": tags() }))
+        .collect();
+    json!({ "_format_version": "3.0", "consumers": consumers })
+}
+
+/// What a node says that ends a session.
+fn logout(id: u64) -> node_message::Kind {
+    let revocation = json!([{
+        "id": Uuid::from_u128(u128::from(id)),
+        "before": 253_402_300_799_999_u64,
+        "expires_at": 9_999_999_999_u64,
+    }]);
+    node_message::Kind::Request(proto::v1::Request {
+        id,
+        what: Some(What::Revoke(revocation.to_string().into())),
+    })
+}
+
+#[tokio::test]
+async fn a_logout_and_an_answer_pass_an_update_that_is_on_its_way() {
+    let cluster = cluster().await;
+    let features = [
+        DELTA,
+        BUCKETS,
+        URGENT,
+        BESIDE,
+        "kind/consumers",
+        "kind/session_keys",
+        "kind/revocations",
+    ];
+    let first = hello_with("node-1", "a", None, &features);
+    let mut node = subscribe(&cluster, first).await.unwrap();
+    let (begin, _) = node.whole_update().await;
+    node.ack(&begin).await;
+    let whole = consumers(1_500);
+    let reply = cluster.admin(Method::POST, "/config", &whole).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    // It is slower than the update is long. Whatever begins before that is small.
+    let begin = loop {
+        match node.hear().await.unwrap() {
+            Kind::Begin(begin) if begin.raw_bytes > 1_000_000 => break begin,
+            Kind::Begin(begin) => node.ack(&begin).await,
+            Kind::Chunk(_) | Kind::Commit(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    node.say(logout(7)).await;
+    let (mut chunk, mut raw, mut parts, mut answered) = (Vec::new(), Vec::new(), 0, false);
+    let told = loop {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        match node.hear().await.unwrap() {
+            Kind::Part(part) => {
+                assert!(part.data.len() < 16 * 1024, "{}", part.data.len());
+                take(&mut chunk, &part, &mut raw);
+                parts += 1;
+            }
+            Kind::Answer(answer) => {
+                assert_eq!(
+                    (answer.id, answer.what),
+                    (7, Some(answer::What::Stored(true)))
+                );
+                answered = true;
+            }
+            Kind::Revoke(told) => break told,
+            other => panic!("before it heard of the logout: {other:?}"),
+        }
+    };
+    assert!(answered);
+    let told_of: Value = serde_json::from_slice(&told.revocations).unwrap();
+    assert_eq!(told_of[0]["id"], json!(Uuid::from_u128(7)));
+    assert_eq!(told_of.as_array().unwrap().len(), 1);
+    assert!(told.revision > begin.target.as_ref().unwrap().revision);
+    let revision = told.revision;
+    node.say(node_message::Kind::Revoked(Revoked { revision }))
+        .await;
+    eventually("it is shown that the node has heard of it", async || {
+        (row(&cluster).await["revoked"] == revision).then_some(())
+    })
+    .await;
+    // The rest of the update comes, and after it what it does not hold.
+    loop {
+        match node.hear().await.unwrap() {
+            Kind::Part(part) => {
+                take(&mut chunk, &part, &mut raw);
+                parts += 1;
+            }
+            Kind::Commit(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(parts > 50, "{parts} parts");
+    let changes = proto::decode_changes(raw).unwrap();
+    assert_eq!(changes.puts.len(), usize::try_from(begin.records).unwrap());
+    assert!(changes.puts.len() >= 1_500);
+    node.ack(&begin).await;
+    let (next, changes) = node.whole_update().await;
+    assert_eq!(next.target.as_ref().unwrap().revision, revision);
+    let kinds: Vec<_> = changes.puts.iter().map(|put| put.key.kind).collect();
+    assert_eq!(kinds, ["revocations"]);
+    node.ack(&next).await;
+    eventually("it runs that", async || {
+        let row = row(&cluster).await;
+        (row["revision"] == revision && row["revoked"].is_null()).then_some(())
+    })
+    .await;
+}
+
+/// Adds `part` to its `chunk`, and that to `raw` if it is whole.
+fn take(chunk: &mut Vec<u8>, part: &proto::v1::Part, raw: &mut Vec<u8>) {
+    chunk.extend_from_slice(&part.data);
+    if part.last {
+        let whole: Chunk = prost::Message::decode(std::mem::take(chunk).as_slice()).unwrap();
+        match whole.packing() {
+            Packing::Plain => raw.extend(whole.data),
+            Packing::Zstd => {
+                let size = whole.raw_size.try_into().unwrap();
+                raw.extend(zstd::bulk::decompress(&whole.data, size).unwrap());
+            }
+        }
+    }
+}
