@@ -99,6 +99,9 @@ pub struct Report {
     pub requests: u64,
     /// Of these, those that failed by its own fault.
     pub failed: u64,
+    /// Of these, those whose clients went away before an answer.
+    #[serde(default)]
+    pub left: u64,
     /// Connections that are open.
     pub connections: u32,
     /// Memory of the process.

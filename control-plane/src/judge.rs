@@ -53,7 +53,9 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
     if let Some(etcd) = settings.etcd.used() {
         etcd.check().map_err(StoreError::from)?;
     }
-    Ok(config_sync::judge(&judged.files)?.into_iter().collect())
+    let mut doubts: Vec<String> = config_sync::judge(&judged.files)?.into_iter().collect();
+    doubts.extend(settings.short_stages());
+    Ok(doubts)
 }
 
 /// Draws the conclusions.

@@ -23,6 +23,9 @@ use crate::rollout::{Agreed, Keeper, Plan};
 use crate::store::etcd::EtcdSettings;
 use crate::store::restore::RestoreCommand;
 
+/// Seconds within which a node has reported.
+const REPORTED: u64 = 12;
+
 /// The program `wardgate-control-plane`.
 #[derive(Debug, Parser)]
 #[command(
@@ -288,6 +291,21 @@ impl Settings {
         }
     }
 
+    /// What is to be said of stages that are shorter than what a node does between two reports.
+    pub fn short_stages(&self) -> Option<String> {
+        let times = [
+            ("rollout_canary_time", self.rollout_canary_time),
+            ("rollout_share_time", self.rollout_share_time),
+        ];
+        let is_short =
+            |(_, time): &(&str, u64)| *time < REPORTED && self.rollout == Rollout::Staged;
+        let (setting, time) = times.into_iter().find(is_short)?;
+        Some(format!(
+            "{setting} is {time} s: nodes report every 8 to 12 s, so that a change may go on before it is seen that requests \
+             fail; set {REPORTED} or more"
+        ))
+    }
+
     /// Whether nobody can use the Admin API but users that the store holds.
     pub const fn needs_user(&self) -> bool {
         self.enforce_rbac && self.admin_token_file.is_none()
@@ -352,6 +370,25 @@ mod tests {
             settings.secrets_key_path(),
             PathBuf::from("/var/lib/wardgate/control-plane.key")
         );
+    }
+
+    #[test]
+    fn stages_that_end_before_a_report_are_told_of() {
+        let staged = |canary, share| Settings {
+            rollout: Rollout::Staged,
+            rollout_canary_time: canary,
+            rollout_share_time: share,
+            ..Settings::default()
+        };
+        assert_eq!(staged(12, 12).short_stages(), None);
+        let told = |settings: &Settings| settings.short_stages().unwrap();
+        assert!(told(&staged(11, 60)).contains("rollout_canary_time is 11 s"));
+        assert!(told(&staged(30, 1)).contains("rollout_share_time is 1 s"));
+        let immediate = Settings {
+            rollout: Rollout::Immediate,
+            ..staged(1, 1)
+        };
+        assert_eq!(immediate.short_stages(), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(crate) use self::gone::forget;
 use self::histogram::{GATEWAY_BOUNDS, Histogram, OTHER_BOUNDS, histogram};
 pub(crate) use self::streams::Ended;
 use self::streams::Streams;
+use crate::pipeline::CLIENT_LEFT;
 
 /// What a route's figures are shown under.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -222,6 +223,8 @@ pub(crate) struct Figures {
     pub(crate) requests: u64,
     /// Answers of 5xx that are the gateway's own.
     pub(crate) failed: u64,
+    /// Requests whose clients went away before an answer.
+    pub(crate) left: u64,
     total: Histogram<13>,
 }
 
@@ -254,16 +257,13 @@ impl Sum {
         };
         for series in self.series.iter().chain([&self.gone]) {
             figures.total.add(&series.total);
-            let own = |(status, source, _): &&(StatusCode, Source, u64)| {
-                status.is_server_error() && *source == Source::Error
-            };
-            let failed = series
-                .volume
-                .answers
-                .iter()
-                .filter(own)
-                .map(|(.., count)| count);
-            figures.failed += failed.sum::<u64>();
+            for (status, source, count) in &series.volume.answers {
+                if *status == CLIENT_LEFT {
+                    figures.left += count;
+                } else if status.is_server_error() && *source == Source::Error {
+                    figures.failed += count;
+                }
+            }
         }
         figures
     }

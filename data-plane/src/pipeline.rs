@@ -45,7 +45,7 @@ use crate::server::Switched;
 use crate::upstream::UpstreamError;
 
 pub(crate) use self::owned::Put;
-pub(crate) use self::record::Recorded;
+pub(crate) use self::record::{CLIENT_LEFT, Recorded};
 pub(crate) use self::request::{Added, GivenUp, Peer};
 pub(crate) use self::returned::Returned;
 

@@ -107,6 +107,7 @@ pub(super) fn report(status: v1::NodeStatus) -> Result<Report, Status> {
         draining: status.draining,
         requests: status.requests,
         failed: status.failed,
+        left: status.left,
         connections: status.connections,
         resident_bytes: status.resident_bytes,
         crash_restarts: status.crash_restarts,

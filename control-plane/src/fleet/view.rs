@@ -67,6 +67,9 @@ pub struct Sample {
     pub requests: u64,
     /// Of these, those that failed by its own fault.
     pub failed: u64,
+    /// Of these, those whose clients went away before an answer.
+    #[serde(default)]
+    pub left: u64,
     /// What the slowest of a hundred took, in microseconds; 0: no requests.
     pub p99_us: u32,
 }
@@ -76,6 +79,9 @@ pub struct Sample {
 pub(super) struct Samples {
     /// What it had counted by the last: requests, and failed ones. None before the first.
     counted: Option<(u64, u64)>,
+    /// And those that were left, which earlier versions do not keep.
+    #[serde(default)]
+    left: u64,
     /// When that was.
     #[serde(default)]
     reported_at: UnixTime,
@@ -106,7 +112,7 @@ impl Samples {
 
     /// The node's process is another one, which counts from nothing.
     pub(super) fn restart(&mut self) {
-        self.counted = Some((0, 0));
+        (self.counted, self.left) = (Some((0, 0)), 0);
     }
 
     /// Remembers what happened since the last report. How slow it was is not said of a change that the node has taken up
@@ -116,6 +122,7 @@ impl Samples {
         let running = report.running.revision;
         let before = std::mem::replace(&mut self.revision, running);
         self.reported_at = now;
+        let left = std::mem::replace(&mut self.left, report.left);
         // The first says nothing of when its requests were.
         let Some((requests, failed)) = self.counted.replace(counted) else {
             return;
@@ -125,6 +132,7 @@ impl Samples {
             revision: running,
             requests: report.requests.saturating_sub(requests),
             failed: report.failed.saturating_sub(failed),
+            left: report.left.saturating_sub(left),
             p99_us: if before == running { report.p99_us } else { 0 },
         };
         if sample.requests == 0 {

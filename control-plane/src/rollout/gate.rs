@@ -20,6 +20,9 @@ const MORE_FAILURES: u64 = 5;
 const FEW_REQUESTS: u64 = 10;
 const MORE_OF_FEW: u64 = 500;
 
+/// Of how many of 1,000 requests more the clients may leave before an answer: some always do, and when is theirs to say.
+const MORE_LEFT: u64 = 50;
+
 /// Time without which nothing is said of how many requests are answered.
 const TELLING: Duration = Duration::from_secs(10);
 
@@ -29,8 +32,10 @@ const LESS: u64 = 4;
 /// Requests of a report whose slowest say something.
 const OF_A_REPORT: u64 = 50;
 
-/// Reports that have to agree that it is slower.
+/// Reports that have to agree that it is slower; and where it is that many times as slow, which no moment explains.
 const REPORTS: usize = 3;
+const OF_MUCH: usize = 2;
+const MUCH: u64 = 20;
 
 /// What a member does wrong, whatever its requests come to.
 pub(super) fn fault(
@@ -82,6 +87,7 @@ pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Opt
         }
     }
     failures(&with, &before, &elsewhere)
+        .or_else(|| departures(&with, &before, &elsewhere))
         .or_else(|| slowness(&with, &before, &elsewhere))
         .or_else(|| silence(rollout, nodes, since))
 }
@@ -91,28 +97,45 @@ fn requests(samples: &[&Sample]) -> u64 {
     samples.iter().map(|sample| sample.requests).sum()
 }
 
-/// Failed requests of 1,000, if there were `least` to tell by.
-fn rate(samples: &[&Sample], least: u64) -> Option<u64> {
+/// Those among 1,000 requests that `bad` counts, if there were `least` to tell by.
+fn rate(samples: &[&Sample], least: u64, bad: fn(&Sample) -> u64) -> Option<u64> {
     let requests = requests(samples);
-    let failed: u64 = samples.iter().map(|sample| sample.failed).sum();
-    (requests >= least).then(|| failed.saturating_mul(1000) / requests.max(1))
+    let bad: u64 = samples.iter().map(|sample| bad(sample)).sum();
+    (requests >= least).then(|| bad.saturating_mul(1000) / requests.max(1))
 }
 
-fn failures(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Option<String> {
+/// How many of 1,000 are `bad` now, and at most before and elsewhere, if these are more by the `margin` or of few by most.
+fn worse(
+    [with, before, elsewhere]: [&[&Sample]; 3],
+    margin: u64,
+    bad: fn(&Sample) -> u64,
+) -> Option<(u64, u64)> {
     let (least, margin) = if requests(with) < REQUESTS {
         (FEW_REQUESTS, MORE_OF_FEW)
     } else {
-        (REQUESTS, MORE_FAILURES)
+        (REQUESTS, margin)
     };
-    let now = rate(with, least)?;
-    let usual = rate(before, least).max(rate(elsewhere, least));
+    let now = rate(with, least, bad)?;
+    let usual = rate(before, least, bad).max(rate(elsewhere, least, bad));
     let usual = usual.unwrap_or_default();
-    let more = now > usual + margin;
-    more.then(|| {
-        format!(
-            "{now} of 1,000 requests fail on the nodes that have it, {usual} before or elsewhere"
-        )
-    })
+    (now > usual + margin).then_some((now, usual))
+}
+
+fn failures(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Option<String> {
+    let samples = [with, before, elsewhere];
+    let (now, usual) = worse(samples, MORE_FAILURES, |sample| sample.failed)?;
+    Some(format!(
+        "{now} of 1,000 requests fail on the nodes that have it, {usual} before or elsewhere"
+    ))
+}
+
+/// Where requests hang, clients give up.
+fn departures(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Option<String> {
+    let samples = [with, before, elsewhere];
+    let (now, usual) = worse(samples, MORE_LEFT, |sample| sample.left)?;
+    Some(format!(
+        "of {now} of 1,000 requests the clients leave before an answer on the nodes that have it, of {usual} before or elsewhere"
+    ))
 }
 
 /// What nine of ten of `values` stay within: one slow moment is not what is usual.
@@ -132,24 +155,25 @@ fn slowness(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Opti
     let with = telling(with);
     let usual = most(telling(before)).max(most(telling(elsewhere)))?;
     // The best of several: one slow moment is no verdict.
-    let best = with
-        .iter()
-        .copied()
-        .min()
-        .filter(|_| with.len() >= REPORTS)?;
+    let best = with.iter().copied().min()?;
+    let is_much = u64::from(best) >= u64::from(usual) * MUCH;
+    let reports = if is_much { OF_MUCH } else { REPORTS };
     // More than half as slow again.
-    let slower = u64::from(best) * 2 > u64::from(usual) * 3;
+    let slower = u64::from(best) * 2 > u64::from(usual) * 3 && with.len() >= reports;
     slower.then(|| {
         format!("one request of 100 takes {best} us or more on the nodes that have it, {usual} us before or elsewhere")
     })
 }
 
-/// Requests in 1,000 seconds that `samples`, one after the other, tell of up to `end`. What the first counted was before it.
+/// Requests that were answered in 1,000 seconds, as `samples` tell, one after the other, up to `end`. What the first counted was before it.
 fn pace(samples: &[&Sample], end: UnixTime) -> Option<u64> {
     let (first, rest) = samples.split_first()?;
     let span = end.saturating_since(first.at);
     let millis = u64::try_from(span.as_millis()).ok()?;
-    (span >= TELLING).then(|| requests(rest).saturating_mul(1_000_000) / millis)
+    let answered = rest
+        .iter()
+        .map(|sample| sample.requests.saturating_sub(sample.left));
+    (span >= TELLING).then(|| answered.sum::<u64>().saturating_mul(1_000_000) / millis)
 }
 
 /// Whether a member answers far less than before while the others go on: its requests hang, or nobody gets through to it.

@@ -82,6 +82,7 @@ fn sample(at: u64, revision: Revision, requests: u64, failed: u64, p99_us: u32) 
         revision,
         requests,
         failed,
+        left: 0,
         p99_us,
     }
 }
@@ -257,6 +258,14 @@ fn a_node_that_does_badly_halts_it_while_it_is_alone() {
             .collect();
     };
     assert!(halted_by(slow).unwrap().contains("16000 us"));
+    // What is far slower needs fewer reports.
+    for (p99, halts) in [(190_000, false), (200_000, true)] {
+        let slow = |node: &mut View| {
+            let [before, one] = [sample(1, FROM, 100, 0, 10_000), sample(11, TO, 100, 0, p99)];
+            node.samples = vec![before, one, one];
+        };
+        assert_eq!(halted_by(slow).is_some(), halts);
+    }
     // One slow moment is neither a verdict nor what is usual.
     let once = |node: &mut View| {
         node.samples = vec![
@@ -325,6 +334,35 @@ fn a_node_whose_requests_hang_halts_it() {
     assert_eq!(halted_by_pace(300, 80, 300), None);
     assert_eq!(halted_by_pace(300, 2, 120), None);
     assert_eq!(halted_by_pace(30, 0, 30), None);
+}
+
+/// What hangs ends as its clients give up, after some seconds: that is no answer.
+#[test]
+fn a_node_whose_clients_give_up_halts_it() {
+    let left = |left, before, elsewhere| {
+        let mut nodes = fleet(5);
+        let (rollout, _) = play(&mut nodes, 200, |at, _, nodes| {
+            for node in nodes {
+                let of = |revision, left| Sample {
+                    left,
+                    ..sample(at, revision, 300, 0, 9_000)
+                };
+                node.samples = match node.running.revision {
+                    TO => vec![of(FROM, before), of(TO, left)],
+                    revision => vec![of(revision, elsewhere)],
+                };
+            }
+        });
+        rollout.reason
+    };
+    for many in [300, 75, 20] {
+        let reason = left(many, 0, 0).unwrap_or_default();
+        assert!(reason.contains("the clients leave"), "{many}: {reason}");
+    }
+    // Some always do, or did before, or do elsewhere.
+    assert_eq!(left(10, 0, 0), None);
+    assert_eq!(left(100, 90, 0), None);
+    assert_eq!(left(100, 0, 90), None);
 }
 
 #[test]
