@@ -126,8 +126,8 @@ async fn follow(
                 bytes += prost::Message::encoded_len(&part);
                 parts.extend_from_slice(&part.data);
                 if part.last {
-                    let whole = std::mem::take(&mut parts).into();
-                    chunks.push(<Chunk as prost::Message>::decode::<bytes::Bytes>(whole).ok()?);
+                    let whole = bytes::Bytes::from(std::mem::take(&mut parts));
+                    chunks.push(prost::Message::decode(whole).ok()?);
                 }
             }
             Kind::Commit(commit) => {

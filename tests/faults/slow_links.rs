@@ -27,10 +27,11 @@ async fn a_logout_passes_a_large_update_on_a_slow_link() {
     let proxy = ("WARDGATE_PROXY_LISTEN", format!("{}:0", clients.theirs));
     cluster.run_under(&namespace.command());
     cluster.start_data_plane_with("node-1", &[proxy]).await;
-    let config = |consumers: Vec<Value>| {
+    let config = |mut consumers: Vec<Value>| {
         let known = json!({
             "username": "known", "keyauth_credentials": [{ "key": "kong" }],
         });
+        consumers.push(known);
         json!({
             "_format_version": "3.0",
             "routes": [{ "name": "r", "paths": ["/p"] }],
@@ -39,7 +40,7 @@ async fn a_logout_passes_a_large_update_on_a_slow_link() {
                 { "name": "key-auth" },
                 { "name": "request-termination", "config": { "status_code": 200 } },
             ],
-            "consumers": [vec![known], consumers].concat(),
+            "consumers": consumers,
         })
     };
     let declare = async |consumers| {
