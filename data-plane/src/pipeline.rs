@@ -88,7 +88,7 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         debug: wants_debug(&core, head.headers.view()),
         route: None,
         consumer: None,
-        status: record::CLIENT_LEFT,
+        status: CLIENT_LEFT,
         ended_by: None,
         sent_head: 0,
         sent: 0,

@@ -165,8 +165,11 @@ impl NodeStream {
                     self.update = Update::Sending(pieces);
                 }
                 room = updates.reserve(), if self.update.is_sending() => {
-                    let mut room = room.map_err(|_| Ended::Left).map(Some)?;
-                    while let (Some(place), Some(piece)) = (room.take(), self.update.next()) {
+                    let mut room = Some(room.map_err(|_| Ended::Left)?);
+                    while let Some(place) = room.take() {
+                        let Some(piece) = self.update.next() else {
+                            break;
+                        };
                         place.send(piece);
                         room = updates.try_reserve().ok();
                     }

@@ -50,8 +50,11 @@ pub fn chunk_frame(chunk: &Chunk) -> Frame {
     [bytes.freeze(), data]
 }
 
-/// Encodes a chunk in parts, between which there is room for what cannot wait. Their data all nodes share, too.
+/// Encodes a chunk that is long in parts, between which there is room for what cannot wait. Their data all nodes share, too.
 pub fn parts(chunk: &Chunk) -> Vec<Frame> {
+    if chunk.data.len() <= PART {
+        return vec![chunk_frame(chunk)];
+    }
     let (before, mut data) = message(chunk);
     let mut before = before.freeze();
     let mut frames = Vec::with_capacity(data.len() / PART + 1);
@@ -145,6 +148,10 @@ mod tests {
             assert_eq!(frames[1].as_ptr(), chunk.data.as_ptr());
             let mut joined = Vec::new();
             let parts = parts(&chunk);
+            if size <= PART {
+                assert_eq!(parts, [frames]);
+                continue;
+            }
             for (number, frame) in (1..).zip(&parts) {
                 assert!(frame.concat().len() < PART + 64);
                 assert!(chunk.data.as_ptr_range().contains(&frame[1].as_ptr()));
