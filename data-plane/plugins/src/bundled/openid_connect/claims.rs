@@ -95,7 +95,14 @@ pub(super) fn authorize(
     if forbidden.is_empty() {
         return Ok(());
     }
-    let read = own.is_none().then(|| jws::claims(token)).flatten();
+    let read = match own {
+        Some(_) => None,
+        None => jws::payload(token).map_err(|jws::Ambiguous| {
+            let detail =
+                "the access token's claims cannot be read: none is known not to be forbidden";
+            Failure::forbidden("authz_denied", detail)
+        })?,
+    };
     let has = |name: &&String| {
         let mut all = introspection.into_iter().chain(own).chain(&read);
         all.any(|claims| claims.contains_key(*name))

@@ -205,6 +205,28 @@ pub(super) fn claims(token: &str) -> Option<Claims> {
     Some(Jws::parse(token, token.len()).ok()?.claims)
 }
 
+/// What `token` says, whatever its header does; none if it is no JWT.
+///
+/// # Errors
+///
+/// If it is one whose claims no two readers need read alike.
+pub(super) fn payload(token: &str) -> Result<Option<Claims>, Ambiguous> {
+    let parts: Vec<_> = token.split('.').collect();
+    let [_, body, _] = parts[..] else {
+        return Ok(None);
+    };
+    let body = URL_SAFE_NO_PAD.decode(body.trim_end_matches('='));
+    let is_object = |body: &[u8]| body.trim_ascii_start().starts_with(b"{");
+    match body.ok().filter(|body| is_object(body)) {
+        Some(body) => strict_json::object(&body).map(Some).ok_or(Ambiguous),
+        None => Ok(None),
+    }
+}
+
+/// Claims that are an object only to some readers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Ambiguous;
+
 /// Whether `name` (`nbf`, `iat`) lies in the past, with `leeway`, or is not there.
 pub(super) fn begun(claims: &Claims, name: &str, now: UnixTime, leeway: Duration) -> bool {
     time(claims, name)
@@ -268,10 +290,33 @@ mod tests {
         check(json!(null), false);
     }
 
+    #[test]
+    fn rule_88_a_payload_is_read_whatever_its_header_says() {
+        let of = |payload: &str| {
+            let payload = URL_SAFE_NO_PAD.encode(payload);
+            ["eyJhbGciOiJub25lIn0", "no header", ""].map(|header| format!("{header}.{payload}.x"))
+        };
+        let check = |tokens: [String; 3], expected: Result<bool, Ambiguous>| {
+            for token in tokens {
+                let read = payload(&token).map(|claims| claims.is_some());
+                assert_eq!(read, expected, "{token}");
+            }
+        };
+        check(of("{\"a\":1}"), Ok(true));
+        check(
+            of(" {\"a\":1}").map(|token| token.replace(".x", "=.x")),
+            Ok(true),
+        );
+        check(of("{\"a\":1,\"a\":2}"), Err(Ambiguous));
+        check(of("{\"a\":1"), Err(Ambiguous));
+        check(of("[1]"), Ok(false));
+        check(["a.b", "a.b.c.d", "a.{}.c"].map(str::to_owned), Ok(false));
+    }
+
     proptest! {
         #[test]
         fn no_text_panics(text in "\\PC{0,120}") {
-            let _ = Jws::parse(&text, 4096);
+            let _ = (Jws::parse(&text, 4096), payload(&text));
         }
     }
 }

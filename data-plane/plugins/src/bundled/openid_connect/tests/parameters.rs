@@ -1,5 +1,7 @@
 //! What parameters do, alone and beside each other, where a first reading may miss it.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway, Reply, request};
@@ -231,6 +233,25 @@ fn a_claim_is_forbidden_whether_the_token_has_it_or_the_provider_says_it() {
             gateway.provider.script.borrow_mut().introspection = Some(said);
             let token = gateway.provider.access_token(&[]);
             assert_eq!(gateway.call(&token).status, status, "{method} {claim}");
+            // Whatever it calls its signature, and however it says the claim.
+            let (header, rest) = token.split_once('.').unwrap();
+            let (payload, signature) = rest.split_once('.').unwrap();
+            let with = |header: &str, payload: &str| format!("{header}.{payload}.{signature}");
+            let encoded = |text: &str| URL_SAFE_NO_PAD.encode(text);
+            let twice = encoded("{\"tenant\":1,\"tenant\":2}");
+            for (token, status) in [
+                (with(&encoded("{\"alg\":\"ES256K\"}"), payload), status),
+                (with(&encoded("{\"alg\":\"none\"}"), payload), status),
+                (with("eyJ", payload), status),
+                (with(header, &twice), 403),
+                (with(header, "opaque"), 200),
+            ] {
+                assert_eq!(
+                    gateway.call(&token).status,
+                    status,
+                    "{method} {claim} {token}"
+                );
+            }
         }
     }
 }
