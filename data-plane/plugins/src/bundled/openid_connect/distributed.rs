@@ -16,12 +16,9 @@ use tracing::debug;
 use super::jws::{Claims, Jws};
 use super::provider::{self, Document};
 use super::rules::{Rules, provider_url, sha256};
-use super::verify::Verifier;
+use super::verify::{PROVIDER_TOKEN, Verifier};
 use crate::expiring::Expiring;
 use crate::host::{FetchError, Host};
-
-/// Longest answer of a source, in bytes.
-const LIMIT: usize = 64 * 1024;
 
 /// Most sources that are asked for one user.
 const MOST_SOURCES: usize = 5;
@@ -121,7 +118,10 @@ async fn fetch(
     if away.has(&name, host.now()) {
         return Err(NotAsked);
     }
-    let answered = host.fetch(request, provider::limits(rules, LIMIT)).await;
+    // The answer is a token, and no JSON that holds one.
+    let answered = host
+        .fetch(request, provider::limits(rules, PROVIDER_TOKEN))
+        .await;
     let fails =
         |status: StatusCode| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
     match answered {
@@ -165,7 +165,7 @@ fn read(
     token: &str,
 ) -> Option<Claims> {
     if !rules.config.credentials.verify_signature {
-        return Some(Jws::parse(token, LIMIT).ok()?.claims);
+        return Some(Jws::parse(token, PROVIDER_TOKEN).ok()?.claims);
     }
     let verifier = Verifier {
         rules,

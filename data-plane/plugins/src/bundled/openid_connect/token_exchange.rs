@@ -16,7 +16,8 @@ use super::provider::{self, ProviderError};
 use super::rules::Rules;
 use crate::host::Host;
 
-/// Longest token that is taken, in bytes.
+/// Longest token that is taken, in bytes. It is all that the endpoint answers, and goes upstream in a header: no server takes
+/// longer heads.
 const LIMIT: usize = 64 * 1024;
 
 /// A token that was traded for another.

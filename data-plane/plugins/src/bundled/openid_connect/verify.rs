@@ -18,7 +18,7 @@ use super::provider::{Document, Key};
 use super::rules::{self, Rules};
 
 /// Longest token of a provider, in bytes.
-const PROVIDER_TOKEN: usize = 64 * 1024;
+pub(super) const PROVIDER_TOKEN: usize = 64 * 1024;
 
 /// Longest bearer token of a client, in bytes.
 const BEARER_TOKEN: usize = 16 * 1024;

@@ -1,6 +1,7 @@
 //! What the requirements of a relying party's security say of a sign-in on its way, by their numbers.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::conformance::reason;
 use super::gateway::{Browser, Gateway};
-use super::provider::ISSUER;
+use super::provider::{ISSUER, basic, plain};
 use crate::bundled::openid_connect::rules::sha256;
 
 #[test]
@@ -131,6 +132,77 @@ fn rule_108_where_a_sign_in_ends_is_on_this_host_however_its_path_is_written() {
                     "{path}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn rule_73_three_redirects_of_discovery_are_followed_and_none_to_where_anybody_reads_along() {
+    for (hops, first, found) in [
+        (1, "/hop/1", true),
+        (3, "/hop/1", true),
+        (4, "/hop/1", false),
+        (1, "http://idp.example/hop/1", false),
+        (1, "https://user@idp.example/hop/1", false),
+    ] {
+        let mut gateway = Gateway::new(json!({}));
+        let provider = Rc::clone(&gateway.provider);
+        gateway.host.connect(Rc::new(move |request| {
+            let path = request.uri().path();
+            let hop = match path.strip_prefix("/hop/") {
+                Some(hop) => hop.parse().unwrap(),
+                None if path.contains("/.well-known/") => 0,
+                None => return provider.handle(request),
+            };
+            if hop == hops {
+                let document = provider.discovery().to_string();
+                return Ok(plain(200, "application/json", document));
+            }
+            let next = format!("/hop/{}", hop + 1);
+            let next = if hop == 0 { first } else { &next };
+            let mut redirect = plain(302, "text/html", String::new());
+            let headers = redirect.headers_mut();
+            headers.insert("location", next.parse().unwrap());
+            Ok(redirect)
+        }));
+        let reply = Browser::default().get(&mut gateway, "/api");
+        let expected = if found { 302 } else { 503 };
+        assert_eq!(reply.status, expected, "{hops} {first}");
+    }
+}
+
+#[test]
+fn rule_73_whatever_is_asked_with_a_secret_is_asked_nowhere_else() {
+    for (path, method) in [
+        ("/token", "client_credentials"),
+        ("/introspect", "introspection"),
+        ("/userinfo", "userinfo"),
+    ] {
+        for status in [301, 302, 303, 307, 308] {
+            let mut gateway = Gateway::new(json!({ "auth_methods": [method] }));
+            let provider = Rc::clone(&gateway.provider);
+            gateway.host.connect(Rc::new(move |request| {
+                let answered = provider.handle(request)?;
+                if request.uri().path() != path {
+                    return Ok(answered);
+                }
+                let mut redirect = plain(status, "text/html", String::new());
+                let there = format!("{ISSUER}/elsewhere").parse().unwrap();
+                redirect.headers_mut().insert("location", there);
+                Ok(redirect)
+            }));
+            let reply = if method == "client_credentials" {
+                let credentials = basic("robot:robot-secret");
+                Browser::default().get_with(&mut gateway, "/api", "authorization", &credentials)
+            } else {
+                gateway.call("opaque")
+            };
+            assert!(reply.status >= 400, "{path} {status}: {}", reply.status);
+            let asked = (
+                gateway.provider.called(path),
+                gateway.provider.called("/elsewhere"),
+            );
+            assert_eq!(asked, (1, 0), "{path} {status}");
         }
     }
 }
