@@ -133,7 +133,7 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
     let (target, rollouts, following) =
         target::follow(&publisher, signer, &fleet, staging, replica)?;
     let (stop, stopping) = watch::channel(false);
-    let relay = Relay::new(claims, fleet.awaited(monotonic()));
+    let relay = Relay::new(claims, fleet.awaited_processes(monotonic()));
     let streams = Streams {
         publisher,
         fleet,
@@ -251,7 +251,7 @@ impl Streams {
             joined.map_err(|full| Status::resource_exhausted(full.to_string()))?;
         tracing::info!(node_id = node, revision = %running.revision, "data plane connected");
         let session = Session::new(running, refused, abilities);
-        let by = (self.relay).stream(member.name(), member.run(), flights);
+        let by = self.relay.stream(&member.process(), flights);
         let chain = peer.chain.clone();
         let stream = stream::NodeStream::new(self.clone(), member, outgoing, session, (chain, by));
         tokio::spawn(async move {

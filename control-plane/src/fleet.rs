@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::snapshot::Missing;
 use elsewhere::Elsewhere;
 pub use elsewhere::{PARTS, Part};
-pub use kept::{Kept, generation_told, is_generation};
+pub use kept::{Kept, Process, generation_told, is_generation};
 pub use member::Membership;
 pub use progress::Progress;
 pub use room::Full;
@@ -319,6 +319,7 @@ impl Fleet {
         let quarantined = introduction.quarantined.iter().copied();
         let mut shunned: Vec<Shunned> = quarantined.map(Shunned::from).collect();
         let mut nodes = self.nodes();
+        nodes.awaited.is_back(&introduction);
         if introduction.handed_over {
             // It is led like its node, and counts for nothing: its successor speaks for the node.
             nodes.leaving.insert(&introduction, orders)?;

@@ -189,21 +189,28 @@ impl<W> Flights<W> {
         true
     }
 
-    /// The work `key`, which process `by` goes on with, is done under the claim `ours` from now on.
+    /// The work `key`, which somebody goes on with, is done under the claim `ours` from now on, whoever is at it by then.
     ///
     /// # Errors
     ///
-    /// If it is not done any more: what has come of it, if something has.
-    pub(super) fn claimed(&mut self, key: &Key, by: u64, ours: Claim) -> Result<(), Option<Bytes>> {
+    /// If nobody is at it without a claim any more: what has come of it, if something has.
+    pub(super) fn claimed(&mut self, key: &Key, ours: Claim) -> Result<(), Option<Bytes>> {
         match self.known.get_mut(key) {
-            Some(Flight::Flies {
-                by: doing, claim, ..
-            }) if *doing == by => {
+            Some(Flight::Flies { claim, .. }) if *claim == 0 => {
                 *claim = ours;
                 Ok(())
             }
             Some(Flight::Landed { result, .. }) => Err(Some(result.clone())),
             _ => Err(None),
+        }
+    }
+
+    /// Whether the work `key` is done without a claim, or was: nobody else knows of it.
+    pub(super) fn lacks_claim(&self, key: &Key) -> bool {
+        match self.known.get(key) {
+            Some(Flight::Flies { claim, .. }) => *claim == 0,
+            Some(Flight::Landed { .. }) => true,
+            Some(Flight::Elsewhere { .. }) | None => false,
         }
     }
 

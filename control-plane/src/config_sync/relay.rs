@@ -16,11 +16,13 @@ use proto::v1::flight::Step;
 use proto::v1::request::What;
 use proto::v1::{Answer, Flight, Request, answer};
 use shared::clock::monotonic;
+use shared::telemetry::Trouble;
 use tokio::sync::mpsc;
 
 use self::processes::Processes;
 use self::returns::Returns;
 use super::flights::{By, Claim, Flights, Joined, Key, Next, PATIENCE};
+use crate::fleet::Process;
 use crate::revocations::Revoker;
 use crate::snapshot::{Frame, frame};
 use crate::store::etcd::{Claimed, Claims, EtcdError};
@@ -89,8 +91,8 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Nothing is known yet. The nodes in `awaited` had streams of the process before this one.
-    pub(super) fn new(claims: Option<Claims>, awaited: BTreeSet<String>) -> Self {
+    /// Nothing is known yet. Those in `awaited` had streams of the process before this one.
+    pub(super) fn new(claims: Option<Claims>, awaited: BTreeSet<Process>) -> Self {
         let returns = match claims {
             // What is claimed by way of etcd stays claimed.
             Some(_) => Returns::none(),
@@ -106,9 +108,9 @@ impl Relay {
         }
     }
 
-    /// A new stream of the process that its node calls by `run`, which does `flights`: it was given them by a stream before.
-    pub(super) fn stream(&self, node: &str, run: &str, flights: Vec<Key>) -> By {
-        let by = self.processes().take(node, run);
+    /// A new stream of `process`, which does `flights`: it was given them by a stream before.
+    pub(super) fn stream(&self, process: &Process, flights: Vec<Key>) -> By {
+        let by = self.processes().take(process);
         let mut news = Vec::new();
         for key in flights.into_iter().filter(is_key) {
             if self.flights().goes_on(key.clone(), by.process, monotonic()) {
@@ -116,30 +118,53 @@ impl Relay {
             }
         }
         if let Some(claims) = self.claims.clone().filter(|_| !news.is_empty()) {
-            tokio::spawn(self.clone().take_over(claims, by.process, news));
+            tokio::spawn(self.clone().take_over(claims, news));
         }
-        self.returns.is_back(node);
+        self.returns.is_back(process);
         by
     }
 
-    /// Has the other control planes know that process `by` goes on with the work `keys`, which it was given by one of them, or
-    /// by the process before this one.
-    async fn take_over(self, claims: Arc<Claims>, by: u64, keys: Vec<Key>) {
-        for key in keys {
-            let claim = match claims.take_over(&key).await {
-                Ok(Some(claim)) => claim,
-                Ok(None) => continue,
-                Err(error) => {
-                    tracing::warn!(%error, "other control planes are not told who goes on to refresh sessions or redeem codes");
-                    return;
+    /// Has the other control planes know that a process goes on with the work `keys`, which it was given by one of them, or by
+    /// the process before this one. While they cannot be told, it is tried again: what comes of work that nobody has claimed
+    /// reaches none of them.
+    async fn take_over(self, claims: Arc<Claims>, mut keys: Vec<Key>) {
+        let (began, mut pause) = (monotonic(), LOOK.0);
+        let mut trouble = Trouble::default();
+        loop {
+            let mut left = Vec::new();
+            for key in keys {
+                let claiming = tokio::time::timeout(AGREE, claims.take_over(&key)).await;
+                match claiming.unwrap_or_else(|_| Err(silent())) {
+                    Ok(Some(claim)) => self.has_claim(key, claim),
+                    Ok(None) => {}
+                    Err(error) => {
+                        if trouble.is_news(&error.to_string(), monotonic()) {
+                            tracing::warn!(%error, "other control planes are not told yet who goes on to refresh sessions or redeem codes");
+                        }
+                        left.push(key);
+                    }
                 }
-            };
-            let claimed = self.flights().claimed(&key, by, claim);
-            match claimed {
-                Ok(()) => {}
-                Err(Some(result)) => self.finish(key, claim, &result),
-                Err(None) => self.release(key, claim),
             }
+            if monotonic().saturating_duration_since(began) >= PATIENCE {
+                return;
+            }
+            left.retain(|key| self.flights().lacks_claim(key));
+            if left.is_empty() {
+                return;
+            }
+            keys = left;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK.1);
+        }
+    }
+
+    /// The work `key`, which somebody goes on with, is claimed from the other control planes by now.
+    fn has_claim(&self, key: Key, claim: Claim) {
+        let claimed = self.flights().claimed(&key, claim);
+        match claimed {
+            Ok(()) => {}
+            Err(Some(result)) => self.finish(key, claim, &result),
+            Err(None) => self.release(key, claim),
         }
     }
 
@@ -327,7 +352,6 @@ impl Relay {
             return None;
         }
         let claiming = tokio::time::timeout(AGREE, claims.claim(key, over)).await;
-        let silent = || EtcdError::Unreachable("no answer within 3 s".to_owned());
         match claiming.unwrap_or_else(|_| Err(silent())) {
             Ok(claimed) => {
                 *apart() = None;
@@ -374,6 +398,11 @@ impl Relay {
             }
         });
     }
+}
+
+/// That etcd does not answer.
+fn silent() -> EtcdError {
+    EtcdError::Unreachable("no answer within 3 s".to_owned())
 }
 
 /// Tells those that have waited what came of it.

@@ -12,7 +12,7 @@ use shared::machine::write_whole;
 use shared::telemetry::Trouble;
 use tokio::task::JoinHandle;
 
-use super::{Fleet, Row};
+use super::{Fleet, Introduction, Row};
 
 /// How often the file is written. What happens in between a crash loses, but for who is there.
 const WRITE: Duration = Duration::from_mins(1);
@@ -30,11 +30,48 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 #[derive(Deserialize, Serialize)]
 struct Nodes {
     rows: Vec<Row>,
+    /// Those with a stream, or on their way back, besides the ones in `rows` that are connected.
+    #[serde(default)]
+    processes: BTreeSet<Process>,
 }
 
-/// Nodes that had a stream when the process before this one ended, and until when they are expected.
+/// A process of a node: while one gives way to its successor there are two.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Process {
+    /// The node's name.
+    pub node: String,
+    /// Differs after a restart of the node.
+    pub run: String,
+}
+
+impl Process {
+    fn of(introduction: &Introduction) -> Self {
+        Self {
+            node: introduction.name.clone(),
+            run: introduction.boot.clone(),
+        }
+    }
+}
+
+/// Who had a stream when the process before this one ended and has not come back yet, and until when they are expected.
 #[derive(Debug, Default)]
-pub(super) struct Awaited(Option<(BTreeSet<String>, Instant)>);
+pub(super) struct Awaited(Option<(BTreeSet<Process>, Instant)>);
+
+impl Awaited {
+    /// The process that introduces itself so is back.
+    pub(super) fn is_back(&mut self, introduction: &Introduction) {
+        if let Some((processes, _)) = &mut self.0 {
+            processes.remove(&Process::of(introduction));
+        }
+    }
+
+    /// Who is expected at `clock`.
+    fn all(&mut self, clock: Instant) -> BTreeSet<Process> {
+        self.0.take_if(|(_, until)| clock >= *until);
+        let awaited = self.0.as_ref();
+        awaited.map_or_else(BTreeSet::new, |(processes, _)| processes.clone())
+    }
+}
 
 /// A generation that no store has, in seconds after the present: a node that tells of it is wrong.
 const ABSURD: Duration = Duration::from_hours(24 * 366 * 100);
@@ -96,7 +133,7 @@ impl Kept {
     /// Writes the file once more.
     pub fn stop(self) {
         self.writing.abort();
-        if let Err(error) = self.fleet.keep(&self.file) {
+        if let Err(error) = self.fleet.keep(&self.file, monotonic()) {
             tracing::warn!(file = %self.file.display(), %error, "the list of data planes is not kept");
         }
     }
@@ -109,7 +146,7 @@ async fn write(fleet: Fleet, file: PathBuf) {
         // Whoever came meanwhile is told of at once.
         _ = tokio::time::timeout(WRITE, fleet.newcomers.notified()).await;
         let (fleet, path) = (fleet.clone(), file.clone());
-        let written = tokio::task::spawn_blocking(move || fleet.keep(&path)).await;
+        let written = tokio::task::spawn_blocking(move || fleet.keep(&path, monotonic())).await;
         match written.map_err(io::Error::other).flatten() {
             Ok(()) => trouble.ends(),
             Err(error) if trouble.is_news(&error.to_string(), monotonic()) => {
@@ -121,47 +158,52 @@ async fn write(fleet: Fleet, file: PathBuf) {
 }
 
 impl Fleet {
-    /// Writes every node to `file`, without what roll-outs are judged by.
-    fn keep(&self, file: &Path) -> io::Result<()> {
-        let mut rows: Vec<Row> = self.nodes().rows().into_iter().cloned().collect();
+    /// Writes every node to `file`, without what roll-outs are judged by, and who is on its way back at `clock`.
+    fn keep(&self, file: &Path, clock: Instant) -> io::Result<()> {
+        let mut nodes = self.nodes();
+        let mut rows: Vec<Row> = nodes.rows().into_iter().cloned().collect();
+        // Who was not back yet from the restart before is on its way still.
+        let mut processes = nodes.awaited.all(clock);
+        let leaving = nodes.leaving.processes();
+        processes.extend(leaving.map(|(node, run)| Process { node, run }));
+        drop(nodes);
         for row in &mut rows {
             row.samples.clear();
         }
         if let Some(directory) = file.parent() {
             fs::create_dir_all(directory)?;
         }
-        write_whole(file, &serde_json::to_string(&Nodes { rows })?)
+        write_whole(file, &serde_json::to_string(&Nodes { rows, processes })?)
     }
 
-    /// Those that had a stream before this process started and have none yet, as long as they may come back at `clock`:
-    /// they are not to be taken for gone.
+    /// The processes that had a stream before this one of the control plane started and have none yet, as long as they may
+    /// come back at `clock`.
+    pub fn awaited_processes(&self, clock: Instant) -> BTreeSet<Process> {
+        self.nodes().awaited.all(clock)
+    }
+
+    /// The nodes of which none has a stream, but of which one may come back at `clock`: they are not to be taken for gone.
     pub fn awaited(&self, clock: Instant) -> BTreeSet<String> {
         let mut nodes = self.nodes();
-        let until = nodes.awaited.0.as_ref().map(|(_, until)| *until);
-        if until.is_some_and(|until| clock >= until) {
-            nodes.awaited.0 = None;
-        }
-        let Some((names, _)) = &nodes.awaited.0 else {
-            return BTreeSet::new();
-        };
-        let away = nodes.rows().into_iter().filter(|row| !row.connected);
+        let processes = nodes.awaited.all(clock).into_iter();
+        let names: BTreeSet<String> = processes.map(|process| process.node).collect();
+        let away = nodes.rows().into_iter();
+        let away = away.filter(|row| !row.connected && !row.report.draining);
         let away = away.map(|row| row.introduction.name.clone());
         away.filter(|name| names.contains(name)).collect()
     }
 
     /// Takes in the nodes of `file`, if there is one: they are away until they come.
     fn recall(&self, file: &Path, clock: Instant) -> io::Result<()> {
-        let Some(Nodes { rows }) = read(file)? else {
+        let Some(Nodes { rows, processes }) = read(file)? else {
             return Ok(());
         };
-        let awaited = rows
-            .iter()
-            .filter(|row| row.connected && !row.report.draining)
-            .map(|row| row.introduction.name.clone());
-        let awaited = Awaited(Some((awaited.collect(), clock + RETURN)));
+        let mut awaited = processes;
+        let connected = rows.iter().filter(|row| row.connected);
+        awaited.extend(connected.map(|row| Process::of(&row.introduction)));
         let mut nodes = self.nodes();
         nodes.elsewhere.leave(rows);
-        nodes.awaited = awaited;
+        nodes.awaited = Awaited(Some((awaited, clock + RETURN)));
         Ok(())
     }
 }
@@ -193,7 +235,7 @@ mod tests {
             name.clone_into(&mut joins.name);
             members.push(fleet.join(joins, NOW).unwrap());
         }
-        fleet.keep(&file).unwrap();
+        fleet.keep(&file, monotonic()).unwrap();
         assert_eq!(generation_told(&file, NOW), 20_000);
         fs::write(&file, "damaged").unwrap();
         assert_eq!(generation_told(&file, NOW), 0);
@@ -235,7 +277,7 @@ mod tests {
         before.recall(&file, start).unwrap();
         let (member, _) = before.join(introduction("a", at(1)), NOW).unwrap();
         member.refused(at(2), vec![fault("no")], NOW);
-        before.keep(&file).unwrap();
+        before.keep(&file, start).unwrap();
 
         let after = Fleet::default();
         after.recall(&file, start).unwrap();
@@ -263,5 +305,66 @@ mod tests {
             assert!(fleet.recall(&file, start).is_err(), "{damaged}");
             assert!(fleet.list(|_| at(2), LATER).is_empty());
         }
+    }
+    #[test]
+    fn processes_that_are_on_their_way_back_are_awaited_over_further_restarts() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("nodes.json");
+        let start = monotonic();
+        let named = |name: &str, run: &str, handed_over: bool| Introduction {
+            name: name.to_owned(),
+            handed_over,
+            ..introduction(run, at(1))
+        };
+        let process = |node: &str, run: &str| Process {
+            node: node.to_owned(),
+            run: run.to_owned(),
+        };
+        let first = Fleet::default();
+        let joined = [
+            named("node-1", "old", true),
+            named("node-1", "new", false),
+            named("node-2", "a", false),
+        ];
+        let members = joined.map(|joins| first.join(joins, NOW).unwrap());
+        first.keep(&file, start).unwrap();
+
+        // One is back as the second ends; of the other node neither process is.
+        let second = Fleet::default();
+        second.recall(&file, start).unwrap();
+        let all = [
+            process("node-1", "new"),
+            process("node-1", "old"),
+            process("node-2", "a"),
+        ];
+        assert_eq!(second.awaited_processes(start), all.clone().into());
+        let (_member, _) = second.join(named("node-2", "a", false), LATER).unwrap();
+        assert_eq!(
+            second.awaited_processes(start),
+            all[..2].iter().cloned().collect()
+        );
+        second.keep(&file, start + RETURN / 2).unwrap();
+
+        let third = Fleet::default();
+        third.recall(&file, start).unwrap();
+        assert_eq!(third.awaited_processes(start), all.into());
+        let names = ["node-1", "node-2"].map(str::to_owned);
+        assert_eq!(third.awaited(start), names.into());
+
+        // Who has not come for long is not awaited for ever.
+        second.keep(&file, start + RETURN).unwrap();
+        let later = Fleet::default();
+        later.recall(&file, start).unwrap();
+        assert_eq!(
+            later.awaited_processes(start),
+            [process("node-2", "a")].into()
+        );
+
+        // A process that has ended is not awaited.
+        drop(members);
+        first.keep(&file, start).unwrap();
+        let later = Fleet::default();
+        later.recall(&file, start).unwrap();
+        assert!(later.awaited_processes(start).is_empty());
     }
 }

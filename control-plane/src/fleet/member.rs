@@ -6,7 +6,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::{Position, Revision};
 use tokio::sync::mpsc;
 
-use super::{Fault, Fleet, Introduction, Node, Order, Refusal, Report, Row, Run, Shunned};
+use super::{Fault, Fleet, Introduction, Node, Order, Process, Refusal, Report, Row, Run, Shunned};
 use crate::snapshot::Missing;
 
 /// Faults of one refusal that are kept.
@@ -138,9 +138,12 @@ impl Membership {
         &self.name
     }
 
-    /// Names the run of the node: its process.
-    pub fn run(&self) -> &str {
-        &self.run
+    /// The process of the node whose stream it is.
+    pub fn process(&self) -> Process {
+        Process {
+            node: self.name.clone(),
+            run: self.run.clone(),
+        }
     }
 
     /// What the node knows.

@@ -64,6 +64,14 @@ impl Leaving {
         streams.push((boot.clone(), orders));
         Ok(())
     }
+
+    /// Those with a stream: each node's name and run.
+    pub(super) fn processes(&self) -> impl Iterator<Item = (String, String)> {
+        self.0.iter().flat_map(|(name, streams)| {
+            let open = streams.iter().filter(|(_, orders)| !orders.is_closed());
+            open.map(move |(run, _)| (name.clone(), run.clone()))
+        })
+    }
 }
 
 fn within(

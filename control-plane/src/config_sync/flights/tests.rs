@@ -95,11 +95,27 @@ fn work_goes_on_that_a_control_plane_did_not_know_of() {
     assert_eq!(flights.join(A, by(2), false, 2, now), Joined::Claim(0));
     assert!(flights.goes_on(A, 1, now));
     assert_eq!(flights.granted(&A, 7, now), None);
-    assert_eq!(flights.claimed(&A, 2, 8), Err(None));
-    assert_eq!(flights.claimed(&A, 1, 8), Ok(()));
+    assert!(flights.lacks_claim(&A));
+    assert_eq!(flights.claimed(&A, 8), Ok(()));
+    assert!(!flights.lacks_claim(&A));
+    assert_eq!(flights.claimed(&A, 9), Err(None), "it has one");
     let landed = flights.land(A, 1, RESULT_OF_A, now);
     assert_eq!(landed, Some((vec![2], 8)));
-    assert_eq!(flights.claimed(&A, 1, 9), Err(Some(RESULT_OF_A)));
+    assert_eq!(flights.claimed(&A, 9), Err(Some(RESULT_OF_A)));
+    // Whoever is at it by then does it under the claim: what is released another control plane gives to its own.
+    let mut flights = Flights::new(true);
+    assert!(flights.goes_on(A, 1, now));
+    assert_eq!(flights.join(A, by(2), false, 2, now), Joined::Waits);
+    assert_eq!(flights.abandon(&A, 1, now), Some(Next::Yours(2)));
+    assert_eq!(flights.claimed(&A, 8), Ok(()));
+    let landed = flights.land(A, 2, RESULT_OF_A, now);
+    assert_eq!(landed, Some((vec![], 8)));
+    // Nobody is at it any more.
+    let mut flights = Flights::<u8>::new(true);
+    assert!(flights.goes_on(A, 1, now));
+    assert_eq!(flights.abandon(&A, 1, now), Some(Next::Free(A, 0)));
+    assert!(!flights.lacks_claim(&A));
+    assert_eq!(flights.claimed(&A, 8), Err(None));
 }
 
 #[test]

@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 
 use crate::config_sync::flights::By;
+use crate::fleet::Process;
 
-/// Each process by its node and run, and how many streams it has.
+/// Each process, and how many streams it has.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
-    known: HashMap<(String, String), Process>,
+    known: HashMap<Process, Known>,
     given: u64,
 }
 
 #[derive(Debug)]
-struct Process {
+struct Known {
     number: u64,
     streams: usize,
     /// How often its last stream has ended.
@@ -20,17 +21,16 @@ struct Process {
 }
 
 impl Processes {
-    /// A new stream of the process `run` of a node.
-    pub(super) fn take(&mut self, node: &str, run: &str) -> By {
+    /// A new stream of `process`.
+    pub(super) fn take(&mut self, process: &Process) -> By {
         self.given += 1;
         let number = self.given;
-        let first = Process {
+        let first = Known {
             number,
             streams: 0,
             left: 0,
         };
-        let name = (node.to_owned(), run.to_owned());
-        let process = self.known.entry(name).or_insert(first);
+        let process = self.known.entry(process.clone()).or_insert(first);
         process.streams += 1;
         By {
             process: process.number,
@@ -53,7 +53,7 @@ impl Processes {
     /// Forgets a process, unless it has been back since it `left`; whether it is forgotten.
     pub(super) fn end(&mut self, number: u64, left: u64) -> bool {
         let before = self.known.len();
-        let is_gone = |process: &Process| {
+        let is_gone = |process: &Known| {
             process.number == number && process.streams == 0 && process.left == left
         };
         self.known.retain(|_, process| !is_gone(process));
@@ -68,21 +68,25 @@ mod tests {
     #[test]
     fn a_process_stays_the_same_while_it_comes_back_in_time() {
         let mut processes = Processes::default();
-        let first = processes.take("node", "a");
-        let other = processes.take("node", "b");
+        let named = |run: &str| Process {
+            node: "node".to_owned(),
+            run: run.to_owned(),
+        };
+        let first = processes.take(&named("a"));
+        let other = processes.take(&named("b"));
         assert_ne!(first.process, other.process);
-        let second = processes.take("node", "a");
+        let second = processes.take(&named("a"));
         assert_eq!(first.process, second.process);
         assert_ne!(first.stream, second.stream);
         assert_eq!(processes.leave(first), None);
         assert_eq!(processes.leave(second), Some(1));
-        let third = processes.take("node", "a");
+        let third = processes.take(&named("a"));
         assert_eq!(third.process, first.process);
         assert!(!processes.end(first.process, 1), "it is back");
         assert_eq!(processes.leave(third), Some(2));
         assert!(!processes.end(first.process, 1), "it has been back");
         assert!(processes.end(first.process, 2));
         assert!(!processes.end(first.process, 2), "once");
-        assert_ne!(processes.take("node", "a").process, first.process);
+        assert_ne!(processes.take(&named("a")).process, first.process);
     }
 }

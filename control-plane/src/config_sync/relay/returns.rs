@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::RETURNS;
+use crate::fleet::Process;
 
-/// The nodes that are on their way back.
+/// The processes of nodes that are on their way back.
 #[derive(Clone, Debug)]
 pub(super) struct Returns {
     away: Arc<Mutex<Away>>,
@@ -17,17 +18,17 @@ pub(super) struct Returns {
 
 #[derive(Debug)]
 struct Away {
-    /// Those that are known to be.
-    nodes: BTreeSet<String>,
+    /// Those that are known to be. One that gives way to its successor may be at something, too.
+    processes: BTreeSet<Process>,
     /// Whether one has come.
     begun: bool,
 }
 
 impl Returns {
-    /// There are such nodes: `nodes`, and maybe others.
-    pub(super) fn of(nodes: BTreeSet<String>) -> Self {
+    /// There are such: `processes`, and maybe others.
+    pub(super) fn of(processes: BTreeSet<Process>) -> Self {
         let away = Away {
-            nodes,
+            processes,
             begun: false,
         };
         Self {
@@ -47,13 +48,13 @@ impl Returns {
         self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `node` is back, and has told what it does. Once the first is, the others have as much time as nodes may take.
-    pub(super) fn is_back(&self, node: &str) {
+    /// `process` is back, and has told what it does. Once the first is, the others have as much time as nodes may take.
+    pub(super) fn is_back(&self, process: &Process) {
         if self.are_over() {
             return;
         }
         let mut away = self.away();
-        let is_last = away.nodes.remove(node) && away.nodes.is_empty();
+        let is_last = away.processes.remove(process) && away.processes.is_empty();
         let begun = std::mem::replace(&mut away.begun, true);
         drop(away);
         if is_last {

@@ -7,6 +7,7 @@ use proto::v1::aside::Step;
 use proto::v1::{Aside, ControlMessage, Flight, Request, flight};
 
 use super::*;
+use crate::store::etcd::EtcdSettings;
 use crate::store::suite::Subject;
 use crate::store::suite::etcd::InEtcd;
 
@@ -17,6 +18,18 @@ const MARK: usize = 5;
 const KEY: Key = Bytes::from_static(b"flight");
 
 const SEALED: Bytes = Bytes::from_static(b"sealed");
+
+/// The only process of a node.
+fn of(node: &str) -> Process {
+    process(node, "run")
+}
+
+fn process(node: &str, run: &str) -> Process {
+    Process {
+        node: node.to_owned(),
+        run: run.to_owned(),
+    }
+}
 
 /// What `relay` answers a node that asks for `step` with what is called `key`.
 async fn asked(relay: &Relay, step: Step, key: &[u8], sealed: Bytes) -> answer::What {
@@ -31,7 +44,7 @@ async fn asked(relay: &Relay, step: Step, key: &[u8], sealed: Bytes) -> answer::
         what: Some(What::Aside(aside)),
     };
     relay.serve(
-        (relay.stream("node", "run", Vec::new()), "node"),
+        (relay.stream(&of("node"), Vec::new()), "node"),
         request,
         &outgoing,
         None,
@@ -74,14 +87,14 @@ fn joins(relay: &Relay, by: By) -> mpsc::Receiver<Frame> {
 
 #[tokio::test(start_paused = true)]
 async fn a_control_plane_that_has_just_started_waits_for_who_may_be_at_it() {
-    let known = || BTreeSet::from(["one".to_owned(), "two".to_owned()]);
+    let known = || BTreeSet::from([of("one"), of("two")]);
     let relay = Relay::new(None, known());
-    let two = relay.stream("two", "run", Vec::new());
+    let two = relay.stream(&of("two"), Vec::new());
     let mut waiting = joins(&relay, two);
     tokio::time::sleep(RETURNS / 2).await;
     assert!(waiting.try_recv().is_err());
     // Who comes back says what it does. Of a key that is none, nothing.
-    let one = relay.stream("one", "run", vec![KEY, Bytes::new()]);
+    let one = relay.stream(&of("one"), vec![KEY, Bytes::new()]);
     tokio::time::sleep(RETURNS).await;
     assert!(waiting.try_recv().is_err());
     says(&relay, one, flight::Step::Land);
@@ -89,7 +102,7 @@ async fn a_control_plane_that_has_just_started_waits_for_who_may_be_at_it() {
 
     // Who does not come back is not waited for for long.
     let relay = Relay::new(None, known());
-    let two = relay.stream("two", "run", Vec::new());
+    let two = relay.stream(&of("two"), Vec::new());
     let (gone, mut waiting) = (joins(&relay, two), joins(&relay, two));
     drop(gone);
     let began = tokio::time::Instant::now();
@@ -98,7 +111,7 @@ async fn a_control_plane_that_has_just_started_waits_for_who_may_be_at_it() {
 
     // Nor where nobody is known: one that was killed may not have noted who had come.
     let relay = Relay::new(None, BTreeSet::new());
-    let two = relay.stream("two", "run", Vec::new());
+    let two = relay.stream(&of("two"), Vec::new());
     let began = tokio::time::Instant::now();
     let mut waiting = joins(&relay, two);
     assert_eq!(answered(&mut waiting).await, answer::What::Yours(true));
@@ -107,15 +120,59 @@ async fn a_control_plane_that_has_just_started_waits_for_who_may_be_at_it() {
     // Where all are back nobody waits.
     let relay = Relay::new(None, known());
     for node in known() {
-        relay.stream(&node, "run", Vec::new());
+        relay.stream(&node, Vec::new());
     }
-    let two = relay.stream("two", "run", Vec::new());
+    let two = relay.stream(&of("two"), Vec::new());
     let began = tokio::time::Instant::now();
     assert_eq!(
         answered(&mut joins(&relay, two)).await,
         answer::What::Yours(true)
     );
     assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_gives_way_to_its_successor_is_waited_for_as_well() {
+    let [old, new] = ["old", "new"].map(|run| process("node", run));
+    let relay = Relay::new(None, [old.clone(), new.clone()].into());
+    let new = relay.stream(&new, Vec::new());
+    let mut waiting = joins(&relay, new);
+    tokio::time::sleep(RETURNS / 2).await;
+    assert!(waiting.try_recv().is_err());
+    let old = relay.stream(&old, vec![KEY]);
+    tokio::time::sleep(RETURNS).await;
+    assert!(waiting.try_recv().is_err());
+    says(&relay, old, flight::Step::Land);
+    assert_eq!(answered(&mut waiting).await, answer::What::Result(SEALED));
+}
+
+#[tokio::test]
+async fn work_goes_on_that_etcd_could_not_be_told_of_at_once() {
+    let Some(mut subject) = InEtcd::start() else {
+        return;
+    };
+    let key = subject.key();
+    let relay = |settings: &EtcdSettings| {
+        let claims = Claims::new(settings, &key).unwrap();
+        Relay::new(Some(claims), BTreeSet::new())
+    };
+    let settings = subject.settings();
+    let (one, other) = (relay(&settings), relay(&settings));
+    let by = one.stream(&of("one"), Vec::new());
+    assert_eq!(
+        answered(&mut joins(&one, by)).await,
+        answer::What::Yours(true)
+    );
+    drop(one);
+    // The control plane that gave it starts again while etcd is away.
+    subject.kill();
+    let one = relay(&settings);
+    let by = one.stream(&of("one"), vec![Bytes::from_static(b"another"), KEY]);
+    tokio::time::sleep(LOOK.1).await;
+    subject.revive();
+    says(&one, by, flight::Step::Land);
+    let mut far = joins(&other, other.stream(&of("three"), Vec::new()));
+    assert_eq!(answered(&mut far).await, answer::What::Result(SEALED));
 }
 
 #[tokio::test]
@@ -129,7 +186,7 @@ async fn work_goes_on_by_way_of_another_control_plane() {
         Relay::new(Some(claims), BTreeSet::new())
     };
     let (one, other) = (relay(), relay());
-    let by = one.stream("one", "run", Vec::new());
+    let by = one.stream(&of("one"), Vec::new());
     assert_eq!(
         answered(&mut joins(&one, by)).await,
         answer::What::Yours(true)
@@ -137,9 +194,9 @@ async fn work_goes_on_by_way_of_another_control_plane() {
     drop(one);
     // The control plane that gave it starts again; the node is at it still.
     let one = relay();
-    let by = one.stream("one", "run", vec![KEY]);
-    let mut near = joins(&one, one.stream("two", "run", Vec::new()));
-    let mut far = joins(&other, other.stream("three", "run", Vec::new()));
+    let by = one.stream(&of("one"), vec![KEY]);
+    let mut near = joins(&one, one.stream(&of("two"), Vec::new()));
+    let mut far = joins(&other, other.stream(&of("three"), Vec::new()));
     tokio::time::sleep(LOOK.0).await;
     assert!(near.try_recv().is_err() && far.try_recv().is_err());
     says(&one, by, flight::Step::Land);
