@@ -5,12 +5,11 @@ mod given;
 use std::pin::pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use proto::v1::{answer, request};
-use shared::clock::monotonic;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
-use self::given::Given;
-use crate::contact::Contact;
+use self::given::{Given, Number};
 
 /// How long an answer may take that needs no work.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -24,8 +23,9 @@ const LENGTHY: usize = 16;
 /// How long it may take until it is known that what was told has arrived.
 const ARRIVED: Duration = Duration::from_secs(30);
 
-/// Between two questions that no stream has taken.
+/// Between two questions that no stream has taken, and the longest such pause of what is told for a while.
 pub(crate) const AGAIN: Duration = Duration::from_millis(20);
+const SELDOM: Duration = Duration::from_millis(500);
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,8 +40,38 @@ pub(crate) enum Unanswered {
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) what: request::What,
-    /// Who waits for an answer; nobody, if something is only told.
-    pub(crate) answer: Option<oneshot::Sender<answer::What>>,
+    pub(crate) wanted: Wanted,
+}
+
+/// What is wanted of a question besides that it is sent.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// Nothing: something is only told.
+    Nothing,
+    /// Its answer.
+    Answer(oneshot::Sender<answer::What>),
+    /// Any answer to what is asked behind it, by the same stream: by that it has arrived.
+    Arrival(oneshot::Sender<answer::What>),
+}
+
+#[cfg(test)]
+impl Asked {
+    /// Answers whoever waits for that.
+    pub(crate) fn answer(self, answer: answer::What) {
+        match self.wanted {
+            Wanted::Answer(waiting) | Wanted::Arrival(waiting) => waiting.send(answer).unwrap(),
+            Wanted::Nothing => panic!("nobody waits: {:?}", self.what),
+        }
+    }
+}
+
+/// How a flight ended, on its way.
+#[derive(Debug)]
+pub(crate) struct Landing {
+    key: Bytes,
+    number: Option<Number>,
+    ended: request::What,
+    arrived: oneshot::Receiver<answer::What>,
 }
 
 /// Both ends of the way to config sync.
@@ -70,10 +100,8 @@ impl Questions {
     /// The answer to `what`, if a control plane gives one within `limit`.
     async fn ask(&self, what: request::What, limit: Duration) -> Result<answer::What, Unanswered> {
         let (answer, answered) = oneshot::channel();
-        let asked = Asked {
-            what,
-            answer: Some(answer),
-        };
+        let wanted = Wanted::Answer(answer);
+        let asked = Asked { what, wanted };
         // With a full queue the control plane is as good as gone.
         self.sender
             .try_send(asked)
@@ -85,11 +113,12 @@ impl Questions {
     }
 
     /// The answer to `what`, which may wait for others' work and so take up to `limit`; none as soon as the control
-    /// plane does not answer at all, as one that is frozen.
+    /// plane does not answer at all, as one that is frozen, unless one `is_expected` back.
     pub(crate) async fn ask_patiently(
         &self,
         what: request::What,
         limit: Duration,
+        is_expected: impl Fn() -> bool,
     ) -> Result<answer::What, Unanswered> {
         let mut answered = pin!(self.ask(what, limit));
         loop {
@@ -102,9 +131,10 @@ impl Questions {
                 biased;
                 answer = &mut answered => return answer,
                 // One that knows no echo says so, at once as well.
-                heard = self.ask(request::What::Echo(true), PROMPT) => {
-                    heard?;
-                }
+                heard = self.ask(request::What::Echo(true), PROMPT) => match heard {
+                    Err(Unanswered::Silent) if is_expected() => {}
+                    heard => _ = heard?,
+                },
             }
         }
     }
@@ -120,34 +150,57 @@ impl Questions {
         self.ask(what, limit).await
     }
 
-    /// Sends `what` without waiting for an answer; whether it is on its way.
-    pub(crate) fn tell(&self, what: request::What) -> bool {
-        let told = Asked { what, answer: None };
-        self.sender.try_send(told).is_ok()
+    /// Sends `what` without waiting for an answer.
+    pub(crate) fn tell(&self, what: request::What) {
+        let wanted = Wanted::Nothing;
+        // With a full queue there is nobody to tell.
+        _ = self.sender.try_send(Asked { what, wanted });
     }
 
-    /// Tells how the flight `key` has `ended`, which this process has done; whether that is on its way.
-    pub(crate) fn land(&self, key: &[u8], ended: request::What) -> bool {
-        let is_told = self.tell(ended);
-        if !is_told {
-            self.given.ends(key);
-        }
-        is_told
+    /// Sends `what`, and tells when it has arrived; nothing if it is not on its way.
+    fn deliver(&self, what: request::What) -> Option<oneshot::Receiver<answer::What>> {
+        let (answer, arrived) = oneshot::channel();
+        let wanted = Wanted::Arrival(answer);
+        self.sender.try_send(Asked { what, wanted }).ok()?;
+        Some(arrived)
     }
 
-    /// Waits until it is known that what `land` tells has arrived, and tells it again to whoever takes the place of a control
-    /// plane that has gone away before.
-    pub(crate) async fn landed(&self, key: &[u8], ended: request::What, contact: &Contact) {
-        // Answers come in the order of what is asked: by the next one it has arrived.
-        while self.ask(request::What::Echo(true), ARRIVED).await == Err(Unanswered::Cut)
-            && contact.is_there(monotonic())
+    /// Tells how the flight `key` has `ended`, which this process has done; nothing if nobody can be told.
+    pub(crate) fn land(&self, key: &[u8], ended: request::What) -> Option<Landing> {
+        let number = self.given.number(key);
+        let Some(arrived) = self.deliver(ended.clone()) else {
+            self.given.ends(key, number);
+            return None;
+        };
+        Some(Landing {
+            key: Bytes::copy_from_slice(key),
+            number,
+            ended,
+            arrived,
+        })
+    }
+
+    /// Waits until it is known that what `land` tells has arrived, and tells it again, for a while, to whoever takes the place
+    /// of a control plane that has gone away before.
+    pub(crate) async fn landed(&self, landing: Landing) {
+        let (key, number) = (landing.key, landing.number);
+        let mut arrived = landing.arrived;
+        let (began, mut pause) = (tokio::time::Instant::now(), AGAIN);
+        while matches!(tokio::time::timeout(ARRIVED, arrived).await, Ok(Err(_)))
+            && began.elapsed() < ARRIVED
         {
-            tokio::time::sleep(AGAIN).await;
-            if !self.tell(ended.clone()) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(SELDOM);
+            // The end of this one would be taken for that of the next.
+            if self.given.number(&key) != number {
                 break;
             }
+            match self.deliver(landing.ended.clone()) {
+                Some(again) => arrived = again,
+                None => break,
+            }
         }
-        self.given.ends(key);
+        self.given.ends(&key, number);
     }
 
     /// The next question. For one reader at a time: the stream, or who refuses while there is none.
@@ -169,7 +222,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_waits_for_others_is_waited_for_while_somebody_is_there() {
         let questions = Questions::default();
-        let asked = questions.ask_patiently(join(), LIMIT);
+        let asked = questions.ask_patiently(join(), LIMIT, || false);
         let control_plane = async {
             let question = questions.next().await.unwrap();
             let mut echoes = 0;
@@ -180,18 +233,14 @@ mod tests {
                     () = &mut late => break,
                     echo = questions.next() => {
                         echoes += 1;
-                        let Asked { what, answer } = echo.unwrap();
-                        assert_eq!(what, request::What::Echo(true));
-                        let answer = answer.unwrap();
-                        answer.send(answer::What::Refused("unknown".to_owned())).unwrap();
+                        let echo = echo.unwrap();
+                        assert_eq!(echo.what, request::What::Echo(true));
+                        let unknown = answer::What::Refused("unknown".to_owned());
+                        echo.answer(unknown);
                     }
                 }
             }
-            question
-                .answer
-                .unwrap()
-                .send(answer::What::Yours(true))
-                .unwrap();
+            question.answer(answer::What::Yours(true));
             echoes
         };
         let (answer, echoes) = tokio::join!(asked, control_plane);
@@ -201,38 +250,61 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn how_a_flight_ended_is_told_until_somebody_has_heard_it() {
-        let started = monotonic().checked_sub(Duration::from_mins(1)).unwrap();
-        let (questions, contact) = (Questions::default(), Contact::new(started));
-        contact.connects(true, monotonic());
+        let questions = Questions::default();
         let key = [7; 32];
-        let land = || request::What::Flight(proto::v1::Flight::default());
         questions.given.begins(&key);
-        assert!(questions.land(&key, land()));
+        let landing = questions.land(&key, join()).unwrap();
         let control_planes = async {
             for is_gone in [true, true, false] {
-                assert_eq!(questions.next().await.unwrap().what, land());
-                let Asked { what, answer } = questions.next().await.unwrap();
-                assert_eq!(what, request::What::Echo(true));
+                // One that takes it off the queue and goes away takes all of it along: nothing is left for the next one to
+                // answer that has not heard it.
+                let told = questions.next().await.unwrap();
+                assert_eq!(told.what, join());
+                assert!(matches!(told.wanted, Wanted::Arrival(_)));
+                let next = tokio::time::timeout(AGAIN / 2, questions.next()).await;
+                assert!(next.is_err());
                 // Until somebody has heard it, it is this process's.
                 assert_eq!(questions.given.all(), [&key[..]]);
                 if !is_gone {
-                    answer.unwrap().send(answer::What::Echo(true)).unwrap();
+                    told.answer(answer::What::Echo(true));
                 }
             }
         };
-        tokio::join!(questions.landed(&key, land(), &contact), control_planes);
+        tokio::join!(questions.landed(landing), control_planes);
         assert!(questions.given.all().is_empty());
-        // Where there is nobody, nobody is waited for.
-        contact.connects(false, started);
+        // Where there is nobody for long, nobody is waited for any more.
         questions.given.begins(&key);
-        assert!(questions.land(&key, land()));
-        let nobody = async {
-            for _ in 0..2 {
-                questions.next().await;
-            }
-        };
-        tokio::join!(questions.landed(&key, land(), &contact), nobody);
+        let landing = questions.land(&key, join()).unwrap();
+        let nobody = async { while questions.next().await.is_some() {} };
+        tokio::select! {
+            () = questions.landed(landing) => {}
+            () = nobody => unreachable!(),
+        }
         assert!(questions.given.all().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_flight_is_not_that_of_the_next_of_its_name() {
+        let questions = Questions::default();
+        let key = [7; 32];
+        for is_heard in [true, false] {
+            questions.given.begins(&key);
+            let landing = questions.land(&key, join()).unwrap();
+            let told = questions.next().await.unwrap();
+            // It has been given up; another core wants it done, and is given it before that is known to be heard.
+            let number = questions.given.begins(&key);
+            if is_heard {
+                told.answer(answer::What::Echo(true));
+            } else {
+                drop(told);
+            }
+            questions.landed(landing).await;
+            assert_eq!(questions.given.all(), [&key[..]], "{is_heard}");
+            let next = tokio::time::timeout(PROMPT, questions.next()).await;
+            assert!(next.is_err(), "{is_heard}");
+            questions.given.ends(&key, Some(number));
+            assert!(questions.given.all().is_empty());
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -241,11 +313,11 @@ mod tests {
         let long = (0..100).map(|_| questions.ask_at_length(join(), LIMIT));
         let asking = async {
             tokio::join!(futures::future::join_all(long), async {
-                questions.tell(join())
+                questions.tell(join());
             })
         };
-        let (answers, told) = asking.await;
-        assert!(told && answers.iter().all(Result::is_err));
+        let (answers, ()) = asking.await;
+        assert!(answers.iter().all(Result::is_err));
         let mut asked = 0;
         while let Ok(Some(_)) = tokio::time::timeout(PROMPT, questions.next()).await {
             asked += 1;
@@ -260,8 +332,21 @@ mod tests {
     async fn nobody_is_waited_for_who_does_not_answer_at_all() {
         let questions = Questions::default();
         let begin = tokio::time::Instant::now();
-        let unanswered = questions.ask_patiently(join(), LIMIT).await;
-        assert_eq!(unanswered, Err(Unanswered::Silent));
+        let asked = questions.ask_patiently(join(), LIMIT, || false);
+        assert_eq!(asked.await, Err(Unanswered::Silent));
         assert!(begin.elapsed() < LIMIT / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_control_plane_that_is_on_its_way_back_is_waited_for() {
+        let questions = Questions::default();
+        let asked = questions.ask_patiently(join(), LIMIT, || true);
+        let control_plane = async {
+            tokio::time::sleep(PROMPT * 3).await;
+            let question = questions.next().await.unwrap();
+            question.answer(answer::What::Yours(true));
+        };
+        let (answer, ()) = tokio::join!(asked, control_plane);
+        assert_eq!(answer, Ok(answer::What::Yours(true)));
     }
 }

@@ -192,7 +192,7 @@ async fn follow_any(
                 // Spread already, by who counts all that wait.
                 Ended::Held { wait, .. } => wait,
                 Ended::HandedOver | Ended::Again => Duration::ZERO,
-                _ => backoff.next(random()),
+                _ => backoff.next(gateway.contact.is_expected(monotonic()), random()),
             };
             let doubt = match ended {
                 Ended::Unreachable(_) => dialer.doubt(),

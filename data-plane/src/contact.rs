@@ -11,8 +11,9 @@ use tokio::sync::watch;
 /// Silence that is worth a warning.
 pub(crate) const LONG: Duration = Duration::from_mins(1);
 
-/// How long after a stream the next one may be expected: a control plane that restarts has nodes back within two seconds.
-const BETWEEN: Duration = Duration::from_millis(2_500);
+/// How long after a stream the next one may be expected: a control plane that restarts has nodes back within two seconds, one
+/// that crashes takes somewhat longer.
+const BETWEEN: Duration = Duration::from_millis(3_500);
 
 /// Written by config sync, read by whoever asks for the node's status.
 #[derive(Debug)]
@@ -111,7 +112,12 @@ impl Contact {
 
     /// Whether a control plane is heard, or may be at any moment.
     pub(crate) fn is_there(&self, now: Instant) -> bool {
-        self.is_connected() || now < self.expected_until()
+        self.is_connected() || self.is_expected(now)
+    }
+
+    /// Whether one is not heard, but may be at any moment.
+    pub(crate) fn is_expected(&self, now: Instant) -> bool {
+        !self.is_connected() && now < self.expected_until()
     }
 
     pub(crate) fn is_led_to(&self, revision: u64) {
@@ -175,13 +181,13 @@ mod tests {
         let started = shared::clock::monotonic();
         let contact = Contact::new(started);
         let is_there = |seconds| contact.is_there(started + Duration::from_secs(seconds));
-        assert!(is_there(1) && !is_there(3));
+        assert!(is_there(1) && !is_there(4));
         contact.connects(true, started + Duration::from_secs(10));
         assert!(is_there(100));
         contact.connects(false, started + Duration::from_secs(100));
         // An attempt that failed is no stream that ends.
         contact.connects(false, started + Duration::from_secs(102));
-        assert!(is_there(102) && !is_there(103));
+        assert!(is_there(102) && !is_there(104));
     }
 
     #[tokio::test]

@@ -362,7 +362,9 @@ impl Host for CoreHost {
         let answer = loop {
             let what = What::Flight(joining.clone());
             let left = CLAIMED.saturating_sub(waited());
-            match node.questions.ask_patiently(what, left).await {
+            let is_expected = || node.contact.is_expected(monotonic());
+            let asked = node.questions.ask_patiently(what, left, is_expected);
+            match asked.await {
                 // It waits for the next stream.
                 Err(Unanswered::Cut) if node.contact.is_there(monotonic()) => {
                     tokio::time::sleep(AGAIN).await;
@@ -380,14 +382,13 @@ impl Host for CoreHost {
             Step::Abandon
         };
         let ended = What::Flight(flight(key, step, sealed));
-        if !self.0.node.questions.land(&key, ended.clone()) {
+        let Some(landing) = self.0.node.questions.land(&key, ended) else {
             tracing::debug!("no control plane hears that an operation has ended");
             return;
-        }
+        };
         let core = Rc::clone(&self.0);
         tokio::task::spawn_local(async move {
-            let node = &core.node;
-            node.questions.landed(&key, ended, &node.contact).await;
+            core.node.questions.landed(landing).await;
         });
     }
 
@@ -401,8 +402,10 @@ impl Host for CoreHost {
 
     async fn take_aside(&self, key: [u8; 32]) -> Option<Vec<u8>> {
         let taking = aside(key, aside::Step::Take, Vec::new());
-        let taken = self.0.node.questions.ask_patiently(taking, FOUND).await;
-        match taken {
+        let node = &self.0.node;
+        let is_expected = || node.contact.is_expected(monotonic());
+        let taken = node.questions.ask_patiently(taking, FOUND, is_expected);
+        match taken.await {
             Ok(answer::What::Result(sealed)) => Some(sealed.to_vec()),
             _ => None,
         }
@@ -411,7 +414,7 @@ impl Host for CoreHost {
     fn forget_aside(&self, key: [u8; 32]) {
         let forgetting = aside(key, aside::Step::Forget, Vec::new());
         // What is not forgotten is not kept for long.
-        _ = self.0.node.questions.tell(forgetting);
+        self.0.node.questions.tell(forgetting);
     }
 }
 

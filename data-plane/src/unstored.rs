@@ -61,7 +61,7 @@ pub(crate) async fn store(questions: &Questions, revocations: &[Revocation]) -> 
         return Stored::Refused;
     };
     match questions
-        .ask_patiently(What::Revoke(json.into()), STORED)
+        .ask_patiently(What::Revoke(json.into()), STORED, || false)
         .await
     {
         Ok(answer::What::Stored(true)) => Stored::Yes,

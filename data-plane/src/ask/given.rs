@@ -14,37 +14,62 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Most of them: a control plane that is told of more knows no more.
 const MOST: usize = 1_024;
 
-/// Each by its key, and since when.
+/// One beginning of a flight: another one of the same name has another number.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Number(u64);
+
+/// All that are under way.
 #[derive(Debug, Default)]
-pub(crate) struct Given(Mutex<HashMap<Bytes, Instant>>);
+pub(crate) struct Given(Mutex<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    /// Each by its key, and since when.
+    flights: HashMap<Bytes, (Number, Instant)>,
+    begun: u64,
+}
 
 impl Given {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Bytes, Instant>> {
+    fn lock(&self) -> MutexGuard<'_, All> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The flight `key` is this process's to do.
-    pub(crate) fn begins(&self, key: &[u8]) {
+    pub(crate) fn begins(&self, key: &[u8]) -> Number {
         let now = monotonic();
         let mut all = self.lock();
-        if all.len() >= MOST {
-            all.retain(|_, since| is_held(*since, now));
+        all.begun += 1;
+        let number = Number(all.begun);
+        let flights = &mut all.flights;
+        if flights.len() >= MOST {
+            flights.retain(|_, (_, since)| is_held(*since, now));
         }
-        if all.len() < MOST {
-            all.insert(Bytes::copy_from_slice(key), now);
+        if flights.len() < MOST {
+            flights.insert(Bytes::copy_from_slice(key), (number, now));
         }
+        number
     }
 
-    /// It is done, or given up, and whoever gave it knows that.
-    pub(crate) fn ends(&self, key: &[u8]) {
-        self.lock().remove(key);
+    /// Which beginning of the flight `key` is under way; none if it is not known to be.
+    pub(crate) fn number(&self, key: &[u8]) -> Option<Number> {
+        self.lock().flights.get(key).map(|(number, _)| *number)
+    }
+
+    /// It is done, or given up, and whoever gave it knows that. One of its name that has begun since goes on.
+    pub(crate) fn ends(&self, key: &[u8], number: Option<Number>) {
+        let mut all = self.lock();
+        let known = all.flights.get(key).map(|(number, _)| *number);
+        if known == number {
+            all.flights.remove(key);
+        }
     }
 
     /// All that are under way.
     pub(crate) fn all(&self) -> Vec<Bytes> {
         let now = monotonic();
         let all = self.lock();
-        let held = all.iter().filter(|(_, since)| is_held(**since, now));
+        let held = all.flights.iter();
+        let held = held.filter(|(_, (_, since))| is_held(*since, now));
         held.map(|(key, _)| key.clone()).collect()
     }
 }

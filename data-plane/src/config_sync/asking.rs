@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::beside::revocations;
 use super::follow::Ended;
-use crate::ask::Asked;
+use crate::ask::{Asked, Wanted};
 use crate::core::Node as Gateway;
 
 /// Questions that may wait for their answers.
@@ -59,11 +59,16 @@ impl<'a> Asking<'a> {
 
     /// Sends on what a core asks. Whoever asked learns from the lost sender that there is no answer.
     pub(super) fn ask(&mut self, asked: Option<Asked>) -> Result<(), Ended> {
-        let Some(Asked { what, answer }) = asked else {
+        let Some(Asked { what, wanted }) = asked else {
             return Ok(());
         };
-        let Some(answer) = answer else {
-            return self.request(what);
+        let (what, answer) = match wanted {
+            Wanted::Nothing => return self.request(what),
+            Wanted::Arrival(answer) => {
+                self.request(what)?;
+                (request::What::Echo(true), answer)
+            }
+            Wanted::Answer(answer) => (what, answer),
         };
         // Who has gone away meanwhile would be given work.
         if answer.is_closed() {
@@ -104,13 +109,12 @@ impl<'a> Asking<'a> {
         };
         let is_given = matches!(what, answer::What::Yours(_));
         let work = waiting.work.filter(|_| is_given);
-        if let Some(key) = &work {
-            self.gateway.questions.given.begins(key);
-        }
+        let given = &self.gateway.questions.given;
+        let work = work.map(|key| (given.begins(&key), key));
         // Who no longer waits has gone away, and does no work.
         let is_lost = waiting.answer.send(what).is_err();
-        if let Some(key) = work.filter(|_| is_lost) {
-            self.gateway.questions.given.ends(&key);
+        if let Some((number, key)) = work.filter(|_| is_lost) {
+            given.ends(&key, Some(number));
             return self.abandon(key);
         }
         Ok(())

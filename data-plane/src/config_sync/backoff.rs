@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(200);
+/// The longest pause while somebody is expected any moment: work of others waits for that.
+const SOON: Duration = Duration::from_millis(400);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// Full jitter: each pause is random between nothing and a limit that doubles.
@@ -12,11 +14,12 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The next pause.
-    pub(super) fn next(&mut self, random: u64) -> Duration {
+    /// The next pause; `soon`: while somebody is expected any moment.
+    pub(super) fn next(&mut self, soon: bool, random: u64) -> Duration {
         let doubled = 2_u32.saturating_pow(self.attempts.min(16));
         self.attempts = self.attempts.saturating_add(1);
-        spread(FIRST.saturating_mul(doubled).min(LONGEST), random)
+        let longest = if soon { SOON } else { LONGEST };
+        spread(FIRST.saturating_mul(doubled).min(longest), random)
     }
 }
 
@@ -38,16 +41,19 @@ mod tests {
                 let mut same = Backoff {
                     attempts: backoff.attempts,
                 };
-                let low = same.next(0);
+                let low = same.next(false, 0);
                 assert_eq!(low, Duration::ZERO);
                 // The largest number below every limit here, so that the remainder is the number itself.
                 let limit = FIRST * 2_u32.pow(backoff.attempts);
-                backoff.next(u64::try_from(limit.min(LONGEST).as_nanos()).unwrap() - 1)
+                let most = u64::try_from(limit.min(LONGEST).as_nanos()).unwrap() - 1;
+                backoff.next(false, most)
             })
             .collect();
         assert!(longest.is_sorted());
         assert!(longest.iter().all(|pause| *pause < LONGEST));
         assert!(longest.last().unwrap() > &Duration::from_millis(9_999));
         assert_eq!(spread(Duration::ZERO, 7), Duration::ZERO);
+        let most = u64::try_from(SOON.as_nanos()).unwrap() - 1;
+        assert!(backoff.next(true, most) < SOON);
     }
 }

@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 use shared::secret::Secret;
 
 use super::*;
-use crate::ask::Asked;
 
 const NOW: UnixTime = UnixTime::from_secs(1_000);
 
@@ -186,14 +185,14 @@ async fn they_are_sent_on_until_they_are_stored() {
         drop(questions.next().await);
         let mut stored = Vec::new();
         while stored.len() < all.len() {
-            let Asked { what, answer } = questions.next().await.unwrap();
-            let What::Revoke(json) = what else {
-                panic!("{what:?}");
+            let question = questions.next().await.unwrap();
+            let What::Revoke(json) = &question.what else {
+                panic!("{question:?}");
             };
-            let asked: Vec<Revocation> = serde_json::from_slice(&json).unwrap();
+            let asked: Vec<Revocation> = serde_json::from_slice(json).unwrap();
             assert!(asked.len() <= TOGETHER);
             stored.extend(asked);
-            answer.unwrap().send(answer::What::Stored(true)).unwrap();
+            question.answer(answer::What::Stored(true));
         }
         while root.path().join(FILE).exists() {
             tokio::task::yield_now().await;
