@@ -29,7 +29,7 @@ mod distributed;
 pub mod explain;
 mod failure;
 mod flow;
-mod forms;
+pub mod forms;
 mod glance;
 mod grants;
 mod headers;
@@ -405,7 +405,7 @@ async fn use_refresh_token(
         refresh_token: &found.token,
         id_token: None,
         held: None,
-        brought: true,
+        session: None,
         steps: 0,
         patience: None,
         passed_on: PassedOn::of(rules, exchange).await,

@@ -132,6 +132,7 @@ mod tests {
             ("foo{bar}{zap}", 5_061),
             ("{user1000}.following", slot(b"user1000")),
             ("foo{{bar}}zap", slot(b"{bar")),
+            ("here:turn:{here:id}:name", slot(b"here:id")),
         ] {
             assert_eq!(slot(key.as_bytes()), expected, "{key}");
         }

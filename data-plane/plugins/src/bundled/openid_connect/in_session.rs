@@ -279,7 +279,7 @@ async fn renew(
         held: Some((&session.access_token, end)),
         // A provider that is known to fail holds nobody up who can do without.
         passed_on: PassedOn::of(rules, exchange).await,
-        brought: false,
+        session: Some(&session.id),
         steps: 0,
         patience: (spared && provider::fails(rules, host)).then_some(PATIENCE),
     };

@@ -57,7 +57,7 @@ struct Refresh<H> {
     client: usize,
     want: Want,
     id_token: Option<String>,
-    brought: bool,
+    session: Option<String>,
     passed_on: PassedOn,
     steps: u8,
 }
@@ -73,8 +73,8 @@ pub(super) struct Asked<'a> {
     pub(super) held: Option<(&'a str, Option<UnixTime>)>,
     /// How long the caller waits, if not for as long as it takes. The refresh goes on.
     pub(super) patience: Option<Duration>,
-    /// Whether a client has brought the token, rather than a session.
-    pub(super) brought: bool,
+    /// The id of the session that has the token; none if a client has brought it.
+    pub(super) session: Option<&'a str>,
     /// What the request passes on to the token endpoint.
     pub(super) passed_on: PassedOn,
     /// How many results were passed over because they have ended.
@@ -100,7 +100,7 @@ pub(super) async fn refresh(
             access_token: access_token.to_owned(),
             expires_at,
         }),
-        is_kept: !asked.brought || rules.config.provider.cache_tokens,
+        is_kept: asked.session.is_some() || rules.config.provider.cache_tokens,
         leeway: rules.config.credentials.leeway.seconds(),
     };
     let key = match refreshes.known(first, &want, host.now()) {
@@ -118,7 +118,7 @@ pub(super) async fn refresh(
         let Asked {
             client,
             id_token,
-            brought,
+            session,
             passed_on,
             steps,
             ..
@@ -133,7 +133,7 @@ pub(super) async fn refresh(
             client,
             want,
             id_token: id_token.map(str::to_owned),
-            brought,
+            session: session.map(str::to_owned),
             passed_on,
             steps,
         };
@@ -146,7 +146,7 @@ pub(super) async fn refresh(
             }
             let late = now.saturating_add(LATE);
             let until = match &outcome {
-                Ok(tokens) if brought => {
+                Ok(tokens) if refresh.session.is_none() => {
                     let lasts = lasts_until(rules, tokens, now);
                     match (refresh.want.is_kept, refresh.want.used_up(tokens)) {
                         (true, _) => lasts,
@@ -292,7 +292,7 @@ impl<H: Host> Refresh<H> {
             id_token: self.id_token.as_deref(),
             held: held.map(|held| (held.access_token.as_str(), held.expires_at)),
             patience: None,
-            brought: self.brought,
+            session: self.session.as_deref(),
             passed_on: self.passed_on.clone(),
             steps: self.steps,
         }
@@ -362,7 +362,7 @@ impl<H: Host> Refresh<H> {
     /// depend on it.
     fn store(&self) -> Option<&SessionStore> {
         let store = self.rules.storage.as_deref();
-        store.filter(|_| !self.brought)
+        store.filter(|_| self.session.is_some())
     }
 
     /// Whether what was given before may be the result. Of a refresh token that is not used up the provider gives newer ones.
@@ -486,8 +486,9 @@ fn key(rules: &Rules, asked: &Asked<'_>) -> [u8; 32] {
     };
     add(rules.client(asked.client).id.as_bytes());
     add(asked.refresh_token.as_bytes());
-    add(&[u8::from(asked.brought)]);
-    if asked.brought {
+    let brought = asked.session.is_none();
+    add(&[u8::from(brought)]);
+    if brought {
         add(&rules.token_cache_key);
         asked.passed_on.parts(add);
     } else {

@@ -6,6 +6,7 @@
 //! <prefix>:<id>:remember           what restores it
 //! <prefix>:form:<name>             a form that was posted before a sign-in
 //! <prefix>:refreshed:<name>        new tokens whose key is not known yet
+//! <prefix>:turn:<name>             whose turn it is to refresh a session; in a cluster: turn:{<prefix>:<id>}:<name>
 //! <prefix>:<audience>:<subject>    the ids of a user's sessions, by when they end (session_store_metadata)
 //! ```
 
@@ -28,7 +29,7 @@ use super::seal::{self, SealError, Sizes};
 use super::session::{self, Session};
 use crate::exchange::Exchange;
 use crate::host::Host;
-use crate::host::redis::{Command, RedisServer, RedisTls, Reply};
+use crate::host::redis::{Command, Endpoint, RedisServer, RedisTls, Reply};
 use crate::sessions::session_keys::{KeyRing, LONGEST};
 
 /// The prefix of keys if none is configured (Kong 2.8, `session_redis_prefix`).
@@ -287,8 +288,22 @@ impl SessionStore {
         aside.open(rules, ring, host, name, reply)
     }
 
-    /// Takes the turn to do what is called `name`, if no other node has it. It `lasts` for long enough to do that, or until it
-    /// is over.
+    /// Names a turn that is taken for the session `id`. In a cluster it lies where the session does, by a hash tag: whoever
+    /// gives the turn can store what comes of it (Redis Cluster specification, "Hash tags").
+    fn turn(&self, id: &str, name: &str) -> String {
+        let prefix = &self.prefix;
+        // Braces in the prefix are the tag of all keys.
+        match self.server.endpoint {
+            Endpoint::Cluster(_) if !prefix.contains(['{', '}']) => {
+                let session = self.key(Family::Session, id);
+                format!("{prefix}:turn:{{{session}}}:{name}")
+            }
+            _ => format!("{prefix}:turn:{name}"),
+        }
+    }
+
+    /// Takes the turn to do what is called `name` for a session, by its id, if no other node has it. It `lasts` for long enough
+    /// to do that, or until it is over.
     ///
     /// # Errors
     ///
@@ -297,11 +312,11 @@ impl SessionStore {
     pub(super) async fn take_turn(
         &self,
         host: &impl Host,
-        name: &str,
+        (session, name): (&str, &str),
         lasts: Duration,
     ) -> Result<Option<Turn>, Failure> {
         let turn = Turn {
-            key: format!("{}:turn:{name}", self.prefix),
+            key: self.turn(session, name),
             until: host.now().saturating_add(lasts),
         };
         let lasts = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);

@@ -12,6 +12,7 @@ use super::results::replacing;
 use super::{Outcome, Refresh};
 use crate::bundled::openid_connect::failure::{Class, Failure};
 use crate::bundled::openid_connect::rules::Rules;
+use crate::bundled::openid_connect::token_endpoint::Tokens;
 use crate::expiring::Expiring;
 use crate::host::Host;
 
@@ -21,7 +22,7 @@ pub(in crate::bundled::openid_connect) const REFUSED: &str = "refresh_failed";
 /// The code of one that is doubted.
 pub(in crate::bundled::openid_connect) const CONTESTED: &str = "refresh_contested";
 
-/// How long it is doubted: a browser has the other node's cookie by then, if there is one.
+/// How long it is doubted, at least: a browser has the other node's cookie by then, if there is one.
 const DOUBTED: Duration = Duration::from_secs(10);
 
 /// How long it is known that it was.
@@ -36,41 +37,68 @@ const TURN: Duration = Duration::from_mins(1);
 /// How long a node may take to store what it was given.
 const STORED: Duration = Duration::from_secs(10);
 
-/// The refusals of a node, by the name of the refresh, and when the first was.
+/// The refusals of a node, by the name of the refresh, and until when each is doubted.
 #[derive(Debug, Default)]
 pub(super) struct Contested(Mutex<Expiring<[u8; 32], UnixTime, MOST>>);
 
 impl<H: Host> Refresh<H> {
     /// New tokens, where no control plane says whose turn it is to ask for them.
     pub(super) async fn ask_alone(&self) -> Outcome {
-        if self.brought {
-            return self.ask().await;
-        }
-        let contests = &self.refreshes.contested;
-        if contests.is_doubted(&self.key, self.host.now()) {
-            return Err(contested());
-        }
         let outcome = self.ask_in_turn().await;
-        outcome.map_err(|failure| contests.judge(self.key, failure, self.host.now()))
+        if self.session.is_none() {
+            return outcome;
+        }
+        let now = self.host.now();
+        let until = self.doubted_until(now);
+        let contests = &self.refreshes.contested;
+        outcome.map_err(|failure| contests.judge(self.key, failure, until, now))
+    }
+
+    /// Until when a refusal at `now` is doubted: as long as the session goes on without, and a moment longer. What the store
+    /// says of turns leaves less to doubt.
+    fn doubted_until(&self, now: UnixTime) -> UnixTime {
+        let grace = self.rules.config.provider.refresh_grace.seconds();
+        let held = self.want.held.as_ref().filter(|_| self.store().is_none());
+        let end = held.and_then(|held| held.expires_at);
+        let end = end.map_or(now, |end| end.saturating_add(grace));
+        now.max(end).saturating_add(DOUBTED)
     }
 
     /// New tokens, once it is this node's turn where the session is stored: also a node that control planes do not hear, or
-    /// that hears another one, may be at it.
+    /// that hears another one, may be at it. Whatever a control plane that is back may say, a refresh token that was another
+    /// node's when there was none is not brought again meanwhile.
     pub(super) async fn ask_in_turn(&self) -> Outcome {
-        let Some(store) = self.store() else {
+        if self
+            .refreshes
+            .contested
+            .is_doubted(&self.key, self.host.now())
+        {
+            return Err(contested());
+        }
+        let (Some(store), Some(session)) = (self.store(), &self.session) else {
             return self.ask().await;
         };
         let name = hexadecimal(&self.replaces());
         let lasts = longest(&self.rules);
-        let Some(turn) = store.take_turn(&self.host, &name, lasts).await? else {
+        let turn = store.take_turn(&self.host, (session, &name), lasts);
+        let Some(turn) = turn.await? else {
             return Err(contested());
         };
         let outcome = self.ask().await;
-        // After new tokens it ends by itself: who comes next finds them in the store, once they are there.
-        if outcome.is_err() {
+        // After new tokens it ends by itself: who comes next finds them in the store, once they are there. The next refresh of
+        // the same token is the next turn, which has another name.
+        if outcome.as_ref().map_or(true, |tokens| self.is_same(tokens)) {
             store.end_turn(&self.host, turn).await;
         }
         outcome
+    }
+
+    /// Whether the provider has given the access token that is held, as one that keeps it until it ends: what replaces it has
+    /// the same name.
+    fn is_same(&self, tokens: &Tokens) -> bool {
+        let held = self.want.held.as_ref();
+        held.is_some_and(|held| held.access_token == tokens.access_token)
+            && !self.want.used_up(tokens)
     }
 
     /// Names what new tokens replace, whatever a node knows of those before: nodes that have read the same session name it
@@ -94,26 +122,25 @@ impl Contested {
     /// Whether the provider has refused this refresh so lately that it is not asked again.
     fn is_doubted(&self, key: &[u8; 32], now: UnixTime) -> bool {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = all.get(key, now);
-        since.is_some_and(|since| now.saturating_since(*since) < DOUBTED)
+        all.get(key, now).is_some_and(|until| now < *until)
     }
 
-    /// What `failure` means for the session whose refresh is named `key`: nothing yet, if the provider refuses the token for
-    /// the first time.
-    pub(super) fn judge(&self, key: [u8; 32], failure: Failure, now: UnixTime) -> Failure {
+    /// What `failure` means for the session whose refresh is named `key`: nothing `until` then, if the provider refuses the
+    /// token for the first time.
+    fn judge(&self, key: [u8; 32], failure: Failure, until: UnixTime, now: UnixTime) -> Failure {
         if failure.class != Class::Unauthorized || failure.code != REFUSED {
             return failure;
         }
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = match all.get(&key, now).copied() {
-            Some(since) => since,
-            None if all.keep(key, now, now.saturating_add(REMEMBERED), now) => now,
-            None => return failure,
-        };
-        if now.saturating_since(since) >= DOUBTED {
-            return failure;
+        let known = all.get(&key, now).copied();
+        let until = known.unwrap_or(until);
+        let is_kept =
+            known.is_some() || all.keep(key, until, until.saturating_add(REMEMBERED), now);
+        if is_kept && now < until {
+            contested()
+        } else {
+            failure
         }
-        contested()
     }
 }
 

@@ -247,7 +247,19 @@ fn rule_41_whoever_may_have_lost_a_refresh_ends_no_session_that_is_verified_agai
     two.host.set_clock(one.host.now());
     let mut late = browser.clone();
     assert_eq!(browser.get(&mut one, "/api").status, 200);
-    // The provider takes its refresh token no more; it goes on for its grace.
+    // The provider takes its refresh token no more; it goes on for its grace. So it does though a control plane is back, which
+    // does not know what the other node was given: the token is not brought again.
+    let calls = one.provider.called("/token") + 1;
+    for (seconds, status) in [(0, 200), (6, 200), (60, 200), (229, 503)] {
+        two.advance(seconds);
+        let reply = late.get(&mut two, "/api");
+        let outcome = (reply.status, reply.ends_session());
+        assert_eq!(outcome, (status, false), "{seconds}");
+        assert_eq!(one.provider.called("/token"), calls, "{seconds}");
+        two.host.claims(Claim::Ours);
+    }
+    // Whoever comes with it later on was logged out.
+    two.advance(10);
     let reply = late.get(&mut two, "/api");
-    assert_eq!((reply.status, reply.ends_session()), (200, false));
+    assert_eq!((reply.status, reply.ends_session()), (401, true));
 }

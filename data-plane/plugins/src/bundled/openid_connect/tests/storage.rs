@@ -25,7 +25,7 @@ pub(super) struct Redis {
 }
 
 impl Redis {
-    fn answer(&self, commands: &[Command]) -> Result<Vec<Reply>, RedisError> {
+    pub(super) fn answer(&self, commands: &[Command]) -> Result<Vec<Reply>, RedisError> {
         if self.down.get() {
             return Err(RedisError::Connect {
                 address: "127.0.0.1:6379".to_owned(),

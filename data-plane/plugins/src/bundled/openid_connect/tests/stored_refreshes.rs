@@ -7,6 +7,7 @@ use serde_json::json;
 use super::gateway::{Browser, Gateway};
 use super::provider::plain;
 use super::storage::{Redis, gateways};
+use crate::host::redis::{Command, Reply};
 use crate::host::{Claim, Host as _};
 
 /// The browser of a session that is due at both nodes.
@@ -160,4 +161,61 @@ fn a_refresh_token_that_a_client_brings_needs_no_redis() {
     let mut client = Browser::default();
     let reply = client.get_with(&mut one, "/api", "refresh-token", "refresh-1");
     assert_eq!((reply.status, reply.sets_session()), (200, false));
+}
+
+#[test]
+fn rule_41_a_turn_that_brought_the_same_token_again_is_over() {
+    let (mut one, _, redis) = gateways(&json!({ "refresh_grace": 0 }));
+    one.provider.script.borrow_mut().opaque = true;
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+    // The provider gives what it has until that ends, and takes the same refresh token again.
+    one.provider.script.borrow_mut().no_refresh_token = true;
+    one.provider.script.borrow_mut().lifetime = Some(20);
+    one.advance(350);
+    let refresh_token = one.provider.refresh_token.borrow().clone();
+    for calls in 2..=4 {
+        assert_eq!(browser.get(&mut one, "/api").status, 200, "{calls}");
+        assert_eq!(one.provider.called("/token"), calls);
+        one.advance(20);
+    }
+    assert_eq!(*one.provider.refresh_token.borrow(), refresh_token);
+    let values = redis.values.borrow();
+    assert!(!values.keys().any(|key| key.contains(":turn:")));
+}
+
+#[test]
+fn rule_41_no_refresh_token_is_spent_for_a_session_whose_shard_takes_no_writes() {
+    let (mut one, _, redis) = gateways(&json!({
+        "refresh_grace": 0, "upstream_session_id_header": "x-session",
+        "redis": { "cluster_nodes": [{ "ip": "127.0.0.1", "port": 7000 }] },
+    }));
+    let mut browser = Browser::default();
+    let reply = browser.sign_in(&mut one, "/api");
+    let session = format!("sessions:{}", reply.seen("x-session").unwrap());
+    // What the slot of a key comes from: what stands in its first braces, or all of it.
+    let tag = |key: &str| {
+        let tagged = key
+            .split_once('{')
+            .and_then(|(_, rest)| rest.split_once('}'));
+        tagged.map_or_else(|| key.to_owned(), |(tag, _)| tag.to_owned())
+    };
+    let calls = one.provider.called("/token");
+    for (is_its_own, status) in [(true, 503), (false, 200)] {
+        one.advance(350);
+        let (redis, session) = (Rc::clone(&redis), session.clone());
+        one.host.connect_redis(Rc::new(move |commands: &[Command]| {
+            let key = |number: usize| str::from_utf8(&commands[0].0[number]).unwrap();
+            let refuses = key(0) != "GET" && (tag(key(1)) == session) == is_its_own;
+            if refuses {
+                let refusal = "NOREPLICAS Not enough good replicas to write.";
+                return Ok(vec![Reply::Error(refusal.to_owned())]);
+            }
+            redis.answer(commands)
+        }));
+        let reply = browser.get(&mut one, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (status, false));
+        let spent = usize::from(!is_its_own);
+        assert_eq!(one.provider.called("/token"), calls + spent, "{is_its_own}");
+    }
 }
