@@ -37,6 +37,7 @@ use crate::forward::{self, Outgoing, Way, fields};
 use crate::http1::Framing;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
+use crate::memory;
 use crate::unstored::{self, Stored};
 use crate::upstream::UpstreamError;
 use crate::upstream::exchange::Timeouts;
@@ -237,6 +238,15 @@ impl Host for CoreHost {
 
     fn keep(&self, key: [u8; 32], value: Bytes) {
         self.0.node.discovered.keep(key, value);
+    }
+
+    fn room(&self, most: usize) -> usize {
+        memory::room(most, self.0.node.limits.memory, 1)
+    }
+
+    fn room_of_core(&self, most: usize) -> usize {
+        let node = &self.0.node;
+        memory::room(most, node.limits.memory, node.workers)
     }
 
     async fn fetch(

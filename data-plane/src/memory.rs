@@ -1,5 +1,5 @@
-//! Memory that runs short: idle connections are closed first, then new work is refused, before the kernel
-//! ends the process.
+//! Memory that runs short: idle connections are closed and what anybody can have kept is let go of first, then new work is
+//! refused, before the kernel ends the process.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use plugins::bundled::openid_connect::forms::Forms;
 use shared::machine::resident_bytes;
 use tokio::sync::watch;
 
@@ -19,6 +20,15 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Shares of the limit, in percent, from which on connections are closed, and work is refused.
 const CLOSE: u64 = 92;
 const REFUSE: u64 = 95;
+
+/// The share of the limit that is kept, at most, of one kind of what is only a help.
+const KEPT: u64 = 16;
+
+/// How much of `most` bytes is kept of such a kind, where there is a `limit`, in `parts`.
+pub(crate) fn room(most: usize, limit: Option<u64>, parts: usize) -> usize {
+    let share = limit.map(|limit| usize::try_from(limit / KEPT).unwrap_or(usize::MAX));
+    share.map_or(most, |share| most.min(share / parts.max(1)))
+}
 
 /// How short memory is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -85,6 +95,7 @@ pub(crate) async fn watch(node: Arc<Node>, orders: watch::Sender<Orders>) -> Inf
         node.memory.note(pressure);
         if pressure >= Pressure::High {
             orders.send_modify(|orders| orders.shed = orders.shed.wrapping_add(1));
+            node.states.of::<Forms>().let_go();
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -135,6 +146,15 @@ mod tests {
         check(949, Pressure::High);
         check(950, Pressure::Critical);
         check(5000, Pressure::Critical);
+    }
+
+    #[test]
+    fn a_node_with_little_memory_keeps_less() {
+        let mib = 1 << 20;
+        assert_eq!(room(16 * mib, None, 8), 16 * mib);
+        assert_eq!(room(16 * mib, Some(1 << 30), 1), 16 * mib);
+        assert_eq!(room(16 * mib, Some(64 << 20), 1), 4 * mib);
+        assert_eq!(room(16 * mib, Some(64 << 20), 4), mib);
     }
 
     #[test]

@@ -69,6 +69,17 @@ pub trait Host: Clone + 'static {
     /// Keeps `value` under `key`, for this node and the process that comes next; soon, and as far as there is room.
     fn keep(&self, _key: [u8; 32], _value: Bytes) {}
 
+    /// How many bytes of one kind the cores of this node may keep together of what is only a help, of the `most` that serve:
+    /// fewer where the node may have little memory.
+    fn room(&self, most: usize) -> usize {
+        most
+    }
+
+    /// The same of what each core keeps for itself.
+    fn room_of_core(&self, most: usize) -> usize {
+        most
+    }
+
     /// The wall clock, corrected by nothing: for the lifetimes of tokens, keys and sessions.
     fn now(&self) -> UnixTime;
 

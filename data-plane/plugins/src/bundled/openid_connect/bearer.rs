@@ -258,8 +258,8 @@ async fn verify(
         session: RefCell::default(),
     });
     if let Some(name) = name(rules, token.as_bytes()) {
-        host.core_state::<Memory<Verified>>()
-            .insert(name, &verified);
+        let memory = host.core_state::<Memory<Verified>>();
+        memory.insert(host, name, &verified);
     }
     Ok(verified)
 }

@@ -15,7 +15,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -42,7 +42,7 @@ const LONGEST: usize = 64 * 1024;
 /// Longest form in a cookie, compressed and in base64.
 const LONGEST_IN_COOKIE: usize = 2400;
 
-/// Most bytes that a node keeps.
+/// Most bytes that a node keeps: anybody can have it keep them.
 const MOST: usize = 16 * 1024 * 1024;
 
 /// How long a node keeps a form, whatever `authorization_rolling_timeout` says.
@@ -57,9 +57,36 @@ const IN_STORE: &str = "=";
 
 /// The large forms of a node, packed, by the end of their sign-in's name.
 #[derive(Default)]
-struct Forms(Mutex<HashMap<String, (UnixTime, Vec<u8>)>>);
+pub struct Forms(Mutex<Kept>);
+
+type Kept = HashMap<String, (UnixTime, Vec<u8>)>;
 
 shared::unsaid!(Forms);
+
+impl Forms {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of all, for want of memory. Those that a control plane holds, which are most, are not lost.
+    pub fn let_go(&self) {
+        *self.lock() = Kept::default();
+    }
+
+    /// Keeps a form, if there is room for it in `most` bytes.
+    fn keep(&self, name: String, packed: Vec<u8>, most: usize, now: UnixTime) {
+        let mut forms = self.lock();
+        forms.retain(|_, (since, _)| now.saturating_since(*since) < KEPT);
+        let bytes: usize = forms.values().map(|(_, form)| form.len()).sum();
+        if bytes + packed.len() <= most {
+            forms.insert(name, (now, packed));
+        }
+    }
+
+    fn take(&self, name: &str) -> Option<Vec<u8>> {
+        self.lock().remove(name).map(|(_, packed)| packed)
+    }
+}
 
 /// Where a form is.
 #[derive(Debug, Eq, PartialEq)]
@@ -149,14 +176,8 @@ pub(super) async fn keep(
     }
     let name = suffix(state);
     put_aside(rules, exchange, host, &name, &packed);
-    let now = host.now();
     let forms = host.node_state::<Forms>();
-    let mut forms = forms.0.lock().unwrap_or_else(PoisonError::into_inner);
-    forms.retain(|_, (since, _)| now.saturating_since(*since) < KEPT);
-    let bytes: usize = forms.values().map(|(_, form)| form.len()).sum();
-    if bytes + packed.len() <= MOST {
-        forms.insert(name, (now, packed));
-    }
+    forms.keep(name, packed, host.room(MOST), host.now());
     // Not the mark of a form on a node: a node of the version before knows no more than that there is none.
     Some(String::new())
 }
@@ -185,13 +206,9 @@ async fn take_from_node(
     host: &impl Host,
     name: &str,
 ) -> Option<Vec<u8>> {
-    let forms = host.node_state::<Forms>();
-    let here = {
-        let mut forms = forms.0.lock().unwrap_or_else(PoisonError::into_inner);
-        forms.remove(name)
-    };
+    let here = host.node_state::<Forms>().take(name);
     let key = key(name);
-    if let Some((_, packed)) = here {
+    if let Some(packed) = here {
         host.forget_aside(key);
         return Some(packed);
     }
@@ -236,4 +253,27 @@ fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
     let mut decoder = DeflateDecoder::new(packed).take(limit);
     decoder.read_to_end(&mut form).ok()?;
     Some(form)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_kept_as_far_as_there_is_room() {
+        let (forms, now) = (Forms::default(), UnixTime::from_secs(1_000));
+        let keep = |name: &str, most, now| forms.keep(name.to_owned(), vec![7; 10], most, now);
+        keep("a", 20, now);
+        keep("b", 20, now);
+        keep("c", 20, now);
+        assert_eq!(forms.take("c"), None);
+        assert_eq!(forms.take("a"), Some(vec![7; 10]));
+        assert_eq!(forms.take("a"), None);
+        // What is too old makes room.
+        keep("d", 10, now.saturating_add(KEPT));
+        assert_eq!((forms.take("b"), forms.take("d").is_some()), (None, true));
+        keep("e", 20, now);
+        forms.let_go();
+        assert_eq!(forms.take("e"), None);
+    }
 }

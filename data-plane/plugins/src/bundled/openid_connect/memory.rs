@@ -1,4 +1,5 @@
-//! What a core has found to be good before, and need not find out again: within a bound in bytes.
+//! What a core has found to be good before, and need not find out again: within a bound in bytes, which is lower where the node
+//! may have little memory.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,9 +9,10 @@ use quick_cache::Weighter;
 use quick_cache::unsync::{Cache, DefaultLifecycle};
 
 use super::seal::NAME_CHARACTERS;
+use crate::host::Host;
 
 /// Most bytes of one kind that a core remembers.
-const MOST_BYTES: u64 = 16 * 1024 * 1024;
+const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// Names what was found: the configuration that did, and the part of its text that differs from all others.
 pub(super) type Name = (u64, [u8; NAME_CHARACTERS]);
@@ -32,17 +34,26 @@ impl<T: Found> Memory<T> {
         self.0.borrow().get(name).cloned()
     }
 
-    pub(super) fn insert(&self, name: Name, found: &Rc<T>) {
-        self.0.borrow_mut().insert(name, Rc::clone(found));
+    pub(super) fn insert(&self, host: &impl Host, name: Name, found: &Rc<T>) {
+        let mut known = self.0.borrow_mut();
+        let room = capacity(host.room_of_core(MOST_BYTES));
+        if known.capacity() != room {
+            known.set_capacity(room);
+        }
+        known.insert(name, Rc::clone(found));
     }
 }
 
 impl<T: Found> Default for Memory<T> {
     fn default() -> Self {
         let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
-        let known = Cache::with(1024, MOST_BYTES, Weight, hasher, lifecycle);
+        let known = Cache::with(1024, capacity(MOST_BYTES), Weight, hasher, lifecycle);
         Self(RefCell::new(known))
     }
+}
+
+fn capacity(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 #[derive(Clone, Debug)]

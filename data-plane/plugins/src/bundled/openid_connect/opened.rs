@@ -438,6 +438,7 @@ fn known(rules: &Rules, host: &impl Host, value: &str) -> Option<Rc<Opened>> {
 /// Remembers what was opened.
 fn remember(rules: &Rules, host: &impl Host, opened: &Rc<Opened>) {
     if let Some(name) = name(rules, opened.sealed.as_bytes()) {
-        host.core_state::<Memory<Opened>>().insert(name, opened);
+        let memory = host.core_state::<Memory<Opened>>();
+        memory.insert(host, name, opened);
     }
 }
