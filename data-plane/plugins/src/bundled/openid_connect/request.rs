@@ -219,6 +219,9 @@ async fn check_alone(
     found: &Found,
 ) -> Result<(), Failure> {
     let place = &found.place;
+    if matches!(place, Place::Cookie) {
+        return Ok(());
+    }
     let places = rules.config.credentials.bearer_token_param_type.as_deref();
     let looked_for = |place| places.unwrap_or_default().contains(&place);
     // What has no value is as good as not there (RFC 6749 §3.1).

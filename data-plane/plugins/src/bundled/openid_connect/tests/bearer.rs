@@ -5,7 +5,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
-use super::gateway::{Browser, Gateway};
+use super::gateway::{Browser, Gateway, request};
 use super::provider::SigningKey;
 use super::session::send_at_once;
 use crate::testing::{Request, START};
@@ -426,4 +426,40 @@ fn rule_44_a_token_in_header_and_query_is_a_bad_request() {
     // Where the query is not looked at, its arguments are somebody else's.
     let header = json!({ "auth_methods": ["bearer"], "bearer_token_param_type": ["header"] });
     check(header, 200);
+}
+
+#[test]
+fn of_a_cookie_and_another_place_the_first_counts() {
+    for (place, uri, header) in [
+        ("header", "/api", Some("authorization")),
+        ("header", "/api", Some("x-access-token")),
+        ("query", "/api?access_token=", None),
+    ] {
+        for cookie_is_first in [true, false] {
+            let mut places = ["cookie", place];
+            if !cookie_is_first {
+                places.reverse();
+            }
+            let mut gateway = Gateway::new(json!({
+                "auth_methods": ["bearer"], "bearer_token_cookie_name": "tok",
+                "bearer_token_param_type": places,
+            }));
+            let [held, beside] =
+                ["held", "beside"].map(|name| gateway.provider.access_token(&[("n", json!(name))]));
+            let cookie = format!("tok={held}");
+            let token = format!("Bearer {beside}");
+            let mut headers = vec![("cookie", &*cookie)];
+            headers.extend(header.map(|name| (name, &*token)));
+            let uri = if header.is_some() {
+                uri.to_owned()
+            } else {
+                format!("{uri}{beside}")
+            };
+            let reply = gateway.send(request(&uri, &headers));
+            assert_eq!(reply.status, 200, "{places:?}");
+            let expected = if cookie_is_first { &held } else { &beside };
+            let expected = format!("Bearer {expected}");
+            assert_eq!(reply.seen("authorization"), Some(&*expected), "{places:?}");
+        }
+    }
 }
