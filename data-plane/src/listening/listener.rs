@@ -138,9 +138,16 @@ pub(crate) fn run(
             tracing::warn!("exchanges that were cut off do not end: they are not logged");
         }
         let host = CoreHost::new(core);
-        let flushed = plugins::logs::queue::flush(&host);
+        let flushed = async {
+            tokio::join!(
+                plugins::logs::queue::flush(&host),
+                plugins::bundled::rate_limiting::flush(&host),
+            )
+        };
         if tokio::time::timeout_at(end.into(), flushed).await.is_err() {
-            tracing::warn!("logs of exchanges are lost: their servers did not take them in time");
+            tracing::warn!(
+                "logs of exchanges or counts of rate limits are lost: their servers did not take them in time"
+            );
         }
         Ok(())
     })

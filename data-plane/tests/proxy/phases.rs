@@ -458,6 +458,29 @@ fn nodes_count_together_in_redis() {
     }
 }
 
+#[test]
+fn a_node_that_stops_has_told_redis_what_it_counted() {
+    let redis = Redis::start();
+    let (port, _heads) = upstream(&[OK]);
+    let mut records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    // The last time to tell would be long after the test.
+    let config = json!({
+        "year": 9, "policy": "redis", "limit_by": "service", "sync_rate": 3600,
+        "redis": {"host": "127.0.0.1", "port": redis.port, "password": redis.password},
+    });
+    records.push(plugin(200, "rate-limiting", &config));
+    let proxy = start(records);
+    for _ in 0..5 {
+        assert!(ask(&proxy, &get("/", "")).starts_with("HTTP/1.1 200 "));
+    }
+    assert!(redis.command("KEYS ratelimit:*").ends_with("*0\r\n"));
+    stop(proxy);
+    let keys = redis.command("KEYS ratelimit:*");
+    let key = keys.lines().last().unwrap();
+    let counted = redis.command(&format!("GET {key}"));
+    assert!(counted.ends_with("$1\r\n5\r\n"), "{keys} {counted}");
+}
+
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
 
 #[test]

@@ -201,6 +201,11 @@ impl RateLimiting {
     }
 }
 
+/// Tells Redis what the core of `host`, which ends, has counted since it was last told.
+pub async fn flush(host: &impl Host) {
+    remote::flush(host).await;
+}
+
 /// What becomes of a request whose client's usage is not known.
 pub(crate) fn unknown(error: &RedisError, tolerated: bool, exchange: &Exchange<'_>) -> Flow {
     let request_id = &*exchange.request_id;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::channel::oneshot;
+use futures::future::join_all;
 use shared::clock::UnixTime;
 use uuid::Uuid;
 
@@ -88,6 +89,8 @@ struct Unsynced {
     /// What Redis is being asked for.
     asked: RefCell<HashMap<String, Waiting>>,
     running: Cell<bool>,
+    /// Whether Redis is being told: what it is told then is still among the counts.
+    telling: Cell<bool>,
     /// Where and how often they are told, as the newest configuration has it.
     server: RefCell<Arc<RedisServer>>,
     rate: Cell<Duration>,
@@ -308,6 +311,7 @@ fn unsynced(
             counts: RefCell::default(),
             asked: RefCell::default(),
             running: Cell::default(),
+            telling: Cell::default(),
             server: RefCell::new(Arc::clone(server)),
             rate: Cell::new(rate),
             expires_at: Cell::default(),
@@ -361,22 +365,54 @@ async fn sync_until_idle(host: &impl Host, state: &Unsynced) {
             rate
         })
         .await;
-        let now = host.now().as_secs();
-        let pending: Vec<(String, Count)> = {
-            let mut counts = state.counts.borrow_mut();
-            counts.retain(|_, count| count.expires_at > now);
-            let asked = counts.iter_mut().filter(|(_, count)| count.asked);
-            asked
-                .map(|(key, count)| {
-                    count.asked = false;
-                    (key.clone(), *count)
-                })
-                .collect()
-        };
+        let pending = state.pending(host.now(), |count| count.asked);
         if pending.is_empty() {
             state.running.set(false);
             return;
         }
+        state.exchange(host, pending).await;
+    }
+}
+
+/// How often a core that ends looks whether Redis has answered.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Tells Redis what the core of `host`, which ends, has counted since it was last told. A server that does not take it
+/// is not asked again.
+pub(super) async fn flush(host: &impl Host) {
+    let states = host.core_state::<States>();
+    let all: Vec<_> = states.borrow().values().cloned().collect();
+    join_all(all.iter().map(|state| async {
+        while state.telling.get() {
+            host.sleep(LOOK).await;
+        }
+        let pending = state.pending(host.now(), |count| count.since > 0);
+        if !pending.is_empty() {
+            state.exchange(host, pending).await;
+        }
+    }))
+    .await;
+}
+
+impl Unsynced {
+    /// The `wanted` counts that still last at `now`, unless Redis is being told already.
+    fn pending(&self, now: UnixTime, wanted: impl Fn(&Count) -> bool) -> Vec<(String, Count)> {
+        if self.telling.get() {
+            return Vec::new();
+        }
+        let mut counts = self.counts.borrow_mut();
+        counts.retain(|_, count| count.expires_at > now.as_secs());
+        let wanted = counts.iter_mut().filter(|(_, count)| wanted(count));
+        wanted
+            .map(|(key, count)| {
+                count.asked = false;
+                (key.clone(), *count)
+            })
+            .collect()
+    }
+
+    /// Tells Redis of `pending`, and hears what all nodes have counted.
+    async fn exchange(&self, host: &impl Host, pending: Vec<(String, Count)>) {
         let commands = pending.iter().flat_map(|(key, count)| {
             let add = Command::new("INCRBY")
                 .arg(key.clone())
@@ -386,11 +422,13 @@ async fn sync_until_idle(host: &impl Host, state: &Unsynced) {
                 .arg(count.lifetime.to_string());
             [add, expire]
         });
-        let server = Arc::clone(&state.server.borrow());
+        let server = Arc::clone(&self.server.borrow());
+        self.telling.set(true);
         let told = host.redis(&server, commands.collect()).await;
-        state.tell(told.as_ref().map(drop));
+        self.telling.set(false);
+        self.tell(told.as_ref().map(drop));
         let heard_at = host.now();
-        let mut counts = state.counts.borrow_mut();
+        let mut counts = self.counts.borrow_mut();
         let replies = told.unwrap_or_default();
         let mut replies = replies.iter().step_by(2);
         for (key, sent) in pending {

@@ -307,6 +307,68 @@ fn one_request_asks_redis_for_a_new_window_and_the_others_wait_for_it() {
 }
 
 #[test]
+fn a_core_that_ends_tells_redis_what_it_has_counted() {
+    let (one, other) = (FakeHost::default(), FakeHost::default());
+    redis_of(&[&one, &other]);
+    let config = |sync_rate| {
+        filter(json!({
+            "hour": 9, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": sync_rate,
+        }))
+    };
+    let rarely = config(3000);
+    for _ in 0..3 {
+        assert_eq!(ask(&rarely, &one).status, 200);
+    }
+    one.run(flush(&one));
+    let left =
+        |filter: &RateLimitingFilter| ask(filter, &other).header("ratelimit-remaining").to_owned();
+    assert_eq!(left(&config(-1)), "5");
+    // Nothing is told twice.
+    one.run(flush(&one));
+    assert_eq!(left(&config(-1)), "4");
+}
+
+/// The end of a core.
+type Ending = Pin<Box<dyn Future<Output = ()>>>;
+
+#[test]
+fn a_core_that_ends_while_it_tells_redis_waits_for_that_and_tells_it_only_once() {
+    let host = FakeHost::default();
+    let filter = filter(json!({
+        "hour": 9, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    }));
+    let ending: Rc<RefCell<Option<Ending>>> = Rc::default();
+    let told: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
+    let (waiting, heard, its_host) = (Rc::clone(&ending), Rc::clone(&told), host.clone());
+    host.connect_redis(Rc::new(move |commands| {
+        let replies = commands.iter().map(|command| {
+            if *command.0[0] != *b"INCRBY" {
+                return Reply::Nil;
+            }
+            heard.borrow_mut().push(command.0[2].to_vec());
+            if waiting.borrow().is_none() {
+                let host = its_host.clone();
+                let mut flushing: Ending = Box::pin(async move { flush(&host).await });
+                let polled = flushing
+                    .as_mut()
+                    .poll(&mut Context::from_waker(Waker::noop()));
+                assert!(polled.is_pending(), "it waits for what is under way");
+                waiting.replace(Some(flushing));
+            }
+            Reply::Integer(1)
+        });
+        Ok(replies.collect())
+    }));
+    assert_eq!(ask(&filter, &host).status, 200);
+    host.run(host.sleep(std::time::Duration::from_secs(2)));
+    let ending = ending.borrow_mut().take().expect("Redis was told");
+    host.run(ending);
+    let told = told.borrow();
+    let counts = told.iter().filter(|count| *count != b"0");
+    assert_eq!(counts.collect::<Vec<_>>(), [b"1"]);
+}
+
+#[test]
 fn nobody_passes_uncounted_where_that_is_not_tolerated() {
     let host = FakeHost::default();
     let strict = filter(json!({
