@@ -117,6 +117,39 @@ fn a_request_that_could_be_read_in_two_ways_is_refused() {
     stop(proxy);
 }
 
+/// RFC 9112 §3.2.2: what `Host` says counts for nothing then.
+#[test]
+fn an_absolute_target_is_what_is_asked_for_whatever_host_says() {
+    let (port, heads) = upstream(&[OK]);
+    let routes = [
+        json!({"hosts": ["target.test"], "preserve_host": true}),
+        json!({"hosts": ["field.test"], "paths": ["/secret"]}),
+    ];
+    let proxy = start(configuration(port, &json!({}), &routes));
+    let get = |target: &str, host: &str| {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        status(&proxy, &head)
+    };
+    assert_eq!(get("http://TARGET.test/secret?a", "field.test"), "200");
+    let head = heads.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(head.starts_with("GET /secret?a HTTP/1.1\r\n"), "{head}");
+    let lower = head.to_ascii_lowercase();
+    assert!(!lower.contains("field.test"), "{head}");
+    assert_eq!(
+        lower.matches("\r\nhost: target.test\r\n").count(),
+        1,
+        "{head}"
+    );
+    assert!(
+        lower.contains("\r\nx-forwarded-host: target.test\r\n"),
+        "{head}"
+    );
+    // Nor is a route of that host met.
+    assert_eq!(get("http://other.test/secret", "field.test"), "404");
+    assert_eq!(get("http://field.test/secret", "target.test"), "200");
+    stop(proxy);
+}
+
 #[test]
 fn a_broken_chunk_is_answered_and_nothing_behind_it_is_a_request() {
     let proxy_for = |port| {
