@@ -125,7 +125,7 @@ impl Definition {
             return Err(self.with_rules(config, errors));
         }
         let completed = Value::Object(completed);
-        (self.judge)(completed.clone()).or_else(|errors| self.excuse(&completed, errors))?;
+        self.keeps_rules(&completed)?;
         Ok(completed)
     }
 
@@ -134,15 +134,19 @@ impl Definition {
         config.retain(|name, _| self.fields.field(name).is_some());
         let (known, others) = self.fields.complete_all(&config);
         if others.is_empty()
-            && let Err(broken) = (self.judge)(Value::Object(known))
+            && let Err(broken) = self.keeps_rules(&Value::Object(known))
         {
             errors.merge(broken);
         }
         errors
     }
 
-    /// What stands behind a reference to a secret is judged on the data plane, which alone can read it.
-    fn excuse(&self, config: &Value, mut errors: FieldErrors) -> Result<(), FieldErrors> {
+    /// Judges a whole configuration by the rules of the plugin, but for what stands behind a reference to a secret: that is
+    /// judged on the data plane, which alone can read it.
+    fn keeps_rules(&self, config: &Value) -> Result<(), FieldErrors> {
+        let Err(mut errors) = (self.judge)(config.clone()) else {
+            return Ok(());
+        };
         let fields = self.fields.fields.iter();
         let referring = fields.filter(|field| {
             let value = config.get(&field.name);

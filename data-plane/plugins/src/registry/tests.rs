@@ -107,6 +107,29 @@ fn a_reference_stands_for_a_secret_and_excuses_nothing_else() {
         errors.by_field.contains_key("issuer") && errors.by_field.len() == 1,
         "{errors:?}"
     );
+    // Beside a field that there is not, the rules count as they do without.
+    for (config, wrong) in [
+        (config(reference, "https://idp.example"), &["nosuch"][..]),
+        (
+            config(reference, "http://idp.example"),
+            &["nosuch", "issuer"],
+        ),
+    ] {
+        let mut config = config;
+        config["nosuch"] = 1.into();
+        let errors = check("openid-connect", &config).unwrap_err();
+        let told: Vec<&String> = errors.by_field.keys().collect();
+        assert_eq!(told, wrong, "{errors:?}");
+    }
+    let told = check(
+        "http-log",
+        &json!({ "http_endpoint": reference, "nosuch": 1 }),
+    )
+    .unwrap_err();
+    assert_eq!(
+        Value::Object(told.by_field),
+        json!({ "nosuch": "unknown field" })
+    );
     // Where none may stand it is a text like any other.
     for (plugin, config) in [
         ("ip-restriction", json!({ "deny": [reference] })),
