@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::StatusCode;
-use shared::clock::monotonic;
-use shared::entity::Algorithm;
+use shared::clock::{UnixTime, monotonic};
+use shared::entity::{Algorithm, Revocation};
 use uuid::Uuid;
 
 pub(crate) use self::peer::{Event, Judgement, Peer, PeerKey, Thresholds};
@@ -79,6 +79,8 @@ struct Peers {
     all: Mutex<HashMap<PeerKey, (Arc<Peer>, LastSeen)>>,
     /// Grows whenever the health of any changes.
     version: AtomicU64,
+    /// What operators have said of those that are not known yet, by its id.
+    said: Mutex<HashMap<Uuid, Revocation>>,
 }
 
 /// When a peer was last in a target list; none before the first time.
@@ -168,6 +170,7 @@ impl Balancer {
             }
         }
         self.install(entries, failed);
+        marks::catch_up(self, UnixTime::now());
         // A TTL of nothing must not make us ask without a pause.
         next.max(monotonic() + Duration::from_secs(1))
     }

@@ -17,6 +17,8 @@ use super::{Balancer, Balancers, NoPeer, marks, show};
 use crate::compile::{CompiledSnapshot, compile};
 use crate::http1::headers::View;
 use crate::pipeline::Put;
+use crate::settings::Settings;
+use crate::upstream::resolve::{DnsConfig, Resolver};
 
 fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
     let id = Uuid::from_u128(id);
@@ -457,4 +459,48 @@ fn an_operator_says_how_a_target_is() {
         marks::heed(balancers, &heard, UnixTime::from_secs(now));
         assert_eq!(ill(), expected, "{heard:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_said_of_a_name_counts_once_its_addresses_are_known() {
+    let dns = DnsConfig::read(&Settings {
+        dns_hostsfile: "/nowhere".into(),
+        dns_resolver: vec!["127.0.0.1:1".to_owned()],
+        ..Settings::default()
+    });
+    let resolver = Resolver::new(dns.unwrap());
+    let target = |number: u128, host: &str| {
+        let fields =
+            json!({"target": format!("{host}:80"), "upstream": {"id": Uuid::from_u128(1)}});
+        record("targets", 100 + number, fields)
+    };
+    let records = vec![
+        record("upstreams", 1, json!({"name": "u.test"})),
+        target(1, "a.localhost"),
+        target(2, "b.localhost"),
+        target(3, "127.0.0.3"),
+    ];
+    let compiled = compile(&Snapshot::new(1, Revision(1), records)).unwrap();
+    let node = Balancers::default();
+    let balancers = compiled.balancers(&node);
+    let now = UnixTime::now();
+    let mark = |number: u128, healthy: bool, before: u64, lasts: u64| Revocation {
+        id: Revocation::mark(Uuid::from_u128(100 + number), None, healthy),
+        before,
+        expires_at: now.as_secs() + lasts,
+    };
+    let heard = [
+        mark(1, false, 1, 3600),
+        mark(2, false, 1, 0),
+        mark(3, false, 1, 3600),
+    ];
+    marks::heed(balancers, &heard, now);
+    let ill = || show::unhealthy_targets(&balancers[0]);
+    assert_eq!(ill(), [Uuid::from_u128(103)]);
+    balancers[0].resolve(&resolver).await;
+    assert_eq!(ill(), [101, 103].map(Uuid::from_u128));
+    // Once: what has been found out since is not undone by the next look.
+    marks::heed(balancers, &[mark(1, true, 2, 3600)], now);
+    balancers[0].resolve(&resolver).await;
+    assert_eq!(ill(), [Uuid::from_u128(103)]);
 }

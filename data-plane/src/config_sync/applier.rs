@@ -86,6 +86,10 @@ impl Applier {
         if running.is_some() {
             tokio::spawn(watch_health(Arc::clone(&last_good)));
         }
+        if let Some(live) = live.load().as_deref() {
+            // The process before heeded them; this one knows nothing of its targets yet.
+            heed(&balancers, live, &live.revocations, UnixTime::now());
+        }
         Self {
             live,
             secrets,
@@ -245,7 +249,7 @@ impl Applier {
         };
         let added = revocations(snapshot, &difference.puts).map_err(|fault| vec![fault])?;
         let now = UnixTime::now();
-        self.heed(live, &added, now);
+        heed(&self.balancers, live, &added, now);
         self.revocations.add(added, now);
         self.revocations.forget(gone(difference), now);
         live.move_to(snapshot.position);
@@ -253,13 +257,6 @@ impl Applier {
         self.vouched = Some(vouched.clone());
         self.persist();
         Ok(true)
-    }
-
-    /// Sets the health of targets of `compiled` as operators say among what is `added`.
-    fn heed(&self, compiled: &CompiledSnapshot, added: &[Revocation], now: UnixTime) {
-        if added.iter().any(Revocation::is_mark) {
-            marks::heed(compiled.balancers(&self.balancers), added, now);
-        }
     }
 
     /// Runs by `snapshot`; also by a configuration that this node has crashed with, if that is `ordered`, by an operator or for
@@ -293,10 +290,13 @@ impl Applier {
             return Err(vec![fault(Code::Quarantined, message)]);
         }
         let gone: Vec<Uuid> = difference.iter().flat_map(gone).collect();
-        let puts = difference.iter().flat_map(|all| &all.puts);
-        let ended = puts.filter(|key| key.kind == Revocation::KIND).copied();
-        let ended: Vec<Key> = ended.collect();
-        let added = revocations(&snapshot, &ended).map_err(|fault| vec![fault])?;
+        // Without anything that runs, all are.
+        let added = difference.as_ref().map(|difference| {
+            let puts = difference.puts.iter();
+            let ended = puts.filter(|key| key.kind == Revocation::KIND).copied();
+            revocations(&snapshot, &ended.collect::<Vec<Key>>())
+        });
+        let added = added.transpose().map_err(|fault| vec![fault])?;
         let before = self.live.load_full().zip(running).zip(difference);
         let compiled = compile_guarded(
             (budget(&snapshot), self.memory),
@@ -314,7 +314,8 @@ impl Applier {
         let marker = &self.last_good.marker;
         marker.tries(snapshot.position, configuration);
         // Nobody else writes, so what was checked still holds.
-        self.heed(&compiled, &added, now);
+        let added = added.as_deref().unwrap_or(&compiled.revocations);
+        heed(&self.balancers, &compiled, added, now);
         let before = self.live.swap(Some(Arc::new(compiled)));
         let records = self.running.replace(snapshot);
         self.vouched = Some(vouched);
@@ -365,6 +366,13 @@ impl Applier {
                 );
             }
         }
+    }
+}
+
+/// Sets the health of targets of `compiled` as operators say among what is `added`.
+fn heed(balancers: &Balancers, compiled: &CompiledSnapshot, added: &[Revocation], now: UnixTime) {
+    if added.iter().any(Revocation::is_mark) {
+        marks::heed(compiled.balancers(balancers), added, now);
     }
 }
 

@@ -268,3 +268,89 @@ async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
     last.write(&bare, &vouch(&signer, &bare.position)).unwrap();
     assert!(start(last).again().is_none());
 }
+
+#[tokio::test]
+async fn a_process_that_begins_heeds_what_was_said_of_targets_within_the_minute() {
+    let root = tempfile::tempdir().unwrap();
+    let (signer, verifier) = cluster(CONTROL_PLANE_NAME);
+    let of = |kind: &'static str, number: u128, fields: serde_json::Value| {
+        let id = Uuid::from_u128(number);
+        let mut fields = fields;
+        fields["id"] = serde_json::json!(id);
+        fields["created_at"] = 1.into();
+        fields["updated_at"] = 1.into();
+        Record {
+            key: Key { kind, id },
+            json: serde_json::to_vec(&fields).unwrap().into(),
+        }
+    };
+    let now = UnixTime::now().as_secs();
+    let mark = |number: u128, healthy: bool, before: u64, expires_at: u64| {
+        let mark = Revocation {
+            id: Revocation::mark(Uuid::from_u128(number), None, healthy),
+            before,
+            expires_at,
+        };
+        Record {
+            key: Key {
+                kind: Revocation::KIND,
+                id: mark.id,
+            },
+            json: serde_json::to_vec(&mark).unwrap().into(),
+        }
+    };
+    let target = |number: u128| {
+        let fields = serde_json::json!({
+            "target": format!("127.0.0.{number}:80"), "upstream": { "id": Uuid::from_u128(9) }
+        });
+        of("targets", number, fields)
+    };
+    let records = vec![
+        of("upstreams", 9, serde_json::json!({ "name": "u.test" })),
+        target(1),
+        target(2),
+        target(3),
+        mark(1, false, 1, now + 3600),
+        mark(2, false, 1, now - 1),
+        mark(3, false, 1, now + 3600),
+        mark(3, true, 2, now + 3600),
+    ];
+    let first = snapshot(1, records);
+    let ill = |live: &Live, balancers: &Balancers| {
+        let live = live.load_full().unwrap();
+        let balancers = live.balancers(balancers);
+        crate::balancer::show::unhealthy_targets(&balancers[0])
+    };
+    let begin = |live: &Live, balancers: &Arc<Balancers>, running| {
+        let files = LastGood::open(root.path(), Secret::new(vec![7; 100]), "node-1").unwrap();
+        let nothing = (Secrets::default(), None);
+        let state = (Arc::default(), Arc::clone(balancers));
+        Applier::new(
+            live.clone(),
+            nothing,
+            state,
+            running,
+            files,
+            verifier.clone(),
+        )
+    };
+    // A node that never ran anything.
+    let (live, balancers) = (Live::default(), Arc::default());
+    let mut applier = begin(&live, &balancers, None);
+    let vouched = vouch(&signer, &first.position);
+    applier
+        .replace(first.clone(), vouched.clone(), false)
+        .await
+        .unwrap();
+    assert_eq!(ill(&live, &balancers), [Uuid::from_u128(1)]);
+    // One that goes on by what the process before has kept.
+    let compiled = crate::compile::compile(&first).unwrap();
+    let (live, balancers) = (Live::default(), Arc::default());
+    live.store(Some(Arc::new(compiled)));
+    let kept = Kept {
+        snapshot: first,
+        vouched: Some(vouched),
+    };
+    let _applier = begin(&live, &balancers, Some(kept));
+    assert_eq!(ill(&live, &balancers), [Uuid::from_u128(1)]);
+}
