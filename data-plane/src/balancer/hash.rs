@@ -24,7 +24,7 @@ pub(crate) enum HashInput {
     Header(HeaderName),
     /// A cookie, which is set if there is none.
     Cookie(String),
-    /// The path.
+    /// The path, with nothing encoded in it.
     Path,
     /// A query argument.
     QueryArg(String),
@@ -109,7 +109,7 @@ fn value(input: &HashInput, request: &Hashable<'_>) -> Option<Vec<u8>> {
             (!all.is_empty()).then(|| all.concat())
         }
         HashInput::Cookie(name) => cookie(request, name),
-        HashInput::Path => Some(request.path.as_bytes().to_vec()),
+        HashInput::Path => Some(percent_encoding::percent_decode_str(request.path).collect()),
         HashInput::QueryArg(name) => argument(request.query?, name),
         HashInput::UriCapture(name) => capture(request.captures, name).map(String::into_bytes),
     };

@@ -359,6 +359,19 @@ fn a_request_is_hashed_by_what_the_upstream_says() {
         hashed(header("x-none"), HashInput::Ip).hash,
         by(HashInput::Ip)
     );
+    let path = |path: &str| {
+        let request = Hashable { path, ..request };
+        hash::hash(
+            &HashInput::Path,
+            &HashInput::None,
+            "/p",
+            &request,
+            String::new,
+        )
+        .hash
+    };
+    assert_eq!(path("/a/%28%2F%29"), path("/a/(/)"));
+    assert_ne!(path("/a/%2528"), path("/a/%28"));
     let made = hashed(header("x-none"), HashInput::Cookie(text("fresh")));
     assert!(made.hash.is_some());
     assert_eq!(made.cookie.unwrap(), "fresh=made; Path=/p");
