@@ -2,25 +2,23 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use plugins::exchange::{Captures, Identity};
 use plugins::glance::Pass;
 use serde_json::{Value, json};
-use shared::clock::UnixTime;
-use shared::entity::Revocation;
+use shared::clock::monotonic;
 use shared::snapshot::{Key, Record, Revision, Snapshot};
 use uuid::Uuid;
 
 use super::hash::{self, HashInput, Hashable};
-use super::{Balancer, Balancers, NoPeer, marks, show};
+use super::{Balancer, Balancers, NoPeer, show};
 use crate::compile::{CompiledSnapshot, compile};
 use crate::http1::headers::View;
 use crate::pipeline::Put;
-use crate::settings::Settings;
-use crate::upstream::resolve::{DnsConfig, Resolver};
 
-fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
+pub(super) fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
     let id = Uuid::from_u128(id);
     fields["id"] = json!(id);
     fields["created_at"] = json!(1);
@@ -46,7 +44,7 @@ fn snapshot(upstream: Value, weights: &[u16]) -> CompiledSnapshot {
     compile(&Snapshot::new(1, Revision(1), records)).unwrap()
 }
 
-fn balancer(node: &Balancers, upstream: Value, weights: &[u16]) -> Arc<Balancer> {
+pub(super) fn balancer(node: &Balancers, upstream: Value, weights: &[u16]) -> Arc<Balancer> {
     Arc::clone(&snapshot(upstream, weights).balancers(node)[0])
 }
 
@@ -217,6 +215,26 @@ fn the_least_busy_for_its_weight_comes_first() {
             entry.peer.busy.load(std::sync::atomic::Ordering::Relaxed),
             0
         );
+    }
+}
+
+#[test]
+fn the_fastest_for_its_weight_comes_first() {
+    for (weights, times, expected) in [
+        ([1, 1], [40, 10], "127.0.0.2"),
+        ([1, 1], [10, 40], "127.0.0.1"),
+        ([100, 10], [40, 10], "127.0.0.1"),
+    ] {
+        let upstream = json!({"algorithm": "latency"});
+        let balancer = balancer(&Balancers::default(), upstream, &weights);
+        let now = monotonic();
+        for (entry, took) in balancer.table().entries.iter().zip(times) {
+            let latency = &entry.peer.latency;
+            latency.observe(now - Duration::from_millis(took), now);
+        }
+        for _ in 0..20 {
+            assert_eq!(pick(&balancer, None).unwrap(), expected, "{times:?}");
+        }
     }
 }
 
@@ -420,100 +438,4 @@ fn the_health_of_every_target_is_shown_as_metrics() {
     let shown = show::metrics(unresolved.balancers(&Balancers::default()));
     let line = r#"kong_upstream_target_health{upstream="u.test",target="named.test:80",address="",state="dns_error",subsystem="http"} 1"#;
     assert!(shown.lines().any(|found| found == line), "{shown}");
-}
-
-#[test]
-fn an_operator_says_how_a_target_is() {
-    let node = Balancers::default();
-    let balancer = balancer(&node, json!({}), &[1, 1]);
-    let ill = || {
-        let ill = show::unhealthy_targets(&balancer);
-        ill.iter().map(|id| id.as_u128() - 100).collect::<Vec<_>>()
-    };
-    let mark = |number: u128, address: Option<(&str, Option<u16>)>, healthy: bool, before: u64| {
-        let address = address.map(|(address, port)| (address.parse().unwrap(), port));
-        let target = Uuid::from_u128(100 + number);
-        Revocation {
-            id: Revocation::mark(target, address, healthy),
-            before,
-            expires_at: 60,
-        }
-    };
-    let own = ("127.0.0.2", None);
-    let with_port = ("127.0.0.2", Some(80));
-    for (heard, now, expected) in [
-        (vec![mark(1, None, false, 1)], 60, &[][..]),
-        (vec![mark(1, None, false, 1)], 59, &[1]),
-        (vec![mark(2, Some(("127.0.0.1", None)), false, 1)], 0, &[1]),
-        (
-            vec![mark(2, Some(("127.0.0.2", Some(81))), false, 1)],
-            0,
-            &[1],
-        ),
-        (vec![mark(2, Some(own), false, 1)], 0, &[1, 2]),
-        (
-            vec![mark(1, None, true, 2), mark(2, Some(with_port), true, 2)],
-            0,
-            &[],
-        ),
-        // Of what is heard at once, what was said last counts.
-        (
-            vec![mark(1, None, true, 3), mark(1, None, false, 4)],
-            0,
-            &[1],
-        ),
-        (
-            vec![mark(1, None, false, 5), mark(1, None, true, 6)],
-            0,
-            &[],
-        ),
-    ] {
-        let balancers = std::slice::from_ref(&balancer);
-        marks::heed(balancers, &heard, UnixTime::from_secs(now));
-        assert_eq!(ill(), expected, "{heard:?}");
-    }
-}
-
-#[tokio::test]
-async fn what_is_said_of_a_name_counts_once_its_addresses_are_known() {
-    let dns = DnsConfig::read(&Settings {
-        dns_hostsfile: "/nowhere".into(),
-        dns_resolver: vec!["127.0.0.1:1".to_owned()],
-        ..Settings::default()
-    });
-    let resolver = Resolver::new(dns.unwrap());
-    let target = |number: u128, host: &str| {
-        let fields =
-            json!({"target": format!("{host}:80"), "upstream": {"id": Uuid::from_u128(1)}});
-        record("targets", 100 + number, fields)
-    };
-    let records = vec![
-        record("upstreams", 1, json!({"name": "u.test"})),
-        target(1, "a.localhost"),
-        target(2, "b.localhost"),
-        target(3, "127.0.0.3"),
-    ];
-    let compiled = compile(&Snapshot::new(1, Revision(1), records)).unwrap();
-    let node = Balancers::default();
-    let balancers = compiled.balancers(&node);
-    let now = UnixTime::now();
-    let mark = |number: u128, healthy: bool, before: u64, lasts: u64| Revocation {
-        id: Revocation::mark(Uuid::from_u128(100 + number), None, healthy),
-        before,
-        expires_at: now.as_secs() + lasts,
-    };
-    let heard = [
-        mark(1, false, 1, 3600),
-        mark(2, false, 1, 0),
-        mark(3, false, 1, 3600),
-    ];
-    marks::heed(balancers, &heard, now);
-    let ill = || show::unhealthy_targets(&balancers[0]);
-    assert_eq!(ill(), [Uuid::from_u128(103)]);
-    balancers[0].resolve(&resolver).await;
-    assert_eq!(ill(), [101, 103].map(Uuid::from_u128));
-    // Once: what has been found out since is not undone by the next look.
-    marks::heed(balancers, &[mark(1, true, 2, 3600)], now);
-    balancers[0].resolve(&resolver).await;
-    assert_eq!(ill(), [Uuid::from_u128(103)]);
 }
