@@ -317,7 +317,7 @@ impl ControlPlane {
         drop(self.stop);
         self.keys.abort();
         self.exports.abort();
-        self.pages.end();
+        self.pages.end().await;
         self.following.iter().for_each(JoinHandle::abort);
         self.nodes.stop();
         self.config_sync.stop().await;

@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::StartError;
 use crate::admin::Listener;
-use crate::admin::listener::{Limits, Tls, serve};
+use crate::admin::listener::{Limits, Tls, listen, serve};
 use crate::settings::Settings;
 
 /// Sockets that this process was started with, by name: by systemd, or by the process whose place it has taken.
@@ -248,8 +248,25 @@ pub(crate) struct Pages {
     /// By name, such as `console`.
     pub(crate) addresses: serde_json::Map<String, Value>,
     served: Vec<JoinHandle<()>>,
-    /// Dropped, each ends one that has a thread of its own.
-    apart: Vec<oneshot::Sender<()>>,
+    /// Those that have a thread of their own.
+    apart: Vec<Apart>,
+}
+
+/// A listener that has a thread of its own.
+#[derive(Debug)]
+struct Apart {
+    /// Dropped, it ends.
+    end: oneshot::Sender<()>,
+    /// Nothing is sent: its other half goes once the socket is closed.
+    closed: oneshot::Receiver<()>,
+}
+
+impl Apart {
+    /// Ends it. Afterwards its socket is closed; what is under way is finished.
+    async fn end(self) {
+        drop(self.end);
+        let _ = self.closed.await;
+    }
 }
 
 /// What a listener of pages serves.
@@ -295,33 +312,43 @@ impl Pages {
         Ok(pages)
     }
 
-    /// Ends them.
-    pub(crate) fn end(self) {
+    /// Ends them. Afterwards their sockets are closed.
+    pub(crate) async fn end(self) {
         self.served.iter().for_each(JoinHandle::abort);
-        drop(self.apart);
+        for served in self.served {
+            // It was ended, as it was to be.
+            let _ = served.await;
+        }
+        for apart in self.apart {
+            apart.end().await;
+        }
     }
 }
 
-/// Serves `router` on a thread of its own, until what is returned is dropped.
-fn serve_apart(listener: TcpListener, router: axum::Router) -> io::Result<oneshot::Sender<()>> {
+/// Serves `router` on a thread of its own, until that is ended.
+fn serve_apart(listener: TcpListener, router: axum::Router) -> io::Result<Apart> {
     let socket = listener.into_std()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let (end, stopping) = oneshot::channel();
+    let (open, closed) = oneshot::channel::<()>();
     std::thread::Builder::new()
         .name("status".to_owned())
         .spawn(move || {
             runtime.block_on(async {
                 match TcpListener::from_std(socket) {
                     Ok(listener) => {
-                        serve(listener, None, Limits::of_a_page(), router, stopping).await;
+                        let limits = Limits::of_a_page();
+                        let left = listen(listener, None, limits, router, stopping).await;
+                        drop(open);
+                        left.ended().await;
                     }
                     Err(error) => tracing::error!(%error, "status_listen cannot be served"),
                 }
             });
         })?;
-    Ok(end)
+    Ok(Apart { end, closed })
 }
 
 #[cfg(test)]
@@ -335,7 +362,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let here = axum::routing::get(|| async { "here" });
-        let end = serve_apart(listener, axum::Router::new().route("/", here)).unwrap();
+        let apart = serve_apart(listener, axum::Router::new().route("/", here)).unwrap();
         // This thread is the only one of its runtime, and waits.
         let mut stream = std::net::TcpStream::connect(address).unwrap();
         stream
@@ -347,9 +374,35 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.ends_with("here"), "{answer}");
-        drop(end);
-        while std::net::TcpStream::connect(address).is_ok() {
-            std::thread::yield_now();
+        apart.end().await;
+        bind(address, 1).expect("nobody listens there any more");
+    }
+
+    #[tokio::test]
+    async fn where_pages_were_others_may_listen_once_they_have_ended() {
+        let any = || PlainListen {
+            address: ([127, 0, 0, 1], 0).into(),
+            backlog: 1,
+        };
+        let page = |apart| Page {
+            router: axum::Router::new(),
+            apart,
+        };
+        let mut sockets = Sockets::default();
+        let all = [
+            (("console_listen", vec![any()]), page(false)),
+            (("status_listen", vec![any()]), page(true)),
+        ];
+        let pages = Pages::start(&mut sockets, all.into_iter()).unwrap();
+        let shown = pages.addresses.values();
+        let places: Vec<SocketAddr> = shown
+            .map(|shown| shown.as_str().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(places.len(), 2);
+        drop(sockets);
+        pages.end().await;
+        for place in places {
+            bind(place, 1).unwrap();
         }
     }
 

@@ -115,6 +115,34 @@ pub(crate) async fn serve(
     router: Router,
     stopping: oneshot::Receiver<()>,
 ) {
+    listen(listener, tls, limits, router, stopping)
+        .await
+        .ended()
+        .await;
+}
+
+/// The connections that are left where nobody listens any more.
+pub(crate) struct Left {
+    /// Every connection holds one until it ends.
+    places: Arc<Semaphore>,
+    connections: u32,
+}
+
+impl Left {
+    /// Waits until they have ended.
+    pub(crate) async fn ended(self) {
+        let _ = self.places.acquire_many(self.connections).await;
+    }
+}
+
+/// Serves until `stopping` ends; the socket is closed then.
+pub(crate) async fn listen(
+    listener: TcpListener,
+    tls: Option<watch::Receiver<Tls>>,
+    limits: Limits,
+    router: Router,
+    stopping: oneshot::Receiver<()>,
+) -> Left {
     let places = Arc::new(Semaphore::new(size(limits.connections)));
     let (stop, stopped) = watch::channel(false);
     let serving = Serving {
@@ -132,8 +160,10 @@ pub(crate) async fn serve(
     }
     drop(listener);
     stop.send_replace(true);
-    // Every connection holds a place until it ends.
-    let _ = places.acquire_many(limits.connections).await;
+    Left {
+        places,
+        connections: limits.connections,
+    }
 }
 
 fn size(number: u32) -> usize {
