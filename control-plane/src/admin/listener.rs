@@ -34,7 +34,7 @@ use tower::ServiceExt as _;
 use shared::shares::Shares;
 
 use super::late::{Timely, late};
-use requests::{Answering, Requests};
+use requests::{Answering, Requests, Watched};
 
 /// How long sent bytes may stay unacknowledged, in milliseconds: a peer that is gone, or that reads no more,
 /// does not keep its place.
@@ -283,6 +283,7 @@ impl Serving {
         } else {
             builder.http1_only()
         };
+        let stream = Watched::new(stream, Arc::clone(&requests));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut stopped = self.stopped.clone();
         let ended = async {

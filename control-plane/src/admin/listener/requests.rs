@@ -1,21 +1,29 @@
 //! The requests of a connection: whether there is one, from its head to the last byte of its answer.
 
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How often it is looked whether there is one.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// Most bytes of an answer that are given away at once.
+const PIECE: usize = 16 * 1024;
 
 /// The requests of a connection that are under way.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     now: AtomicUsize,
     so_far: AtomicUsize,
+    /// Whether bytes of an answer wait for the client to take them.
+    unsent: AtomicBool,
 }
 
 /// One of them. Dropped, it has ended.
@@ -46,7 +54,7 @@ impl Requests {
     }
 
     fn are_none(&self) -> bool {
-        self.now.load(Ordering::Relaxed) == 0
+        self.now.load(Ordering::Relaxed) == 0 && !self.unsent.load(Ordering::Relaxed)
     }
 
     /// Waits until there was none for a time between `idle` and twice that.
@@ -63,9 +71,11 @@ impl Requests {
     }
 }
 
-/// A body, and the request that it answers: under way as long as this is there.
+/// A body, and the request that it answers: under way as long as this is there. It is given away in small pieces, so
+/// that this is there until all but the last is on its way.
 pub(super) struct Answering<B> {
     body: B,
+    rest: Bytes,
     _request: UnderWay,
 }
 
@@ -73,27 +83,108 @@ impl<B> Answering<B> {
     pub(super) const fn new(body: B, request: UnderWay) -> Self {
         Self {
             body,
+            rest: Bytes::new(),
             _request: request,
         }
     }
 }
 
-impl<B: Body + Unpin> Body for Answering<B> {
-    type Data = B::Data;
+impl<B: Body<Data = Bytes> + Unpin> Body for Answering<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)).transpose()? {
+                None => return Poll::Ready(None),
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+            }
+        }
+        let piece = self.rest.len().min(PIECE);
+        let piece = self.rest.split_to(piece);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = u64::try_from(self.rest.len()).unwrap_or(u64::MAX);
+        let more = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(more.lower().saturating_add(rest));
+        if let Some(upper) = more.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint
+    }
+}
+
+/// A connection, of which `requests` know whether the client takes what is sent.
+pub(super) struct Watched<S> {
+    stream: S,
+    requests: Arc<Requests>,
+}
+
+impl<S> Watched<S> {
+    pub(super) const fn new(stream: S, requests: Arc<Requests>) -> Self {
+        Self { stream, requests }
+    }
+
+    /// Notes whether what was to be sent has been.
+    fn note<T>(&self, sent: Poll<T>) -> Poll<T> {
+        let unsent = sent.is_pending();
+        self.requests.unsent.store(unsent, Ordering::Relaxed);
+        sent
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note(sent)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.note(sent)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sent = Pin::new(&mut self.stream).poll_flush(context);
+        self.note(sent)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

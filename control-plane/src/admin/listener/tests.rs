@@ -2,14 +2,17 @@
 
 use axum::routing::get;
 use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http2::{self, SendRequest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::*;
 
 /// Bytes of an answer that no buffer takes.
 const LONG: usize = 64 * 1024 * 1024;
 
-type Started = (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>);
+type Started = (SocketAddr, oneshot::Sender<()>, JoinHandle<()>);
 
 async fn start(limits: Limits) -> Started {
     start_with(limits, None).await
@@ -24,9 +27,11 @@ async fn start_with(limits: Limits, tls: Option<watch::Receiver<Tls>>) -> Starte
             (0..LONG / 65_536).map(|_| Ok::<_, Infallible>(Bytes::from(vec![b'a'; 65_536])));
         axum::body::Body::from_stream(futures::stream::iter(parts))
     };
+    let whole = || async { vec![b'a'; LONG] };
     let router = Router::new()
         .route("/", get(|| async { "here" }).post(|_: Bytes| async {}))
-        .route("/long", get(long));
+        .route("/long", get(long))
+        .route("/whole", get(whole));
     let served = tokio::spawn(serve(listener, tls, limits, router, stopping));
     (address, stop, served)
 }
@@ -138,16 +143,66 @@ async fn half_of_anything_holds_the_end_up_for_a_moment_only() {
 
 #[tokio::test]
 async fn an_answer_that_is_read_slowly_is_finished() {
-    let (address, stop, served) = start(Limits::default()).await;
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    stream.write_all(request).await.unwrap();
-    let mut answer = [0; 15];
-    stream.read_exact(&mut answer).await.unwrap();
-    stop.send(()).unwrap();
-    // Longer than a connection without a request would be there.
+    for path in ["/long", "/whole"] {
+        let (address, stop, served) = start(Limits::default()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).await.unwrap();
+        stop.send(()).unwrap();
+        // Longer than a connection without a request would be there.
+        tokio::time::sleep(QUIET * 4).await;
+        let rest = rest(stream).await.len();
+        assert!(rest > LONG, "{path}: {rest}");
+        served.await.unwrap();
+    }
+}
+
+/// What serves `router`, until it is told to stop.
+fn serving(router: Router) -> (Serving, watch::Sender<bool>) {
+    let (stop, stopped) = watch::channel(false);
+    let limits = Limits::default();
+    let serving = Serving {
+        tls: None,
+        handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+        limits,
+        router,
+        stopped,
+    };
+    (serving, stop)
+}
+
+/// Speaks HTTP/2 with `serving` through buffers that all fits in: the server's end, what is asked with, and the line between
+/// the two, to be cut.
+async fn over_http2(serving: Serving) -> (JoinHandle<()>, SendRequest<Empty<Bytes>>, AbortHandle) {
+    let [(near, mut end), (mut other_end, far)] =
+        [(); 2].map(|()| tokio::io::duplex(16 * 1024 * 1024));
+    let line = async move { tokio::io::copy_bidirectional(&mut end, &mut other_end).await };
+    let line = tokio::spawn(line).abort_handle();
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    let served = tokio::spawn(async move { serving.speak(far, address, true).await });
+    let (asking, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(65_535)
+        .initial_connection_window_size(65_535)
+        .handshake(TokioIo::new(near))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    (served, asking, line)
+}
+
+#[tokio::test]
+async fn an_answer_of_http2_that_is_read_slowly_is_finished() {
+    let whole = || async { vec![b'a'; 1024 * 1024] };
+    let (serving, stop) = serving(Router::new().route("/", get(whole)));
+    let (served, mut asking, _line) = over_http2(serving).await;
+    let request = Request::get("http://localhost/").body(Empty::new());
+    let answer = asking.send_request(request.unwrap()).await.unwrap();
+    stop.send_replace(true);
     tokio::time::sleep(QUIET * 4).await;
-    assert!(rest(stream).await.len() > LONG);
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body.len(), 1024 * 1024);
     served.await.unwrap();
 }
 
