@@ -257,10 +257,16 @@ impl Serving {
         let stopped = self.stopped.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let under_way = Requests::begin(&counted);
+            let reads = request.method().is_safe().then(|| Arc::clone(&counted));
             request.extensions_mut().insert(ConnectInfo(Peer(address)));
             let request = request.map(|body| Timely::new(body, stopped.clone()));
             let answering = router.clone().oneshot(request);
             async move {
+                // A write is done, whoever has gone meanwhile.
+                let _turn = match &reads {
+                    Some(requests) => requests.turn_to_read().await,
+                    None => None,
+                };
                 let answer = answering.await?;
                 Ok::<_, Infallible>(answer.map(|body| Answering::new(body, under_way)))
             }

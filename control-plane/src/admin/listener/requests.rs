@@ -10,20 +10,36 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How often it is looked whether there is one.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// How many requests of one connection that only read are worked at at once.
+const READS: usize = 4;
 
 /// Most bytes of an answer that are given away at once.
 const PIECE: usize = 16 * 1024;
 
 /// The requests of a connection that are under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Requests {
     now: AtomicUsize,
     so_far: AtomicUsize,
     /// Whether bytes of an answer wait for the client to take them.
     unsent: AtomicBool,
+    reads: Semaphore,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            now: AtomicUsize::default(),
+            so_far: AtomicUsize::default(),
+            unsent: AtomicBool::default(),
+            reads: Semaphore::new(READS),
+        }
+    }
 }
 
 /// One of them. Dropped, it has ended.
@@ -51,6 +67,15 @@ impl Requests {
         this.now.fetch_add(1, Ordering::Relaxed);
         this.so_far.fetch_add(1, Ordering::Relaxed);
         UnderWay(Arc::clone(this))
+    }
+
+    /// Waits until it is the turn of a request that only reads. By then it is noticed if the client has gone: what it
+    /// asked for is not worked off for nobody.
+    pub(super) async fn turn_to_read(&self) -> Option<SemaphorePermit<'_>> {
+        let turn = self.reads.acquire().await.ok();
+        // Whoever works does not wait for anything, and leaves no moment to others by itself.
+        tokio::task::yield_now().await;
+        turn
     }
 
     fn are_none(&self) -> bool {

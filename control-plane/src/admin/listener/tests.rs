@@ -1,5 +1,8 @@
 //! What the listener of the Admin API promises.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::routing::get;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -204,6 +207,53 @@ async fn an_answer_of_http2_that_is_read_slowly_is_finished() {
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body.len(), 1024 * 1024);
     served.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_client_that_has_gone_asked_to_read_is_not_worked_off() {
+    const ASKED: usize = 100;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let line: Arc<OnceLock<AbortHandle>> = Arc::default();
+    let (count, cut) = (Arc::clone(&begun), Arc::clone(&line));
+    let work = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        if let Some(line) = cut.get() {
+            line.abort();
+        }
+        async { "here" }
+    };
+    let router = Router::new().route("/", get(work));
+    let (serving, _stop) = serving(router.clone());
+    let (served, asking, between) = over_http2(serving).await;
+    line.set(between).unwrap();
+    let all = (0..ASKED).map(|_| {
+        let request = Request::get("http://localhost/").body(Empty::new());
+        asking.clone().send_request(request.unwrap())
+    });
+    let answers = futures::future::join_all(all).await;
+    assert!(answers.iter().any(Result::is_err));
+    served.await.unwrap();
+    // What is left of the requests goes by itself.
+    for _ in 0..ASKED {
+        tokio::task::yield_now().await;
+    }
+    let number = begun.swap(0, Ordering::Relaxed);
+    assert!((1..ASKED / 2).contains(&number), "{number}");
+
+    // One after the other, over HTTP/1.1.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    std::io::Write::write_all(&mut stream, &REQUEST.repeat(ASKED)).unwrap();
+    drop(stream);
+    let (stop, stopping) = oneshot::channel();
+    let served = tokio::spawn(serve(listener, None, Limits::default(), router, stopping));
+    while begun.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    stop.send(()).unwrap();
+    served.await.unwrap();
+    let number = begun.load(Ordering::Relaxed);
+    assert!(number < ASKED / 2, "{number}");
 }
 
 #[tokio::test]
