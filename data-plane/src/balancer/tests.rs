@@ -227,10 +227,10 @@ fn the_fastest_for_its_weight_comes_first() {
     ] {
         let upstream = json!({"algorithm": "latency"});
         let balancer = balancer(&Balancers::default(), upstream, &weights);
-        let now = monotonic();
+        let asked = monotonic();
         for (entry, took) in balancer.table().entries.iter().zip(times) {
             let latency = &entry.peer.latency;
-            latency.observe(now - Duration::from_millis(took), now);
+            latency.observe(asked, asked + Duration::from_millis(took));
         }
         for _ in 0..20 {
             assert_eq!(pick(&balancer, None).unwrap(), expected, "{times:?}");

@@ -321,7 +321,7 @@ fn a_core_that_ends_tells_redis_what_it_has_counted() {
     }
     one.run(flush(&one));
     let left =
-        |filter: &RateLimitingFilter| ask(filter, &other).header("ratelimit-remaining").to_owned();
+        |filter: &RateLimitingFilter| ask(filter, &other).header("ratelimit-remaining").clone();
     assert_eq!(left(&config(-1)), "5");
     // Nothing is told twice.
     one.run(flush(&one));
