@@ -21,6 +21,7 @@ mod access_log;
 mod ask;
 mod balancer;
 mod body;
+mod buffers;
 mod carry;
 pub mod compile;
 mod config_sync;

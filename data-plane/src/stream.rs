@@ -9,11 +9,12 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 pub(crate) use self::corked::Corked;
+use crate::buffers;
 
 /// Least free space that a read is given. Larger than a usual request, so that one read takes it
 /// whole and leaves the socket known to be empty: the next read then costs no system call.
@@ -57,22 +58,60 @@ impl Stream {
         }
     }
 
-    /// Appends what has arrived to `input`; zero bytes mean that the peer has ended its side.
+    /// Appends what has arrived to `input`; zero bytes mean that the peer has ended its side. While nothing comes, an `input`
+    /// without bytes has no memory either.
     pub(crate) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         input: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
-        if input.capacity() - input.len() < SPARE {
-            // A buffer that a read has filled to the brim grows, up to a limit.
-            let larger = (input.capacity() * 2).clamp(2 * SPARE, LARGE_SPARE);
-            input.reserve(larger);
-        }
-        let count = match self {
-            Self::Plain(stream) => ready!(pin!(stream.read_buf(input)).poll(cx)),
-            Self::Tls(stream) => ready!(pin!(stream.read_buf(input)).poll(cx)),
+        let read = match self.poll_readable(cx) {
+            Poll::Ready(()) => {
+                make_room(input);
+                self.poll_append(cx, input)
+            }
+            Poll::Pending => Poll::Pending,
         };
-        Poll::Ready(count)
+        if read.is_pending() {
+            buffers::give_back(input);
+        }
+        read
+    }
+
+    /// Ready once there may be something to read. To ask costs less than to read in vain.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let socket = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => {
+                let (corked, session) = stream.get_ref();
+                // What TLS has decrypted is there already, and so is its end.
+                if !session.wants_read() || !corked.reads_socket() {
+                    return Poll::Ready(());
+                }
+                corked.socket()
+            }
+        };
+        // What is wrong with it is for the read to tell.
+        socket.poll_read_ready(cx).map(|_| ())
+    }
+
+    /// Appends what has arrived to the room that `input` has.
+    fn poll_append(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => pin!(stream.read_buf(input)).poll(cx),
+            Self::Tls(stream) => {
+                let mut stream = Pin::new(&mut **stream);
+                let decrypted = ready!(stream.as_mut().poll_fill_buf(cx))?;
+                let count = decrypted.len().min(input.capacity() - input.len());
+                input.extend_from_slice(decrypted.get(..count).unwrap_or_default());
+                stream.consume(count);
+                Poll::Ready(Ok(count))
+            }
+        }
     }
 
     /// Whether nothing has arrived, not even the end. The runtime knows without a system call unless something has,
@@ -133,6 +172,22 @@ impl Stream {
     }
 }
 
+/// Makes room in `input` for a read.
+fn make_room(input: &mut BytesMut) {
+    if input.capacity() - input.len() >= SPARE {
+        return;
+    }
+    // What came before may be read by now.
+    buffers::give_back(input);
+    if input.capacity() == 0 {
+        *input = buffers::take();
+    } else {
+        // A buffer that a read has filled to the brim grows, up to a limit.
+        let larger = (input.capacity() * 2).clamp(2 * SPARE, LARGE_SPARE);
+        input.reserve(larger);
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -176,5 +231,90 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::crypto::CryptoProvider;
+    use rustls::{ClientConfig, RootCertStore, ServerConfig};
+    use shared::tls::provider;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+
+    async fn sockets() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap());
+        let (far, near) = tokio::join!(far, listener.accept());
+        (near.unwrap().0, far.unwrap())
+    }
+
+    /// A connection with TLS, and its client's end.
+    async fn secured() -> (Stream, tokio_rustls::client::TlsStream<TcpStream>) {
+        let own = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+        let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der());
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).unwrap();
+        let provider = Arc::new(CryptoProvider::clone(&provider()));
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key.try_into().unwrap())
+            .unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let (near, far) = sockets().await;
+        let near = Corked::new(near, BytesMut::new());
+        let accepting = TlsAcceptor::from(Arc::new(server)).accept(near);
+        let connector = TlsConnector::from(Arc::new(client));
+        let connecting = connector.connect("a.test".try_into().unwrap(), far);
+        let (near, far) = tokio::join!(accepting.into_fallible(), connecting);
+        (Stream::secured(near).await.unwrap(), far.unwrap())
+    }
+
+    /// Reads from `stream` what `far` sends of `sent`, one part after the other, and its end.
+    async fn check(mut stream: Stream, mut far: impl AsyncWrite + Unpin, sent: &[&[u8]]) {
+        let mut input = BytesMut::new();
+        for part in sent {
+            let waits = futures::poll!(poll_fn(|cx| stream.poll_fill(cx, &mut input)));
+            assert!(waits.is_pending() && input.capacity() == 0);
+            let sending = async {
+                far.write_all(part).await.unwrap();
+                far.flush().await.unwrap();
+            };
+            let reading = async {
+                let mut read = Vec::new();
+                while read.len() < part.len() {
+                    let fill = poll_fn(|cx| stream.poll_fill(cx, &mut input));
+                    assert_eq!(fill.await.unwrap(), input.len());
+                    read.extend(input.split());
+                }
+                read
+            };
+            let ((), read) = tokio::join!(sending, reading);
+            assert_eq!(read, *part);
+        }
+        far.shutdown().await.unwrap();
+        let end = poll_fn(|cx| stream.poll_fill(cx, &mut input)).await;
+        assert_eq!(end.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_bytes_has_no_memory_for_them_and_gets_them_all() {
+        let large = vec![b'x'; 100_000];
+        let sent: [&[u8]; 4] = [b"a", &large, b"bc", &large];
+        let (near, far) = sockets().await;
+        check(Stream::Plain(near), far, &sent).await;
+        let (near, far) = secured().await;
+        check(near, far, &sent).await;
     }
 }

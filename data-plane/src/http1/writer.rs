@@ -7,13 +7,14 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Framing;
+use crate::buffers;
 use crate::stream::Stream;
 
 /// Data up to this size is copied behind the head, because one write of one slice is cheaper than a
 /// vectored one; larger data is written from where it lies.
 const COPIED: usize = 4 * 1024;
 
-/// Capacity that a connection keeps for heads.
+/// Capacity that a connection keeps for heads, if one has needed so much.
 const KEPT: usize = 16 * 1024;
 
 /// What waits to be written to a connection.
@@ -34,6 +35,14 @@ impl Writer {
     pub(crate) fn head(&mut self) -> &mut BytesMut {
         if self.head.is_empty() && self.head.capacity() > KEPT {
             self.head = BytesMut::new();
+        }
+        self.room()
+    }
+
+    /// The place for what is copied.
+    fn room(&mut self) -> &mut BytesMut {
+        if self.head.capacity() == 0 {
+            self.head = buffers::take();
         }
         &mut self.head
     }
@@ -66,12 +75,13 @@ impl Writer {
         let chunked = framing == Framing::Chunked;
         if chunked {
             // Writing to memory cannot fail.
-            let _ = write!((&mut self.head).writer(), "{:x}\r\n", data.len());
+            let _ = write!(self.room().writer(), "{:x}\r\n", data.len());
         }
         let tail: &'static [u8] = if chunked { b"\r\n" } else { b"" };
         if data.len() <= COPIED {
-            self.head.extend_from_slice(&data);
-            self.head.extend_from_slice(tail);
+            let head = self.room();
+            head.extend_from_slice(&data);
+            head.extend_from_slice(tail);
         } else {
             self.data = data;
             self.tail = tail;
@@ -83,11 +93,12 @@ impl Writer {
         if framing != Framing::Chunked {
             return;
         }
-        self.head.extend_from_slice(b"0\r\n");
+        let head = self.room();
+        head.extend_from_slice(b"0\r\n");
         for (name, value) in trailers.into_iter().flatten() {
-            field(&mut self.head, name.as_str(), value.as_bytes());
+            field(head, name.as_str(), value.as_bytes());
         }
-        self.head.extend_from_slice(b"\r\n");
+        head.extend_from_slice(b"\r\n");
     }
 
     /// Writes until nothing waits.
@@ -123,8 +134,9 @@ impl Writer {
     fn advance(&mut self, written: usize) {
         let of_head = written.min(self.head.len());
         if of_head == self.head.len() {
-            // Nearly always. The next head then begins where this one did.
+            // Nearly always.
             self.head.clear();
+            buffers::give_back(&mut self.head);
         } else {
             self.head.advance(of_head);
         }

@@ -101,6 +101,11 @@ impl Corked {
         Poll::Ready(Ok(parts.iter().map(|part| part.len()).sum()))
     }
 
+    /// Whether a read reads from the socket and does nothing else.
+    pub(super) fn reads_socket(&self) -> bool {
+        self.early.is_empty() && self.sends != Sends::BeforeWaiting
+    }
+
     fn passes(&self) -> bool {
         self.sends == Sends::AtOnce && self.held.is_empty()
     }

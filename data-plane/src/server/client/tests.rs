@@ -240,3 +240,30 @@ fn a_body_that_is_here_and_not_wanted_is_passed_over() {
         }
     });
 }
+
+#[test]
+fn a_client_that_says_nothing_takes_no_memory() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap());
+        let (far, near) = tokio::join!(far, listener.accept());
+        let near = (Stream::Plain(near.unwrap().0), BytesMut::new());
+        let timer = Rc::new(Timers::default()).timer();
+        let mut client = Client::new(near, timer, Limits::default(), Arc::default());
+        let mut far = far.unwrap();
+        for _ in 0..3 {
+            let next = futures::poll!(poll_fn(|cx| client.poll_next(cx)));
+            assert!(next.is_pending() && client.input.capacity() == 0);
+            far.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                .await
+                .unwrap();
+            let Next::Request(incoming) = poll_fn(|cx| client.poll_next(cx)).await else {
+                panic!("the head is sound");
+            };
+            // While somebody looks at the head, it is not overwritten.
+            let left = poll_fn(|cx| Poll::Ready(client.poll_left(cx))).await;
+            assert!(!left && client.input.capacity() > 0);
+            assert_eq!(incoming.head.uri, "/");
+        }
+    });
+}
