@@ -30,6 +30,7 @@ use crate::listening::connections::Connections;
 use crate::live::Live;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::pipeline::Signature;
 use crate::quota::{Share, Stock};
 use crate::server::Date;
 use crate::settings::PortMap;
@@ -130,6 +131,8 @@ pub(crate) struct Core {
     /// What tells whether it is: one comparison.
     live: RefCell<Cache<Live, Option<Arc<CompiledSnapshot>>>>,
     date: Date,
+    /// What was told of the last answer.
+    pub(crate) signature: RefCell<Signature>,
     identifiers: Cell<u64>,
     salt: u64,
 }
@@ -155,6 +158,7 @@ impl Core {
             node,
             timers,
             date: Date::default(),
+            signature: RefCell::default(),
             pools,
             origins: Origins::default(),
             resolver,

@@ -25,7 +25,7 @@ use crate::core::Core;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
 use crate::http1::{Framing, FramingError, content_length, has_token};
-use crate::pipeline::Added;
+use crate::pipeline::{Added, AtHand};
 use crate::quota::Taken;
 use crate::upstream::UpstreamError;
 use crate::upstream::exchange::{Answer, Timeouts};
@@ -44,7 +44,9 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) headers: View<'a>,
     /// Which of them.
     pub(crate) replaced: Kind,
-    /// What the gateway tells.
+    /// What the gateway tells, as far as it is at hand.
+    pub(crate) at_hand: [Option<AtHand<'a>>; 3],
+    /// What else it tells.
     pub(crate) added: &'a [Added<'a>],
     /// The same as lines that are written already.
     pub(crate) lines: [&'a [u8]; 2],

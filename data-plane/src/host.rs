@@ -119,6 +119,7 @@ impl CoreHost {
             host: Some(&host),
             headers: View::Map(&parts.headers),
             replaced: Kind::OTHER,
+            at_hand: [None; 3],
             added: &[],
             lines: [&[]; 2],
             upgrade: None,

@@ -62,6 +62,12 @@ pub(crate) fn declared_framing(
     fields: &Fields,
     http10: bool,
 ) -> Result<Option<Framing>, FramingError> {
+    // As nearly every server says it.
+    if !fields.has(Kind::TRANSFER_ENCODING)
+        && let Some(length) = fields.sole(Kind::CONTENT_LENGTH)
+    {
+        return Ok(Some(Framing::Length(content_length(length)?)));
+    }
     let mut codings = fields.of(Kind::TRANSFER_ENCODING);
     let mut lengths = fields.of(Kind::CONTENT_LENGTH);
     let length = lengths.next();

@@ -23,6 +23,7 @@ use shared::clock::monotonic;
 use shared::types::patterns::readable;
 use tokio::sync::oneshot;
 
+pub(crate) use self::answers::Signature;
 use self::answers::{protocol_answer, refuse, sign, wants_debug, without_content};
 use self::body::Body;
 use self::owned::{leave_out, make_room, remove_identity, remove_sealed_cookies, withhold_cookies};
@@ -46,7 +47,7 @@ use crate::upstream::UpstreamError;
 
 pub(crate) use self::owned::Put;
 pub(crate) use self::record::{CLIENT_LEFT, Recorded};
-pub(crate) use self::request::{Added, GivenUp, Peer};
+pub(crate) use self::request::{Added, AtHand, GivenUp, Peer};
 pub(crate) use self::returned::Returned;
 
 /// A request as it comes from a client's connection.

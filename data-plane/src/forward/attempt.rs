@@ -256,6 +256,9 @@ fn write_head(
             }
         }
     }
+    for (name, value) in outgoing.at_hand.iter().flatten() {
+        field(head, name, value);
+    }
     for (name, value) in outgoing.added {
         field(head, name, value);
     }

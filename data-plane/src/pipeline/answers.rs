@@ -20,6 +20,7 @@ use crate::http1::head::is_bodiless;
 use crate::http1::headers::{Headers, View};
 use crate::http1::kind::Kind;
 use crate::http1::request::RequestHead;
+use crate::told::Told;
 
 static UPSTREAM_LATENCY: ToldField = ToldField::of("x-kong-upstream-latency: ");
 static PROXY_LATENCY: ToldField = ToldField::of("x-kong-proxy-latency: ");
@@ -35,34 +36,29 @@ const DEBUG: HeaderName = HeaderName::from_static("kong-debug");
 pub(super) fn sign(returned: &mut Returned<ResponseBody>, record: &Record) {
     let progress = &record.progress;
     let told = record.core.node.told;
-    let mut digits = itoa::Buffer::new();
     // A server that was asked in vain was asked all the same.
     let asked = progress.proxy_latency.zip(progress.upstream_latency);
     let answered = progress.source == Source::Service;
     if !answered && told.server && !returned.map().contains_key(header::SERVER) {
         returned.tell(&SERVER, KONG_PRODUCT.as_bytes());
     }
-    if let Some((proxy, upstream)) = asked {
-        if told.upstream_latency {
-            returned.tell(&UPSTREAM_LATENCY, digits.format(upstream).as_bytes());
-        }
-        if told.proxy_latency {
-            returned.tell(&PROXY_LATENCY, digits.format(proxy).as_bytes());
-        }
-        if told.via {
-            match &returned.headers {
-                Headers::Raw(_) => {
-                    let via = fields::own_via(Version::HTTP_11);
-                    returned.tell(&VIA, via.as_bytes());
-                }
-                Headers::Map(headers) => {
-                    let via = fields::via(headers, Version::HTTP_11);
+    if let Some(latencies) = asked {
+        match &returned.headers {
+            Headers::Raw(_) => {
+                let mut signature = record.core.signature.borrow_mut();
+                returned.lines(signature.lines(told, latencies));
+            }
+            Headers::Map(headers) => {
+                let via = told.via.then(|| fields::via(headers, Version::HTTP_11));
+                tell_latencies(told, latencies, |field, value| returned.tell(field, value));
+                if let Some(via) = via {
                     returned.map().insert(header::VIA, via);
                 }
             }
         }
     } else if told.response_latency {
         let latency = milliseconds(progress.start, monotonic());
+        let mut digits = itoa::Buffer::new();
         returned.tell(&RESPONSE_LATENCY, digits.format(latency).as_bytes());
     }
     if told.upstream_status
@@ -78,6 +74,45 @@ pub(super) fn sign(returned: &mut Returned<ResponseBody>, record: &Record) {
         && let Some(route) = snapshot.routes.get(*place)
     {
         add_debug(returned.map(), route);
+    }
+}
+
+/// The lines that a core has told of its last answer that came from a server, which it nearly always tells of the next.
+#[derive(Debug, Default)]
+pub(crate) struct Signature {
+    /// Milliseconds in the gateway, and until the server has answered.
+    latencies: Option<(u64, u64)>,
+    lines: Vec<u8>,
+}
+
+impl Signature {
+    /// The lines for an answer with `latencies`. What is `told` must be the same each time.
+    fn lines(&mut self, told: Told, latencies: (u64, u64)) -> &[u8] {
+        if self.latencies != Some(latencies) {
+            self.latencies = Some(latencies);
+            self.lines.clear();
+            let lines = &mut self.lines;
+            tell_latencies(told, latencies, |field, value| field.write(lines, value));
+            if told.via {
+                VIA.write(lines, fields::own_via(Version::HTTP_11).as_bytes());
+            }
+        }
+        &self.lines
+    }
+}
+
+/// Tells how long an answer has taken.
+fn tell_latencies(
+    told: Told,
+    (proxy, upstream): (u64, u64),
+    mut tell: impl FnMut(&'static ToldField, &[u8]),
+) {
+    let mut digits = itoa::Buffer::new();
+    if told.upstream_latency {
+        tell(&UPSTREAM_LATENCY, digits.format(upstream).as_bytes());
+    }
+    if told.proxy_latency {
+        tell(&PROXY_LATENCY, digits.format(proxy).as_bytes());
     }
 }
 
@@ -199,5 +234,40 @@ fn to_https(status: u16, authority: &str, uri: &Uri, request_id: &str) -> Respon
             );
             response
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_of_the_answer_that_it_is_asked_for() {
+        let told = |headers: &[&str]| {
+            let names: Vec<_> = headers.iter().map(|name| (*name).to_owned()).collect();
+            Told::parse(&names, &[]).unwrap()
+        };
+        let via = format!("via: 1.1 {KONG_PRODUCT}\r\n");
+        let both = |proxy, upstream| {
+            format!("x-kong-upstream-latency: {upstream}\r\nx-kong-proxy-latency: {proxy}\r\n")
+        };
+        let mut signature = Signature::default();
+        for (proxy, upstream) in [(0, 0), (0, 7), (0, 7), (7, 0), (12, 345)] {
+            let lines = signature.lines(told(&["latency_tokens", "via"]), (proxy, upstream));
+            assert_eq!(
+                lines,
+                [both(proxy, upstream), via.clone()].concat().as_bytes()
+            );
+        }
+        let lines = |headers: &[&str]| {
+            let mut signature = Signature::default();
+            String::from_utf8(signature.lines(told(headers), (1, 2)).to_vec()).unwrap()
+        };
+        assert_eq!(lines(&["off"]), "");
+        assert_eq!(lines(&["server_tokens"]), via);
+        assert_eq!(
+            lines(&["x-kong-proxy-latency"]),
+            "x-kong-proxy-latency: 1\r\n"
+        );
     }
 }

@@ -1,6 +1,5 @@
 //! A request on its way upstream, and what comes back.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use tokio::sync::oneshot;
 use super::body::Body;
 use super::owned::{Put, remove_owned};
 use super::record::{Progress, milliseconds};
-use super::request::{Added, Peer, forwarded, forwarded_path, replaced, usual_lines, via};
+use super::request::{Added, AtHand, Peer, forwarded, forwarded_path, replaced, usual_lines, via};
 use super::returned::Returned;
 use crate::balancer::hash::{self, Hashable};
 use crate::body::{Bound, RequestBody, RequestBodyError, ResponseBody};
@@ -32,9 +31,6 @@ use crate::server::Switched;
 use crate::upstream::UpstreamError;
 use crate::upstream::exchange::Answer;
 use crate::upstream::origin::Origin;
-
-/// Room for the fields that the gateway adds to a request.
-const ADDED: usize = 10;
 
 /// The target of `OPTIONS` for a server as a whole.
 const SERVER: &str = "*";
@@ -155,7 +151,7 @@ impl Ways<'_> {
         let prefix = strip
             .and_then(|length| path.get(..length))
             .filter(|prefix| *prefix != "/");
-        let (added, lines) = told(core, peer, sent, prefix, trusted);
+        let told = told(core, peer, sent, prefix, trusted);
         let own_host = overrides.host.take().or_else(|| preserved.take());
         let mut renamed = None;
         let request = Hashable {
@@ -185,8 +181,9 @@ impl Ways<'_> {
             host,
             headers,
             replaced,
-            added: &added,
-            lines: [sent.put.lines(), lines.as_deref().unwrap_or_default()],
+            at_hand: told.at_hand,
+            added: &told.others,
+            lines: [sent.put.lines(), told.lines.as_deref().unwrap_or_default()],
             upgrade: upgrade.as_ref().filter(|_| switch.is_some()),
             trailers,
             interim: (sent.version == Version::HTTP_11).then_some(&peer.interim),
@@ -218,29 +215,38 @@ impl Ways<'_> {
     }
 }
 
-/// What the upstream is told of a request beside what the client has sent, and the same as far as it is written
-/// already.
+/// What the upstream is told of a request beside what the client has sent.
+struct Additions<'a> {
+    at_hand: [Option<AtHand<'a>>; 3],
+    /// What had to be made.
+    others: Vec<Added<'a>>,
+    /// What is written already.
+    lines: Option<Rc<[u8]>>,
+}
+
 fn told<'a>(
     core: &Core,
     peer: &'a Peer,
     sent: &Sent<'a>,
     prefix: Option<&'a str>,
     trusted: bool,
-) -> (Vec<Added<'a>>, Option<Rc<[u8]>>) {
+) -> Additions<'a> {
     let (headers, client) = (sent.headers, sent.client);
-    let mut added = Vec::with_capacity(ADDED);
-    added.extend(sent.put.others());
-    forwarded_path(headers, trusted, sent.path, prefix, &mut added);
-    if core.node.told.request_id_upstream {
-        let request_id = sent.request_id.as_bytes();
-        added.push(("x-kong-request-id", Cow::Borrowed(request_id)));
-    }
+    let [path, prefix] = forwarded_path(headers, trusted, sent.path, prefix);
+    let request_id = ("x-kong-request-id", sent.request_id.as_bytes());
+    let request_id = core.node.told.request_id_upstream.then_some(request_id);
+    // Nearly always none.
+    let mut others: Vec<_> = sent.put.others().collect();
     let lines = usual_lines(headers, sent.version, peer, trusted, client);
     if lines.is_none() {
-        forwarded(headers, peer, trusted, client, &mut added);
-        added.push(via(headers, sent.version));
+        forwarded(headers, peer, trusted, client, &mut others);
+        others.push(via(headers, sent.version));
     }
-    (added, lines)
+    Additions {
+        at_hand: [path, prefix, request_id],
+        others,
+        lines,
+    }
 }
 
 /// What the client is returned of the upstream's answer. `hold` is kept until the last byte has gone.

@@ -221,6 +221,9 @@ fn with_port(authority: &str, port: u16, https: bool) -> String {
 /// A field that the gateway adds to a request: its name in lower case, and its value.
 pub(crate) type Added<'a> = (&'a str, Cow<'a, [u8]>);
 
+/// The same of a value that is at hand.
+pub(crate) type AtHand<'a> = (&'static str, &'a [u8]);
+
 /// Whether `text` can stand in a field as it is.
 fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
@@ -232,14 +235,15 @@ pub(super) fn forwarded_path<'a>(
     trusted: bool,
     path: &'a str,
     prefix: Option<&'a str>,
-    added: &mut Vec<Added<'a>>,
-) {
-    if is_visible(path) {
-        tell("x-forwarded-path", path, headers, trusted, added);
-    }
-    if let Some(prefix) = prefix.filter(|prefix| is_visible(prefix)) {
-        tell("x-forwarded-prefix", prefix, headers, trusted, added);
-    }
+) -> [Option<AtHand<'a>>; 2] {
+    let told = |name, text: &'a str| {
+        let tells = is_visible(text) && !is_said(name, headers, trusted);
+        tells.then_some((name, text.as_bytes()))
+    };
+    [
+        told("x-forwarded-path", path),
+        prefix.and_then(|prefix| told("x-forwarded-prefix", prefix)),
+    ]
 }
 
 /// What tells it who asked, and for what else. Of the client's own fields only those pass that are not
@@ -258,7 +262,9 @@ pub(super) fn forwarded<'a>(
         ("x-forwarded-host", host),
         ("x-forwarded-port", &*peer.port_text),
     ] {
-        tell(name, value, headers, trusted, added);
+        if !is_said(name, headers, trusted) {
+            added.push((name, Cow::Borrowed(value.as_bytes())));
+        }
     }
     let address = if client.address == peer.address {
         Cow::Borrowed(peer.address_text.as_bytes())
@@ -283,18 +289,9 @@ pub(super) fn forwarded<'a>(
     added.push(("x-real-ip", address));
 }
 
-/// Tells of the URL. What a peer that is believed has said of it stays.
-fn tell<'a>(
-    name: &'static str,
-    value: &'a str,
-    headers: View<'_>,
-    trusted: bool,
-    added: &mut Vec<Added<'a>>,
-) {
-    let said = trusted && headers.has(Kind::FORWARDED_URL, &HeaderName::from_static(name));
-    if !said {
-        added.push((name, Cow::Borrowed(value.as_bytes())));
-    }
+/// Whether a peer that is believed has said of the URL what the field `name` tells: that stays.
+fn is_said(name: &'static str, headers: View<'_>, trusted: bool) -> bool {
+    trusted && headers.has(Kind::FORWARDED_URL, &HeaderName::from_static(name))
 }
 
 /// What [`forwarded`] and [`via`] add to a request by HTTP/1.1 of a client that nobody else speaks for, as lines:
@@ -371,11 +368,12 @@ mod tests {
         let client = client(None, &peer, None, &"gate.internal".into());
         let mut added = Vec::new();
         let view = View::Map(&none);
-        forwarded_path(view, false, "/", Some("/"), &mut added);
+        let path = forwarded_path(view, false, "/", Some("/"));
         forwarded(view, &peer, false, &client, &mut added);
         added.push(via(view, Version::HTTP_11));
-        for (name, _) in &added {
-            assert!(reserved.iter().any(|reserved| reserved == name), "{name}");
+        let path = path.iter().map(|told| told.unwrap().0);
+        for name in added.iter().map(|(name, _)| *name).chain(path) {
+            assert!(reserved.contains(&name), "{name}");
         }
     }
 

@@ -16,6 +16,11 @@ pub(crate) struct ToldField {
 }
 
 impl ToldField {
+    /// Writes the line that tells `value`.
+    pub(crate) fn write(&self, lines: &mut Vec<u8>, value: &[u8]) {
+        write_line(lines, self.start, value);
+    }
+
     /// That of lines with this `start`: a name in lower case, a colon and a space.
     pub(crate) const fn of(start: &'static str) -> Self {
         let (name, _) = start.split_at(start.len() - 2);
@@ -83,15 +88,21 @@ impl<B> Returned<B> {
         }
     }
 
+    /// Tells fields by their `lines`. Call only if the upstream's are as they came.
+    pub(crate) fn lines(&mut self, lines: &[u8]) {
+        self.room().extend_from_slice(lines);
+    }
+
     /// Tells a field as a line that begins with `start`.
     fn line(&mut self, start: &[u8], value: &[u8]) {
+        write_line(self.room(), start, value);
+    }
+
+    fn room(&mut self) -> &mut Vec<u8> {
         if self.told.capacity() == 0 {
             self.told = Vec::with_capacity(TOLD);
         }
-        self.told.reserve(start.len() + value.len() + 2);
-        self.told.extend_from_slice(start);
-        self.told.extend_from_slice(value);
-        self.told.extend_from_slice(b"\r\n");
+        &mut self.told
     }
 
     /// The same answer with another body.
@@ -113,6 +124,13 @@ impl<B> Returned<B> {
         *response.headers_mut() = headers;
         response
     }
+}
+
+fn write_line(lines: &mut Vec<u8>, start: &[u8], value: &[u8]) {
+    lines.reserve(start.len() + value.len() + 2);
+    lines.extend_from_slice(start);
+    lines.extend_from_slice(value);
+    lines.extend_from_slice(b"\r\n");
 }
 
 impl<B> From<Response<B>> for Returned<B> {

@@ -34,7 +34,6 @@ use crate::http1::head::ResponseHead;
 use crate::http1::headers::Headers;
 use crate::http1::kind::Kind;
 use crate::http1::writer::values_of;
-use crate::pipeline::Added;
 use crate::server::http2::LocalExecutor;
 use crate::stream::Stream;
 use crate::timer::Timer;
@@ -334,8 +333,12 @@ fn request(
             headers.append(name, value.clone());
         }
     }
+    let at_hand = outgoing.at_hand.iter().flatten();
+    let at_hand = at_hand.filter_map(|(name, value)| added(name, value));
+    let others = outgoing.added.iter();
+    let others = others.filter_map(|(name, value)| added(name, value));
     let lines = outgoing.lines.iter().flat_map(|lines| values_of(lines));
-    for (name, mut value) in outgoing.added.iter().filter_map(added).chain(lines) {
+    for (name, mut value) in at_hand.chain(others).chain(lines) {
         value.set_sensitive(may_be_secret(&name));
         headers.append(name, value);
     }
@@ -353,7 +356,7 @@ fn request(
 }
 
 /// A field that the gateway adds.
-fn added((name, value): &Added<'_>) -> Option<(HeaderName, HeaderValue)> {
+fn added(name: &str, value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
     Some((name, HeaderValue::from_bytes(value).ok()?))
 }
