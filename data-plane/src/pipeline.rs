@@ -121,6 +121,10 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         record.progress.proxy_latency = None;
     }
     let mut returned = answered.unwrap_or_else(|error| refuse(&error, &record, version).into());
+    if version == Version::HTTP_2 {
+        // As the library takes them: what is told as lines would have to be read again.
+        returned.map();
+    }
     if !record.run.response_headers.is_empty() {
         // What filters tell the client, such as a session that has just begun, it hears even if the
         // upstream fails.
