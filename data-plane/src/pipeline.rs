@@ -303,8 +303,11 @@ impl Request {
         let nobody = Identity::default();
         let identity = pass.known.as_ref().map_or(&nobody, |known| &known.identity);
         record.identify(identity);
-        if ways.holds_body(service) {
+        // Nothing was waited for so far: it is still the moment in which the request came.
+        let mut now = Some(record.progress.start);
+        if ways.holds_body(service) && !self.body.is_empty() {
             self.body.hold(ways.core.node.limits.held_body).await?;
+            now = None;
         }
         let sent = Sent {
             method: &head.method,
@@ -322,6 +325,7 @@ impl Request {
         };
         let mut inbound = Inbound {
             host: self.host.take(),
+            now,
             ..Inbound::new(std::mem::take(&mut self.captures))
         };
         let (progress, cookies) = (&mut record.progress, &mut record.run.response_headers);

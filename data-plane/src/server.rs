@@ -21,8 +21,8 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use http::StatusCode;
@@ -230,9 +230,10 @@ async fn exchange(
         method: &method,
         reusable,
     };
-    let Some(closes) = send(core, client, answer, returned, trailers).await else {
+    let Some(Sent { closes, at }) = send(core, client, answer, returned, trailers).await else {
         return After::Gone;
     };
+    client.borrow_mut().is_answered(at);
     if switching
         && let Some(sender) = switched
         && let Some(returned) = answered
@@ -250,15 +251,23 @@ async fn exchange(
     }
 }
 
-/// Sends a whole answer, with its trailers if the client takes such. Says whether the connection ends with it;
-/// nothing if it has ended before.
+/// How an answer was sent.
+struct Sent {
+    /// Whether the connection ends with it.
+    closes: bool,
+    /// When, if that was at once.
+    at: Option<Instant>,
+}
+
+/// Sends a whole answer, with its trailers if the client takes such; nothing is said of it if the connection has ended
+/// before.
 async fn send(
     core: &Core,
     client: &RefCell<Client>,
     answer: Answer<'_>,
     returned: &mut Returned<Recorded>,
     takes_trailers: bool,
-) -> Option<bool> {
+) -> Option<Sent> {
     let framed = {
         let client = &mut *client.borrow_mut();
         let date = core.date(returned.body.answered_at());
@@ -274,7 +283,7 @@ async fn send(
     let mut done = !framed.body;
     let mut broken = false;
     let mut trailers = None;
-    poll_fn(|cx| {
+    let mut go_on = |cx: &mut Context<'_>| {
         loop {
             let mut waits = false;
             while !done && client.borrow().has_room() {
@@ -322,8 +331,18 @@ async fn send(
                 };
             }
         }
-    })
-    .await
+    };
+    let mut waited = false;
+    let closes = poll_fn(|cx| {
+        let gone = go_on(cx);
+        waited |= gone.is_pending();
+        gone
+    });
+    let closes = closes.await?;
+    // A tunnel is not over with its head.
+    let over = !waited && returned.status != StatusCode::SWITCHING_PROTOCOLS;
+    let at = over.then(|| returned.body.went_at_once());
+    Some(Sent { closes, at })
 }
 
 async fn close(client: &RefCell<Client>, after: After) {

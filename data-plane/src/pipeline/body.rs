@@ -36,6 +36,11 @@ impl Body {
         }
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.read.is_none() && self.rest.is_empty()
+    }
+
     /// Waits for the whole body, if it is no longer than `limit`: a server is then not kept waiting by a slow
     /// client, and can be asked again with the same bytes.
     pub(super) async fn hold(&mut self, limit: usize) -> Result<(), GatewayError> {

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Version, header};
@@ -47,6 +48,8 @@ pub(super) struct Inbound {
     /// Whether the client takes trailers.
     pub(super) trailers: bool,
     pub(super) overrides: Overrides,
+    /// When it goes on, if that needs no look at the clock.
+    pub(super) now: Option<Instant>,
 }
 
 impl Inbound {
@@ -60,6 +63,7 @@ impl Inbound {
             switch: None,
             trailers: false,
             overrides: Overrides::default(),
+            now: None,
         }
     }
 }
@@ -130,6 +134,7 @@ impl Ways<'_> {
             switch,
             trailers,
             overrides,
+            now,
         } = inbound;
         let (path, trusted, trailers) = (sent.normal_path, *trusted, *trailers);
         let (headers, client) = (sent.headers, sent.client);
@@ -173,7 +178,9 @@ impl Ways<'_> {
             cookies,
         )
         .await?;
-        let now = monotonic();
+        // To choose among an upstream's targets may have taken a while.
+        let now = now.filter(|_| matches!(way, Way::To(_)));
+        let now = now.unwrap_or_else(monotonic);
         let mut outgoing = Outgoing {
             way,
             method: sent.method,

@@ -89,6 +89,8 @@ pub(crate) struct Progress {
     pub(crate) upstream_status: Option<StatusCode>,
     /// When the upstream answered.
     pub(crate) answered_at: Option<Instant>,
+    /// Whether all of the answer has gone in that moment.
+    pub(crate) at_once: bool,
     /// Where it went, if any filter will look at that.
     pub(crate) trail: Option<Box<Trail>>,
     /// What counts the exchange among those of its server.
@@ -105,6 +107,7 @@ impl Progress {
             upstream_latency: None,
             upstream_status: None,
             answered_at: None,
+            at_once: false,
             trail: None,
             hold: None,
         }
@@ -267,10 +270,17 @@ impl Record {
         counts.unwrap_or(Counts::DEFAULT)
     }
 
+    /// When it ended, which is now. If its answer has gone in the moment in which the upstream gave it, no clock is asked.
+    fn ended_at(&self) -> Instant {
+        let at_once = self.progress.at_once && !self.run.phases.response;
+        let answered_at = self.progress.answered_at.filter(|_| at_once);
+        answered_at.unwrap_or_else(monotonic)
+    }
+
     /// Logs and counts the exchange.
     fn close(&self) {
         let progress = &self.progress;
-        let total = milliseconds(progress.start, monotonic());
+        let total = milliseconds(progress.start, self.ended_at());
         if self.status == CLIENT_LEFT {
             self.peer.gives_up(total < HASTE);
         }
@@ -318,9 +328,7 @@ impl Record {
             ended_by: self.ended_by.map(EndedBy::name),
         });
     }
-}
 
-impl Record {
     /// Tells the exchange's filters that it is over.
     fn tell_filters(&self, total: u64) {
         let (Some(seen), Some(secrets)) = (&self.run.seen, self.secrets()) else {
@@ -378,9 +386,7 @@ impl Recorded {
             ending: None,
         }
     }
-}
 
-impl Recorded {
     /// Notes that the answer's head takes `length` bytes.
     pub(crate) fn begins_with(&mut self, length: usize) {
         self.record.sent_head = u32::try_from(length).unwrap_or(u32::MAX);
@@ -406,6 +412,12 @@ impl Recorded {
     /// When the upstream answered, if it has.
     pub(crate) const fn answered_at(&self) -> Option<Instant> {
         self.record.progress.answered_at
+    }
+
+    /// Notes that all of the answer was sent as soon as it was there, and says when.
+    pub(crate) fn went_at_once(&mut self) -> Instant {
+        self.record.progress.at_once = true;
+        self.record.ended_at()
     }
 
     /// Whether what the exchange was let through by is over.

@@ -79,6 +79,8 @@ pub(super) struct Client {
     answering: bool,
     /// Until when a client that goes on sending is heard at the end, once that has begun.
     lingers_until: Option<Instant>,
+    /// When its last request was answered, if that was just now.
+    answered_at: Option<Instant>,
 }
 
 /// What the timer watches over.
@@ -122,6 +124,7 @@ impl Client {
             broken: false,
             answering: false,
             lingers_until: None,
+            answered_at: None,
         }
     }
 
@@ -198,6 +201,11 @@ impl Client {
             Err(Refusal::HeadTooLarge) => Some(Next::Refused(too_large(&self.input))),
             Err(refusal) => Some(Next::Refused(refusal)),
         }
+    }
+
+    /// Its request has been answered, just now.
+    pub(super) const fn is_answered(&mut self, at: Option<Instant>) {
+        self.answered_at = at;
     }
 
     /// Begins to read a body in `framing`; `false` if there is none.
@@ -382,7 +390,10 @@ impl Client {
         self.reading = (wait == Wait::Head).then(|| Reading::begin(&self.metrics));
         match wait {
             Wait::Nothing => self.timer.clear(),
-            Wait::Idle => self.timer.set(self.limits.idle.min(SOON)),
+            Wait::Idle => {
+                let since = self.answered_at.take().unwrap_or_else(monotonic);
+                self.timer.set_at(since + self.limits.idle.min(SOON));
+            }
             Wait::Rest => self.timer.set(self.limits.idle.saturating_sub(SOON)),
             Wait::Head => self.timer.set(self.limits.head),
             Wait::Send => self.timer.set(self.limits.send),
