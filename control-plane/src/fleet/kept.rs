@@ -348,8 +348,8 @@ mod tests {
         let third = Fleet::default();
         third.recall(&file, start).unwrap();
         assert_eq!(third.awaited_processes(start), all.into());
-        let names = ["node-1", "node-2"].map(str::to_owned);
-        assert_eq!(third.awaited(start), names.into());
+        let both = ["node-1", "node-2"].map(str::to_owned);
+        assert_eq!(third.awaited(start), both.into());
 
         // Who has not come for long is not awaited for ever.
         second.keep(&file, start + RETURN).unwrap();
