@@ -350,9 +350,9 @@ impl Admin {
             Endpoint::LogLevel => log_level::show(),
             Endpoint::Health(upstream) => {
                 let fleet = self.clustering.as_ref().map(|clustering| &clustering.fleet);
-                let ill = fleet.map(health::Ill::of).unwrap_or_default();
+                let told = fleet.map(Fleet::targets).unwrap_or_default();
                 let said = self.marks();
-                health::health(config, *upstream, self.node.id, query, &ill, said)
+                health::health(config, *upstream, self.node.id, query, &told, said)
             }
             Endpoint::Endpoints => info::endpoints(),
             Endpoint::Tags(tag) => tags::list(config, tag.as_deref(), query)?,

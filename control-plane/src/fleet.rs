@@ -7,11 +7,12 @@ mod member;
 mod progress;
 mod room;
 mod row;
+mod targets;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +23,6 @@ use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::snapshot::{Hash, Position, Revision};
 use tokio::sync::{Notify, mpsc, watch};
-use uuid::Uuid;
 
 use crate::snapshot::Missing;
 use elsewhere::Elsewhere;
@@ -32,6 +32,7 @@ pub use member::Membership;
 pub use progress::Progress;
 pub use room::Full;
 pub use row::{Figures, Standing};
+pub use targets::{Address, Targets};
 use view::Samples;
 pub use view::{Refused, Sample, View};
 
@@ -112,11 +113,9 @@ pub struct Report {
     pub p99_us: u32,
     /// What runs out when.
     pub expiries: Vec<(String, UnixTime)>,
-    /// Targets of upstreams that it sends no request to.
-    pub unhealthy_targets: HashSet<Uuid>,
-    /// Those among them whose names lead nowhere.
-    #[serde(default)]
-    pub unresolved_targets: HashSet<Uuid>,
+    /// What it tells of upstreams' targets.
+    #[serde(flatten)]
+    pub targets: Targets,
     /// Records that it does without, since it cannot run them.
     #[serde(default)]
     pub unfit: Vec<Fault>,
@@ -463,24 +462,18 @@ impl Fleet {
         self.changed.subscribe()
     }
 
-    /// Targets of upstreams that some connected node sends no request to.
-    pub fn unhealthy_targets(&self) -> HashSet<Uuid> {
+    /// What the connected nodes tell of upstreams' targets.
+    pub fn targets(&self) -> Targets {
         let nodes = self.nodes();
         let connected = nodes.rows().into_iter().filter(|row| row.connected);
-        let reported = connected.flat_map(|row| row.report.unhealthy_targets.iter().copied());
-        reported
-            .chain(nodes.elsewhere.unhealthy_targets())
-            .collect()
-    }
-
-    /// Those among them whose names lead nowhere for it.
-    pub fn unresolved_targets(&self) -> HashSet<Uuid> {
-        let nodes = self.nodes();
-        let connected = nodes.rows().into_iter().filter(|row| row.connected);
-        let reported = connected.flat_map(|row| row.report.unresolved_targets.iter().copied());
-        reported
-            .chain(nodes.elsewhere.unresolved_targets())
-            .collect()
+        let mut all = Targets::default();
+        for told in connected
+            .map(|row| &row.report.targets)
+            .chain(nodes.elsewhere.targets())
+        {
+            all.extend(told);
+        }
+        all
     }
 
     /// Kong's deprecated `GET /clustering/status`.

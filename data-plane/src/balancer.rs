@@ -14,6 +14,7 @@ pub(crate) mod check;
 pub(crate) mod hash;
 pub(crate) mod marks;
 mod peer;
+pub(crate) mod report;
 pub(crate) mod show;
 mod table;
 #[cfg(test)]

@@ -241,6 +241,38 @@ async fn an_operator_takes_a_target_out_on_all_nodes() {
     assert_eq!(reply.status, 503);
 }
 
+#[tokio::test]
+async fn the_control_plane_shows_where_the_names_of_targets_lead() {
+    let cluster = Cluster::start(2).await;
+    let demo = Demo::start(&[]).await;
+    let passive = json!({ "unhealthy": { "http_failures": 1 } });
+    let upstream = json!({ "name": "named", "healthchecks": { "passive": passive } });
+    cluster.create("/upstreams", upstream).await;
+    let address = demo.upstream();
+    let address = address.trim_end_matches('/');
+    let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
+    let target = json!({ "target": format!("localhost:{port}"), "weight": 7 });
+    cluster.create("/upstreams/named/targets", target).await;
+    let address = async |state: &str| {
+        harness::eventually(&format!("127.0.0.1 is {state}"), async || {
+            let health = cluster.read("/upstreams/named/health").await;
+            let addresses = health["data"][0]["data"]["addresses"].as_array()?.clone();
+            let found = addresses.into_iter().find(|one| one["ip"] == "127.0.0.1")?;
+            (found["health"] == state).then_some(found)
+        })
+        .await
+    };
+    let found = address("HEALTHY").await;
+    assert_eq!(
+        (&found["port"], &found["weight"]),
+        (&port.into(), &7.into())
+    );
+    let url = format!("/upstreams/named/targets/localhost:{port}/127.0.0.1:{port}/unhealthy");
+    let reply = cluster.admin(Method::PUT, &url, &json!({})).await;
+    assert_eq!(reply.status, 204, "{url}: {}", reply.text());
+    address("UNHEALTHY").await;
+}
+
 /// Asks once on `stream`, or on a new connection: the connection if it was answered, nothing if it was closed.
 async fn served(address: &str, stream: Option<TcpStream>) -> Option<TcpStream> {
     let mut stream = match stream {

@@ -16,6 +16,26 @@ const NOBODY: &str = "7f5b5b3e-0000-4000-8000-000000000000";
 /// A link of 512 kbit/s.
 const SLOW: u32 = 512;
 
+/// A configuration with `consumers`, in which a key begins a session.
+fn config(mut consumers: Vec<Value>) -> Value {
+    let known = json!({
+        "username": "known", "keyauth_credentials": [{ "key": "kong" }],
+    });
+    let refused = json!({ "name": "request-termination", "config": { "status_code": 403 } });
+    consumers.push(known);
+    consumers.push(json!({ "id": NOBODY, "username": "nobody", "plugins": [refused] }));
+    json!({
+        "_format_version": "3.0",
+        "routes": [{ "name": "r", "paths": ["/p"] }],
+        "plugins": [
+            { "name": "session" },
+            { "name": "key-auth", "config": { "anonymous": NOBODY } },
+            { "name": "request-termination", "config": { "status_code": 200 } },
+        ],
+        "consumers": consumers,
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root: tests/faults/run"]
 async fn a_logout_passes_a_large_update_on_a_slow_link() {
@@ -30,24 +50,6 @@ async fn a_logout_passes_a_large_update_on_a_slow_link() {
     let proxy = ("WARDGATE_PROXY_LISTEN", format!("{}:0", clients.theirs));
     cluster.run_under(&namespace.command());
     cluster.start_data_plane_with("node-1", &[proxy]).await;
-    let config = |mut consumers: Vec<Value>| {
-        let known = json!({
-            "username": "known", "keyauth_credentials": [{ "key": "kong" }],
-        });
-        let refused = json!({ "name": "request-termination", "config": { "status_code": 403 } });
-        consumers.push(known);
-        consumers.push(json!({ "id": NOBODY, "username": "nobody", "plugins": [refused] }));
-        json!({
-            "_format_version": "3.0",
-            "routes": [{ "name": "r", "paths": ["/p"] }],
-            "plugins": [
-                { "name": "session" },
-                { "name": "key-auth", "config": { "anonymous": NOBODY } },
-                { "name": "request-termination", "config": { "status_code": 200 } },
-            ],
-            "consumers": consumers,
-        })
-    };
     let declare = async |consumers| {
         let reply = cluster
             .admin(Method::POST, "/config", &config(consumers))

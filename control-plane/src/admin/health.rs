@@ -1,6 +1,5 @@
 //! `/upstreams/{u}/health`: an upstream's targets and how they are, as far as a control plane knows.
 
-use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Map, Value, json};
@@ -10,35 +9,16 @@ use uuid::Uuid;
 
 use super::show;
 use crate::config::{Config, Fields};
-use crate::fleet::Fleet;
+use crate::fleet::{Address, Targets};
 
-/// The targets that some data plane sends no request to.
-#[derive(Debug, Default)]
-pub(super) struct Ill {
-    /// All of them.
-    all: HashSet<Uuid>,
-    /// Those whose names lead nowhere.
-    unresolved: HashSet<Uuid>,
-}
-
-impl Ill {
-    /// Those that the nodes of `fleet` tell of.
-    pub(super) fn of(fleet: &Fleet) -> Self {
-        Self {
-            all: fleet.unhealthy_targets(),
-            unresolved: fleet.unresolved_targets(),
-        }
-    }
-}
-
-/// The targets of an upstream, the newest first. Data planes check them, and look their names up; what an operator has
-/// `said` of a target, by its id and its address, counts until they have told.
+/// The targets of an upstream, the newest first. Data planes check them, and look their names up, and have `told` of it;
+/// what an operator has `said` of a target, by its id and its address, counts until they have told.
 pub(super) fn health(
     config: &Config,
     upstream: Key,
     node: Uuid,
     query: Option<&str>,
-    ill: &Ill,
+    told: &Targets,
     said: impl Fn(Uuid, Option<(IpAddr, u16)>) -> Option<bool>,
 ) -> Value {
     let record = config.record(upstream).unwrap_or_default();
@@ -55,17 +35,31 @@ pub(super) fn health(
             // One that takes no requests is not checked, nor is its name looked up.
             let state = if weight == 0 {
                 "HEALTHCHECKS_OFF"
-            } else if ill.unresolved.contains(&key.id) {
+            } else if told.unresolved.contains(&key.id) {
                 "DNS_ERROR"
             } else if !checked {
                 "HEALTHCHECKS_OFF"
-            } else if said(key.id, address(&fields)).unwrap_or(!ill.all.contains(&key.id)) {
+            } else if said(key.id, address(&fields)).unwrap_or(!told.unhealthy.contains(&key.id)) {
                 "HEALTHY"
             } else {
                 "UNHEALTHY"
             };
             shown.insert("health".to_owned(), state.into());
-            shown.insert("data".to_owned(), addresses(&fields, state, weight));
+            let leads = told.addresses.get(&key.id).into_iter().flatten();
+            let leads = leads.map(|(at, address)| {
+                let said = said(key.id, Some((at.ip(), at.port())));
+                let healthy = said.unwrap_or(address.healthy);
+                (
+                    *at,
+                    Address {
+                        healthy,
+                        ..*address
+                    },
+                )
+            });
+            let leads = leads.filter(|_| weight > 0);
+            let data = addresses(&fields, state, weight, checked, leads);
+            shown.insert("data".to_owned(), data);
             Some((created, Value::Object(shown)))
         })
         .collect();
@@ -121,8 +115,14 @@ fn address(fields: &Fields) -> Option<(IpAddr, u16)> {
     Some((target.ip(), target.port()))
 }
 
-/// What a target stands for. Only data planes resolve names.
-fn addresses(fields: &Fields, state: &str, weight: u64) -> Value {
+/// What a target stands for: itself, or where data planes say that its name leads.
+fn addresses(
+    fields: &Fields,
+    state: &str,
+    weight: u64,
+    checked: bool,
+    told: impl Iterator<Item = (SocketAddr, Address)>,
+) -> Value {
     let target = fields
         .get("target")
         .and_then(Value::as_str)
@@ -130,18 +130,44 @@ fn addresses(fields: &Fields, state: &str, weight: u64) -> Value {
     let (host, port) = target.rsplit_once(':').unwrap_or((target, ""));
     let port = port.parse::<u16>().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let addresses = match bare.parse::<IpAddr>() {
-        Ok(_) => json!([{ "ip": host, "port": port, "health": state, "weight": weight }]),
-        Err(_) => json!([]),
-    };
-    let lost = if state == "UNHEALTHY" { weight } else { 0 };
-    // A name without addresses weighs nothing.
-    let total = if state == "DNS_ERROR" { 0 } else { weight };
+    let mut shown = Vec::new();
+    let (mut available, mut unavailable) = (0, 0);
+    if bare.parse::<IpAddr>().is_ok() {
+        shown.push(json!({ "ip": host, "port": port, "health": state, "weight": weight }));
+    } else {
+        for (at, address) in told {
+            let state = match (address.healthy, checked) {
+                (true, true) => "HEALTHY",
+                (true, false) => "HEALTHCHECKS_OFF",
+                (false, _) => "UNHEALTHY",
+            };
+            let share = if address.healthy {
+                &mut available
+            } else {
+                &mut unavailable
+            };
+            *share += u64::from(address.weight);
+            let (ip, port, weight) = (at.ip(), at.port(), address.weight);
+            shown.push(json!({ "ip": ip, "port": port, "health": state, "weight": weight }));
+        }
+    }
+    if available + unavailable == 0 {
+        match state {
+            "UNHEALTHY" => unavailable = weight,
+            // A name without addresses weighs nothing.
+            "DNS_ERROR" => {}
+            _ => available = weight,
+        }
+    }
     json!({
         "host": host,
         "port": port,
-        "addresses": addresses,
-        "weight": { "total": total, "available": total - lost, "unavailable": lost },
+        "addresses": shown,
+        "weight": {
+            "total": available + unavailable,
+            "available": available,
+            "unavailable": unavailable,
+        },
         "nodeWeight": weight,
     })
 }
@@ -205,9 +231,10 @@ mod tests {
                 removes: Vec::new(),
             };
             let config = Config::default().founded().evolve(&change, Revision(1));
-            let ill = Ill {
-                all: ill.iter().map(|id| Uuid::from_u128(*id)).collect(),
+            let ill = Targets {
+                unhealthy: ill.iter().map(|id| Uuid::from_u128(*id)).collect(),
                 unresolved: [Uuid::from_u128(5)].into(),
+                ..Targets::default()
             };
             let query = Some("balancer_health=1");
             let silent = |_, _| None;
@@ -245,5 +272,56 @@ mod tests {
         assert_eq!(of(&each, 5), "DNS_ERROR");
         assert_eq!(whole["health"], "HEALTHCHECKS_OFF");
         assert_eq!(whole.get("details"), None);
+    }
+    #[test]
+    fn a_name_shows_where_it_leads_by_what_nodes_tell() {
+        let shown = |failures: u8, said: Option<bool>| {
+            let checks = json!({ "passive": { "unhealthy": { "http_failures": failures } } });
+            let upstream = record(
+                Upstream::KIND,
+                1,
+                json!({ "name": "u", "healthchecks": checks }),
+            );
+            let key = upstream.0;
+            let target = json!({ "target": "two.test:80", "weight": 10, "created_at": 1.5,
+                "upstream": { "id": Uuid::from_u128(1) } });
+            let change = Change {
+                puts: vec![upstream, record(Target::KIND, 2, target)],
+                removes: Vec::new(),
+            };
+            let config = Config::default().founded().evolve(&change, Revision(1));
+            let addresses = [(1, true), (2, false), (3, true)].map(|(last, healthy)| {
+                let at = SocketAddr::from(([10, 0, 0, last], 80));
+                let weight = 10;
+                (at, Address { weight, healthy })
+            });
+            let told = Targets {
+                addresses: [(Uuid::from_u128(2), addresses.into())].into(),
+                ..Targets::default()
+            };
+            let third = IpAddr::from([10, 0, 0, 3]);
+            let said = |_, at: Option<(IpAddr, u16)>| said.filter(|_| at == Some((third, 80)));
+            health(&config, key, Uuid::nil(), None, &told, said)["data"][0].clone()
+        };
+        let states = |shown: &Value| {
+            let addresses = shown["data"]["addresses"].as_array().unwrap();
+            let states = addresses.iter().map(|one| one["health"].clone());
+            states.collect::<Vec<_>>()
+        };
+        let found = shown(1, None);
+        assert_eq!(found["health"], "HEALTHY");
+        assert_eq!(states(&found), ["HEALTHY", "UNHEALTHY", "HEALTHY"]);
+        let first = json!({ "ip": "10.0.0.1", "port": 80, "health": "HEALTHY", "weight": 10 });
+        assert_eq!(found["data"]["addresses"][0], first);
+        let weight = json!({ "total": 30, "available": 20, "unavailable": 10 });
+        assert_eq!(found["data"]["weight"], weight);
+        // What an operator has said since counts at once.
+        let found = shown(1, Some(false));
+        assert_eq!(states(&found), ["HEALTHY", "UNHEALTHY", "UNHEALTHY"]);
+        let unchecked = states(&shown(0, None));
+        assert_eq!(
+            unchecked,
+            ["HEALTHCHECKS_OFF", "UNHEALTHY", "HEALTHCHECKS_OFF"]
+        );
     }
 }

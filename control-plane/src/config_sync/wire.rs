@@ -1,6 +1,7 @@
 //! Between the messages on the wire and our values.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 
 use prost::bytes::Bytes;
 use proto::v1;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 
 use super::Peer;
 use super::session::Abilities;
-use crate::fleet::{Fault, Introduction, Report};
+use crate::fleet::{Address, Fault, Introduction, Report, Targets};
 
 /// Characters of a text from a node that are kept.
 const TEXT: usize = 512;
@@ -29,6 +30,8 @@ const FLIGHTS: usize = 1_024;
 const EXPIRIES: usize = 64;
 /// Unhealthy targets of a node that are kept.
 const UNHEALTHY: usize = 10_000;
+/// Addresses of a node's targets that are kept.
+const ADDRESSES: usize = 1_000;
 /// Most faults of records that a report tells.
 const FAULTS: usize = 20;
 
@@ -118,8 +121,11 @@ pub(super) fn report(status: v1::NodeStatus) -> Result<Report, Status> {
             .take(EXPIRIES)
             .map(|expiry| (short(expiry.what), UnixTime::from_secs(expiry.at)))
             .collect(),
-        unhealthy_targets: targets(&status.unhealthy_targets),
-        unresolved_targets: targets(&status.unresolved_targets),
+        targets: Targets {
+            unhealthy: targets(&status.unhealthy_targets),
+            unresolved: targets(&status.unresolved_targets),
+            addresses: addresses(&status.target_addresses),
+        },
         unfit: status.unfit.into_iter().take(FAULTS).map(fault).collect(),
     })
 }
@@ -128,6 +134,29 @@ fn targets(ids: &[impl AsRef<[u8]>]) -> HashSet<Uuid> {
     let ids = ids.iter().take(UNHEALTHY);
     ids.filter_map(|id| Uuid::from_slice(id.as_ref()).ok())
         .collect()
+}
+
+/// Where the names of targets lead.
+fn addresses(told: &[v1::TargetAddress]) -> BTreeMap<Uuid, BTreeMap<SocketAddr, Address>> {
+    let mut addresses = BTreeMap::<_, BTreeMap<_, _>>::new();
+    for told in told.iter().take(ADDRESSES) {
+        let ip = <[u8; 4]>::try_from(&*told.address).map(IpAddr::from);
+        let ip = ip.or_else(|_| <[u8; 16]>::try_from(&*told.address).map(IpAddr::from));
+        let (Ok(target), Ok(ip)) = (Uuid::from_slice(&told.target), ip) else {
+            continue;
+        };
+        let Ok(port) = u16::try_from(told.port) else {
+            continue;
+        };
+        let address = Address {
+            // The greatest weight of Kong's `target`.
+            weight: told.weight.min(u16::MAX.into()),
+            healthy: told.healthy,
+        };
+        let known = addresses.entry(target).or_default();
+        known.insert(SocketAddr::new(ip, port), address);
+    }
+    addresses
 }
 
 /// What a node can take.

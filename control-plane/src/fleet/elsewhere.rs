@@ -3,14 +3,14 @@
 //!
 //! A node always is in the same part, so that no part that is written before another makes it seem gone.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use shared::snapshot::Hash;
 use uuid::Uuid;
 
-use super::{Fleet, Node, Row};
+use super::{Fleet, Node, Row, Targets};
 
 /// Into how many parts the nodes of one control plane fall.
 pub const PARTS: u8 = 16;
@@ -38,11 +38,9 @@ struct Told {
     /// When, by its clock.
     at: UnixTime,
     rows: Vec<Row>,
-    /// Targets that some of them send no request to: most often the same for all.
-    unhealthy_targets: HashSet<Uuid>,
-    /// Those among them whose names lead nowhere.
-    #[serde(default)]
-    unresolved_targets: HashSet<Uuid>,
+    /// What they tell of upstreams' targets: most often the same for all.
+    #[serde(flatten)]
+    targets: Targets,
 }
 
 impl Told {
@@ -73,10 +71,7 @@ impl Told {
         self.rows.iter_mut().for_each(|row| row.samples.clear());
         let fits = |row: &Row| serde_json::to_vec(row).is_ok_and(|json| json.len() <= LARGEST_ROW);
         self.rows.retain(fits);
-        let targets = std::mem::take(&mut self.unhealthy_targets);
-        self.unhealthy_targets = targets.into_iter().take(FEW_TARGETS).collect();
-        let known = &self.unhealthy_targets;
-        self.unresolved_targets.retain(|id| known.contains(id));
+        self.targets.keep(FEW_TARGETS);
     }
 }
 
@@ -122,14 +117,8 @@ impl Elsewhere {
         told.chain(self.left.values())
     }
 
-    pub(super) fn unhealthy_targets(&self) -> impl Iterator<Item = Uuid> {
-        let told = self.told.values();
-        told.flat_map(|told| told.unhealthy_targets.iter().copied())
-    }
-
-    pub(super) fn unresolved_targets(&self) -> impl Iterator<Item = Uuid> {
-        let told = self.told.values();
-        told.flat_map(|told| told.unresolved_targets.iter().copied())
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Targets> {
+        self.told.values().map(|told| &told.targets)
     }
 
     /// Whichever is newer: `row`, or what is known from elsewhere of the node `name`, which is here now.
@@ -236,11 +225,9 @@ impl Fleet {
             .filter(|(name, _)| part_of(name) == part)
         {
             let mut row = node.row.clone();
-            let unhealthy = std::mem::take(&mut row.report.unhealthy_targets);
-            let unresolved = std::mem::take(&mut row.report.unresolved_targets);
+            let targets = std::mem::take(&mut row.report.targets);
             if row.connected {
-                told.unhealthy_targets.extend(unhealthy);
-                told.unresolved_targets.extend(unresolved);
+                told.targets.extend(&targets);
             }
             if !samples {
                 row.samples.clear();
@@ -341,7 +328,7 @@ mod tests {
     use shared::snapshot::Position;
 
     use super::*;
-    use crate::fleet::tests::{at, fault, introduction};
+    use crate::fleet::tests::{at, fault, ill, introduction};
     use crate::fleet::{Introduction, Progress, Report, Shunned};
 
     const NOW: UnixTime = UnixTime::from_secs(10_000);
@@ -374,8 +361,7 @@ mod tests {
         let report = Report {
             running: at(1),
             clock,
-            unhealthy_targets: [7, 8].map(Uuid::from_u128).into(),
-            unresolved_targets: [Uuid::from_u128(8)].into(),
+            targets: ill([7, 8], 8),
             ..Report::default()
         };
         there.reports(report, clock);
@@ -393,9 +379,7 @@ mod tests {
         // By our clock, not by that of the other.
         assert_eq!(rows[1]["last_seen"], NOW.as_secs());
         assert_eq!(rows[1]["last_refusal"]["faults"][0]["field"], "paths");
-        let unhealthy = [7, 8].map(Uuid::from_u128);
-        assert_eq!(other.unhealthy_targets(), unhealthy.into());
-        assert_eq!(other.unresolved_targets(), [Uuid::from_u128(8)].into());
+        assert_eq!(other.targets(), ill([7, 8], 8));
         let progress = other.progress_of(|_, position| *position == at(2));
         let expected = Progress {
             serving: vec!["here".to_owned()],

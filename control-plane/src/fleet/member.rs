@@ -1,12 +1,14 @@
 //! The right of a stream to speak for its node.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use shared::clock::UnixTime;
 use shared::snapshot::{Position, Revision};
 use tokio::sync::mpsc;
 
-use super::{Fault, Fleet, Introduction, Node, Order, Process, Refusal, Report, Row, Run, Shunned};
+use super::{
+    Fault, Fleet, Introduction, Node, Order, Process, Refusal, Report, Row, Run, Shunned, Targets,
+};
 use crate::snapshot::Missing;
 
 /// Faults of one refusal that are kept.
@@ -266,8 +268,7 @@ impl Drop for Membership {
             node.stream = None;
             node.row.connected = false;
             // Of no use any more, and as large as it likes.
-            node.row.report.unhealthy_targets = HashSet::new();
-            node.row.report.unresolved_targets = HashSet::new();
+            node.row.report.targets = Targets::default();
         }
         drop(nodes);
         self.fleet.changed.send_replace(());

@@ -2,6 +2,7 @@
 
 use futures::FutureExt as _;
 use shared::snapshot::Revision;
+use uuid::Uuid;
 
 use super::member::FAULTS;
 use super::*;
@@ -45,6 +46,15 @@ pub(crate) fn introduction(boot: &str, running: Position) -> Introduction {
 }
 
 const NOW: UnixTime = UnixTime::from_secs(1_000);
+
+/// Targets that nobody asks, one of which leads nowhere.
+pub(super) fn ill<const N: usize>(unhealthy: [u128; N], unresolved: u128) -> Targets {
+    Targets {
+        unhealthy: unhealthy.map(Uuid::from_u128).into(),
+        unresolved: [Uuid::from_u128(unresolved)].into(),
+        ..Targets::default()
+    }
+}
 
 #[test]
 fn a_node_shows_what_it_runs_and_what_it_refused() {
@@ -261,16 +271,11 @@ fn a_node_shows_what_it_lacks_and_how_it_does() {
         clock: NOW.saturating_add(Duration::from_secs(7)),
         requests: 5,
         expiries: vec![("proxy_tls_certificate".to_owned(), NOW)],
-        unhealthy_targets: [7, 8].map(Uuid::from_u128).into(),
-        unresolved_targets: [Uuid::from_u128(8)].into(),
+        targets: ill([7, 8], 8),
         ..Report::default()
     };
     member.reports(report, NOW);
-    assert_eq!(
-        fleet.unhealthy_targets(),
-        [7, 8].map(Uuid::from_u128).into()
-    );
-    assert_eq!(fleet.unresolved_targets(), [Uuid::from_u128(8)].into());
+    assert_eq!(fleet.targets(), ill([7, 8], 8));
     let shown = fleet.list(|_| at(2), NOW).remove(0);
     assert_eq!(shown["sync_status"], "plugin_set_incompatible");
     assert_eq!(shown["progress"], "blocked");

@@ -76,7 +76,7 @@ mod tests {
 
     use super::*;
     use crate::balancer::tests::{balancer, record};
-    use crate::balancer::{Balancers, show};
+    use crate::balancer::{Balancers, report};
     use crate::compile::compile;
     use crate::settings::Settings;
     use crate::upstream::resolve::{DnsConfig, Resolver};
@@ -86,7 +86,7 @@ mod tests {
         let node = Balancers::default();
         let balancer = balancer(&node, json!({}), &[1, 1]);
         let ill = || {
-            let ill = show::unhealthy_targets(&balancer);
+            let ill = report::unhealthy(&balancer);
             ill.iter().map(|id| id.as_u128() - 100).collect::<Vec<_>>()
         };
         let mark =
@@ -168,7 +168,7 @@ mod tests {
             mark(3, false, 1, 3600),
         ];
         heed(balancers, &heard, now);
-        let ill = || show::unhealthy_targets(&balancers[0]);
+        let ill = || report::unhealthy(&balancers[0]);
         assert_eq!(ill(), [Uuid::from_u128(103)]);
         balancers[0].resolve(&resolver).await;
         assert_eq!(ill(), [101, 103].map(Uuid::from_u128));

@@ -196,31 +196,6 @@ pub(crate) fn set_health(
     found
 }
 
-/// The ids of the targets that no request is sent to, although they have a weight.
-pub(crate) fn unhealthy_targets(balancer: &Balancer) -> Vec<Uuid> {
-    let table = balancer.table();
-    let is_unhealthy = |place: usize| {
-        let mut own = table.entries.iter().filter(|entry| entry.target == place);
-        let failed = table.failed.contains(&place);
-        failed || (own.clone().count() > 0 && own.all(|entry| !entry.peer.is_healthy()))
-    };
-    let targets = balancer.config.targets.iter().enumerate();
-    targets
-        .filter(|(place, target)| target.weight > 0 && is_unhealthy(*place))
-        .map(|(_, target)| target.record.id)
-        .collect()
-}
-
-/// Those among them whose names lead nowhere.
-pub(crate) fn unresolved_targets(balancer: &Balancer) -> Vec<Uuid> {
-    let table = balancer.table();
-    let targets = balancer.config.targets.iter().enumerate();
-    targets
-        .filter(|(place, target)| target.weight > 0 && table.failed.contains(place))
-        .map(|(_, target)| target.record.id)
-        .collect()
-}
-
 fn record(target: &CompiledTarget) -> Map<String, Value> {
     match serde_json::to_value(&target.record) {
         Ok(Value::Object(record)) => record,

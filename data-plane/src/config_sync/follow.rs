@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
 use proto::v1::control_message::Kind;
 use proto::v1::fault::Code;
 use proto::v1::goodbye::Why;
@@ -17,7 +16,6 @@ use shared::telemetry::Trouble;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
-use uuid::Uuid;
 
 use super::Phase;
 use super::applier::{Applier, FAULTS, told};
@@ -25,14 +23,12 @@ use super::asking::Asking;
 use super::backoff::spread;
 use super::connection::{ConnectError, Dialer, Subscription};
 use super::receiver::{Content, Receiver, Update, Violation};
-use crate::balancer::{Balancer, show};
+use crate::balancer::report;
 use crate::core::Node as Gateway;
 use crate::metrics::{Figures, Sum};
 
 /// Pause between two looks for secrets that are missing.
 const LOOK: Duration = Duration::from_secs(2);
-/// Most targets that a report names.
-const UNHEALTHY: usize = 10_000;
 /// How long a control plane may take to end a stream that is closed.
 const CLOSING: Duration = Duration::from_millis(500);
 /// Missed heartbeats after which the control plane counts as gone.
@@ -414,6 +410,10 @@ impl Following<'_> {
         let figures = sum.figures();
         let p99 = figures.p99_since(&self.figures);
         let contact = &self.gateway.contact;
+        let live = self.gateway.live.load();
+        let balancers = live
+            .as_ref()
+            .map_or(&[][..], |live| live.balancers(&self.gateway.balancers));
         let status = NodeStatus {
             running: Some((&self.applier.running()).into()),
             wall_clock_ms: UnixTime::now().as_millis(),
@@ -427,9 +427,10 @@ impl Following<'_> {
             crash_restarts: u32::try_from(contact.crash_restarts()).unwrap_or(u32::MAX),
             p99_us: p99,
             expiries: self.expiries(),
-            unhealthy_targets: self.targets(show::unhealthy_targets),
-            unresolved_targets: self.targets(show::unresolved_targets),
+            unhealthy_targets: report::unhealthy_targets(balancers),
+            unresolved_targets: report::unresolved_targets(balancers),
             unfit: self.unfit(),
+            target_addresses: report::addresses(balancers),
         };
         self.figures = figures;
         self.send(node_message::Kind::Status(status))
@@ -458,19 +459,6 @@ impl Following<'_> {
         let live = self.gateway.live.load();
         let faults = live.as_ref().map_or(&[][..], |live| live.unfit().faults());
         faults.iter().take(FAULTS).cloned().map(told).collect()
-    }
-
-    /// The targets of upstreams that are `such`.
-    fn targets(&self, such: fn(&Balancer) -> Vec<Uuid>) -> Vec<Bytes> {
-        let live = self.gateway.live.load();
-        let Some(snapshot) = live.as_ref() else {
-            return Vec::new();
-        };
-        let balancers = snapshot.balancers(&self.gateway.balancers);
-        let ids = balancers.iter().flat_map(|one| such(one));
-        ids.take(UNHEALTHY)
-            .map(|id| Bytes::copy_from_slice(id.as_bytes()))
-            .collect()
     }
 
     fn send(&self, kind: node_message::Kind) -> Result<(), Ended> {

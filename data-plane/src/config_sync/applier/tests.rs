@@ -319,7 +319,7 @@ async fn a_process_that_begins_heeds_what_was_said_of_targets_within_the_minute(
     let ill = |live: &Live, balancers: &Balancers| {
         let live = live.load_full().unwrap();
         let balancers = live.balancers(balancers);
-        crate::balancer::show::unhealthy_targets(&balancers[0])
+        crate::balancer::report::unhealthy(&balancers[0])
     };
     let begin = |live: &Live, balancers: &Arc<Balancers>, running| {
         let files = LastGood::open(root.path(), Secret::new(vec![7; 100]), "node-1").unwrap();
