@@ -54,6 +54,7 @@ pub(super) fn begin(
     let let_through = arrival.arguments;
     let pending = Pending {
         verifier: challenged.then_some(arrival.verifier),
+        seed: arrival.seed,
         state: arrival.state,
         nonce: arrival.nonce,
         client: arrival.client,

@@ -63,7 +63,7 @@ pub(super) fn accept(
     if !bool::from(state.as_bytes().ct_eq(pending.state.as_bytes())) {
         return refuse("state_unknown", "the state is not the one that was sent");
     }
-    if expired(context.rules, pending, now) {
+    if expired(context.rules, pending.started_at, now) {
         return refuse("state_expired", "the sign-in took too long");
     }
     let verifier = Verifier {

@@ -178,9 +178,12 @@ pub(super) fn find(
     let state = callback.state.as_deref().unwrap_or_default();
     let name = rules.names.sign_in(&under_way::suffix(state));
     let mut other = false;
-    for (held, pending) in under_way::all(rules, ring, jar, now) {
-        let expired = flow::expired(rules, &pending, now);
+    for (held, noted) in under_way::all(rules, ring, jar, now) {
+        let expired = flow::expired(rules, noted.started_at(), now);
         if held == name {
+            let Some(pending) = noted.pending(rules, ring, state, now) else {
+                continue;
+            };
             return Ok(if expired {
                 Found::Lost(Lost {
                     mark: None,
@@ -238,7 +241,7 @@ pub(super) async fn broken(
         sign_in::own_url(exchange),
     );
     let mut under_way = under_way::all(rules, ring, jar, now);
-    if !under_way.any(|(_, pending)| pending.redirect_uri == here) {
+    if !under_way.any(|(_, noted)| noted.leads_to(&here)) {
         return None;
     }
     let refused = |code, detail: &'static str| Some(Failure::refused(code, detail));
@@ -283,8 +286,8 @@ pub(super) fn in_vain(
         sign_in::own_url(exchange),
     );
     let under_way = under_way::all(rules, ring, jar, now);
-    let answered = under_way.filter(|(_, pending)| pending.redirect_uri == here);
-    let marks = answered.filter_map(|(_, pending)| mark::read(rules, ring, &pending.state, now));
+    let answered = under_way.filter(|(_, noted)| noted.leads_to(&here));
+    let marks = answered.filter_map(|(_, noted)| noted.mark(rules, ring, now));
     marks.max_by_key(|mark| (mark.made_at, mark.round))
 }
 

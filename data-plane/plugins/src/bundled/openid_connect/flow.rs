@@ -11,7 +11,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use shared::clock::UnixTime;
 use url::Url;
 
@@ -23,6 +23,7 @@ use super::failure::Failure;
 use super::provider::Document;
 use super::rules::{Rules, sha256};
 use super::token_endpoint::Tokens;
+use super::under_way::Seed;
 use super::verify::{Expected, Refusal, Verifier};
 
 /// What a step may read.
@@ -34,17 +35,19 @@ pub(super) struct Context<'a> {
     pub(super) signer: Option<&'a Signer>,
 }
 
-/// A sign-in under way: what the authorization cookie seals. Written with short names, since a browser
-/// with many tabs sends one such cookie for each.
-#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
+/// A sign-in under way: what its cookie and its state say. The version before wrote all of it in the cookie, by these names.
+#[derive(Clone, Deserialize, Eq, PartialEq)]
 pub(super) struct Pending {
     #[serde(rename = "s")]
     pub(super) state: String,
     #[serde(rename = "n")]
     pub(super) nonce: String,
     /// The code verifier, if a challenge was sent.
-    #[serde(rename = "v", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "v")]
     pub(super) verifier: Option<String>,
+    /// What nonce and verifier were made of, in this version.
+    #[serde(skip)]
+    pub(super) seed: Seed,
     #[serde(rename = "c")]
     pub(super) client: usize,
     #[serde(rename = "r")]
@@ -53,24 +56,24 @@ pub(super) struct Pending {
     #[serde(rename = "t")]
     pub(super) target: String,
     /// Its query, if that is preserved.
-    #[serde(rename = "q", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "q")]
     pub(super) query: Option<String>,
     #[serde(rename = "a")]
     pub(super) started_at: UnixTime,
     /// The form that was posted, if it is kept.
-    #[serde(default, rename = "f", skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "f")]
     pub(super) form: Option<String>,
     /// Whether the provider may turn to the user although the configuration says otherwise.
-    #[serde(default, rename = "i", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, rename = "i")]
     pub(super) interactive: bool,
     /// Whether another site has asked for it, and said where it is to end.
-    #[serde(default, rename = "w", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, rename = "w")]
     pub(super) wished: bool,
     /// Whether the provider was asked to have its answer posted.
-    #[serde(default, rename = "p", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, rename = "p")]
     pub(super) posted: bool,
     /// The provider's epoch that it began in.
-    #[serde(default, rename = "e", skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "e")]
     pub(super) epoch: Option<u64>,
 }
 
@@ -131,6 +134,8 @@ pub(super) struct Arrival {
     pub(super) state: String,
     pub(super) nonce: String,
     pub(super) verifier: String,
+    /// What these two were made of.
+    pub(super) seed: Seed,
     /// Names a signed request.
     pub(super) jti: String,
     pub(super) client: usize,
@@ -292,10 +297,10 @@ fn proceed(pending: Pending, tokens: Tokens) -> (State, Action) {
     (State::Ended, Action::Proceed(Box::new(signed_in)))
 }
 
-/// Whether the sign-in began too long ago.
-pub(super) fn expired(rules: &Rules, pending: &Pending, now: UnixTime) -> bool {
+/// Whether a sign-in began too long ago.
+pub(super) fn expired(rules: &Rules, started_at: UnixTime, now: UnixTime) -> bool {
     let limit = rules.config.sign_in.authorization_rolling_timeout.limit();
-    limit.is_some_and(|limit| now >= pending.started_at.saturating_add(limit))
+    limit.is_some_and(|limit| now >= started_at.saturating_add(limit))
 }
 
 /// The token request (RFC 6749 §4.1.3, RFC 7636 §4.5). The redirect URI is the one that was sent.

@@ -8,8 +8,8 @@
 //! ```text
 //! in the sign-in's cookie          where the form is
 //! text in base64                   this is the form
-//! nothing, or = in the store       under the name of this sign-in, on a node or where sessions are stored
-//! @ or =, and a name               the same under another's: the sign-in began anew meanwhile
+//! @ or =, and a name               under that name, on a node or where sessions are stored
+//! nothing, or =                    the same as the version before names it, by the sign-in
 //! ```
 
 use std::borrow::Cow;
@@ -32,6 +32,7 @@ use super::request;
 use super::rules::{Rules, sha256};
 use super::seal;
 use super::session_store::Aside;
+use super::session::random_text;
 use super::under_way::suffix;
 use crate::exchange::Exchange;
 use crate::host::Host;
@@ -48,14 +49,13 @@ const MOST: usize = 16 * 1024 * 1024;
 /// How long a node keeps a form, whatever `authorization_rolling_timeout` says.
 const KEPT: Duration = Duration::from_mins(10);
 
-/// What stands in the cookie for a form that stays on the node: before the name of the sign-in that it was posted for, if
-/// that is another one.
+/// What stands in the cookie for a form that stays on the node, before its name.
 const ON_NODE: &str = "@";
 
 /// And for one that is stored where sessions are.
 const IN_STORE: &str = "=";
 
-/// The large forms of a node, packed, by the end of their sign-in's name.
+/// The large forms of a node, packed, by their names.
 #[derive(Default)]
 pub struct Forms(Mutex<Kept>);
 
@@ -140,12 +140,11 @@ fn sealed_as(name: &str) -> String {
 }
 
 /// Keeps the form that the request posts, if it may be posted again: it is not another site's. Answers
-/// what the sign-in with this state has to remember of it.
+/// what the sign-in has to remember of it.
 pub(super) async fn keep(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
-    state: &str,
 ) -> Option<String> {
     let asked = rules.config.sign_in.preserve_post
         && exchange.request.method == Method::POST
@@ -158,28 +157,24 @@ pub(super) async fn keep(
     if !is_repeatable(&form) {
         return None;
     }
-    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(&form).ok()?;
-    let packed = encoder.finish().ok()?;
+    let packed = pack(&form)?;
     let text = URL_SAFE_NO_PAD.encode(&packed);
     if text.len() <= LONGEST_IN_COOKIE {
         return Some(text);
     }
+    let name = random_text::<12>(host);
     if let Some(store) = &rules.storage {
         let ring = &exchange.environment.session_keys;
-        let name = suffix(state);
         let form = (Aside::Form, name.as_str());
         let keeping = store.put_aside(rules, ring, host, form, &packed, KEPT);
         if keeping.await.is_ok() {
-            return Some(IN_STORE.to_owned());
+            return Some(format!("{IN_STORE}{name}"));
         }
     }
-    let name = suffix(state);
     put_aside(rules, exchange, host, &name, &packed);
     let forms = host.node_state::<Forms>();
-    forms.keep(name, packed, host.room(MOST), host.now());
-    // Not the mark of a form on a node: a node of the version before knows no more than that there is none.
-    Some(String::new())
+    forms.keep(name.clone(), packed, host.room(MOST), host.now());
+    Some(format!("{ON_NODE}{name}"))
 }
 
 /// Puts a form aside for the node that its sign-in ends on. Nobody waits for that.
@@ -243,16 +238,23 @@ pub(super) async fn take(
         }
         Place::Cookie(text) => URL_SAFE_NO_PAD.decode(text).ok()?,
     };
-    let form = unpacked(&packed)?;
+    let form = unpack(&packed, LONGEST)?;
     Some(form_urlencoded::parse(&form).into_owned().collect())
 }
 
-fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
-    let mut form = Vec::new();
-    let limit = u64::try_from(LONGEST).ok()?;
-    let mut decoder = DeflateDecoder::new(packed).take(limit);
-    decoder.read_to_end(&mut form).ok()?;
-    Some(form)
+/// `text` in few bytes (RFC 1951).
+pub(super) fn pack(text: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text).ok()?;
+    encoder.finish().ok()
+}
+
+/// What was packed, and no more than `most` bytes of it.
+pub(super) fn unpack(packed: &[u8], most: usize) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut decoder = DeflateDecoder::new(packed).take(u64::try_from(most).ok()?);
+    decoder.read_to_end(&mut text).ok()?;
+    Some(text)
 }
 
 #[cfg(test)]

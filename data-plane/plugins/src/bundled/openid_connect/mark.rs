@@ -1,5 +1,6 @@
 //! The `state` of a sign-in: random, and sealed, so that every node knows it for one of its own even
-//! after the sign-in's cookie is gone. It tells whether a code in a URL is ours to take out of it.
+//! after the sign-in's cookie is gone. It tells whether a code in a URL is ours to take out of it, and where the sign-in
+//! leads: the provider brings that back, so that no cookie has to hold it.
 
 use shared::clock::UnixTime;
 
@@ -16,9 +17,12 @@ const RANDOM: usize = 8;
 
 /// A state is as long as it is.
 const SIZES: Sizes = Sizes {
-    chunk: 256,
+    chunk: 768,
     most: 1,
 };
+
+/// Longest addresses in a state, packed: there are providers that take no state of any length.
+pub(super) const LONGEST_ADDRESSES: usize = 480;
 
 /// What a state says to those who can open it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,12 +33,13 @@ pub(super) struct Mark {
     pub(super) round: u8,
 }
 
-/// A new state.
+/// A new state, which holds `addresses` if they are short enough.
 pub(super) fn make(
     rules: &Rules,
     ring: &KeyRing,
     host: &impl Host,
     round: u8,
+    addresses: &[u8],
 ) -> Result<String, SealError> {
     let now = host.now().as_secs();
     let (mut random, mut nonce) = ([0; RANDOM], [0; 12]);
@@ -43,19 +48,33 @@ pub(super) fn make(
     let mut plaintext = vec![round];
     plaintext.extend_from_slice(&now.to_be_bytes());
     plaintext.extend_from_slice(&random);
+    if addresses.len() <= LONGEST_ADDRESSES {
+        plaintext.extend_from_slice(addresses);
+    }
     seal::seal(ring, &rules.binding, NAME, &plaintext, SIZES, now, nonce)
 }
 
 /// What `state` says, if it is one of this plugin's.
 pub(super) fn read(rules: &Rules, ring: &KeyRing, state: &str, now: UnixTime) -> Option<Mark> {
+    said(rules, ring, state, now).map(|(mark, _)| mark)
+}
+
+/// The same, and the addresses that it holds; none if they were too long.
+pub(super) fn said(
+    rules: &Rules,
+    ring: &KeyRing,
+    state: &str,
+    now: UnixTime,
+) -> Option<(Mark, Vec<u8>)> {
     if state.len() > SIZES.chunk {
         return None;
     }
     let opened = seal::open(ring, &rules.binding, NAME, state, now.as_secs())?;
     let (round, rest) = opened.plaintext.split_first()?;
-    let made_at = u64::from_be_bytes(*rest.first_chunk()?);
-    Some(Mark {
-        made_at: UnixTime::from_secs(made_at),
+    let (made_at, rest) = rest.split_first_chunk()?;
+    let mark = Mark {
+        made_at: UnixTime::from_secs(u64::from_be_bytes(*made_at)),
         round: *round,
-    })
+    };
+    Some((mark, rest.get(RANDOM..)?.to_vec()))
 }

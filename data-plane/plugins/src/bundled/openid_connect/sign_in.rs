@@ -30,7 +30,7 @@ use super::request;
 use super::rules::{Rules, is_ours_in_authorization};
 use super::session::{self, News, Session, random_text};
 use super::token_endpoint;
-use super::under_way;
+use super::under_way::{self, noted};
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
@@ -186,11 +186,9 @@ async fn arrive(
         },
         _ => 0,
     };
-    let ring = &exchange.environment.session_keys;
-    let state = mark::make(rules, ring, host, round).map_err(session::failure)?;
     let form = match &cause {
         Cause::Needed | Cause::Lost(Lost { pending: None, .. }) => {
-            forms::keep(rules, exchange, host, &state).await
+            forms::keep(rules, exchange, host).await
         }
         _ => cause.before().and_then(forms::carried),
     };
@@ -230,14 +228,22 @@ async fn arrive(
         }
     };
     let configured = rules.client(position).redirect_uri.clone();
+    let redirect_uri = configured.unwrap_or_else(|| target.clone());
+    let addresses = (redirect_uri, target, query);
+    let packed = under_way::packed(&addresses)?;
+    let (redirect_uri, target, query) = addresses;
+    let ring = &exchange.environment.session_keys;
+    let state = mark::make(rules, ring, host, round, &packed).map_err(session::failure)?;
+    let mut seed = [0; 32];
+    host.random(&mut seed);
     Ok(Arrival {
+        nonce: noted::nonce(&seed, &state),
+        verifier: noted::verifier(&seed, &state),
+        seed,
         state,
-        // 160 bits: what RFC 6749 §10.10 asks of a value that must not be guessed.
-        nonce: random_text::<20>(host),
-        verifier: random_text::<32>(host),
         jti: random_text::<16>(host),
         client: position,
-        redirect_uri: configured.unwrap_or_else(|| target.clone()),
+        redirect_uri,
         target,
         query,
         form,

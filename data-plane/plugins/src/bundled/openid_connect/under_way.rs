@@ -1,8 +1,10 @@
 //! The cookies of sign-ins under way. Each has one of its own, so that any number of tabs signs in at
 //! once; and one that bears Kong's name says that there are some, and may hold one. None is finished without that one.
 
+pub(super) mod addresses;
 mod begun;
 mod list;
+pub(super) mod noted;
 
 use std::borrow::Cow;
 
@@ -14,12 +16,17 @@ use uuid::Uuid;
 use super::cookie::{CHUNK, Jar};
 use super::failure::{Class, Failure};
 use super::flow::Pending;
+use super::mark;
 use super::rules::{Rules, sha256};
 use super::seal::{self, Binding, SealError, Sizes};
 use super::session;
 use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::sessions::session_keys::KeyRing;
+
+use self::addresses::Addresses;
+use self::noted::Noted;
+pub(super) use self::noted::Seed;
 
 /// Most sign-ins that one browser has under way; further ones make it forget the oldest. As many as tabs that a
 /// browser opens anew after a restart: each of them is to land. It is bytes that servers and browsers refuse.
@@ -33,7 +40,7 @@ const MOST_BYTES: usize = 8 * 1024;
 /// of a head.
 const MOST_BYTES_LEFT: usize = 32 * 1024;
 
-/// A sign-in's cookie is one chunk, or two if the URL to return to is long.
+/// A sign-in's cookie is one chunk, or two if the URL to return to is long. What it says of most fits 160 characters.
 const SIZES: Sizes = Sizes {
     chunk: CHUNK,
     most: 2,
@@ -59,32 +66,23 @@ pub(super) fn remember(
 ) -> Result<(), Failure> {
     let id_of_it = suffix(&pending.state);
     let name = rules.names.sign_in(&id_of_it);
-    let json = serde_json::to_vec(pending).expect("a sign-in has only string keys");
     let now = host.now();
     let ring = &exchange.environment.session_keys;
-    let sealed = |text: &[u8]| {
-        let mut nonce = [0; 12];
-        host.random(&mut nonce);
-        let seconds = now.as_secs();
-        seal::seal(ring, &rules.binding, &name, text, SIZES, seconds, nonce)
+    let said = mark::said(rules, ring, &pending.state, now);
+    let (round, in_state) = said.map_or((0, false), |(mark, held)| (mark.round, !held.is_empty()));
+    let addresses = if in_state {
+        None
+    } else {
+        Some(addresses_of(pending)?)
     };
-    let mut value = sealed(&json);
-    if matches!(value, Err(SealError::TooLarge)) && pending.target == pending.redirect_uri {
-        // One URL need not be there twice.
-        let target = String::new();
-        let short = Pending {
-            target,
-            ..pending.clone()
-        };
-        let json = serde_json::to_vec(&short).expect("a sign-in has only string keys");
-        value = sealed(&json);
-    }
+    let text = noted::write(pending, round, addresses.as_deref()).ok_or_else(too_large)?;
+    let mut nonce = [0; 12];
+    host.random(&mut nonce);
+    let seconds = now.as_secs();
+    let value = seal::seal(ring, &rules.binding, &name, &text, SIZES, seconds, nonce);
     let value = value.map_err(|error| match error {
         SealError::NoKey => session::failure(error),
-        SealError::TooLarge => Failure {
-            message: Some("The URL is too long to return to after a sign-in"),
-            ..Failure::bad_request("target_too_large", "the URL is too long to return to")
-        },
+        SealError::TooLarge => too_large(),
     })?;
     // Of several that begin at once, the last answer stays: each has a cookie of its own as well.
     let alone = jar.sign_ins().next().is_none();
@@ -116,6 +114,31 @@ pub(super) fn remember(
     let cookies = cookies.into_iter().map(|cookie| (SET_COOKIE, cookie));
     exchange.response_headers.extend(cookies);
     Ok(())
+}
+
+fn addresses_of(pending: &Pending) -> Result<Vec<u8>, Failure> {
+    let addresses = (
+        pending.redirect_uri.clone(),
+        pending.target.clone(),
+        pending.query.clone(),
+    );
+    packed(&addresses)
+}
+
+/// Where a sign-in leads, in few bytes.
+///
+/// # Errors
+///
+/// If that is too much to remember.
+pub(super) fn packed(addresses: &Addresses) -> Result<Vec<u8>, Failure> {
+    addresses::packed(addresses).ok_or_else(too_large)
+}
+
+fn too_large() -> Failure {
+    Failure {
+        message: Some("The URL is too long to return to after a sign-in"),
+        ..Failure::bad_request("target_too_large", "the URL is too long to return to")
+    }
 }
 
 /// The cookie that goes on where the one called `first` ends.
@@ -155,8 +178,8 @@ fn surplus(
     let mut aged: Vec<_> = held
         .iter()
         .map(|cookie| {
-            let pending = open(rules, ring, jar, *cookie, now);
-            (pending.map(|pending| pending.started_at), cookie)
+            let noted = open(rules, ring, jar, *cookie, now);
+            (noted.map(|noted| noted.started_at()), cookie)
         })
         .collect();
     aged.sort_by_key(|(started_at, _)| *started_at);
@@ -184,7 +207,7 @@ pub(super) fn all<'a>(
     ring: &'a KeyRing,
     jar: &'a Jar,
     now: UnixTime,
-) -> impl Iterator<Item = (Cow<'a, str>, Pending)> {
+) -> impl Iterator<Item = (Cow<'a, str>, Noted)> {
     let begun = begun::read(rules, ring, jar, now);
     // Twice as many as there can be: some may be planted.
     let looked_at = begun.map_or(0, |_| 2 * MOST_SIGN_INS);
@@ -193,8 +216,8 @@ pub(super) fn all<'a>(
     let own = jar.sign_ins().take(looked_at);
     let own = own.map(|(name, value)| (Cow::Borrowed(name), value));
     held.chain(own).filter_map(move |(name, value)| {
-        let pending = open(rules, ring, jar, (&name, value), now)?;
-        Some((name, pending))
+        let noted = open(rules, ring, jar, (&name, value), now)?;
+        Some((name, noted))
     })
 }
 
@@ -212,18 +235,14 @@ fn open(
     jar: &Jar,
     (name, first): (&str, &str),
     now: UnixTime,
-) -> Option<Pending> {
+) -> Option<Noted> {
     let value = match seal::claimed_chunks(first)? {
         1 => Cow::Borrowed(first),
         2 => Cow::Owned([first, jar.sign_in_rest(name)?.1].concat()),
         _ => return None,
     };
     let opened = seal::open(ring, &rules.binding, name, &value, now.as_secs())?;
-    let mut pending: Pending = serde_json::from_slice(&opened.plaintext).ok()?;
-    if pending.target.is_empty() {
-        pending.target.clone_from(&pending.redirect_uri);
-    }
-    Some(pending)
+    Noted::read(&opened.plaintext)
 }
 
 /// Names a sign-in among those of a browser: a quarter of SHA-256 of its state.

@@ -1,10 +1,15 @@
 //! Cookies of sign-ins under way: of one, of several at once, and those that are for the way back alone, which a start
 //! does not see.
 
-use http::header::COOKIE;
+use http::header::{CONTENT_TYPE, COOKIE};
+use http::{HeaderValue, Method};
 use serde_json::json;
+use shared::hexadecimal::hexadecimal;
 
 use super::gateway::{Browser, Gateway, Reply};
+use crate::bundled::openid_connect::rules::sha256;
+use crate::bundled::openid_connect::seal::{self, Sizes};
+use crate::host::Host;
 use crate::testing::Request;
 
 const LIST: &str = "authorization_list";
@@ -214,19 +219,132 @@ fn a_list_that_is_not_ours_takes_nothing_back() {
     }
 }
 
+/// A path of some 300 characters that does not repeat itself.
+fn long_path(number: usize) -> String {
+    let parts = (0..9).map(|part| sha256(format!("{number} {part}").as_bytes()));
+    let parts: Vec<_> = parts.map(|part| hexadecimal(&part[..16])).collect();
+    format!("/{}", parts.join("/"))
+}
+
+#[test]
+fn twenty_sign_ins_in_one_browser_all_land_on_the_pages_that_they_began_at() {
+    let host = "https://portal.customer-name.example.com";
+    for (mode, back) in [
+        ("query", Some("/cb")),
+        ("query", None),
+        ("form_post", Some("/cb")),
+        ("form_post", None),
+    ] {
+        let redirect_uri = back.map(|path| json!([format!("{host}{path}")]));
+        let config = json!({
+            "redirect_uri": redirect_uri, "response_mode": mode, "preserve_query_args": true,
+            "login_action": "redirect", "login_tokens": null,
+        });
+        let mut nodes = Gateway::two(&config);
+        let mut browser = Browser::default();
+        let at_host = |browser: &mut Browser, node: &mut Gateway, mut request: Request| {
+            node.https = true;
+            request.authority = "portal.customer-name.example.com";
+            browser.send(node, request)
+        };
+        let starts: Vec<_> = (0..20)
+            .map(|number| {
+                let uri = format!("{}?page={number}", long_path(number));
+                let start = at_host(&mut browser, &mut nodes[number % 2], Request::get(&uri));
+                assert_eq!(start.status, 302, "{start:?}");
+                (uri, start)
+            })
+            .collect();
+        let cookies = browser.cookies.iter();
+        let sent: usize = cookies
+            .map(|(name, value)| name.len() + value.len() + 3)
+            .sum();
+        // Half of what servers read of one header: a session's own cookies go beside them.
+        assert!(sent < 4_608, "{mode} {back:?}: {sent}");
+        for (number, (uri, start)) in starts.iter().enumerate() {
+            let answer = nodes[0].provider.authorize(start.location());
+            let back = back.unwrap_or_else(|| uri.split('?').next().unwrap());
+            let mut request = Request::get(back);
+            if mode == "query" {
+                request = Request::get(&format!("{back}?{answer}"));
+            } else {
+                request.method = Method::POST;
+                request.body = answer.into();
+                let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+                request.headers.push((CONTENT_TYPE, kind));
+            }
+            let reply = at_host(&mut browser, &mut nodes[(number + 1) % 2], request);
+            let expected = format!("{host}{uri}");
+            assert_eq!(reply.location(), expected, "{mode} {back:?} {number}");
+        }
+        let mut left = browser.cookies.keys();
+        assert!(left.all(|name| !name.contains("authorization") || name.ends_with("trail")));
+    }
+}
+
+#[test]
+fn a_sign_in_that_the_version_before_has_begun_lands() {
+    let mut gateway = Gateway::new(json!({
+        "login_action": "redirect", "login_tokens": null,
+        "require_proof_key_for_code_exchange": false,
+    }));
+    let mut browser = Browser::default();
+    let start = browser.get(&mut gateway, "/there");
+    let [state, nonce] = ["state", "nonce"].map(|name| start.argument(name).unwrap());
+    let rules = &gateway.filter.0;
+    let name = browser.cookies.keys();
+    let name = name.clone().find(|name| name.starts_with("authorization_"));
+    let name = name.unwrap().clone();
+    let now = gateway.host.now();
+    let told = json!({
+        "s": state, "n": nonce, "c": 0, "r": "http://gateway.example/there", "t": "", "q": "page=1",
+        "a": now,
+    });
+    let (ring, sizes) = (
+        &gateway.environment.session_keys,
+        Sizes {
+            chunk: 3_800,
+            most: 2,
+        },
+    );
+    let (text, seconds) = (told.to_string(), now.as_secs());
+    let sealed = seal::seal(
+        ring,
+        &rules.binding,
+        &name,
+        text.as_bytes(),
+        sizes,
+        seconds,
+        [7; 12],
+    );
+    // It held the sign-in, and does no more.
+    let value = &browser.cookies["authorization"];
+    assert!(value.contains(&browser.cookies[&name]));
+    let next = browser.get(&mut gateway, "/elsewhere");
+    assert_eq!(next.status, 302);
+    browser.cookies.insert(name, sealed.unwrap());
+    let answer = gateway.provider.authorize(start.location());
+    let reply = browser.get(&mut gateway, &format!("/there?{answer}"));
+    assert_eq!(reply.location(), "http://gateway.example/there?page=1");
+    assert!(reply.sets_session());
+}
+
 #[test]
 fn a_long_url_is_returned_to() {
     let mut gateway = Gateway::new(json!({ "login_action": "redirect", "login_tokens": null }));
-    let mut browser = Browser::default();
-    let long = format!("/{}", "x".repeat(4000));
-    let reply = browser.sign_in(&mut gateway, &long);
-    let expected = format!("http://gateway.example{long}");
-    assert_eq!((reply.status, reply.location()), (302, expected.as_str()));
-    let longer = format!("/{}", "x".repeat(6000));
-    let reply = Browser::default().get(&mut gateway, &longer);
-    assert_eq!(reply.status, 400);
-    assert_eq!(
-        reply.json()["message"],
-        "The URL is too long to return to after a sign-in"
-    );
+    let long = |parts: usize| -> String { (0..parts).map(long_path).collect() };
+    for parts in [1, 2, 8, 14] {
+        let long = long(parts);
+        let reply = Browser::default().sign_in(&mut gateway, &long);
+        let expected = format!("http://gateway.example{long}");
+        assert_eq!((reply.status, reply.location()), (302, expected.as_str()));
+    }
+    for parts in [60, 200] {
+        let reply = Browser::default().get(&mut gateway, &long(parts));
+        assert_eq!(reply.status, 400);
+        assert_eq!(
+            reply.json()["message"],
+            "The URL is too long to return to after a sign-in"
+        );
+    }
 }
