@@ -219,7 +219,7 @@ const CLAIMED: Duration = Duration::from_secs(30);
 /// After how long without an answer another node is known to be at it: control planes agree sooner on whose it is.
 const AGREED: Duration = Duration::from_secs(4);
 
-/// How long a control plane may take to keep what is put aside. Nobody waits for it.
+/// How long a control plane may take to keep what is put aside. Nobody waits that long.
 const HEARD: Duration = Duration::from_secs(10);
 
 /// How long it may take to find it, also with other control planes: a user waits.

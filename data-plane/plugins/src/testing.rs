@@ -70,6 +70,8 @@ struct Inner {
     ldap: RefCell<Option<Rc<LdapFake>>>,
     written: RefCell<Vec<(Sink, Bytes)>>,
     hangs: Cell<bool>,
+    /// How long a control plane takes to keep what is put aside.
+    keeps_after: Cell<Duration>,
     client_keys: RefCell<Arc<ClientKeys>>,
     limits: RefCell<Vec<(String, FetchLimits)>>,
     sleepers: RefCell<Vec<(UnixTime, Waker)>>,
@@ -109,6 +111,7 @@ impl FakeHost {
             ldap: RefCell::default(),
             written: RefCell::default(),
             hangs: Cell::default(),
+            keeps_after: Cell::default(),
             client_keys: RefCell::default(),
             limits: RefCell::default(),
             sleepers: RefCell::default(),
@@ -123,6 +126,11 @@ impl FakeHost {
     /// Lets the node hear of the others that know of `cluster`.
     pub(crate) fn join(&self, cluster: &Rc<Landed>) {
         *self.0.cluster.borrow_mut() = Some(Rc::clone(cluster));
+    }
+
+    /// Lets a control plane take so long to keep what is put aside.
+    pub(crate) fn keeps_after(&self, duration: Duration) {
+        self.0.keeps_after.set(duration);
     }
 
     /// Lets this come of each claim, whatever the others have told.
@@ -407,6 +415,7 @@ impl Host for FakeHost {
 
     async fn put_aside(&self, key: [u8; 32], sealed: Vec<u8>) {
         let cluster = self.0.cluster.borrow().clone();
+        self.sleep(self.0.keeps_after.get()).await;
         if let Some(cluster) = cluster {
             assert!(
                 sealed.len() <= LONGEST_ASIDE,

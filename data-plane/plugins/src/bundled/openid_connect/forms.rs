@@ -15,6 +15,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{Read, Write};
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
+use futures::channel::oneshot;
+use futures::future::select;
 use http::Method;
 use shared::clock::UnixTime;
 
@@ -31,8 +34,8 @@ use super::logout::{Origin, origin};
 use super::request;
 use super::rules::{Rules, sha256};
 use super::seal;
-use super::session_store::Aside;
 use super::session::random_text;
+use super::session_store::Aside;
 use super::under_way::suffix;
 use crate::exchange::Exchange;
 use crate::host::Host;
@@ -48,6 +51,9 @@ const MOST: usize = 16 * 1024 * 1024;
 
 /// How long a node keeps a form, whatever `authorization_rolling_timeout` says.
 const KEPT: Duration = Duration::from_mins(10);
+
+/// How long a sign-in waits until its form is put aside.
+const PUT_ASIDE: Duration = Duration::from_secs(1);
 
 /// What stands in the cookie for a form that stays on the node, before its name.
 const ON_NODE: &str = "@";
@@ -171,14 +177,21 @@ pub(super) async fn keep(
             return Some(format!("{IN_STORE}{name}"));
         }
     }
-    put_aside(rules, exchange, host, &name, &packed);
+    put_aside(rules, exchange, host, &name, &packed).await;
     let forms = host.node_state::<Forms>();
     forms.keep(name.clone(), packed, host.room(MOST), host.now());
     Some(format!("{ON_NODE}{name}"))
 }
 
-/// Puts a form aside for the node that its sign-in ends on. Nobody waits for that.
-fn put_aside(rules: &Rules, exchange: &Exchange<'_>, host: &impl Host, name: &str, packed: &[u8]) {
+/// Puts a form aside for the node that its sign-in ends on, and waits until it is there, but not for long: a provider that
+/// knows its user sends the browser on at once.
+async fn put_aside(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    host: &impl Host,
+    name: &str,
+    packed: &[u8],
+) {
     let mut nonce = [0; 12];
     host.random(&mut nonce);
     let ring = &exchange.environment.session_keys;
@@ -186,12 +199,15 @@ fn put_aside(rules: &Rules, exchange: &Exchange<'_>, host: &impl Host, name: &st
     let sealed_as = sealed_as(name);
     let sealed = seal::seal_bytes(ring, &rules.binding, &sealed_as, content, seconds, nonce);
     // Without a key no sign-in begins.
-    if let Ok(sealed) = sealed {
-        let (key, its_host) = (key(name), host.clone());
-        host.spawn(Box::pin(async move {
-            its_host.put_aside(key, sealed).await;
-        }));
-    }
+    let Ok(sealed) = sealed else { return };
+    let (key, its_host) = (key(name), host.clone());
+    let (kept, waiting) = oneshot::channel();
+    host.spawn(Box::pin(async move {
+        its_host.put_aside(key, sealed).await;
+        // Who no longer waits has gone on.
+        _ = kept.send(());
+    }));
+    select(waiting, pin!(host.sleep(PUT_ASIDE))).await;
 }
 
 /// Takes a form that stays on a node: this, or the one that its sign-in began on.

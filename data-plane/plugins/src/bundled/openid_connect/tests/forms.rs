@@ -1,11 +1,13 @@
 //! Forms that outlast a sign-in.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::json;
 
 use super::gateway::{Browser, Gateway, Reply};
+use crate::host::Host;
 use crate::testing::{Landed, Request};
 
 /// A text that no cookie holds.
@@ -133,6 +135,28 @@ fn a_form_that_no_cookie_holds_comes_back_on_any_node_by_way_of_the_control_plan
         cluster.borrow_mut().values_mut().for_each(damage);
         let reply = browser.get(&mut two, &back);
         assert!(reply.upstream.is_some() && reply.sets_session());
+    }
+}
+
+#[test]
+fn a_sign_in_waits_until_its_form_is_where_other_nodes_find_it_but_not_for_long() {
+    for (milliseconds, waited, is_there) in [(0, 0, true), (700, 700, true), (5_000, 1_000, false)]
+    {
+        let [mut one, mut two] = Gateway::joined(&json!({}), &Rc::default());
+        one.host.keeps_after(Duration::from_millis(milliseconds));
+        let (mut browser, began) = (Browser::default(), one.host.now());
+        let start = browser.post(&mut one, "/orders", &format!("text={}", long()));
+        assert_eq!(start.status, 302, "{start:?}");
+        let took = one.host.now().saturating_since(began);
+        assert_eq!(took, Duration::from_millis(waited));
+        let query = one.provider.authorize(start.location());
+        let reply = browser.get(&mut two, &format!("/orders?{query}"));
+        assert!(reply.sets_session());
+        assert_eq!(
+            form_of(&reply).contains(&long()),
+            is_there,
+            "{milliseconds}"
+        );
     }
 }
 
