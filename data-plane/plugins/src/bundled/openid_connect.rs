@@ -44,6 +44,7 @@ mod loops;
 mod mark;
 mod memory;
 mod opened;
+mod own_address;
 mod packed;
 mod page;
 mod possession;

@@ -22,6 +22,7 @@ use super::login;
 use super::loops;
 use super::mark;
 use super::opened;
+use super::own_address;
 use super::page;
 use super::possession::Presented;
 use super::provider;
@@ -228,7 +229,10 @@ async fn arrive(
         }
     };
     let configured = rules.client(position).redirect_uri.clone();
-    let redirect_uri = configured.unwrap_or_else(|| target.clone());
+    let redirect_uri = match configured {
+        Some(configured) => configured,
+        None => own_address::redirect_uri(exchange, &target)?,
+    };
     let addresses = (redirect_uri, target, query);
     let packed = under_way::packed(&addresses)?;
     let (redirect_uri, target, query) = addresses;
@@ -288,15 +292,19 @@ fn let_through(rules: &Rules, exchange: &Exchange<'_>) -> Vec<(String, String)> 
         .collect()
 }
 
-/// The URL that was asked for, without its query.
+/// The URL that was asked for, without its query: what no URL can have (RFC 3986 §2) is written as its octets.
 pub(super) fn own_url(exchange: &Exchange<'_>) -> String {
+    let path = own_address::encoded(exchange.request.uri.path());
+    format!("{}{path}", own_origin(exchange))
+}
+
+fn own_origin(exchange: &Exchange<'_>) -> String {
     let scheme = if exchange.client.https {
         "https"
     } else {
         "http"
     };
-    let path = exchange.request.uri.path();
-    format!("{scheme}://{}{path}", exchange.client.authority)
+    format!("{scheme}://{}", exchange.client.authority)
 }
 
 /// Where a sign-in ends that this request of a `client` begins: at its own URL, without the query. Where sign-ins end
@@ -306,8 +314,7 @@ pub(super) fn destination(rules: &Rules, exchange: &Exchange<'_>, client: usize)
     if !is_way_back(rules, &own, client) {
         return own;
     }
-    own.strip_suffix(exchange.request.uri.path())
-        .map_or_else(|| own.clone(), |origin| format!("{origin}/"))
+    format!("{}/", own_origin(exchange))
 }
 
 fn is_way_back(rules: &Rules, url: &str, client: usize) -> bool {

@@ -236,6 +236,65 @@ fn rule_94_a_preflight_brings_nobody_along() {
 }
 
 #[test]
+fn rule_8_a_redirect_uri_that_is_made_from_the_request_is_a_url_that_a_provider_can_know() {
+    for authority in [
+        "", "gw:", ":80", "gw,evil", "gw:99999", "gw:0", "gw:+1", "[::1", "a@b", "[gw]",
+    ] {
+        let mut gateway = Gateway::new(json!({}));
+        let request = Request {
+            authority,
+            ..Request::get("/api")
+        };
+        let reply = Browser::default().send(&mut gateway, request);
+        assert_eq!(
+            (reply.status, reply.set_cookies().len()),
+            (400, 0),
+            "{authority}"
+        );
+        assert_eq!(reason(&gateway), "redirect_uri_host");
+        // One that is configured does not go by it.
+        let mut gateway = Gateway::new(json!({ "redirect_uri": ["https://app.example/back"] }));
+        let request = Request {
+            authority,
+            ..Request::get("/api")
+        };
+        let reply = Browser::default().send(&mut gateway, request);
+        assert_eq!(reply.status, 302, "{authority}");
+    }
+    for authority in [
+        "gw",
+        "gw:8443",
+        "gw_x.example.",
+        "[::1]",
+        "[::1]:80",
+        "127.0.0.1",
+    ] {
+        for (path, encoded) in [
+            ("/a|b\"c", "/a%7Cb%22c"),
+            ("/a%2Fb;c=d/(x)~'!$&*+,@:", "/a%2Fb;c=d/(x)~'!$&*+,@:"),
+            ("/%", "/%"),
+        ] {
+            let mut gateway = Gateway::new(json!({}));
+            let mut browser = Browser::default();
+            let request = Request {
+                authority,
+                ..Request::get(path)
+            };
+            let start = browser.send(&mut gateway, request);
+            let expected = format!("http://{authority}{encoded}");
+            assert_eq!(start.argument("redirect_uri"), Some(expected));
+            let answer = gateway.provider.authorize(start.location());
+            let back = format!("{encoded}?{answer}");
+            let request = Request {
+                authority,
+                ..Request::get(&back)
+            };
+            assert!(browser.send(&mut gateway, request).sets_session());
+        }
+    }
+}
+
+#[test]
 fn rule_110_what_a_host_field_says_is_no_place_to_go_to() {
     let mut gateway = Gateway::new(json!({
         "redirect_uri": ["https://app.example/back"], "login_action": "redirect",
