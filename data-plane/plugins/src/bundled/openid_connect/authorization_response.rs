@@ -11,8 +11,9 @@ use super::jws::{self, Claims};
 use super::rules;
 use super::verify::{Expected, Refusal, Verifier};
 
-/// Error codes of RFC 6749 §4.1.2.1 and OpenID Connect Core §3.1.2.6 that may be named.
-const CODES: [&str; 11] = [
+/// Error codes that may be named: those of RFC 6749 §4.1.2.1 and OpenID Connect Core §3.1.2.6, and others that are registered
+/// for authorization responses (RFC 8707 §2, RFC 9396 §5, OpenID Connect Core Unmet Authentication Requirements 1.0).
+const CODES: [&str; 19] = [
     "access_denied",
     "login_required",
     "interaction_required",
@@ -24,6 +25,25 @@ const CODES: [&str; 11] = [
     "unsupported_response_type",
     "server_error",
     "temporarily_unavailable",
+    "invalid_request_uri",
+    "invalid_request_object",
+    "request_not_supported",
+    "request_uri_not_supported",
+    "registration_not_supported",
+    "invalid_target",
+    "invalid_authorization_details",
+    "unmet_authentication_requirements",
+];
+
+/// Types of JWTs that say that they are something else than an authorization response, which has none of its own (RFC 8725
+/// §3.11).
+const OTHER_KINDS: [&str; 6] = [
+    "at+jwt",
+    "dpop+jwt",
+    "logout+jwt",
+    "oauth-authz-req+jwt",
+    "secevent+jwt",
+    "token-introspection+jwt",
 ];
 
 /// The registered error code that `error` is, if it is one.
@@ -142,6 +162,12 @@ fn check_signed(verifier: Verifier<'_>, token: &str) -> Result<(), Refusal> {
     let statement = verifier.statement(token, check, "jarm")?;
     let claims = &statement.claims;
     let bad = |detail: &'static str| Err(Refusal::Bad(Failure::refused("jarm", detail)));
+    if statement
+        .kind
+        .is_some_and(|kind| OTHER_KINDS.contains(&&*kind))
+    {
+        return bad("the authorization response is a JWT of another kind");
+    }
     if verifier.rules.config.credentials.verify_claims {
         for name in ["iss", "aud", "exp"] {
             if claims.get(name).is_none_or(Value::is_null) {

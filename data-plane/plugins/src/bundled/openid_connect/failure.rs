@@ -271,7 +271,8 @@ impl Failure {
     /// proves possession could not go on, so that is always told.
     fn challenge(&self, rules: &Rules) -> String {
         let proof = matches!(self.error, Some("invalid_dpop_proof" | "use_dpop_nonce"));
-        let dpop = proof || rules.possession.key == ProofOfPossession::Strict;
+        let bound = self.code == "dpop_proof";
+        let dpop = proof || bound || rules.possession.key == ProofOfPossession::Strict;
         let scheme = if dpop { "DPoP" } else { "Bearer" };
         let mut challenge = format!("{scheme} realm=\"{}\"", rules.realm);
         if let Some(error) = self.error

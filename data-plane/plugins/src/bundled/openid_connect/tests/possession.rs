@@ -232,6 +232,19 @@ fn rule_52_a_proof_serves_once_and_alone() {
 }
 
 #[test]
+fn rule_52_who_sends_a_bound_token_as_bearer_is_told_of_dpop() {
+    for mode in ["optional", "strict"] {
+        let mut gateway = gateway(&json!({ "proof_of_possession_dpop": mode }));
+        let prover = Prover::new(&gateway);
+        let reply = prover.send(&mut gateway, "Bearer", &[]);
+        assert_eq!(reply.status, 401, "{mode}");
+        let told = reply.challenge();
+        let is_told = told.starts_with("DPoP ") && told.contains("error=\"invalid_token\"");
+        assert!(is_told && told.contains("algs="), "{mode}: {told}");
+    }
+}
+
+#[test]
 fn rule_52_the_key_of_a_proof_is_public_and_the_tokens() {
     let mut gateway = gateway(&json!({ "proof_of_possession_dpop": "strict" }));
     let prover = Prover::new(&gateway);

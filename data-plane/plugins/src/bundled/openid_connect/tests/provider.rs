@@ -248,7 +248,7 @@ impl Provider {
         claims
     }
 
-    fn signing_key(&self) -> SigningKey {
+    pub(super) fn signing_key(&self) -> SigningKey {
         let script = self.script.borrow();
         script
             .signs_with

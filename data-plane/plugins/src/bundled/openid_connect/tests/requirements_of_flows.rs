@@ -92,6 +92,37 @@ fn rule_20_a_form_that_is_no_answer_leaves_the_sign_in_as_it_was() {
 }
 
 #[test]
+fn rule_26_a_jwt_that_says_that_it_is_something_else_is_no_authorization_response() {
+    for (kind, is_one) in [
+        (None, true),
+        (Some("JWT"), true),
+        (Some("application/logout+jwt"), false),
+        (Some("at+JWT"), false),
+        (Some("oauth-authz-req+jwt"), false),
+    ] {
+        let mut gateway = Gateway::new(json!({ "response_mode": "jwt" }));
+        let mut browser = Browser::default();
+        let start = browser.get(&mut gateway, "/api");
+        let query = gateway.provider.authorize(start.location());
+        let token = query.strip_prefix("response=").unwrap();
+        let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap());
+        let claims: Value = serde_json::from_slice(&claims.unwrap()).unwrap();
+        let response = gateway.provider.signing_key().sign_as(kind, &claims);
+        let reply = browser.get(&mut gateway, &format!("/api?response={response}"));
+        assert_eq!(
+            (reply.status == 200, reply.sets_session()),
+            (is_one, is_one),
+            "{kind:?}"
+        );
+        assert_eq!(
+            gateway.provider.called("/token"),
+            usize::from(is_one),
+            "{kind:?}"
+        );
+    }
+}
+
+#[test]
 fn rule_108_where_a_sign_in_ends_is_on_this_host_however_its_path_is_written() {
     for path in [
         "///evil.example",

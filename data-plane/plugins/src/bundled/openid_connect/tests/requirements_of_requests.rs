@@ -295,6 +295,24 @@ fn rule_8_a_redirect_uri_that_is_made_from_the_request_is_a_url_that_a_provider_
 }
 
 #[test]
+fn an_error_that_is_registered_is_named() {
+    for (error, told) in [("invalid_target", "invalid_target"), ("canary", "an error")] {
+        let (mut gateway, mut browser) = (Gateway::new(json!({})), Browser::default());
+        let start = browser.get(&mut gateway, "/api");
+        let state = start.argument("state").unwrap();
+        let reply = browser.get(&mut gateway, &format!("/api?error={error}&state={state}"));
+        assert_eq!(reply.status, 401);
+        let explanations = gateway.host.node_state::<Explanations>();
+        let id = "0123456789abcdef0123456789abcdef";
+        let explained = explanations.find(id, gateway.host.now()).unwrap();
+        assert!(
+            explained.to_string().contains(&format!("answered {told}")),
+            "{explained}"
+        );
+    }
+}
+
+#[test]
 fn rule_110_what_a_host_field_says_is_no_place_to_go_to() {
     let mut gateway = Gateway::new(json!({
         "redirect_uri": ["https://app.example/back"], "login_action": "redirect",
