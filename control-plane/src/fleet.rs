@@ -286,6 +286,7 @@ const LEAVING: u64 = 0;
 #[derive(Debug)]
 struct Stream {
     number: u64,
+    since: UnixTime,
     orders: mpsc::Sender<Order>,
 }
 
@@ -376,6 +377,7 @@ impl Fleet {
             row,
             stream: Some(Stream {
                 number: streams,
+                since: now,
                 orders,
             }),
             streams,

@@ -10,7 +10,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::Hash;
 use uuid::Uuid;
 
-use super::{Fleet, Node, Row, Targets};
+use super::{Fleet, Introduction, Node, Row, Targets};
 
 /// Into how many parts the nodes of one control plane fall.
 pub const PARTS: u8 = 16;
@@ -131,6 +131,15 @@ impl Elsewhere {
         newest
     }
 
+    /// Whether another control plane leads another process of the node that is introduced by `here`.
+    pub(super) fn has_another_run(&self, here: &Introduction) -> bool {
+        let is_another = |row: &Row| {
+            let there = &row.introduction;
+            row.connected && there.name == here.name && there.boot != here.boot
+        };
+        self.rows().any(is_another)
+    }
+
     pub(super) fn retain(&mut self, stays: impl Fn(&Row) -> bool) {
         let told = self.told.values_mut();
         told.for_each(|told| told.rows.retain(&stays));
@@ -190,6 +199,7 @@ impl Fleet {
             mark.update(&row.report.crash_restarts.to_be_bytes());
             let flags = [
                 row.connected,
+                row.contested,
                 row.stuck,
                 refused.is_some(),
                 row.missing.is_empty(),
@@ -329,7 +339,7 @@ mod tests {
 
     use super::*;
     use crate::fleet::tests::{at, fault, ill, introduction};
-    use crate::fleet::{Introduction, Progress, Report, Shunned};
+    use crate::fleet::{Progress, Report, Shunned};
 
     const NOW: UnixTime = UnixTime::from_secs(10_000);
 

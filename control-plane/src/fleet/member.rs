@@ -1,13 +1,15 @@
 //! The right of a stream to speak for its node.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use shared::clock::UnixTime;
 use shared::snapshot::{Position, Revision};
 use tokio::sync::mpsc;
 
 use super::{
-    Fault, Fleet, Introduction, Node, Order, Process, Refusal, Report, Row, Run, Shunned, Targets,
+    Fault, Fleet, Introduction, Node, Nodes, Order, Process, Refusal, Report, Row, Run, Shunned,
+    Targets,
 };
 use crate::snapshot::Missing;
 
@@ -17,6 +19,10 @@ pub(super) const FAULTS: usize = 20;
 /// How often a run of a node may come back in the place of another on the same machine before they are two processes that both
 /// want to stay. One that hands over to its successor does so for a moment.
 const RETURNS: u32 = 3;
+
+/// How long a stream speaks for its node until nobody takes turns with it any more: a process that is sent away for another comes
+/// back within ten seconds.
+const UNCHALLENGED: Duration = Duration::from_mins(1);
 
 /// The run of a node that had the stream before the one that is introduced now, and whether the two take turns: two processes
 /// have the node's certificate then. `row` is what is known of the node.
@@ -124,12 +130,26 @@ impl Membership {
     /// Changes the node's row, unless a newer stream speaks for it.
     fn update(&self, now: UnixTime, change: impl FnOnce(&mut Row)) {
         let mut nodes = self.fleet.nodes();
-        let Some(node) = nodes.here.get_mut(&self.name) else {
+        let Nodes {
+            here, elsewhere, ..
+        } = &mut *nodes;
+        let Some(node) = here.get_mut(&self.name) else {
             return;
         };
-        if self.speaks_for(node) {
-            node.row.last_seen = now;
-            change(&mut node.row);
+        let stream = node.stream.as_ref();
+        let stream = stream.filter(|stream| stream.number == self.number);
+        if let Some(stream) = stream {
+            let row = &mut node.row;
+            row.last_seen = now;
+            let unchallenged = now.saturating_since(stream.since) >= UNCHALLENGED;
+            if row.contested && unchallenged && !elsewhere.has_another_run(&row.introduction) {
+                row.contested = false;
+                tracing::info!(
+                    node_id = self.name,
+                    "one process is left of those that took turns"
+                );
+            }
+            change(row);
         }
         drop(nodes);
         self.fleet.changed.send_replace(());
@@ -272,5 +292,93 @@ impl Drop for Membership {
         }
         drop(nodes);
         self.fleet.changed.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::fleet::Progress;
+    use crate::fleet::tests::{at, introduction};
+
+    const START: UnixTime = UnixTime::from_secs(1_000);
+
+    fn after(seconds: u64) -> UnixTime {
+        START.saturating_add(Duration::from_secs(seconds))
+    }
+
+    /// The process `boot`, on a machine of its own.
+    fn run(boot: &str) -> Introduction {
+        Introduction {
+            boot: boot.to_owned(),
+            hostname: boot.to_owned(),
+            ..introduction("a", at(2))
+        }
+    }
+
+    fn report() -> Report {
+        Report {
+            running: at(2),
+            ..Report::default()
+        }
+    }
+
+    fn is_contested(fleet: &Fleet) -> bool {
+        fleet.list(|_| at(2), START).remove(0)["contested"] == true
+    }
+
+    fn progress(fleet: &Fleet) -> Progress {
+        fleet.progress_of(|_, position| *position == at(2))
+    }
+
+    #[test]
+    fn nobody_takes_turns_with_a_process_that_has_its_stream_for_a_minute() {
+        let fleet = Fleet::default();
+        let (first, _) = fleet.join(run("first"), START).unwrap();
+        let _second = fleet.join(run("second"), START).unwrap();
+        let (again, _) = fleet.join(run("first"), after(5)).unwrap();
+        again.reports(report(), after(64));
+        // Whoever waits is told which node it is.
+        assert!(is_contested(&fleet));
+        assert_eq!(progress(&fleet).waiting, ["node-1"]);
+        // A stream whose place was taken ends nothing.
+        first.reports(report(), after(70));
+        assert!(is_contested(&fleet));
+        let mut changes = fleet.changes();
+        changes.mark_unchanged();
+        again.reports(report(), after(65));
+        assert!(!is_contested(&fleet));
+        assert_eq!(progress(&fleet).serving, ["node-1"]);
+        assert!(changes.has_changed().unwrap());
+        // It was not over.
+        let _second = fleet.join(run("second"), after(66)).unwrap();
+        assert!(is_contested(&fleet));
+        assert_eq!(progress(&fleet).waiting, ["node-1"]);
+    }
+
+    #[test]
+    fn turns_go_on_while_another_control_plane_has_a_process_of_the_node() {
+        let (fleet, other) = (Fleet::shared(), Fleet::shared());
+        let there = Uuid::from_u128(1);
+        fleet.look([there].into());
+        let _first = fleet.join(run("first"), START).unwrap();
+        let _second = fleet.join(run("second"), START).unwrap();
+        let (again, _) = fleet.join(run("first"), START).unwrap();
+        let hear = |now| {
+            for part in other.parts() {
+                let told = other.tell(part.number, false, now).unwrap();
+                fleet.take(there, part.number, &told, now).unwrap();
+            }
+        };
+        let (second, _) = other.join(run("second"), after(1)).unwrap();
+        hear(after(2));
+        again.reports(report(), after(100));
+        assert!(is_contested(&fleet));
+        drop(second);
+        hear(after(101));
+        again.reports(report(), after(102));
+        assert!(!is_contested(&fleet));
     }
 }
