@@ -132,6 +132,13 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
     } = certificates;
     let (target, rollouts, following) =
         target::follow(&publisher, signer, &fleet, staging, replica)?;
+    let unknown = fleet.unknown_among(&allowed);
+    if !unknown.is_empty() {
+        tracing::warn!(
+            names = unknown.join(", "),
+            "cluster_data_planes: no data plane that has been here has a certificate with these names"
+        );
+    }
     let (stop, stopping) = watch::channel(false);
     let relay = Relay::new(claims, fleet.awaited_processes(monotonic()));
     let streams = Streams {

@@ -173,8 +173,8 @@ pub struct Settings {
         value_name = "FILE"
     )]
     pub cluster_ca: PathBuf,
-    /// Names in the certificates of the data planes that are led, `*.GROUP` for one that a group shares; empty: all whom
-    /// `cluster_ca` vouches for.
+    /// Names in the certificates of the data planes that are led, in full, `*.GROUP` for one that a group shares; empty: all
+    /// whom `cluster_ca` vouches for.
     #[arg(
         long,
         value_delimiter = ',',
@@ -341,10 +341,14 @@ fn origin(text: &str) -> Result<String, String> {
     Err("expected an origin, such as https://console.example.com".to_owned())
 }
 
-/// A name that a data plane's certificate may have.
+/// A name that a data plane's certificate may have. Names are compared letter by letter, so that a pattern fits nobody.
 fn data_plane_name(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains(char::is_whitespace) {
-        return Err("expected the name in a certificate, such as `edge-1` or `*.edge`".to_owned());
+    let name = tls::group_of(text).unwrap_or(text);
+    if name.is_empty() || name.contains(|one: char| one.is_whitespace() || one == '*') {
+        return Err(
+            "expected the whole name in a certificate, such as `edge-1`, or `*.edge` for the group `edge`; patterns are none"
+                .to_owned(),
+        );
     }
     Ok(text.to_owned())
 }
@@ -421,6 +425,8 @@ mod tests {
             assert!(host_name(text).is_err(), "{text}");
         }
         assert_eq!(data_plane_name("*.edge").as_deref(), Ok("*.edge"));
-        assert!(data_plane_name("").is_err() && data_plane_name("a b").is_err());
+        for text in ["", "a b", "*", "*.", "node-*", "*.*", "*.a*", "a.*"] {
+            assert!(data_plane_name(text).is_err(), "{text}");
+        }
     }
 }

@@ -23,6 +23,14 @@ pub struct Progress {
     pub waiting: Vec<String>,
 }
 
+impl Introduction {
+    /// The common name in its certificate.
+    fn certificate_name(&self) -> String {
+        let of_group = self.group.as_deref().map(shared::tls::group_name);
+        of_group.unwrap_or_else(|| self.name.clone())
+    }
+}
+
 impl Fleet {
     /// How far the connected nodes are with a change. `has` says whether a node has it at a position; one that is elsewhere,
     /// such as at a revision that is not known here, waits.
@@ -55,6 +63,20 @@ impl Fleet {
         let nodes = self.nodes();
         let rows = nodes.rows().into_iter().filter(|row| row.connected);
         rows.map(|row| row.introduction.name.clone()).collect()
+    }
+
+    /// Those of `names` that no certificate of a node has which is known; none while no node is.
+    pub fn unknown_among<'a>(&self, names: &'a [String]) -> Vec<&'a str> {
+        let nodes = self.nodes();
+        let rows = nodes.rows();
+        let known = rows.iter().map(|row| row.introduction.certificate_name());
+        let known: BTreeSet<String> = known.collect();
+        let is_unknown = |name: &&str| !known.is_empty() && !known.contains(*name);
+        names
+            .iter()
+            .map(String::as_str)
+            .filter(is_unknown)
+            .collect()
     }
 
     /// Those of `names` whose streams have ended without their having said that they stop.
@@ -113,5 +135,30 @@ impl Fleet {
         let strays = here.filter(is_stray).map(|row| row.running.revision);
         let strays: BTreeSet<Revision> = strays.collect();
         strays.into_iter().rev().take(STRAYS).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::tests::{at, introduction};
+
+    #[test]
+    fn names_that_no_known_node_has_are_told_of() {
+        let fleet = Fleet::default();
+        let names = ["node-1", "NODE-1", "*.pods", "pods", "web.pods"].map(str::to_owned);
+        // A cluster that begins.
+        assert!(fleet.unknown_among(&names).is_empty());
+        let now = UnixTime::from_secs(1_000);
+        let (node, _) = fleet.join(introduction("a", at(1)), now).unwrap();
+        let of_group = Introduction {
+            name: "web.pods".to_owned(),
+            group: Some("pods".to_owned()),
+            ..introduction("b", at(1))
+        };
+        let _member = fleet.join(of_group, now).unwrap();
+        // One that is away is known.
+        drop(node);
+        assert_eq!(fleet.unknown_among(&names), ["NODE-1", "pods", "web.pods"]);
     }
 }
