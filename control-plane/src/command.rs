@@ -23,6 +23,7 @@ pub(crate) use expiry::{has_expired, seconds_left};
 pub(crate) use record::forbids;
 pub(crate) use snis::names as certificate_names;
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -50,6 +51,15 @@ impl Selector {
             .filter(|text| text.len() == 36)
             .and_then(|text| text.parse().ok());
         id.map_or_else(|| Self::Name(text.to_owned()), Self::Id)
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
     }
 }
 

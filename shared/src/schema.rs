@@ -51,6 +51,8 @@ pub struct Field {
     pub unique: bool,
     /// Whether a `{vault://…}` reference may stand for the value.
     pub referenceable: bool,
+    /// Whether a rule about the whole record depends on its value.
+    pub rules: bool,
     /// Whether it is a secret, sealed at rest.
     pub encrypted: bool,
     /// Whether Wardgate knows it without acting on it: only its default is accepted.

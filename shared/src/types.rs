@@ -47,6 +47,7 @@ const FORMATS: &[(&str, Check)] = &[
     ("kong-header-name", check_header_name),
     ("kong-cookie-name", check_cookie_name),
     ("kong-sni", hosts::check_sni),
+    ("kong-server-name", hosts::check_server_name),
     ("kong-url", check_url),
     ("kong-redirect-uri", check_redirect_uri),
     ("kong-certificate", pem::check_certificate),
@@ -446,6 +447,8 @@ mod tests {
                 ("http://x", Some("invalid value: http://x")),
             ],
         );
+        let dotted = Some("invalid value: a.");
+        check("kong-server-name", &[("a", None), ("a.", dotted)]);
         let misplaced = "invalid wildcard: must be placed at leftmost or rightmost label";
         check(
             "kong-route-host",

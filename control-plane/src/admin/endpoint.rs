@@ -125,6 +125,8 @@ const FOREIGN: &[Method] = &[
 
 const READ: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS];
 
+const VALIDATE: &[Method] = &[Method::OPTIONS, Method::POST];
+
 /// Kong 2.8 takes POST, 3.x PUT.
 const MARK: &[Method] = &[Method::OPTIONS, Method::POST, Method::PUT];
 
@@ -150,7 +152,7 @@ impl Endpoint {
             Self::SetLogLevel(_) => &[Method::OPTIONS, Method::PUT],
             Self::Cache(false) => &[Method::DELETE, Method::OPTIONS],
             Self::Cache(true) => &[Method::DELETE, Method::GET, Method::HEAD, Method::OPTIONS],
-            Self::ValidateEntity(_) | Self::ValidatePlugin => &[Method::OPTIONS, Method::POST],
+            Self::ValidateEntity(_) | Self::ValidatePlugin => VALIDATE,
             _ => READ,
         }
     }
@@ -273,10 +275,7 @@ fn top_level(path: &str) -> Result<&'static Definition, Refusal> {
 /// The refusal of a record that is not there. Of groups, and of certificates that go by a server name, Kong says so.
 pub(super) fn missing(entity: &Definition, selector: &Selector) -> Refusal {
     match selector {
-        Selector::Name(name) if entity.kind == ConsumerGroup::KIND => absent(entity.kind, name),
-        Selector::Id(id) if entity.kind == ConsumerGroup::KIND => {
-            absent(entity.kind, &id.to_string())
-        }
+        _ if entity.kind == ConsumerGroup::KIND => absent(entity.kind, &selector.to_string()),
         Selector::Name(_) if entity.kind == Certificate::KIND => {
             Refusal::Absent("SNI not found".to_owned())
         }
@@ -339,6 +338,9 @@ pub(super) fn methods_below(path: &str) -> Option<&'static [Method]> {
     let path = path.strip_prefix('/').unwrap_or(path);
     let segments: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
     let (kind, name, child) = match *segments.as_slice() {
+        ["schemas", "plugins" | "vaults", name] if name != "validate" => return Some(READ),
+        ["schemas", _] | ["plugins", "schema", _] => return Some(READ),
+        ["schemas", _, "validate"] => return Some(VALIDATE),
         [kind, _, name] => (kind, name, None),
         [kind, _, name, child] => (kind, name, Some(child)),
         [Upstream::KIND, _, "targets", _, "healthy" | "unhealthy"]

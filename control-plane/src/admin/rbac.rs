@@ -116,6 +116,12 @@ fn found(config: &Config, kind: &'static str, selector: &Selector) -> Result<Key
     find(config, entity(kind)?, selector)?.ok_or(Refusal::NotFound)
 }
 
+/// The user whose roles are meant, or Kong's words for that there is none.
+fn user(config: &Config, selector: &Selector) -> Result<Key, Refusal> {
+    find(config, entity(RbacUser::KIND)?, selector)?
+        .ok_or_else(|| Refusal::Absent(format!("No RBAC user by name or id {selector}")))
+}
+
 pub(super) fn read(
     config: &Config,
     page: &Page,
@@ -134,7 +140,7 @@ pub(super) fn read(
             list
         }
         Page::One(kind, selector) => show(config, found(config, kind, selector)?)?,
-        Page::Roles(user) => roles(config, found(config, RbacUser::KIND, user)?)?,
+        Page::Roles(one) => roles(config, user(config, one)?)?,
         Page::Permissions(kind, one) => {
             let key = found(config, kind, one)?;
             let endpoints = if *kind == RbacUser::KIND {
@@ -353,8 +359,8 @@ fn plan(
                 )
             }
         }
-        Page::Roles(user) => {
-            let user = found(config, RbacUser::KIND, &user)?;
+        Page::Roles(one) => {
+            let user = user(config, &one)?;
             let commands = role_commands(config, user, deletes, &fields)?;
             let status = if deletes {
                 StatusCode::NO_CONTENT
@@ -498,7 +504,10 @@ fn role_commands(
                 body.insert("role".to_owned(), json!({ "id": role.id }));
                 Action::Create(Body::Json(body))
             }
-            _ => continue,
+            (true, None) => continue,
+            (false, Some(_)) => {
+                return Err(refused(format!("the user has the role '{name}' already")).into());
+            }
         };
         commands.push(Command {
             entity: RbacUserRole::KIND,

@@ -46,7 +46,7 @@ pub struct ActiveChecks {
     /// Path of the request.
     pub http_path: Path,
     /// Server name of the TLS handshake; the upstream's or target's if absent.
-    #[schemars(extend("format" = "kong-sni"))]
+    #[schemars(extend("format" = "kong-server-name"))]
     pub https_sni: Option<String>,
     /// Whether the certificate must be valid.
     pub https_verify_certificate: bool,

@@ -91,6 +91,8 @@ fn absent(field: &Field) -> Result<Option<Value>, Complaint> {
     }
     match &field.kind {
         Kind::Record(_) => complete_value(&field.kind, &Value::Object(Map::new()), false).map(Some),
+        // Kong's words where one of its entity checks could not be made.
+        _ if field.rules => Err("field required for entity check".into()),
         _ => Err("required field missing".into()),
     }
 }

@@ -71,6 +71,7 @@ fn field(name: &str, schema: &Map<String, Value>) -> Field {
         auto: flag("x-auto"),
         unique: flag("x-unique"),
         referenceable: flag("x-referenceable"),
+        rules: flag("x-rules"),
         encrypted: flag("x-encrypted"),
         not_yet: flag("x-not-yet"),
     }

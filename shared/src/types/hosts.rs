@@ -156,6 +156,14 @@ pub(super) fn check_route_host(text: &str) -> Result<(), String> {
     check_host_header(&text.replace('*', "abc"))
 }
 
+/// The name of one server, as a handshake says it: without a dot at its end (RFC 6066 §3).
+pub(super) fn check_server_name(text: &str) -> Result<(), String> {
+    if text.contains('*') || text.ends_with('.') {
+        return Err(format!("invalid value: {text}"));
+    }
+    check_sni(text)
+}
+
 pub(super) fn check_sni(text: &str) -> Result<(), String> {
     if text.matches('*').count() > 1 {
         return Err("only one wildcard must be specified".to_owned());

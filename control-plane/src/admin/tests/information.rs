@@ -486,6 +486,8 @@ async fn a_browser_may_ask_what_a_path_takes_before_it_knows_the_record() {
         ("/upstreams/x/health", "GET, HEAD, OPTIONS"),
         ("/upstreams/x/targets/all", collection),
         ("/certificates/x/snis", collection),
+        ("/schemas/nope", "GET, HEAD, OPTIONS"),
+        ("/schemas/plugins/nope", "GET, HEAD, OPTIONS"),
     ] {
         let headers = api.headers("OPTIONS", url, &[]).await;
         assert_eq!(headers["allow"], methods, "{url}");
@@ -494,6 +496,10 @@ async fn a_browser_may_ask_what_a_path_takes_before_it_knows_the_record() {
         assert_eq!(api.send("GET", url, "", "").await.0, 404, "{url}");
     }
     assert_eq!(api.send("DELETE", "/routes/x/service", "", "").await.0, 404);
+    let unknown = "/schemas/nope/validate";
+    let headers = api.headers("OPTIONS", unknown, &[]).await;
+    assert_eq!(headers["allow"], "OPTIONS, POST");
+    assert_eq!(api.json("POST", unknown, json!({})).await.0, 404);
     for url in [
         "/services/x/nothing",
         "/snis/x/certificate",

@@ -373,3 +373,42 @@ async fn what_would_not_be_enforced_is_not_taken() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_role_is_given_once_and_to_a_user_that_there_is() {
+    let api = Api::guarded();
+    api.user("ann", "read-only").await;
+    let none = json!({ "message": "No RBAC user by name or id dne" });
+    for (method, user, roles, status, expected) in [
+        ("POST", "dne", "read-only", 404, none.clone()),
+        ("GET", "dne", "", 404, none.clone()),
+        ("DELETE", "dne", "read-only", 404, none),
+        (
+            "POST",
+            "ann",
+            "admin,read-only",
+            400,
+            json!({ "roles": "the user has the role 'read-only' already" }),
+        ),
+    ] {
+        let url = format!("/rbac/users/{user}/roles");
+        let (got, reply) = api
+            .ask(OWNER, method, &url, json!({ "roles": roles }))
+            .await;
+        let told = reply.get("fields").unwrap_or(&reply);
+        assert_eq!((got, told), (status, &expected), "{method} {url}");
+    }
+    // Nothing of what is refused is done.
+    let (_, held) = api
+        .ask(OWNER, "GET", "/rbac/users/ann/roles", Value::Null)
+        .await;
+    assert_eq!(held["roles"].as_array().unwrap().len(), 1, "{held}");
+    // Taken twice is taken.
+    for _ in 0..2 {
+        let roles = json!({ "roles": "read-only" });
+        let taken = api
+            .ask(OWNER, "DELETE", "/rbac/users/ann/roles", roles)
+            .await;
+        assert_eq!(taken.0, 204);
+    }
+}

@@ -68,9 +68,11 @@ pub struct Datadog {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct DatadogMetric {
     /// What it is.
+    #[schemars(extend("x-rules" = true))]
     pub name: Figure,
 
     /// What kind of figure it is.
+    #[schemars(extend("x-rules" = true))]
     pub stat_type: StatType,
 
     /// Tags besides those of service, status and consumer.

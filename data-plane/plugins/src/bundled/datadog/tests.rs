@@ -138,6 +138,10 @@ fn what_makes_no_sense_is_refused_in_kongs_words() {
     );
     check(
         json!({"stat_type": "timer"}),
-        json!({"name": "required field missing"}),
+        json!({"name": "field required for entity check"}),
+    );
+    check(
+        json!({"name": "latency", "sample_rate": 1}),
+        json!({"stat_type": "field required for entity check"}),
     );
 }

@@ -75,10 +75,11 @@ pub struct Statsd {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Metric {
     /// What it is. Those of shared memory and of the data store's cache are taken, and never sent.
+    #[schemars(extend("x-rules" = true))]
     pub name: MetricName,
 
     /// What kind of figure it is.
-    #[schemars(schema_with = "kinds")]
+    #[schemars(schema_with = "kinds", extend("x-rules" = true))]
     pub stat_type: StatType,
 
     /// The share of exchanges that the server is to believe it stands for. Every exchange is told.

@@ -269,6 +269,6 @@ fn what_makes_no_sense_is_refused_in_kongs_words() {
     let errors = Value::Object(errors.unwrap_err().by_field);
     assert_eq!(
         errors["metrics"]["1"]["stat_type"],
-        "required field missing"
+        "field required for entity check"
     );
 }
