@@ -91,6 +91,13 @@ pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
         });
     }
     distinct(addresses).map_err(StartError::Listeners)?;
+    let data = &settings.data_directory;
+    for directory in [data.clone(), store_path(data)] {
+        shared::machine::check_files(&directory).map_err(|source| StartError::DataDirectory {
+            path: directory,
+            source,
+        })?;
+    }
     let admin_tls = match (
         admins.iter().any(|(_, listener)| listener.tls),
         &settings.admin_certificate,

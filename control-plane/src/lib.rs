@@ -108,7 +108,9 @@ pub enum StartError {
         missing: &'static str,
     },
     /// An address for TLS without what TLS needs.
-    #[error("the Admin API's TLS needs admin_certificate and admin_key")]
+    #[error(
+        "the Admin API's TLS (admin_tls_listen, or `ssl` in admin_listen) needs admin_certificate and admin_key"
+    )]
     NoCertificate,
     /// The Admin API's certificate.
     #[error("admin_certificate, admin_key")]

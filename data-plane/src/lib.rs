@@ -83,7 +83,7 @@ use proxy::{Addresses, Proxy, ProxyError};
 use secrets::{Secrets, UpstreamTlsError};
 use settings::Settings;
 use shared::clock::{UnixTime, monotonic};
-use shared::machine::{check_directory, check_file, write_whole};
+use shared::machine::{check_directory, check_file, check_files, write_whole};
 use shared::renewal::Renewal;
 use shared::tls::{self, ClusterFiles, TlsError};
 use succession::{SuccessionError, Successor, notify};
@@ -333,6 +333,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// before it has ended. What is locked is opened to be read: a disk that takes nothing any more is no reason not to start.
 fn hold(directory: &Path, succeeds: bool) -> std::io::Result<Arc<File>> {
     last_good::make(directory)?;
+    check_files(directory)?;
     let path = directory.join("lock");
     let made = || File::create(&path).and_then(|_| File::open(&path));
     let lock = match File::open(&path).or_else(|_| made()) {
@@ -388,6 +389,10 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
     Secrets::of(settings)?;
     doubts.extend(proofs.doubt);
     let path = &settings.data_directory;
+    check_files(path).map_err(|source| StartError::DataDirectory {
+        path: path.clone(),
+        source,
+    })?;
     match check_directory(path) {
         // A node serves without a disk, and says that it keeps nothing.
         Err(source) if path.is_dir() => {
@@ -481,6 +486,10 @@ mod tests {
         let successor = hold(&directory, true).unwrap();
         drop(first);
         drop(successor);
+        // Nobody would ever write there.
+        std::os::unix::fs::symlink("/dev/zero", directory.join("heard")).unwrap();
+        let refused = hold(&directory, false).unwrap_err();
+        assert!(refused.to_string().contains("heard"), "{refused}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use rustix::fs::{Access, access};
@@ -69,6 +70,27 @@ pub fn check_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether what lies in `directory`, if that is there, can be read to an end: a pipe would be waited for, and a device may have
+/// none.
+///
+/// # Errors
+///
+/// One that names what cannot be.
+pub fn check_files(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory).into_iter().flatten() {
+        let path = entry?.path();
+        // What leads nowhere is not read.
+        let kind = std::fs::metadata(&path).map(|found| found.file_type());
+        let has_no_end = kind
+            .is_ok_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_block_device());
+        if has_no_end {
+            let message = format!("{} is a pipe or a device: move it away", path.display());
+            return Err(io::Error::new(ErrorKind::InvalidInput, message));
+        }
+    }
+    Ok(())
+}
+
 /// Whether the file `path` can be written to, or made in a directory that is there.
 pub fn check_file(path: &Path) -> io::Result<()> {
     if path.as_os_str().as_bytes().ends_with(b"/") {
@@ -116,7 +138,35 @@ pub fn write_durably(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_to_an_end_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let place = |name: &str| root.path().join(name);
+        assert!(check_files(&place("absent")).is_ok());
+        std::fs::write(place("file"), "").unwrap();
+        std::fs::create_dir(place("directory")).unwrap();
+        symlink(place("file"), place("link")).unwrap();
+        symlink(place("absent"), place("nowhere")).unwrap();
+        assert!(check_files(root.path()).is_ok());
+        symlink("/dev/zero", place("endless")).unwrap();
+        let named = |name: &str| {
+            let error = check_files(root.path()).unwrap_err().to_string();
+            assert!(
+                error.contains(&place(name).display().to_string()),
+                "{error}"
+            );
+        };
+        named("endless");
+        std::fs::remove_file(place("endless")).unwrap();
+        mknodat(CWD, place("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        named("pipe");
+    }
 
     #[test]
     fn places_that_cannot_be_written_to_are_told_from_those_that_can() {

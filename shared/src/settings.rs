@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Id};
 
@@ -48,25 +48,54 @@ pub fn load<T: CommandFactory + FromArgMatches>(
     if let Some(file) = file {
         command = with_file(command, &file)?;
     }
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let matches = match command.try_get_matches_from_mut(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            let setting = refused_key(&error).map(str::to_owned);
+            let unseen = setting.map(|setting| holds_a_text(&mut command, &setting));
+            return Err(unseen.unwrap_or(error));
+        }
+    };
     if let Some(setting) = holding_a_text(&command, &matches) {
-        let message = format!(
-            "{setting} holds the text of a certificate or a key, or what else is no file's name: write it to a file, and \
-             give the name of that"
-        );
-        return Err(command.error(ErrorKind::ValueValidation, message));
+        return Err(holds_a_text(&mut command, &setting));
     }
     T::from_arg_matches(&matches)
 }
 
-/// The setting, or its variable, that is to name a file and holds the text of one, as Kong takes it. It may be a key, which no
-/// error may show.
+/// The refusal of what `setting` holds, which it does not show.
+fn holds_a_text(command: &mut Command, setting: &str) -> clap::Error {
+    let message = format!(
+        "{setting} holds the text of a certificate or a key, or what else is no file's name: write it to a file, and \
+         give the name of that to the setting for it"
+    );
+    command.error(ErrorKind::ValueValidation, message)
+}
+
+/// The argument that `error` is about, if it would show the text of a certificate or a key.
+fn refused_key(error: &clap::Error) -> Option<&str> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    text(ContextKind::InvalidValue).filter(|value| is_pem(value))?;
+    text(ContextKind::InvalidArg)
+}
+
+/// The setting, or its variable, that holds the text of a file, as Kong takes it where it is to name one. It may be a key, which
+/// no error may show.
 fn holding_a_text(command: &Command, matches: &ArgMatches) -> Option<String> {
-    let mut files = command.get_arguments().filter(|argument| is_file(argument));
-    let found = files.find(|argument| {
-        let mut values = matches.get_raw(argument.get_id().as_str()).into_iter();
-        values.any(|mut values| values.any(is_no_file_name))
-    });
+    let takes_values = |argument: &&Arg| argument.get_action().takes_values();
+    let found = command
+        .get_arguments()
+        .filter(takes_values)
+        .find(|argument| {
+            let is_text = |value: &OsStr| {
+                let named = is_file(argument) && is_no_file_name(value);
+                named || is_pem(&value.to_string_lossy())
+            };
+            let mut values = matches.get_raw(argument.get_id().as_str()).into_iter();
+            values.any(|mut values| values.any(is_text))
+        });
     let Some(argument) = found else {
         let (name, matches) = matches.subcommand()?;
         return holding_a_text(command.find_subcommand(name)?, matches);
@@ -86,13 +115,17 @@ fn is_file(argument: &Arg) -> bool {
         && argument.get_value_parser().type_id() == TypeId::of::<PathBuf>()
 }
 
+/// Whether `value` is PEM, or its base64.
+fn is_pem(value: &str) -> bool {
+    value.contains("-----BEGIN") || value.trim_start().starts_with(BASE64_OF_PEM)
+}
+
 /// Whether `value` is PEM, or its base64, or cannot be a file's name.
 fn is_no_file_name(value: &OsStr) -> bool {
     let value = value.to_string_lossy();
-    let is_text = value.contains("-----BEGIN") || value.chars().any(char::is_control);
     let is_long =
         value.len() > MOST_OF_A_PATH || value.split('/').any(|part| part.len() > MOST_OF_A_NAME);
-    is_text || is_long || value.trim_start().starts_with(BASE64_OF_PEM)
+    is_pem(&value) || is_long || value.chars().any(char::is_control)
 }
 
 /// The program's command, each setting with its variable: `WARDGATE_` and the setting's name in capitals. An argument
@@ -358,6 +391,17 @@ mod tests {
             let message = load_file(&format!("key = {text:?}"), &[]).unwrap_err();
             assert!(message.contains("`key` holds the text"), "{message}");
             assert!(!message.contains("secret"), "{message}");
+        }
+        // Nor what is in the place of something else, whether or not that could be it.
+        let key = "-----BEGIN PRIVATE KEY-----\nMIIEsecret\n-----END PRIVATE KEY-----\n";
+        for setting in ["workers", "names", "enabled"] {
+            let by_line = load_file("", &[&format!("--{setting}={key}")]).unwrap_err();
+            let by_file = load_file(&format!("{setting} = {key:?}"), &[]).unwrap_err();
+            for message in [by_line, by_file] {
+                assert!(message.contains(setting), "{message}");
+                assert!(message.contains("holds the text"), "{message}");
+                assert!(!message.contains("secret"), "{message}");
+            }
         }
         let sample = load_file("", &["--key", "/a/b.pem,c.key"]).unwrap();
         assert_eq!(sample.key, ["/a/b.pem", "c.key"].map(PathBuf::from));

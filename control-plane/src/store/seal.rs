@@ -24,10 +24,16 @@ pub struct SecretsKey(Secret<[u8; KEY]>);
 impl SecretsKey {
     /// Reads the key in `path`.
     pub fn read(path: &Path) -> Result<Self, StoreError> {
-        let key = std::fs::read(path).map_err(|source| file_error("reading", path, source))?;
+        let failed = |source| file_error("secrets_key_file: reading", path, source);
+        // A pipe would be waited for.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            let message = format!("secrets_key_file: {} is no regular file", path.display());
+            return Err(StoreError::Key(message));
+        }
+        let key = std::fs::read(path).map_err(failed)?;
         let key = <[u8; KEY]>::try_from(key).map_err(|key| {
             StoreError::Key(format!(
-                "{} holds {} bytes; a key has {KEY}",
+                "secrets_key_file: {} holds {} bytes; a key has {KEY}",
                 path.display(),
                 key.len()
             ))
@@ -51,7 +57,7 @@ impl SecretsKey {
     }
 
     fn create(path: &Path) -> Result<Self, StoreError> {
-        let failed = |source| file_error("making", path, source);
+        let failed = |source| file_error("secrets_key_file: making", path, source);
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(failed)?;
         }
@@ -103,5 +109,23 @@ impl Sealer {
             .len();
         value.truncate(length);
         Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_holds_no_key_is_refused_by_the_name_of_the_setting() {
+        let root = tempfile::tempdir().unwrap();
+        let short = root.path().join("short");
+        std::fs::write(&short, "secret").unwrap();
+        let below = short.join("key");
+        for path in [root.path(), &short, &below, Path::new("/dev/zero")] {
+            let error = SecretsKey::read_or_create(path).unwrap_err().to_string();
+            assert!(error.starts_with("secrets_key_file: "), "{error}");
+            assert!(error.contains(&path.display().to_string()), "{error}");
+        }
     }
 }

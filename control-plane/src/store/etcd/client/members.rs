@@ -172,8 +172,9 @@ fn member(endpoint: &str, settings: &EtcdSettings) -> Result<Member, EtcdError> 
 
 fn connector(settings: &EtcdSettings) -> Result<TlsConnector, EtcdError> {
     let authority = settings.ca.as_deref();
-    let authority =
-        authority.ok_or_else(|| EtcdError::Settings("etcd_ca: needed for https".to_owned()))?;
+    let authority = authority.ok_or_else(|| {
+        EtcdError::Settings("etcd_ca: needed for https in etcd_endpoints".to_owned())
+    })?;
     let builder = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| EtcdError::Settings(error.to_string()))?
