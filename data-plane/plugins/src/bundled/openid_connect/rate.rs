@@ -1,7 +1,6 @@
 //! How often one client address may do what costs us something and needs no credential. Counted per
 //! node, in windows; addresses of IPv6 count by their network.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,12 +8,14 @@ use std::time::Duration;
 use shared::clock::UnixTime;
 use shared::network::client_of;
 
+use crate::expiring::Expiring;
 use crate::host::Host;
 
 /// The window in which is counted.
 const WINDOW: Duration = Duration::from_mins(1);
 
-/// Most addresses that are counted at a time. Beyond, nobody new is: this only slows floods down.
+/// Most addresses that are counted at a time. Beyond, nobody new is, and who is counted already goes on being so: this only slows
+/// floods down.
 const MOST: usize = 100_000;
 
 /// What is counted.
@@ -35,7 +36,7 @@ type Counted = (Deed, u64, IpAddr);
 type Count = (UnixTime, u32);
 
 #[derive(Debug, Default)]
-struct Counts(Mutex<HashMap<Counted, Count>>);
+struct Counts(Mutex<Expiring<Counted, Count, MOST>>);
 
 /// Counts one `deed` from `address` at the configuration `of`, and tells since when it is counted. `Err` tells how long to
 /// wait, if there were `most` already.
@@ -49,18 +50,16 @@ pub(super) fn count(
     let now = host.now();
     let counts = host.node_state::<Counts>();
     let mut counts = counts.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if counts.len() >= MOST {
-        counts.retain(|_, (since, _)| !has_ended(*since, now));
-        if counts.len() >= MOST {
-            return Ok(now);
-        }
+    let counted = (deed, of, client_of(address));
+    if most == 0 {
+        return Err(WINDOW);
     }
-    let (since, count) = counts
-        .entry((deed, of, client_of(address)))
-        .or_insert((now, 0));
-    if has_ended(*since, now) {
-        (*since, *count) = (now, 0);
-    }
+    // A clock that was set back ends a window.
+    let running = counts.get_mut(&counted, now);
+    let Some((since, count)) = running.filter(|(since, _)| *since <= now) else {
+        counts.keep(counted, (now, 1), now.saturating_add(WINDOW), now);
+        return Ok(now);
+    };
     if *count >= most {
         return Err(WINDOW.saturating_sub(now.saturating_since(*since)));
     }
@@ -76,18 +75,14 @@ pub(super) fn take_back(
     address: IpAddr,
     counted_since: UnixTime,
 ) {
+    let now = host.now();
     let counts = host.node_state::<Counts>();
     let mut counts = counts.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((since, count)) = counts.get_mut(&(deed, of, client_of(address)))
+    if let Some((since, count)) = counts.get_mut(&(deed, of, client_of(address)), now)
         && *since == counted_since
     {
         *count = count.saturating_sub(1);
     }
-}
-
-/// Whether a window that began at `since` is over. A clock that was set back ends it.
-fn has_ended(since: UnixTime, now: UnixTime) -> bool {
-    since > now || now.saturating_since(since) >= WINDOW
 }
 
 #[cfg(test)]
@@ -114,5 +109,23 @@ mod tests {
         // What was counted before concerns this window no more.
         take_back(first);
         assert!(ask("192.0.2.1").is_ok() && ask("192.0.2.1").is_err());
+    }
+
+    #[test]
+    fn who_is_counted_stays_so_while_more_come_than_there_is_room_for() {
+        let host = FakeHost::default();
+        let most = u32::try_from(MOST).unwrap();
+        let ask = |number: u32| {
+            let address = IpAddr::V4(number.into());
+            count(&host, Deed::SignIn, 1, address, 1)
+        };
+        for number in 0..most {
+            assert!(ask(number).is_ok());
+        }
+        // There is no room for this one, which is not counted.
+        assert!(ask(most).is_ok() && ask(most).is_ok());
+        assert!(ask(0).is_err() && ask(most - 1).is_err());
+        host.advance(60.0);
+        assert!(ask(most).is_ok() && ask(most).is_err());
     }
 }

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::{Limit, Period};
 use crate::host::Host;
 
-/// Clients that are remembered; the ones seen longest ago are forgotten first.
+/// Clients that are remembered, of all plugins together. Beyond, some are forgotten that have come but once of late, and are
+/// counted from nothing; who comes often stays.
 const CLIENTS: usize = 200_000;
 
 /// The counts of all clients.
@@ -131,4 +132,28 @@ fn key(instance: Uuid, client: &str) -> u128 {
         .map(|(half, rest)| (*half, rest.len()))
         .unwrap_or_default();
     u128::from_be_bytes(half)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Number;
+    use super::*;
+
+    #[test]
+    fn so_many_clients_are_remembered_and_who_comes_often_among_them() {
+        assert_eq!(Counters::default().0.capacity(), 200_000);
+        let counters = Counters(Cache::new(1_000));
+        let limits = [Limit::new(Period::Hour, &Number(1_000_000.into()))];
+        let now = UnixTime::from_secs(1_000_000);
+        let count = |client: &str| counters.count(Uuid::nil(), client, &limits, now).before;
+        for number in 0..20_000 {
+            assert_eq!(count("often"), [number]);
+            assert_eq!(count(&number.to_string()), [0]);
+        }
+        let kept = u64::try_from(counters.0.len()).unwrap();
+        assert!(kept <= counters.0.capacity(), "{kept}");
+        // Those that were forgotten are counted from nothing.
+        let forgotten = (0..20_000).filter(|number| count(&number.to_string()) == [0]);
+        assert!(forgotten.count() > 18_000);
+    }
 }

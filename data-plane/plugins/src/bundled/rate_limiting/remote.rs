@@ -98,6 +98,8 @@ struct Unsynced {
     expires_at: Cell<u64>,
     /// Whether the server was out of reach when it was last told.
     failing: Cell<bool>,
+    /// When room was last made.
+    swept: Cell<UnixTime>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -117,8 +119,12 @@ struct Count {
 /// How long a server that is out of reach is left alone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Most counts that one core keeps between two exchanges with Redis.
+/// Most counts that one core keeps between two exchanges with Redis. Beyond, those that Redis knows make room, and are read there
+/// again; whose request finds no room is not counted.
 const MOST: usize = 100_000;
+
+/// How often room is made: it takes a walk over all.
+const SWEPT: Duration = Duration::from_secs(1);
 
 impl Unsynced {
     /// Notes whether the server could be reached.
@@ -203,6 +209,20 @@ impl Unsynced {
         keys.iter().filter(is_stale).collect()
     }
 
+    /// Whether `key` may be among the `counts`. Of a full map those go that have ended, or that Redis has been told of.
+    fn has_room(&self, counts: &mut HashMap<String, Count>, key: &str, now: UnixTime) -> bool {
+        if counts.len() < MOST || counts.contains_key(key) {
+            return true;
+        }
+        let swept = self.swept.get();
+        if now < swept || now.saturating_since(swept) >= SWEPT {
+            self.swept.set(now);
+            let is_needed = |count: &Count| count.asked || count.since > 0;
+            counts.retain(|_, count| count.expires_at > now.as_secs() && is_needed(count));
+        }
+        counts.len() < MOST
+    }
+
     async fn ask(&self, host: &impl Host, keys: &[&String]) -> Result<(), RedisError> {
         let now = host.now();
         let server = Arc::clone(&self.server.borrow());
@@ -217,8 +237,7 @@ impl Unsynced {
         self.tell(replies.as_ref().map(drop));
         let mut counts = self.counts.borrow_mut();
         for (key, reply) in keys.iter().zip(replies?) {
-            let full = counts.len() >= MOST && !counts.contains_key(*key);
-            if full {
+            if !self.has_room(&mut counts, key, now) {
                 continue;
             }
             let count = counts.entry((*key).clone()).or_default();
@@ -316,6 +335,7 @@ fn unsynced(
             rate: Cell::new(rate),
             expires_at: Cell::default(),
             failing: Cell::default(),
+            swept: Cell::default(),
         })
     });
     let state = Rc::clone(known);
@@ -335,7 +355,7 @@ impl Unsynced {
             .map(|key| counts.get(key).map_or(0, |count| count.known + count.since));
         let usage = Usage::new(limits, before.collect());
         for (key, limit) in keys.into_iter().zip(limits) {
-            if counts.len() >= MOST && !counts.contains_key(&key) {
+            if !self.has_room(&mut counts, &key, now) {
                 continue;
             }
             let count = counts.entry(key).or_default();
@@ -444,5 +464,49 @@ impl Unsynced {
                 None => count.asked = true,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::*;
+    use super::*;
+    use crate::testing::FakeHost;
+
+    #[test]
+    fn counts_that_redis_knows_make_room_for_others() {
+        let config = json!({ "year": 9, "policy": "redis", "redis": { "host": "redis" } });
+        let config: RateLimiting = serde_json::from_value(config).unwrap();
+        let filter = config.compile(&Instance { id: Uuid::nil() }).unwrap();
+        let (server, limits) = (filter.remote.unwrap(), filter.limits);
+        let state = unsynced(&FakeHost::default(), &server, Uuid::nil(), SWEPT);
+        let at = UnixTime::from_secs;
+        let start = at(1_000_000);
+        let count = |client: &str, now| {
+            let keys = vec![key(Uuid::nil(), client, &limits[0], now)];
+            state.count(keys, &limits, now).before
+        };
+        for number in 0..MOST {
+            count(&number.to_string(), start);
+        }
+        // None of these has been told: they stay, and no other comes among them.
+        assert_eq!(count("new", start), [0]);
+        assert_eq!(count("new", start), [0]);
+        assert_eq!(
+            (count("0", start), state.counts.borrow().len()),
+            (vec![1], MOST)
+        );
+        for count in state.counts.borrow_mut().values_mut().skip(1) {
+            (count.asked, count.since) = (false, 0);
+        }
+        assert_eq!(count("new", start), [0], "not walked twice in a second");
+        let later = at(1_000_001);
+        assert_eq!(
+            (count("new", later), count("new", later)),
+            (vec![0], vec![1])
+        );
+        assert_eq!(state.counts.borrow().len(), 2);
     }
 }
