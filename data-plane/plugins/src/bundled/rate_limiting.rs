@@ -416,6 +416,17 @@ struct Asker<'a> {
     header: Option<&'a [u8]>,
 }
 
+/// Bytes of a header's value by which clients are told apart as they stand.
+const MOST_OF_A_HEADER: usize = 256;
+
+/// What a header's value says of a client: of a long one its hash, so that nobody fills the memory with such.
+fn of_header(value: &[u8]) -> String {
+    if value.len() > MOST_OF_A_HEADER {
+        return blake3::hash(value).to_hex().to_string();
+    }
+    String::from_utf8_lossy(value).into_owned()
+}
+
 impl RateLimitingFilter {
     /// What the requests of one client have in common.
     fn client(&self, asker: &Asker<'_>) -> String {
@@ -430,7 +441,7 @@ impl RateLimitingFilter {
             }
             LimitBy::Header => {
                 let value = asker.header.filter(|value| !value.is_empty());
-                value.map(|value| String::from_utf8_lossy(value).into_owned())
+                value.map(of_header)
             }
             LimitBy::Path => self.path.clone().filter(|path| path == asker.path),
         };

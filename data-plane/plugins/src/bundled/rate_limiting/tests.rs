@@ -472,3 +472,11 @@ fn a_glance_counts_as_a_whole_look_does_and_refuses_nobody() {
     let remote = json!({"minute": 3, "policy": "redis", "redis": {"host": "redis"}});
     assert_eq!(filter(remote).looks(), Looks::Never);
 }
+
+#[test]
+fn clients_with_long_headers_are_told_apart_by_little() {
+    assert_eq!(of_header(b"app-1"), "app-1");
+    let (long, other) = (of_header(&[b'a'; 257]), of_header(&[b'a'; 8_000]));
+    assert_eq!((long.len(), other.len()), (64, 64));
+    assert_ne!(long, other);
+}
