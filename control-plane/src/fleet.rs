@@ -12,7 +12,7 @@ mod targets;
 pub(crate) mod tests;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::snapshot::{Hash, Position, Revision};
 use tokio::sync::{Notify, mpsc, watch};
+use uuid::Uuid;
 
 use crate::snapshot::Missing;
 use elsewhere::Elsewhere;
@@ -102,7 +103,7 @@ pub struct Report {
     pub failed: u64,
     /// Of these, those whose clients went away before an answer.
     #[serde(default)]
-    pub left: u64,
+    pub left: Option<u64>,
     /// Connections that are open.
     pub connections: u32,
     /// Memory of the process.
@@ -464,18 +465,13 @@ impl Fleet {
         self.changed.subscribe()
     }
 
-    /// What the connected nodes tell of upstreams' targets.
-    pub fn targets(&self) -> Targets {
+    /// What the connected nodes tell of the targets that are `wanted`.
+    pub fn targets(&self, wanted: &HashSet<Uuid>) -> Targets {
         let nodes = self.nodes();
         let connected = nodes.rows().into_iter().filter(|row| row.connected);
-        let mut all = Targets::default();
-        for told in connected
-            .map(|row| &row.report.targets)
-            .chain(nodes.elsewhere.targets())
-        {
-            all.extend(told);
-        }
-        all
+        let told = connected.map(|row| &row.report.targets);
+        let told = told.chain(nodes.elsewhere.targets());
+        Targets::together(told, Some(wanted))
     }
 
     /// Kong's deprecated `GET /clustering/status`.

@@ -48,6 +48,10 @@ impl Default for Labels {
     }
 }
 
+/// How long a client waits before it counts as one that gave up, in milliseconds: whoever hangs up at once says nothing of
+/// how the gateway does.
+const PATIENCE: u64 = 1_000;
+
 /// One exchange that is over.
 #[derive(Debug)]
 pub(crate) struct Observation<'a> {
@@ -82,6 +86,10 @@ pub(crate) struct Metrics {
     pub(crate) reading: AtomicU64,
     /// Exchanges that have begun.
     begun: AtomicU64,
+    /// Answers of 5xx that are the gateway's own.
+    failed: AtomicU64,
+    /// Requests whose clients went away after they had waited for [`PATIENCE`].
+    left: AtomicU64,
 }
 
 /// The figures of one route.
@@ -97,6 +105,8 @@ struct Series {
     proxy: Histogram<17>,
     upstream: Histogram<13>,
     total: Histogram<13>,
+    /// How long exchanges took of which operators are not told that.
+    untold: Histogram<13>,
 }
 
 /// How much of what there was.
@@ -159,6 +169,7 @@ impl Series {
         self.proxy.add(&other.proxy);
         self.upstream.add(&other.upstream);
         self.total.add(&other.total);
+        self.untold.add(&other.untold);
     }
 }
 
@@ -169,8 +180,17 @@ impl Metrics {
         self.begun.store(begun + 1, Ordering::Relaxed);
     }
 
-    /// Counts an exchange that is over.
+    /// Counts an exchange that is over; nobody but the core's own thread does.
     pub(crate) fn observe(&self, seen: &Observation<'_>) {
+        let counter = if seen.status == CLIENT_LEFT {
+            Some(&self.left).filter(|_| seen.total_latency >= PATIENCE)
+        } else {
+            let is_failure = seen.status.is_server_error() && seen.source == Source::Error;
+            Some(&self.failed).filter(|_| is_failure)
+        };
+        if let Some(counter) = counter {
+            counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
         let id = seen.route.map_or(Uuid::nil(), |(id, _)| id);
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let series = routes.entry(id).or_default();
@@ -191,6 +211,7 @@ impl Metrics {
             volume.carry(seen.received, seen.sent);
         }
         if !seen.counts.latencies {
+            series.untold.observe(&OTHER_BOUNDS, seen.total_latency);
             return;
         }
         series.proxy.observe(&GATEWAY_BOUNDS, seen.proxy_latency);
@@ -212,6 +233,8 @@ pub(crate) struct Sum {
     pub(crate) open: u64,
     pub(crate) refused: u64,
     pub(crate) requests: u64,
+    failed: u64,
+    left: u64,
     pub(crate) reading: u64,
     /// Exchanges under way.
     pub(crate) writing: u64,
@@ -223,7 +246,7 @@ pub(crate) struct Figures {
     pub(crate) requests: u64,
     /// Answers of 5xx that are the gateway's own.
     pub(crate) failed: u64,
-    /// Requests whose clients went away before an answer.
+    /// Requests whose clients waited in vain.
     pub(crate) left: u64,
     total: Histogram<13>,
 }
@@ -253,17 +276,13 @@ impl Sum {
     pub(crate) fn figures(&self) -> Figures {
         let mut figures = Figures {
             requests: self.requests,
+            failed: self.failed,
+            left: self.left,
             ..Figures::default()
         };
         for series in self.series.iter().chain([&self.gone]) {
             figures.total.add(&series.total);
-            for (status, source, count) in &series.volume.answers {
-                if *status == CLIENT_LEFT {
-                    figures.left += count;
-                } else if status.is_server_error() && *source == Source::Error {
-                    figures.failed += count;
-                }
-            }
+            figures.total.add(&series.untold);
         }
         figures
     }
@@ -277,6 +296,8 @@ impl Sum {
             sum.open += core.open.load(Ordering::Relaxed);
             sum.refused += core.refused.load(Ordering::Relaxed);
             sum.reading += core.reading.load(Ordering::Relaxed);
+            sum.failed += core.failed.load(Ordering::Relaxed);
+            sum.left += core.left.load(Ordering::Relaxed);
             let counted = core.routes.lock().unwrap_or_else(PoisonError::into_inner);
             for (id, series) in counted.iter() {
                 match routes.get_mut(id) {

@@ -67,9 +67,9 @@ pub struct Sample {
     pub requests: u64,
     /// Of these, those that failed by its own fault.
     pub failed: u64,
-    /// Of these, those whose clients went away before an answer.
+    /// Of these, those whose clients waited in vain. None of a node that does not tell.
     #[serde(default)]
-    pub left: u64,
+    pub left: Option<u64>,
     /// What the slowest of a hundred took, in microseconds; 0: no requests.
     pub p99_us: u32,
 }
@@ -79,9 +79,9 @@ pub struct Sample {
 pub(super) struct Samples {
     /// What it had counted by the last: requests, and failed ones. None before the first.
     counted: Option<(u64, u64)>,
-    /// And those that were left, which earlier versions do not keep.
+    /// And those whose clients waited in vain, which nodes of earlier versions do not tell.
     #[serde(default)]
-    left: u64,
+    left: Option<u64>,
     /// When that was.
     #[serde(default)]
     reported_at: UnixTime,
@@ -112,7 +112,7 @@ impl Samples {
 
     /// The node's process is another one, which counts from nothing.
     pub(super) fn restart(&mut self) {
-        (self.counted, self.left) = (Some((0, 0)), 0);
+        (self.counted, self.left) = (Some((0, 0)), Some(0));
     }
 
     /// Remembers what happened since the last report. How slow it was is not said of a change that the node has taken up
@@ -132,7 +132,10 @@ impl Samples {
             revision: running,
             requests: report.requests.saturating_sub(requests),
             failed: report.failed.saturating_sub(failed),
-            left: report.left.saturating_sub(left),
+            left: report
+                .left
+                .zip(left)
+                .map(|(now, before)| now.saturating_sub(before)),
             p99_us: if before == running { report.p99_us } else { 0 },
         };
         if sample.requests == 0 {

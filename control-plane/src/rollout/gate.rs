@@ -104,12 +104,13 @@ fn rate(samples: &[&Sample], least: u64, bad: fn(&Sample) -> u64) -> Option<u64>
     (requests >= least).then(|| bad.saturating_mul(1000) / requests.max(1))
 }
 
-/// How many of 1,000 are `bad` now, and at most before and elsewhere, if these are more by the `margin` or of few by most.
+/// How many of 1,000 are `bad` now, and at most before and elsewhere, as far as that is known, if these are more by the `margin` or
+/// of few by most.
 fn worse(
     [with, before, elsewhere]: [&[&Sample]; 3],
     margin: u64,
     bad: fn(&Sample) -> u64,
-) -> Option<(u64, u64)> {
+) -> Option<(u64, Option<u64>)> {
     let (least, margin) = if requests(with) < REQUESTS {
         (FEW_REQUESTS, MORE_OF_FEW)
     } else {
@@ -117,13 +118,13 @@ fn worse(
     };
     let now = rate(with, least, bad)?;
     let usual = rate(before, least, bad).max(rate(elsewhere, least, bad));
-    let usual = usual.unwrap_or_default();
-    (now > usual + margin).then_some((now, usual))
+    (now > usual.unwrap_or_default() + margin).then_some((now, usual))
 }
 
 fn failures(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Option<String> {
     let samples = [with, before, elsewhere];
     let (now, usual) = worse(samples, MORE_FAILURES, |sample| sample.failed)?;
+    let usual = usual.unwrap_or_default();
     Some(format!(
         "{now} of 1,000 requests fail on the nodes that have it, {usual} before or elsewhere"
     ))
@@ -131,8 +132,15 @@ fn failures(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Opti
 
 /// Where requests hang, clients give up.
 fn departures(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Option<String> {
-    let samples = [with, before, elsewhere];
-    let (now, usual) = worse(samples, MORE_LEFT, |sample| sample.left)?;
+    let [with, before, elsewhere] = [with, before, elsewhere].map(|samples| {
+        let telling = samples.iter().filter(|sample| sample.left.is_some());
+        telling.copied().collect::<Vec<_>>()
+    });
+    let samples = [&*with, &*before, &*elsewhere];
+    let left = |sample: &Sample| sample.left.unwrap_or_default();
+    let (now, usual) = worse(samples, MORE_LEFT, left)?;
+    // Nodes of earlier versions do not tell, and what is usual may be much.
+    let usual = usual?;
     Some(format!(
         "of {now} of 1,000 requests the clients leave before an answer on the nodes that have it, of {usual} before or elsewhere"
     ))
@@ -170,9 +178,10 @@ fn pace(samples: &[&Sample], end: UnixTime) -> Option<u64> {
     let (first, rest) = samples.split_first()?;
     let span = end.saturating_since(first.at);
     let millis = u64::try_from(span.as_millis()).ok()?;
-    let answered = rest
-        .iter()
-        .map(|sample| sample.requests.saturating_sub(sample.left));
+    let answered = rest.iter().map(|sample| {
+        let left = sample.left.unwrap_or_default();
+        sample.requests.saturating_sub(left)
+    });
     (span >= TELLING).then(|| answered.sum::<u64>().saturating_mul(1_000_000) / millis)
 }
 

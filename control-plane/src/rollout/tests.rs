@@ -82,7 +82,7 @@ fn sample(at: u64, revision: Revision, requests: u64, failed: u64, p99_us: u32) 
         revision,
         requests,
         failed,
-        left: 0,
+        left: Some(0),
         p99_us,
     }
 }
@@ -356,13 +356,16 @@ fn a_node_whose_clients_give_up_halts_it() {
         rollout.reason
     };
     for many in [300, 75, 20] {
-        let reason = left(many, 0, 0).unwrap_or_default();
+        let reason = left(Some(many), Some(0), Some(0)).unwrap_or_default();
         assert!(reason.contains("the clients leave"), "{many}: {reason}");
     }
     // Some always do, or did before, or do elsewhere.
-    assert_eq!(left(10, 0, 0), None);
-    assert_eq!(left(100, 90, 0), None);
-    assert_eq!(left(100, 0, 90), None);
+    assert_eq!(left(Some(10), Some(0), Some(0)), None);
+    assert_eq!(left(Some(100), Some(90), Some(0)), None);
+    assert_eq!(left(Some(100), Some(0), Some(90)), None);
+    // Nodes of earlier versions do not tell.
+    assert_eq!(left(Some(100), None, None), None);
+    assert!(left(Some(100), None, Some(0)).is_some());
 }
 
 #[test]

@@ -421,7 +421,7 @@ impl Following<'_> {
             draining: phase != Phase::Serving,
             requests: figures.requests,
             failed: figures.failed,
-            left: figures.left,
+            left: Some(figures.left),
             connections: u32::try_from(sum.open).unwrap_or(u32::MAX),
             resident_bytes: shared::machine::resident_bytes(),
             crash_restarts: u32::try_from(contact.crash_restarts()).unwrap_or(u32::MAX),

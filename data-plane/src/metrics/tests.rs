@@ -65,3 +65,45 @@ fn cores_are_added_up_under_kongs_names() {
         "nothing is said of what nobody has seen"
     );
 }
+
+/// Whatever operators want to be told.
+#[test]
+fn control_planes_are_told_of_failures_slowness_and_who_gave_up() {
+    for (counts, consumer) in [
+        (Counts::DEFAULT, None),
+        (Counts::default(), None),
+        (
+            Counts {
+                consumers: true,
+                ..Counts::DEFAULT
+            },
+            Some("ann"),
+        ),
+    ] {
+        let core = Arc::new(Metrics::default());
+        let labels = Arc::new(Labels::default());
+        let observe = |status: u16, source, total_latency| {
+            core.observe(&Observation {
+                route: Some((Uuid::from_u128(1), &labels)),
+                counts,
+                consumer,
+                status: StatusCode::from_u16(status).unwrap(),
+                source,
+                received: 1,
+                sent: 1,
+                proxy_latency: 1,
+                upstream_latency: None,
+                total_latency,
+            });
+        };
+        observe(200, Source::Service, 2);
+        observe(503, Source::Service, 2);
+        observe(503, Source::Error, 2);
+        // Whoever hangs up at once says nothing of how the gateway does.
+        observe(499, Source::Error, 999);
+        observe(499, Source::Error, 1_000);
+        let figures = Sum::of(&[core]).figures();
+        assert_eq!((figures.failed, figures.left), (1, 1), "{counts:?}");
+        assert_eq!(figures.p99_since(&Figures::default()), 1_000_000);
+    }
+}
