@@ -350,7 +350,8 @@ impl Admin {
             Endpoint::LogLevel => log_level::show(),
             Endpoint::Health(upstream) => {
                 let fleet = self.clustering.as_ref().map(|clustering| &clustering.fleet);
-                let told = fleet.map(Fleet::targets).unwrap_or_default();
+                let told = fleet.map(|fleet| health::told(config, *upstream, fleet));
+                let told = told.unwrap_or_default();
                 let said = self.marks();
                 health::health(config, *upstream, self.node.id, query, &told, said)
             }

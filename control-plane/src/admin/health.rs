@@ -9,7 +9,13 @@ use uuid::Uuid;
 
 use super::show;
 use crate::config::{Config, Fields};
-use crate::fleet::{Address, Targets};
+use crate::fleet::{Address, Fleet, Targets};
+
+/// What the nodes of `fleet` tell of the targets of an upstream.
+pub(super) fn told(config: &Config, upstream: Key, fleet: &Fleet) -> Targets {
+    let targets = config.children(upstream, Target::KIND, Uuid::nil());
+    fleet.targets(&targets.map(|key| key.id).collect())
+}
 
 /// The targets of an upstream, the newest first. Data planes check them, and look their names up, and have `told` of it;
 /// what an operator has `said` of a target, by its id and its address, counts until they have told.
@@ -45,8 +51,7 @@ pub(super) fn health(
                 "UNHEALTHY"
             };
             shown.insert("health".to_owned(), state.into());
-            let leads = told.addresses.get(&key.id).into_iter().flatten();
-            let leads = leads.map(|(at, address)| {
+            let leads = told.leads(key.id).iter().map(|(_, at, address)| {
                 let said = said(key.id, Some((at.ip(), at.port())));
                 let healthy = said.unwrap_or(address.healthy);
                 (
@@ -290,13 +295,14 @@ mod tests {
                 removes: Vec::new(),
             };
             let config = Config::default().founded().evolve(&change, Revision(1));
+            let target = Uuid::from_u128(2);
             let addresses = [(1, true), (2, false), (3, true)].map(|(last, healthy)| {
                 let at = SocketAddr::from(([10, 0, 0, last], 80));
                 let weight = 10;
-                (at, Address { weight, healthy })
+                (target, at, Address { weight, healthy })
             });
             let told = Targets {
-                addresses: [(Uuid::from_u128(2), addresses.into())].into(),
+                addresses: addresses.into(),
                 ..Targets::default()
             };
             let third = IpAddr::from([10, 0, 0, 3]);

@@ -137,8 +137,8 @@ fn targets(ids: &[impl AsRef<[u8]>]) -> HashSet<Uuid> {
 }
 
 /// Where the names of targets lead.
-fn addresses(told: &[v1::TargetAddress]) -> BTreeMap<Uuid, BTreeMap<SocketAddr, Address>> {
-    let mut addresses = BTreeMap::<_, BTreeMap<_, _>>::new();
+fn addresses(told: &[v1::TargetAddress]) -> Vec<(Uuid, SocketAddr, Address)> {
+    let mut addresses = BTreeMap::new();
     for told in told.iter().take(ADDRESSES) {
         let ip = <[u8; 4]>::try_from(&*told.address).map(IpAddr::from);
         let ip = ip.or_else(|_| <[u8; 16]>::try_from(&*told.address).map(IpAddr::from));
@@ -153,10 +153,12 @@ fn addresses(told: &[v1::TargetAddress]) -> BTreeMap<Uuid, BTreeMap<SocketAddr, 
             weight: told.weight.min(u16::MAX.into()),
             healthy: told.healthy,
         };
-        let known = addresses.entry(target).or_default();
-        known.insert(SocketAddr::new(ip, port), address);
+        addresses.insert((target, SocketAddr::new(ip, port)), address);
     }
+    let addresses = addresses.into_iter();
     addresses
+        .map(|((target, at), address)| (target, at, address))
+        .collect()
 }
 
 /// What a node can take.

@@ -54,6 +54,11 @@ impl Told {
         Ok(Some(packed).filter(|packed| packed.len() <= TOLD))
     }
 
+    /// Leaves out what one page alone shows.
+    fn leave_out_addresses(&mut self) {
+        self.targets.addresses.clear();
+    }
+
     /// Leaves out what others can do without.
     fn leave_out_details(&mut self) {
         for row in &mut self.rows {
@@ -228,6 +233,7 @@ impl Fleet {
             at: now,
             ..Told::default()
         };
+        let mut targets = Vec::new();
         for (_, node) in self
             .nodes()
             .here
@@ -235,17 +241,22 @@ impl Fleet {
             .filter(|(name, _)| part_of(name) == part)
         {
             let mut row = node.row.clone();
-            let targets = std::mem::take(&mut row.report.targets);
+            let told_here = std::mem::take(&mut row.report.targets);
             if row.connected {
-                told.targets.extend(&targets);
+                targets.push(told_here);
             }
             if !samples {
                 row.samples.clear();
             }
             told.rows.push(row);
         }
+        told.targets = Targets::together(targets.iter(), None);
         let mut packed = told.pack()?;
-        for leave_out in [Told::leave_out_details, Told::leave_out_excess] {
+        for leave_out in [
+            Told::leave_out_addresses,
+            Told::leave_out_details,
+            Told::leave_out_excess,
+        ] {
             if packed.is_none() {
                 leave_out(&mut told);
                 packed = told.pack()?;
@@ -389,7 +400,8 @@ mod tests {
         // By our clock, not by that of the other.
         assert_eq!(rows[1]["last_seen"], NOW.as_secs());
         assert_eq!(rows[1]["last_refusal"]["faults"][0]["field"], "paths");
-        assert_eq!(other.targets(), ill([7, 8], 8));
+        let asked = [6, 7, 8].map(Uuid::from_u128).into();
+        assert_eq!(other.targets(&asked), ill([7, 8], 8));
         let progress = other.progress_of(|_, position| *position == at(2));
         let expected = Progress {
             serving: vec!["here".to_owned()],

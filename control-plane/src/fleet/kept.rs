@@ -12,7 +12,7 @@ use shared::machine::write_whole;
 use shared::telemetry::Trouble;
 use tokio::task::JoinHandle;
 
-use super::{Fleet, Introduction, Row};
+use super::{Fleet, Introduction, Row, Targets};
 
 /// How often the file is written. What happens in between a crash loses, but for who is there.
 const WRITE: Duration = Duration::from_mins(1);
@@ -169,6 +169,8 @@ impl Fleet {
         drop(nodes);
         for row in &mut rows {
             row.samples.clear();
+            // Each node tells them anew, and they are many.
+            row.report.targets = Targets::default();
         }
         if let Some(directory) = file.parent() {
             fs::create_dir_all(directory)?;

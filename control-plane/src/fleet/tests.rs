@@ -275,7 +275,8 @@ fn a_node_shows_what_it_lacks_and_how_it_does() {
         ..Report::default()
     };
     member.reports(report, NOW);
-    assert_eq!(fleet.targets(), ill([7, 8], 8));
+    let asked = [6, 7, 8].map(Uuid::from_u128).into();
+    assert_eq!(fleet.targets(&asked), ill([7, 8], 8));
     let shown = fleet.list(|_| at(2), NOW).remove(0);
     assert_eq!(shown["sync_status"], "plugin_set_incompatible");
     assert_eq!(shown["progress"], "blocked");
