@@ -320,14 +320,16 @@ impl Fleet {
         let quarantined = introduction.quarantined.iter().copied();
         let mut shunned: Vec<Shunned> = quarantined.map(Shunned::from).collect();
         let mut nodes = self.nodes();
-        nodes.awaited.is_back(&introduction);
         if introduction.handed_over {
             // It is led like its node, and counts for nothing: its successor speaks for the node.
             nodes.leaving.insert(&introduction, orders)?;
+            nodes.awaited.is_back(&introduction);
             let membership = Membership::new(self, &introduction, LEAVING, receiver);
             return Ok((membership, shunned));
         }
         room::make(&mut nodes.here, &introduction)?;
+        // One that is turned away is still awaited.
+        nodes.awaited.is_back(&introduction);
         let before = nodes.here.remove(&name);
         let streams = before.as_ref().map_or(0, |node| node.streams) + 1;
         // A node that comes from another control plane is known from there.
