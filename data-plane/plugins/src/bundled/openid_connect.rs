@@ -408,6 +408,7 @@ async fn use_refresh_token(
         held: None,
         session: None,
         steps: 0,
+        spared_until: None,
         patience: None,
         passed_on: PassedOn::of(rules, exchange).await,
     };

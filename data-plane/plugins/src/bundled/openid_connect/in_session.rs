@@ -262,21 +262,26 @@ async fn renew(
             "the access token has expired",
         ));
     };
-    let stale = session.claims_due(rules).filter(|due| *due <= now);
-    let lives = stale.is_none() && end.is_none_or(|end| now.saturating_add(leeway) < end);
+    let claims_due = session.claims_due(rules);
+    let is_fresh = claims_due.is_none_or(|due| now < due);
+    let lives = is_fresh && end.is_none_or(|end| now.saturating_add(leeway) < end);
     if lives && !must {
         return Ok(Token::Serves);
     }
     let grace = rules.config.provider.refresh_grace.seconds();
     let patience = rules.config.access.stale_if_error.seconds();
-    let spared = !must
-        && end.is_none_or(|end| now < end.saturating_add(grace))
-        && stale.is_none_or(|due| now < due.saturating_add(patience));
+    let ends = [
+        end.map(|end| end.saturating_add(grace)),
+        claims_due.map(|due| due.saturating_add(patience)),
+    ];
+    let spared_until = ends.into_iter().flatten().min().filter(|_| !must);
+    let spared = spared_until.is_some_and(|until| now < until);
     let asked = refresh::Asked {
         client: session.client,
         refresh_token: token,
         id_token: session.id_token.as_deref(),
         held: Some((&session.access_token, end)),
+        spared_until,
         // A provider that is known to fail holds nobody up who can do without.
         passed_on: PassedOn::of(rules, exchange).await,
         session: Some(&session.id),

@@ -58,6 +58,7 @@ struct Refresh<H> {
     want: Want,
     id_token: Option<String>,
     session: Option<String>,
+    spared_until: Option<UnixTime>,
     passed_on: PassedOn,
     steps: u8,
 }
@@ -71,6 +72,8 @@ pub(super) struct Asked<'a> {
     pub(super) id_token: Option<&'a str>,
     /// The access token that it holds, and its end.
     pub(super) held: Option<(&'a str, Option<UnixTime>)>,
+    /// Until when the caller can do without new ones. `None`: not even now.
+    pub(super) spared_until: Option<UnixTime>,
     /// How long the caller waits, if not for as long as it takes. The refresh goes on.
     pub(super) patience: Option<Duration>,
     /// The id of the session that has the token; none if a client has brought it.
@@ -119,6 +122,7 @@ pub(super) async fn refresh(
             client,
             id_token,
             session,
+            spared_until,
             passed_on,
             steps,
             ..
@@ -134,6 +138,7 @@ pub(super) async fn refresh(
             want,
             id_token: id_token.map(str::to_owned),
             session: session.map(str::to_owned),
+            spared_until,
             passed_on,
             steps,
         };
@@ -293,6 +298,7 @@ impl<H: Host> Refresh<H> {
             held: held.map(|held| (held.access_token.as_str(), held.expires_at)),
             patience: None,
             session: self.session.as_deref(),
+            spared_until: self.spared_until,
             passed_on: self.passed_on.clone(),
             steps: self.steps,
         }

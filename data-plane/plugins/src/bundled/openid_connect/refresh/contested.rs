@@ -57,11 +57,8 @@ impl<H: Host> Refresh<H> {
     /// Until when a refusal at `now` is doubted: as long as the session goes on without, and a moment longer. What the store
     /// says of turns leaves less to doubt.
     fn doubted_until(&self, now: UnixTime) -> UnixTime {
-        let grace = self.rules.config.provider.refresh_grace.seconds();
-        let held = self.want.held.as_ref().filter(|_| self.store().is_none());
-        let end = held.and_then(|held| held.expires_at);
-        let end = end.map_or(now, |end| end.saturating_add(grace));
-        now.max(end).saturating_add(DOUBTED)
+        let spared = self.spared_until.filter(|_| self.store().is_none());
+        now.max(spared.unwrap_or(now)).saturating_add(DOUBTED)
     }
 
     /// New tokens, once it is this node's turn where the session is stored: also a node that control planes do not hear, or

@@ -263,3 +263,33 @@ fn rule_41_whoever_may_have_lost_a_refresh_ends_no_session_that_is_verified_agai
     let reply = late.get(&mut two, "/api");
     assert_eq!((reply.status, reply.ends_session()), (401, true));
 }
+
+#[test]
+fn a_refusal_is_doubted_for_as_long_as_the_session_goes_on_without() {
+    // With claims of 60 seconds, whenever the access token ends: how long they serve on, and when the session is over.
+    for (stale_if_error, lifetime, steps) in [
+        (0, 300, &[(0, 503), (9, 503), (1, 401)][..]),
+        (0, 28_800, &[(0, 503), (9, 503), (1, 401)]),
+        (
+            40,
+            28_800,
+            &[(0, 200), (39, 200), (1, 503), (9, 503), (1, 401)],
+        ),
+    ] {
+        let config = json!({ "max_claim_age": 60, "stale_if_error": stale_if_error });
+        let mut gateway = Gateway::new(config);
+        gateway.host.claims(Claim::Alone);
+        gateway.provider.script.borrow_mut().lifetime = Some(lifetime);
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+        gateway.provider.script.borrow_mut().token_answer =
+            Some((400, json!({ "error": "invalid_grant" })));
+        gateway.advance(60);
+        for &(seconds, status) in steps {
+            gateway.advance(seconds);
+            let reply = browser.get(&mut gateway, "/api");
+            let outcome = (reply.status, reply.ends_session());
+            assert_eq!(outcome, (status, status == 401), "{lifetime} {steps:?}");
+        }
+    }
+}
