@@ -9,7 +9,8 @@ use bytes::Bytes;
 use proto::v1::{answer, request};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
-use self::given::{Given, Number};
+pub(crate) use self::given::Given;
+use self::given::Number;
 
 /// How long an answer may take that needs no work.
 const PROMPT: Duration = Duration::from_secs(1);

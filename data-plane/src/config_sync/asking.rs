@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use plugins::sessions::revocations::Revocations;
 use proto::v1::flight::Step;
 use proto::v1::{
     Answer, Flight, NodeMessage, Request, Revoke, Revoked, answer, node_message, request,
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::beside::revocations;
 use super::follow::Ended;
-use crate::ask::{Asked, Wanted};
+use crate::ask::{Asked, Given, Wanted};
 use crate::core::Node as Gateway;
 
 /// Questions that may wait for their answers.
@@ -27,7 +28,8 @@ struct Waiting {
 
 /// One stream, as far as it is this node that speaks.
 pub(super) struct Asking<'a> {
-    gateway: &'a Gateway,
+    given: &'a Given,
+    revocations: &'a Revocations,
     outgoing: mpsc::Sender<NodeMessage>,
     /// Who waits for which answer.
     asked: HashMap<u64, Waiting>,
@@ -38,7 +40,8 @@ impl<'a> Asking<'a> {
     /// Nothing has been asked yet.
     pub(super) fn new(gateway: &'a Gateway, outgoing: mpsc::Sender<NodeMessage>) -> Self {
         Self {
-            gateway,
+            given: &gateway.questions.given,
+            revocations: &gateway.revocations,
             outgoing,
             asked: HashMap::new(),
             questions: 0,
@@ -87,9 +90,15 @@ impl<'a> Asking<'a> {
             request::What::Flight(flight) => Some(flight.key.clone()),
             _ => None,
         };
-        self.asked
-            .insert(self.questions + 1, Waiting { answer, work });
-        self.request(what)
+        // To what could not be sent there is no answer.
+        self.request(what)?;
+        self.asked.insert(self.questions, Waiting { answer, work });
+        Ok(())
+    }
+
+    /// Nobody will be answered any more.
+    pub(super) fn cut(&mut self) {
+        self.asked.clear();
     }
 
     fn request(&mut self, what: request::What) -> Result<(), Ended> {
@@ -109,7 +118,7 @@ impl<'a> Asking<'a> {
         };
         let is_given = matches!(what, answer::What::Yours(_));
         let work = waiting.work.filter(|_| is_given);
-        let given = &self.gateway.questions.given;
+        let given = self.given;
         let work = work.map(|key| (given.begins(&key), key));
         // Who no longer waits has gone away, and does no work.
         let is_lost = waiting.answer.send(what).is_err();
@@ -135,12 +144,59 @@ impl<'a> Asking<'a> {
             tracing::warn!("what was revoked cannot be read; it comes with the next configuration");
             return Ok(());
         };
-        self.gateway.revocations.add(revocations, UnixTime::now());
+        self.revocations.add(revocations, UnixTime::now());
         if told.revision == 0 {
             return Ok(());
         }
         self.send(node_message::Kind::Revoked(Revoked {
             revision: told.revision,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::v1::node_message::Kind;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_what_cannot_be_sent_hears_at_once_that_there_is_no_answer() {
+        let (given, revocations) = Default::default();
+        let (outgoing, mut sent) = mpsc::channel(1);
+        let mut asking = Asking {
+            given: &given,
+            revocations: &revocations,
+            outgoing,
+            asked: HashMap::new(),
+            questions: 0,
+        };
+        let mut ask = || {
+            let (answer, answered) = oneshot::channel();
+            let what = request::What::Echo(true);
+            let wanted = Wanted::Answer(answer);
+            (asking.ask(Some(Asked { what, wanted })), answered)
+        };
+        let (asked, mut first) = ask();
+        assert!(asked.is_ok());
+        let (asked, mut second) = ask();
+        assert!(matches!(asked, Err(Ended::Silent)));
+        let closed = oneshot::error::TryRecvError::Closed;
+        assert_eq!(second.try_recv(), Err(closed));
+        // The one before waits on, and has its answer.
+        let Some(Kind::Request(request)) = sent.try_recv().unwrap().kind else {
+            panic!("no request");
+        };
+        let what = Some(answer::What::Stored(true));
+        let id = request.id;
+        assert!(
+            asking
+                .take(Answer {
+                    id,
+                    what: what.clone()
+                })
+                .is_ok()
+        );
+        assert_eq!(first.try_recv().ok(), what);
     }
 }

@@ -305,18 +305,19 @@ impl Following<'_> {
         }
     }
 
-    /// Brings `update` into force. Meanwhile nobody waits for that who is logged out, or asks something.
+    /// Brings `update` into force. Meanwhile nobody waits for that who is logged out, or asks something. Says also whether
+    /// the stream has carried what there was to say.
     async fn bring(
         &mut self,
         update: Update,
         incoming: &mut Streaming<ControlMessage>,
-    ) -> Result<(), Vec<Fault>> {
+    ) -> (Result<(), Vec<Fault>>, Result<(), Ended>) {
         let mut bringing = pin!(self.applier.apply(update));
-        // Whether the stream still carries something. What is begun is ended.
-        let mut carries = true;
+        // Whether the stream still carries something, and why not. What is begun is ended.
+        let (mut carries, mut carried) = (true, Ok(()));
         loop {
             let said = tokio::select! {
-                outcome = &mut bringing => return outcome,
+                outcome = &mut bringing => return (outcome, carried),
                 asked = self.gateway.questions.next(), if carries => self.asking.ask(asked),
                 received = incoming.message(), if carries && self.late.len() < LATE => {
                     match received {
@@ -336,7 +337,10 @@ impl Following<'_> {
                     }
                 }
             };
-            carries &= said.is_ok();
+            if said.is_err() {
+                self.asking.cut();
+                (carries, carried) = (false, said);
+            }
         }
     }
 
@@ -351,7 +355,7 @@ impl Following<'_> {
         let before = self.applier.running().revision;
         // Who may vouch for it may have changed since the connection began.
         self.renew();
-        let outcome = self.bring(update, incoming).await;
+        let (outcome, carried) = self.bring(update, incoming).await;
         let running = Some((&self.applier.running()).into());
         let mut helpless = false;
         let answer = match outcome {
@@ -381,6 +385,7 @@ impl Following<'_> {
             }
         };
         self.send(answer)?;
+        carried?;
         if helpless {
             return self.need(need::What::Everything(true));
         }
