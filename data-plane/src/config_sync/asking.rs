@@ -9,9 +9,10 @@ use proto::v1::{
     Answer, Flight, NodeMessage, Request, Revoke, Revoked, answer, node_message, request,
 };
 use shared::clock::UnixTime;
+use shared::snapshot::Revision;
 use tokio::sync::{mpsc, oneshot};
 
-use super::beside::revocations;
+use super::beside::{Heard, revocations};
 use super::follow::Ended;
 use crate::ask::{Asked, Given, Wanted};
 use crate::core::Node as Gateway;
@@ -34,6 +35,7 @@ pub(super) struct Asking<'a> {
     /// Who waits for which answer.
     asked: HashMap<u64, Waiting>,
     questions: u64,
+    heard: Heard,
 }
 
 impl<'a> Asking<'a> {
@@ -45,6 +47,7 @@ impl<'a> Asking<'a> {
             outgoing,
             asked: HashMap::new(),
             questions: 0,
+            heard: Heard::default(),
         }
     }
 
@@ -138,19 +141,19 @@ impl<'a> Asking<'a> {
         }))
     }
 
-    /// What is over is so at once, whatever else is on its way.
-    pub(super) fn revoke(&self, told: &Revoke) -> Result<(), Ended> {
-        let Some(revocations) = revocations(told) else {
+    /// What is over is so at once, whatever else is on its way to this node, which is `running` something older.
+    pub(super) fn revoke(&mut self, told: &Revoke, running: Revision) -> Result<(), Ended> {
+        let revocations = revocations(told);
+        let is_read = revocations.is_some();
+        if let Some(revocations) = revocations {
+            self.revocations.add(revocations, UnixTime::now());
+        } else {
             tracing::warn!("what was revoked cannot be read; it comes with the next configuration");
-            return Ok(());
-        };
-        self.revocations.add(revocations, UnixTime::now());
-        if told.revision == 0 {
-            return Ok(());
         }
-        self.send(node_message::Kind::Revoked(Revoked {
-            revision: told.revision,
-        }))
+        match self.heard.note(told.revision, is_read, running) {
+            Some(revision) => self.send(node_message::Kind::Revoked(Revoked { revision })),
+            None => Ok(()),
+        }
     }
 }
 
@@ -170,6 +173,7 @@ mod tests {
             outgoing,
             asked: HashMap::new(),
             questions: 0,
+            heard: Heard::default(),
         };
         let mut ask = || {
             let (answer, answered) = oneshot::channel();

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::v1::{Chunk, Part, Revoke};
 use shared::entity::Revocation;
+use shared::snapshot::Revision;
 
 use super::receiver::{CHUNK, Violation};
 
@@ -26,6 +27,30 @@ impl Parts {
         }
         let whole = Bytes::from(std::mem::take(&mut self.0));
         Chunk::decode(whole).map(Some).map_err(|_| Violation::Part)
+    }
+}
+
+/// Up to which revision it is known what was revoked, of what comes beside updates.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// Whether some of what is being told could not be read.
+    lacks: bool,
+    /// Up to which revision something may be missing that could not be read: it comes with an update that goes as far.
+    whole_from: u64,
+}
+
+impl Heard {
+    /// Notes a message up to `revision`, 0 if more of the same follow, that was read or not. Up to which revision nothing is
+    /// missing, if that is to be said: not while less is `running` than what holds whatever could not be read.
+    pub(super) fn note(&mut self, revision: u64, is_read: bool, running: Revision) -> Option<u64> {
+        self.lacks |= !is_read;
+        if revision == 0 {
+            return None;
+        }
+        if std::mem::take(&mut self.lacks) {
+            self.whole_from = revision;
+        }
+        (running.0 >= self.whole_from).then_some(revision)
     }
 }
 
@@ -54,6 +79,26 @@ mod tests {
         let mut parts: Vec<Part> = pieces.collect();
         parts.last_mut().unwrap().last = true;
         parts
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_missing_until_what_holds_it_runs() {
+        let mut heard = Heard::default();
+        let mut note =
+            |revision, is_read, running| heard.note(revision, is_read, Revision(running));
+        assert_eq!(note(0, true, 1), None);
+        assert_eq!(note(7, true, 1), Some(7));
+        // The first of three.
+        assert_eq!(note(0, false, 1), None);
+        assert_eq!(note(0, true, 1), None);
+        assert_eq!(note(9, true, 1), None);
+        // What is told next does not tell it again, nor does an update that does not go as far.
+        assert_eq!(note(10, true, 1), None);
+        assert_eq!(note(11, true, 8), None);
+        assert_eq!(note(11, true, 9), Some(11));
+        // The only one.
+        assert_eq!(note(12, false, 9), None);
+        assert_eq!(note(13, true, 12), Some(13));
     }
 
     #[test]

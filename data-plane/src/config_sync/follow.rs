@@ -224,7 +224,10 @@ impl Following<'_> {
             Some(Kind::Begin(begin)) => self.receiver.begin(begin)?,
             Some(Kind::Chunk(chunk)) => self.receiver.chunk(&chunk)?,
             Some(Kind::Part(part)) => self.receiver.part(&part)?,
-            Some(Kind::Revoke(told)) => return self.asking.revoke(&told),
+            Some(Kind::Revoke(told)) => {
+                let running = self.applier.running().revision;
+                return self.asking.revoke(&told, running);
+            }
             Some(Kind::Commit(commit)) => {
                 let update = self.receiver.commit(&commit)?;
                 return self.apply(update, incoming).await;
@@ -312,6 +315,7 @@ impl Following<'_> {
         update: Update,
         incoming: &mut Streaming<ControlMessage>,
     ) -> (Result<(), Vec<Fault>>, Result<(), Ended>) {
+        let running = self.applier.running().revision;
         let mut bringing = pin!(self.applier.apply(update));
         // Whether the stream still carries something, and why not. What is begun is ended.
         let (mut carries, mut carried) = (true, Ok(()));
@@ -323,7 +327,7 @@ impl Following<'_> {
                     match received {
                         Ok(Some(message)) => match message.kind {
                             Some(Kind::Answer(answer)) => self.asking.take(answer),
-                            Some(Kind::Revoke(told)) => self.asking.revoke(&told),
+                            Some(Kind::Revoke(told)) => self.asking.revoke(&told, running),
                             kind => {
                                 self.late.push_back(Ok(Some(ControlMessage { kind })));
                                 Ok(())
