@@ -105,6 +105,12 @@ impl Revocation {
         name(b"jti", &[issuer.trim_end_matches('/'), id])
     }
 
+    /// Names that the provider itself has said, server to server, that what `ended` names is over (OpenID Connect Back-Channel
+    /// Logout 1.0): whoever names a session in a frame has proven nothing.
+    pub fn by_provider(ended: Uuid) -> Uuid {
+        name(b"backchannel", &[&ended.to_string()])
+    }
+
     /// Both of two revocations of one thing.
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
@@ -156,6 +162,8 @@ mod tests {
             Revocation::issuer(issuer),
             Revocation::logout_token(issuer, "a"),
             Revocation::subject("https://idp.examplea", ""),
+            Revocation::by_provider(Revocation::subject(issuer, "a")),
+            Revocation::by_provider(Revocation::subject(issuer, "b")),
             Revocation::cache(Uuid::nil()),
             Revocation::cached([1; 32]),
             Revocation::mark(Uuid::nil(), None, true),

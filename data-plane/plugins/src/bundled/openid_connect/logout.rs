@@ -329,7 +329,7 @@ pub(super) fn ended_elsewhere(rules: &Arc<Rules>, host: &impl Host, open: &Opene
     let logout = &rules.config.logout;
     if !logout.logout_revoke
         || logout.backchannel_logout_uri_suffix.is_none()
-        || !open.is_ended_by_provider(rules, host.revocations())
+        || !open.is_ended_by_provider(host.revocations())
     {
         return;
     }

@@ -322,12 +322,11 @@ impl Opened {
         false
     }
 
-    /// Whether the provider ended it, rather than a logout here.
-    pub(super) fn is_ended_by_provider(&self, rules: &Rules, revocations: &Revocations) -> bool {
+    /// Whether the provider ended it by itself, rather than a logout here or in a frame.
+    pub(super) fn is_ended_by_provider(&self, revocations: &Revocations) -> bool {
         let own = [Revocation::session(&self.session.id)];
         let names = self.tenure.names.iter();
-        let names = names.filter(|name| **name != rules.issuer_name);
-        let by_provider: Vec<_> = names.copied().collect();
+        let by_provider: Vec<_> = names.map(|name| Revocation::by_provider(*name)).collect();
         let began_at = self.tenure.began_at;
         !revocations.end(&own, began_at) && revocations.end(&by_provider, began_at)
     }

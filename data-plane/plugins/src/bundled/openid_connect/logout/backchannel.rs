@@ -149,7 +149,13 @@ async fn hear_once(
 
 async fn hear(rules: &Rules, host: &impl Host, asked: Asked) -> Result<(), Failure> {
     let unstored = |error: RevokeError| Failure::unavailable("logout_token", error.to_string());
-    host.revoke(vec![asked.ends]).await.map_err(unstored)?;
+    // Whose tokens are revoked for it when they are shown: not those of sessions that only a frame has named.
+    let revokes = rules.config.logout.logout_revoke.then(|| Revocation {
+        id: Revocation::by_provider(asked.ends.id),
+        ..asked.ends
+    });
+    let ends = revokes.into_iter().chain([asked.ends]).collect();
+    host.revoke(ends).await.map_err(unstored)?;
     info!(issuer = rules.issuer, "the provider ended sessions");
     // Only now is it used: the provider asks again with the same token after a failure.
     let used = Revocation {

@@ -168,14 +168,18 @@ fn keys_that_cannot_be_had_end_no_session() {
 
 #[test]
 fn rule_103_tokens_of_a_session_that_the_provider_ended_are_revoked_when_it_is_shown() {
-    let revoked = |config: Value, by_provider: bool| {
+    let revoked = |config: Value, by: &[&str]| {
         let mut gateway = Gateway::new(config);
         gateway.provider.script.borrow_mut().id_claims = vec![("sid", json!("s1"))];
         let mut browser = Browser::default();
         browser.sign_in(&mut gateway, "/api");
         gateway.advance(1);
         let stale = browser.clone();
-        if by_provider {
+        if by.contains(&"frame") {
+            let frame = format!("/frontchannel?iss={ISSUER}&sid=s1");
+            assert_eq!(Browser::default().get(&mut gateway, &frame).status, 200);
+        }
+        if by.contains(&"provider") {
             let claims = json!({
                 "iss": ISSUER, "aud": "client", "iat": gateway.provider.now(), "jti": "j1",
                 "sid": "s1",
@@ -185,7 +189,8 @@ fn rule_103_tokens_of_a_session_that_the_provider_ended_are_revoked_when_it_is_s
             let form = format!("logout_token={token}");
             let reply = Browser::default().post(&mut gateway, "/backchannel", &form);
             assert_eq!(reply.status, 200);
-        } else {
+        }
+        if by.contains(&"browser") {
             browser.post(&mut gateway, "/logout", "");
         }
         let before = gateway.provider.called("/revoke");
@@ -197,20 +202,23 @@ fn rule_103_tokens_of_a_session_that_the_provider_ended_are_revoked_when_it_is_s
     let config = |revokes: bool| {
         json!({
             "backchannel_logout_uri_suffix": "/backchannel", "logout_uri_suffix": "/logout",
-            "logout_revoke": revokes,
+            "frontchannel_logout_uri_suffix": "/frontchannel", "logout_revoke": revokes,
         })
     };
     assert_eq!(
-        revoked(config(true), true),
+        revoked(config(true), &["provider"]),
         2,
         "the refresh and the access token, once"
     );
-    assert_eq!(revoked(config(false), true), 0);
+    assert_eq!(revoked(config(false), &["provider"]), 0);
     assert_eq!(
-        revoked(config(true), false),
+        revoked(config(true), &["browser"]),
         0,
         "the logout itself has done it"
     );
+    // Anybody may have asked for the frame; that the provider asks, too, is as good as ever.
+    assert_eq!(revoked(config(true), &["frame"]), 0);
+    assert_eq!(revoked(config(true), &["frame", "provider"]), 2);
 }
 
 #[test]
