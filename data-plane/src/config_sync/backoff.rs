@@ -16,10 +16,13 @@ pub(super) struct Backoff {
 impl Backoff {
     /// The next pause; `soon`: while somebody is expected any moment.
     pub(super) fn next(&mut self, soon: bool, random: u64) -> Duration {
-        let doubled = 2_u32.saturating_pow(self.attempts.min(16));
-        self.attempts = self.attempts.saturating_add(1);
         let longest = if soon { SOON } else { LONGEST };
-        spread(FIRST.saturating_mul(doubled).min(longest), random)
+        let doubled = FIRST.saturating_mul(2_u32.saturating_pow(self.attempts));
+        // Those that came soon one after the other make none wait for long.
+        if doubled < longest {
+            self.attempts += 1;
+        }
+        spread(doubled.min(longest), random)
     }
 }
 
@@ -55,5 +58,20 @@ mod tests {
         assert_eq!(spread(Duration::ZERO, 7), Duration::ZERO);
         let most = u64::try_from(SOON.as_nanos()).unwrap() - 1;
         assert!(backoff.next(true, most) < SOON);
+    }
+
+    #[test]
+    fn who_was_expected_any_moment_is_not_waited_for_as_long_as_can_be_at_once() {
+        let mut backoff = Backoff::default();
+        for _ in 0..15 {
+            assert_eq!(backoff.next(true, 0), Duration::ZERO);
+        }
+        // The largest number below a limit is the pause itself.
+        let most = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap() - 1;
+        for limit in [400, 800, 1_600, 3_200, 6_400, 10_000, 10_000] {
+            let limit = Duration::from_millis(limit);
+            let pause = backoff.next(false, most(limit));
+            assert_eq!(pause + Duration::from_nanos(1), limit);
+        }
     }
 }
