@@ -1,10 +1,14 @@
 //! What is on its way to a node: updates, and what does not wait for these.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::Stream;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::OwnedPermit;
+use tokio::sync::mpsc::error::SendError;
 
 use crate::snapshot::Frame;
 
@@ -18,6 +22,66 @@ pub(super) struct Outgoing {
     pub(super) updates: mpsc::Sender<Frame>,
     /// For what passes it: answers, heartbeats, logouts.
     pub(super) prompt: mpsc::Sender<Frame>,
+}
+
+/// What a stream has to say that passes an update, while there is no room for it on the way.
+pub(super) struct Waiting {
+    messages: VecDeque<Frame>,
+    way: mpsc::Sender<Frame>,
+    /// The first one's place in the row of all that wait for room.
+    place: Option<BoxFuture<'static, Result<OwnedPermit<Frame>, SendError<()>>>>,
+}
+
+impl Waiting {
+    /// For what goes by `outgoing`.
+    pub(super) fn new(outgoing: &Outgoing) -> Self {
+        Self {
+            messages: VecDeque::new(),
+            way: outgoing.prompt.clone(),
+            place: None,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Has `messages` sent after what waits already.
+    pub(super) fn extend(&mut self, messages: impl IntoIterator<Item = Frame>) {
+        self.messages.extend(messages);
+    }
+
+    /// Has `message` sent before that.
+    pub(super) fn push_first(&mut self, message: Frame) {
+        self.messages.push_front(message);
+    }
+
+    /// Sends as many as there is room for, once there is room for one; waits for ever if there are none. False: nobody takes
+    /// them any more. What is left waits on in its place if nobody waits for this.
+    pub(super) async fn go_on(&mut self) -> bool {
+        if self.messages.is_empty() {
+            return std::future::pending().await;
+        }
+        let way = &self.way;
+        let place = self
+            .place
+            .get_or_insert_with(|| Box::pin(way.clone().reserve_owned()));
+        let room = place.await;
+        self.place = None;
+        let Ok(room) = room else {
+            return false;
+        };
+        if let Some(first) = self.messages.pop_front() {
+            room.send(first);
+        }
+        while !self.messages.is_empty()
+            && let Ok(room) = self.way.try_reserve()
+            && let Some(next) = self.messages.pop_front()
+        {
+            room.send(next);
+        }
+        true
+    }
 }
 
 /// What is to be sent next, until nobody has anything to say any more.
@@ -73,6 +137,38 @@ mod tests {
 
     fn frame(text: &'static str) -> Frame {
         [Bytes::from_static(text.as_bytes()), Bytes::new()]
+    }
+
+    #[test]
+    fn what_waits_keeps_its_place_and_goes_as_there_is_room() {
+        let (outgoing, mut messages) = outgoing();
+        let mut waiting = Waiting::new(&outgoing);
+        assert_eq!(waiting.go_on().now_or_never(), None);
+        while outgoing.prompt.try_send(frame("before")).is_ok() {}
+        waiting.extend(["1", "2"].map(frame));
+        assert_eq!(waiting.go_on().now_or_never(), None);
+        let mut asker = std::pin::pin!(outgoing.prompt.send(frame("answer")));
+        assert!(asker.as_mut().now_or_never().is_none());
+        // Its stream has done something else meanwhile.
+        assert_eq!(waiting.go_on().now_or_never(), None);
+        waiting.push_first(frame("0"));
+        let mut next = || messages.next().now_or_never().flatten();
+        assert_eq!(next(), Some(frame("before")));
+        assert!(asker.as_mut().now_or_never().is_none());
+        assert_eq!(waiting.go_on().now_or_never(), Some(true));
+        assert_eq!(waiting.go_on().now_or_never(), None);
+        for _ in 1..OUTGOING {
+            assert_eq!(next(), Some(frame("before")));
+        }
+        assert!(asker.as_mut().now_or_never().is_some());
+        assert_eq!(waiting.go_on().now_or_never(), Some(true));
+        assert!(waiting.is_empty());
+        for text in ["0", "answer", "1", "2"] {
+            assert_eq!(next(), Some(frame(text)));
+        }
+        drop(messages);
+        waiting.extend([frame("3")]);
+        assert_eq!(waiting.go_on().now_or_never(), Some(false));
     }
 
     #[test]

@@ -14,19 +14,19 @@ use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::{Position, Revision};
 use shared::telemetry::Trouble;
 use shared::tls;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::ended::{Ended, milliseconds};
 use super::flights::By;
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Waiting};
 use super::session::{Goal, Offer, Session, Step};
 use super::update::{Plan, Told, Update};
 use super::wire::{fault, report};
 use super::{Streams, Target};
 use crate::fleet::{Fault, Membership, Order, is_generation};
-use crate::snapshot::{Frame, Published, frame};
+use crate::snapshot::{Published, frame};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -46,6 +46,8 @@ pub(super) struct NodeStream {
     member: Membership,
     outgoing: Outgoing,
     session: Session,
+    /// What passes an update.
+    prompt: Waiting,
     /// The update under way.
     update: Update,
     /// What has been revoked meanwhile, and the node knows; none while there is no update, or for nodes that know of no such.
@@ -81,6 +83,7 @@ impl NodeStream {
         Self {
             service,
             member,
+            prompt: Waiting::new(&outgoing),
             outgoing,
             session,
             update: Update::Sent,
@@ -116,7 +119,7 @@ impl NodeStream {
         // They may have changed since the handshake.
         authorities.mark_changed();
         let goal = self.goal(&mut target);
-        self.welcome(goal.as_deref()).await?;
+        self.welcome(goal.as_deref())?;
         let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         let updates = self.outgoing.updates.clone();
         let (mut answer_by, mut stalled_at) = (None, None);
@@ -132,25 +135,27 @@ impl NodeStream {
                 // Who is logged out is to be so on this node, too, whatever else it does not take.
                 let instead = || target.borrow().instead(self.session.running()).cloned();
                 if let Some(led) = takes.cloned().or_else(instead) {
-                    self.lead_to(&led).await?;
+                    self.lead_to(&led);
                 }
             }
             if !self.session.is_waiting() {
                 self.told = None;
             }
             let newest = Arc::clone(target.borrow().newest());
-            self.tell_beside(&newest).await?;
+            self.tell_beside(&newest).await;
             if !self.session.is_waiting() || !self.update.is_sent() {
                 answer_by = None;
             } else if answer_by.is_none() {
                 answer_by = Some(Instant::now() + ANSWER);
             }
-            if !self.update.is_sending() {
+            if !self.update.is_sending() && self.prompt.is_empty() {
                 stalled_at = None;
             } else if stalled_at.is_none() {
                 stalled_at = Some(Instant::now() + STALLED);
             }
-            let beside_at = self.told.as_ref().and_then(|told| told.due(&newest));
+            // What it was told before is on its way first.
+            let told = self.told.as_ref().filter(|_| self.prompt.is_empty());
+            let beside_at = told.and_then(|told| told.due(&newest));
             tokio::select! {
                 received = incoming.message() => match received {
                     Ok(Some(received)) => self.receive(received)?,
@@ -175,7 +180,13 @@ impl NodeStream {
                     }
                     stalled_at = None;
                 }
-                _ = heartbeat.tick() => self.heartbeat(goal.as_deref()).await?,
+                goes_on = self.prompt.go_on() => {
+                    if !goes_on {
+                        return Err(Ended::Left);
+                    }
+                    stalled_at = None;
+                }
+                _ = heartbeat.tick() => self.heartbeat(goal.as_deref()),
                 order = self.member.order() => match order {
                     Some(Order::Retry) => self.session.order(),
                     None => return Err(Ended::Superseded),
@@ -248,18 +259,17 @@ impl NodeStream {
         }
     }
 
-    async fn lead_to(&mut self, newest: &Arc<Published>) -> Result<(), Ended> {
+    fn lead_to(&mut self, newest: &Arc<Published>) {
         match self.session.offer(&self.goal_of(newest)) {
-            Some(Step::Send(offer)) => {
-                self.update(newest, offer);
-                Ok(())
+            Some(Step::Send(offer)) => self.update(newest, offer),
+            Some(Step::Ask) => {
+                self.update = Update::of_one(frame(Kind::AskDigests(AskDigests {})));
             }
-            Some(Step::Ask) => self.send(Kind::AskDigests(AskDigests {})).await,
-            None => Ok(()),
+            None => {}
         }
     }
 
-    async fn welcome(&mut self, goal: Option<&Published>) -> Result<(), Ended> {
+    fn welcome(&mut self, goal: Option<&Published>) -> Result<(), Ended> {
         let welcome = Welcome {
             replica: self.service.replica.clone(),
             target: goal.map(|goal| (&goal.position).into()),
@@ -286,15 +296,20 @@ impl NodeStream {
                  `restore` raises the generation, which nodes follow"
             );
         }
-        self.send(Kind::Welcome(welcome)).await
+        // It is the first, so there is room for it.
+        let sent = self
+            .outgoing
+            .updates
+            .try_send(frame(Kind::Welcome(welcome)));
+        sent.map_err(|_| Ended::Left)
     }
 
-    async fn heartbeat(&mut self, goal: Option<&Published>) -> Result<(), Ended> {
+    fn heartbeat(&mut self, goal: Option<&Published>) {
         let heartbeat = Heartbeat {
             target: goal.map(|goal| (&goal.position).into()),
             wall_clock_ms: UnixTime::now().as_millis(),
         };
-        self.hurry(frame(Kind::Heartbeat(heartbeat))).await
+        self.prompt.push_first(frame(Kind::Heartbeat(heartbeat)));
     }
 
     /// Begins to lead the node to `target` as is offered.
@@ -333,30 +348,19 @@ impl NodeStream {
             transfers: Arc::clone(&self.service.transfers),
             in_parts: beside,
         };
-        self.update = Update::Making(Box::pin(plan.make()));
+        self.update = Update::of(plan);
     }
 
     /// Tells the node what has been revoked since the update under way was made: that may take its time, over a slow link.
-    async fn tell_beside(&mut self, newest: &Arc<Published>) -> Result<(), Ended> {
+    async fn tell_beside(&mut self, newest: &Arc<Published>) {
         let Some(told) = &mut self.told else {
-            return Ok(());
+            return;
         };
-        if told.due(newest).is_none_or(|due| Instant::now() < due) {
-            return Ok(());
+        let is_due = told.due(newest).is_some_and(|due| due <= Instant::now());
+        if is_due && self.prompt.is_empty() {
+            let messages = told.go_on(newest).await;
+            self.prompt.extend(messages.iter().cloned());
         }
-        for message in told.go_on(newest).await.iter() {
-            self.hurry(message.clone()).await?;
-        }
-        Ok(())
-    }
-
-    async fn send(&mut self, kind: Kind) -> Result<(), Ended> {
-        send(&self.outgoing.updates, frame(kind)).await
-    }
-
-    /// Sends what passes an update that is on its way.
-    async fn hurry(&mut self, frame: Frame) -> Result<(), Ended> {
-        send(&self.outgoing.prompt, frame).await
     }
 
     fn receive(&mut self, received: NodeMessage) -> Result<(), Ended> {
@@ -452,14 +456,6 @@ impl NodeStream {
             None => {}
         }
         Ok(())
-    }
-}
-
-async fn send(way: &mpsc::Sender<Frame>, frame: Frame) -> Result<(), Ended> {
-    match way.send_timeout(frame, STALLED).await {
-        Ok(()) => Ok(()),
-        Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Ended::Stalled),
-        Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(Ended::Left),
     }
 }
 

@@ -4,11 +4,11 @@ use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use proto::v1::control_message::Kind;
 use proto::v1::{Begin, Commit};
 use shared::snapshot::{BucketSet, Position};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::session::Way;
@@ -22,8 +22,8 @@ const BESIDE: Duration = Duration::from_millis(100);
 pub(super) enum Update {
     /// There is none, or all of it is on its way.
     Sent,
-    /// It is made.
-    Making(BoxFuture<'static, Option<Pieces>>),
+    /// It is made, by one task of its own: other nodes may wait for the same, whatever this stream is busy with.
+    Making(JoinSet<Option<Pieces>>),
     /// It is sent.
     Sending(Pieces),
 }
@@ -38,6 +38,22 @@ pub(super) struct Pieces {
 }
 
 impl Update {
+    /// Begins to make what is planned.
+    pub(super) fn of(plan: Plan) -> Self {
+        let mut making = JoinSet::new();
+        making.spawn(plan.make());
+        Self::Making(making)
+    }
+
+    /// One message, which comes in the place of an update.
+    pub(super) fn of_one(message: Frame) -> Self {
+        let frames: Frames = Box::new(std::iter::once(message));
+        Self::Sending(Pieces {
+            frames: frames.peekable(),
+            _turn: None,
+        })
+    }
+
     /// Whether nothing of it is left to be sent.
     pub(super) const fn is_sent(&self) -> bool {
         matches!(self, Self::Sent)
@@ -51,7 +67,7 @@ impl Update {
     /// Waits until it is made; none if it cannot be.
     pub(super) async fn made(&mut self) -> Option<Pieces> {
         match self {
-            Self::Making(making) => making.await,
+            Self::Making(making) => making.join_next().await?.ok()?,
             Self::Sent | Self::Sending(_) => std::future::pending().await,
         }
     }
@@ -86,7 +102,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// The pieces of it; none if the snapshot cannot be encoded.
-    pub(super) async fn make(self) -> Option<Pieces> {
+    async fn make(self) -> Option<Pieces> {
         let Self {
             target,
             way,
@@ -178,5 +194,63 @@ impl Told {
         let before = std::mem::replace(&mut self.at, Arc::clone(newest));
         self.next = Instant::now() + BESIDE;
         newest.revoked_since(&before).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use shared::snapshot::Revision;
+
+    use super::*;
+    use crate::config::{Change, Config};
+    use crate::snapshot::{Follower, SharedSigner};
+
+    /// The plan to send everything that there is at `target`.
+    fn plan(target: &Arc<Published>) -> Plan {
+        Plan {
+            target: Arc::clone(target),
+            way: Way::Everything,
+            begin: Begin::default(),
+            running: Position::default(),
+            transfers: Arc::new(Semaphore::new(1)),
+            in_parts: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_one_stream_has_begun_to_make_others_get_while_it_is_busy() {
+        let config = Config::default().evolve(&Change::default(), Revision(7));
+        let follower = Follower::new(config, 1, SharedSigner::default());
+        let target = follower.newest();
+        let plan = plan(target);
+        let transfers = Arc::clone(&plan.transfers);
+        let mut update = Update::of(plan);
+        // From now on its stream does something else.
+        assert!(update.made().now_or_never().is_none());
+        assert!(target.everything().await.is_some());
+        update = Update::Sending(update.made().await.unwrap());
+        let mut sent = 0;
+        assert_eq!(transfers.available_permits(), 0);
+        while update.next().is_some() {
+            sent += 1;
+        }
+        assert!(sent >= 2 && update.is_sent());
+        assert_eq!(transfers.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_made_for_nobody_any_more_takes_no_turn() {
+        let follower = Follower::new(Config::default(), 1, SharedSigner::default());
+        let plan = plan(follower.newest());
+        let transfers = Arc::clone(&plan.transfers);
+        let turn = transfers.acquire().await.unwrap();
+        let mut update = Update::of(plan);
+        tokio::task::yield_now().await;
+        assert!(update.made().now_or_never().is_none());
+        drop(update);
+        drop(turn);
+        tokio::task::yield_now().await;
+        assert_eq!(transfers.available_permits(), 1);
     }
 }
