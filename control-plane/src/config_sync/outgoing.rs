@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use futures::Stream;
 use futures::future::BoxFuture;
+use prost::bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::mpsc::error::SendError;
@@ -14,6 +15,9 @@ use crate::snapshot::Frame;
 
 /// Messages under way to a node's connection: few, since a chunk is up to 256 KiB.
 const OUTGOING: usize = 4;
+
+/// Bytes that may pass an update until a piece of it goes: some seconds over a slow link, far less than a stream may stand still.
+const PASSING: usize = 64 * 1024;
 
 /// The ways to a node. Messages of one come in order.
 #[derive(Clone, Debug)]
@@ -89,6 +93,8 @@ impl Waiting {
 pub(super) struct Messages {
     updates: mpsc::Receiver<Frame>,
     prompt: mpsc::Receiver<Frame>,
+    /// Bytes that have gone since the last piece of an update.
+    passed: usize,
 }
 
 /// Both ends of the ways to a node.
@@ -99,7 +105,12 @@ pub(super) fn outgoing() -> (Outgoing, Messages) {
         updates: to_update,
         prompt: to_prompt,
     };
-    (outgoing, Messages { updates, prompt })
+    let messages = Messages {
+        updates,
+        prompt,
+        passed: 0,
+    };
+    (outgoing, messages)
 }
 
 impl Outgoing {
@@ -116,14 +127,25 @@ impl Stream for Messages {
     type Item = Frame;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        if self.passed >= PASSING
+            && let Poll::Ready(Some(update)) = self.updates.poll_recv(cx)
+        {
+            self.passed = 0;
+            return Poll::Ready(Some(update));
+        }
         let prompt = self.prompt.poll_recv(cx);
         if let Poll::Ready(Some(frame)) = prompt {
+            let bytes = frame.iter().map(Bytes::len).sum();
+            self.passed = self.passed.saturating_add(bytes);
             return Poll::Ready(Some(frame));
         }
         match self.updates.poll_recv(cx) {
             // An answer may still be on its way.
             Poll::Ready(None) if prompt.is_pending() => Poll::Pending,
-            update => update,
+            update => {
+                self.passed = 0;
+                update
+            }
         }
     }
 }
@@ -131,7 +153,6 @@ impl Stream for Messages {
 #[cfg(test)]
 mod tests {
     use futures::{FutureExt as _, StreamExt as _};
-    use prost::bytes::Bytes;
 
     use super::*;
 
@@ -169,6 +190,32 @@ mod tests {
         drop(messages);
         waiting.extend([frame("3")]);
         assert_eq!(waiting.go_on().now_or_never(), Some(false));
+    }
+
+    #[test]
+    fn an_update_goes_on_however_much_passes_it() {
+        let (outgoing, mut messages) = outgoing();
+        let half = || [Bytes::from_static(&[7; PASSING / 2]), Bytes::new()];
+        let mut next = |answers: usize| {
+            for _ in 0..answers {
+                outgoing.prompt.try_send(half()).unwrap();
+            }
+            messages.next().now_or_never().flatten().unwrap()
+        };
+        // An update that comes after that much is next.
+        for _ in 0..3 {
+            assert_eq!(next(1), half());
+        }
+        for text in ["1", "2"] {
+            outgoing.updates.try_send(frame(text)).unwrap();
+        }
+        assert_eq!(next(3), frame("1"));
+        assert_eq!(next(1), half());
+        assert_eq!(next(0), half());
+        assert_eq!(next(1), frame("2"));
+        for _ in 0..3 {
+            assert_eq!(next(0), half());
+        }
     }
 
     #[test]
