@@ -131,7 +131,17 @@ impl Published {
 
     /// Whether the difference to what had this root can be told.
     pub fn knows(&self, root: &Hash) -> bool {
-        self.history.ring.find(root).is_some()
+        self.before(root).is_some()
+    }
+
+    /// What had this root, as far as it is remembered.
+    pub fn before(&self, root: &Hash) -> Option<Inventory> {
+        self.history.ring.find(root)
+    }
+
+    /// Its records with the hashes of what they hold.
+    pub const fn inventory(&self) -> &Inventory {
+        &self.inventory
     }
 
     /// Whether telling all of it costs little.
@@ -161,7 +171,7 @@ impl Published {
     /// What leads from what had `root` to this; `None` if that is not known any more, or would be no
     /// shorter than everything.
     pub async fn since(self: &Arc<Self>, root: Hash) -> Option<Arc<Encoded>> {
-        let base = self.history.ring.find(&root)?;
+        let base = self.before(&root)?;
         self.encoded(Base::Root(root), move |published| {
             let difference = published.inventory.since(&base);
             let most = (published.inventory.len() / 2).max(pack::RECORDS_OF_A_GROUP);

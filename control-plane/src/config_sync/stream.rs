@@ -50,7 +50,7 @@ pub(super) struct NodeStream {
     prompt: Waiting,
     /// The update under way.
     update: Update,
-    /// What has been revoked meanwhile, and the node knows; none while there is no update, or for nodes that know of no such.
+    /// What the node knows of what has been revoked since; none while there is no update, or for nodes that know of no such.
     told: Option<Told>,
     /// The certificates that the node has shown.
     shown: Arc<[CertificateDer<'static>]>,
@@ -260,9 +260,15 @@ impl NodeStream {
     }
 
     fn lead_to(&mut self, newest: &Arc<Published>) {
-        match self.session.offer(&self.goal_of(newest)) {
+        let step = self.session.offer(&self.goal_of(newest));
+        if step.is_some() && self.told.is_none() && self.member.features().contains(BESIDE) {
+            let root = self.session.running().root;
+            self.told = Some(Told::of(root, newest));
+        }
+        match step {
             Some(Step::Send(offer)) => self.update(newest, offer),
             Some(Step::Ask) => {
+                // The answer takes its time, over a slow link.
                 self.update = Update::of_one(frame(Kind::AskDigests(AskDigests {})));
             }
             None => {}
@@ -338,20 +344,19 @@ impl NodeStream {
         };
         self.chain = chain;
         self.signature = vouched.signature;
-        let beside = self.member.features().contains(BESIDE);
-        self.told = beside.then(|| Told::of(target));
         let plan = Plan {
             target: Arc::clone(target),
             way,
             begin,
             running: *self.session.running(),
             transfers: Arc::clone(&self.service.transfers),
-            in_parts: beside,
+            in_parts: self.member.features().contains(BESIDE),
         };
         self.update = Update::of(plan);
     }
 
-    /// Tells the node what has been revoked since the update under way was made: that may take its time, over a slow link.
+    /// Tells the node what the update under way revokes, and what has been revoked since: that may take its time, over a
+    /// slow link.
     async fn tell_beside(&mut self, newest: &Arc<Published>) {
         let Some(told) = &mut self.told else {
             return;
@@ -373,6 +378,7 @@ impl NodeStream {
                     .session
                     .acked(ack.nonce)
                     .map_err(|error| protocol(&error))?;
+                self.told = None;
                 if running.revision != before {
                     self.refusals.ends();
                 }
@@ -384,6 +390,7 @@ impl NodeStream {
                     .session
                     .nacked(nack.nonce)
                     .map_err(|error| protocol(&error))?;
+                self.told = None;
                 let faults: Vec<_> = nack.faults.into_iter().map(fault).collect();
                 if faults.iter().any(Fault::is_of_signature) {
                     self.unbelieved.push(self.signature.clone());

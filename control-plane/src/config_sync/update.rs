@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proto::v1::control_message::Kind;
 use proto::v1::{Begin, Commit};
-use shared::snapshot::{BucketSet, Position};
+use shared::snapshot::{BucketSet, Hash, Position};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -17,6 +17,9 @@ use crate::snapshot::{Frame, Published, chunk_frame, frame, parts};
 /// How long an update may take until the node is told beside it of what has been revoked since, and between two such words.
 /// Most are done by then, and the next one tells all.
 const BESIDE: Duration = Duration::from_millis(100);
+
+/// Messages that tell what the update itself revokes, at most: more of them would hold it up, and come packed with it.
+const MOST: usize = 16;
 
 /// How far an update is.
 pub(super) enum Update {
@@ -169,16 +172,19 @@ impl Plan {
 /// What a node that is being led somewhere has been told of that is newer.
 #[derive(Debug)]
 pub(super) struct Told {
+    /// The root of what it ran as the update began, until it has been told what the update revokes.
+    base: Option<Hash>,
     /// It knows, or is being led to, what was revoked up to this.
-    pub(super) at: Arc<Published>,
+    at: Arc<Published>,
     /// When it may be told of more.
-    pub(super) next: Instant,
+    next: Instant,
 }
 
 impl Told {
-    /// An update begins that leads to `target`.
-    pub(super) fn of(target: &Arc<Published>) -> Self {
+    /// An update begins that leads from what has the root `base` to `target`.
+    pub(super) fn of(base: Hash, target: &Arc<Published>) -> Self {
         Self {
+            base: target.knows(&base).then_some(base),
             at: Arc::clone(target),
             next: Instant::now() + BESIDE,
         }
@@ -186,24 +192,36 @@ impl Told {
 
     /// When the node is to be told what `newest` may say beyond that.
     pub(super) fn due(&self, newest: &Published) -> Option<Instant> {
-        (self.at.position != newest.position).then_some(self.next)
+        let is_news = self.base.is_some() || self.at.position != newest.position;
+        is_news.then_some(self.next)
     }
 
     /// The messages that tell it.
     pub(super) async fn go_on(&mut self, newest: &Arc<Published>) -> Arc<[Frame]> {
         let before = std::mem::replace(&mut self.at, Arc::clone(newest));
         self.next = Instant::now() + BESIDE;
-        newest.revoked_since(&before).await
+        let base = self.base.take().and_then(|root| newest.before(&root));
+        if let Some(base) = base {
+            let told = newest.revoked_since(base).await;
+            if told.len() <= MOST {
+                return told;
+            }
+        }
+        newest.revoked_since(before.inventory().clone()).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
-    use shared::snapshot::Revision;
+    use prost::Message as _;
+    use proto::v1::ControlMessage;
+    use serde_json::json;
+    use shared::snapshot::{Key, Revision};
+    use uuid::Uuid;
 
     use super::*;
-    use crate::config::{Change, Config};
+    use crate::config::{Change, Config, Stored};
     use crate::snapshot::{Follower, SharedSigner};
 
     /// The plan to send everything that there is at `target`.
@@ -252,5 +270,71 @@ mod tests {
         drop(turn);
         tokio::task::yield_now().await;
         assert_eq!(transfers.available_permits(), 1);
+    }
+
+    /// `config` after the sessions of these numbers have ended.
+    fn without(config: &Config, ended: std::ops::Range<u128>) -> Config {
+        let puts = ended.map(|number| {
+            let id = Uuid::from_u128(number);
+            let kind = "revocations";
+            let record = json!({ "id": id, "before": 253_402_300_799_999_u64, "expires_at": 9 });
+            (Key { kind, id }, Stored::of(record.as_object().unwrap()))
+        });
+        let change = Change {
+            puts: puts.collect(),
+            removes: Vec::new(),
+        };
+        config.evolve(&change, config.revision().next())
+    }
+
+    /// How many sessions `messages` end, and the revision that the last of them names.
+    fn told(messages: &[Frame]) -> (usize, u64) {
+        let revokes = messages.iter().map(|frame| {
+            let message = ControlMessage::decode(&frame.concat()[5..]).unwrap();
+            let Some(Kind::Revoke(revoke)) = message.kind else {
+                panic!("it tells something else")
+            };
+            revoke
+        });
+        let revokes: Vec<_> = revokes.collect();
+        let ended = revokes.iter().map(|revoke| {
+            let ended: Vec<serde_json::Value> =
+                serde_json::from_slice(&revoke.revocations).unwrap();
+            ended.len()
+        });
+        (ended.sum(), revokes.last().map_or(0, |last| last.revision))
+    }
+
+    #[tokio::test]
+    async fn logouts_do_not_wait_for_the_update_that_brings_them() {
+        let config = Config::default().evolve(&Change::default(), Revision(7));
+        let mut follower = Follower::new(config.clone(), 1, SharedSigner::default());
+        let base = Arc::clone(follower.newest());
+        let few = without(&config, 0..100);
+        let target = Arc::clone(follower.publish(few.clone()));
+        let root = base.position.root;
+        let mut node = Told::of(root, &target);
+        assert!(node.due(&target).is_some());
+        assert_eq!(told(&node.go_on(&target).await), (100, 8));
+        assert!(node.due(&target).is_none());
+        // What comes after that is told once.
+        let more = without(&few, 100..101);
+        let newest = Arc::clone(follower.publish(more.clone()));
+        assert!(node.due(&newest).is_some());
+        assert_eq!(told(&node.go_on(&newest).await), (1, 9));
+        // All at once, if it is due only by then.
+        let mut late = Told::of(root, &target);
+        assert_eq!(told(&late.go_on(&newest).await), (101, 9));
+        // Of what a node runs that is not remembered nobody knows what it lacks.
+        let mut unknown = Told::of([9; 32], &target);
+        assert!(unknown.due(&target).is_none());
+        assert_eq!(told(&unknown.go_on(&newest).await), (1, 9));
+        // Very many come with the update, which they would hold up.
+        let many = without(&more, 1_000..3_000);
+        let target = Arc::clone(follower.publish(many.clone()));
+        let newest = Arc::clone(follower.publish(without(&many, 3_000..3_002)));
+        let mut node = Told::of(root, &target);
+        assert_eq!(told(&node.go_on(&newest).await), (2, 11));
+        assert!(node.due(&newest).is_none());
     }
 }

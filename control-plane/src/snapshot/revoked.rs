@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use proto::v1::Revoke;
 use proto::v1::control_message::Kind;
 use shared::entity::{Entity as _, Revocation};
+use shared::snapshot::Inventory;
 
 use super::{DIFFERENCES, Frame, Published, frame};
 
@@ -14,15 +15,15 @@ const OF_A_MESSAGE: usize = 64;
 impl Published {
     /// The messages that tell what has been revoked since `before`, none if nothing has: made once for all nodes that are led
     /// there.
-    pub async fn revoked_since(self: &Arc<Self>, before: &Arc<Self>) -> Arc<[Frame]> {
+    pub async fn revoked_since(self: &Arc<Self>, before: Inventory) -> Arc<[Frame]> {
         let once = {
             let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
-            if revoked.len() >= DIFFERENCES && !revoked.contains_key(&before.position.root) {
+            if revoked.len() >= DIFFERENCES && !revoked.contains_key(&before.root()) {
                 revoked.clear();
             }
-            Arc::clone(revoked.entry(before.position.root).or_default())
+            Arc::clone(revoked.entry(before.root()).or_default())
         };
-        let (now, before) = (Arc::clone(self), Arc::clone(before));
+        let now = Arc::clone(self);
         let made = once.get_or_init(|| async move {
             // Between two states there may be a hundred thousand records.
             let made = tokio::task::spawn_blocking(move || now.tell_of(&now.revocations(&before)));
@@ -35,11 +36,11 @@ impl Published {
     }
 
     /// What has been revoked since `before`. The health of targets is no matter of sessions, and waits.
-    fn revocations(&self, before: &Self) -> Vec<Revocation> {
-        let puts = self.config.since(&before.config).puts.into_iter();
-        let records = puts.filter(|(key, _)| key.kind == Revocation::KIND);
-        let revocations =
-            records.filter_map(|(_, stored)| serde_json::from_slice(stored.json()).ok());
+    fn revocations(&self, before: &Inventory) -> Vec<Revocation> {
+        let puts = self.inventory.since(before).puts.into_iter();
+        let keys = puts.filter(|key| key.kind == Revocation::KIND);
+        let records = keys.filter_map(|key| self.config.stored(key));
+        let revocations = records.filter_map(|stored| serde_json::from_slice(stored.json()).ok());
         revocations
             .filter(|revocation: &Revocation| !revocation.is_mark())
             .collect()
