@@ -500,6 +500,10 @@ impl Row {
                 refusal.outgrown();
             }
         }
+        if self.running.generation != position.generation {
+            // Revisions of one generation say nothing of another's.
+            self.revoked = Revision::default();
+        }
         if self.running != position {
             self.running = position;
             self.report.persisted = false;

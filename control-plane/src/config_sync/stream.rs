@@ -52,6 +52,8 @@ pub(super) struct NodeStream {
     update: Update,
     /// What the node knows of what has been revoked since; none while there is no update, or for nodes that know of no such.
     told: Option<Told>,
+    /// Up to where it has been told of all that was revoked.
+    told_up_to: Position,
     /// The certificates that the node has shown.
     shown: Arc<[CertificateDer<'static>]>,
     /// Names the stream, and the node's process.
@@ -88,6 +90,7 @@ impl NodeStream {
             session,
             update: Update::Sent,
             told: None,
+            told_up_to: Position::default(),
             shown,
             by,
             chain: Bytes::new(),
@@ -365,6 +368,7 @@ impl NodeStream {
         if is_due && self.prompt.is_empty() {
             let messages = told.go_on(newest).await;
             self.prompt.extend(messages.iter().cloned());
+            self.told_up_to = told.whole().unwrap_or(self.told_up_to);
         }
     }
 
@@ -420,7 +424,11 @@ impl NodeStream {
                 relay.serve(by, request, &self.outgoing.prompt, revoker);
             }
             Some(node_message::Kind::Revoked(revoked)) => {
-                self.member.revokes(Revision(revoked.revision), now);
+                // Of another generation than what it runs there is nothing to compare.
+                if self.told_up_to.generation == self.session.running().generation {
+                    let revision = Revision(revoked.revision).min(self.told_up_to.revision);
+                    self.member.revokes(revision, now);
+                }
             }
             Some(node_message::Kind::Hello(_)) => return Err(protocol(&"a second Hello")),
             // A newer node may say more than this control plane knows.

@@ -176,6 +176,8 @@ pub(super) struct Told {
     base: Option<Hash>,
     /// It knows, or is being led to, what was revoked up to this.
     at: Arc<Published>,
+    /// Whether it has been told of all that it lacks.
+    whole: bool,
     /// When it may be told of more.
     next: Instant,
 }
@@ -183,8 +185,10 @@ pub(super) struct Told {
 impl Told {
     /// An update begins that leads from what has the root `base` to `target`.
     pub(super) fn of(base: Hash, target: &Arc<Published>) -> Self {
+        let base = target.knows(&base).then_some(base);
         Self {
-            base: target.knows(&base).then_some(base),
+            base,
+            whole: base.is_some(),
             at: Arc::clone(target),
             next: Instant::now() + BESIDE,
         }
@@ -194,6 +198,11 @@ impl Told {
     pub(super) fn due(&self, newest: &Published) -> Option<Instant> {
         let is_news = self.base.is_some() || self.at.position != newest.position;
         is_news.then_some(self.next)
+    }
+
+    /// Up to where the node lacks nothing once it has what it was told; none if some of that comes with the update alone.
+    pub(super) fn whole(&self) -> Option<Position> {
+        (self.whole && self.base.is_none()).then_some(self.at.position)
     }
 
     /// The messages that tell it.
@@ -206,6 +215,7 @@ impl Told {
             if told.len() <= MOST {
                 return told;
             }
+            self.whole = false;
         }
         newest.revoked_since(before.inventory().clone()).await
     }
@@ -314,9 +324,10 @@ mod tests {
         let target = Arc::clone(follower.publish(few.clone()));
         let root = base.position.root;
         let mut node = Told::of(root, &target);
-        assert!(node.due(&target).is_some());
+        assert!(node.due(&target).is_some() && node.whole().is_none());
         assert_eq!(told(&node.go_on(&target).await), (100, 8));
         assert!(node.due(&target).is_none());
+        assert_eq!(node.whole(), Some(target.position));
         // What comes after that is told once.
         let more = without(&few, 100..101);
         let newest = Arc::clone(follower.publish(more.clone()));
@@ -329,12 +340,13 @@ mod tests {
         let mut unknown = Told::of([9; 32], &target);
         assert!(unknown.due(&target).is_none());
         assert_eq!(told(&unknown.go_on(&newest).await), (1, 9));
+        assert_eq!(unknown.whole(), None);
         // Very many come with the update, which they would hold up.
         let many = without(&more, 1_000..3_000);
         let target = Arc::clone(follower.publish(many.clone()));
         let newest = Arc::clone(follower.publish(without(&many, 3_000..3_002)));
         let mut node = Told::of(root, &target);
         assert_eq!(told(&node.go_on(&newest).await), (2, 11));
-        assert!(node.due(&newest).is_none());
+        assert!(node.due(&newest).is_none() && node.whole().is_none());
     }
 }

@@ -359,6 +359,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_revoked_on_a_node_is_of_the_generation_that_it_runs() {
+        let fleet = Fleet::default();
+        let (member, _) = fleet.join(introduction("a", at(2)), START).unwrap();
+        let shown = || fleet.list(|_| at(2), START).remove(0)["revoked"].clone();
+        member.revokes(Revision(100), START);
+        assert_eq!(shown(), 100);
+        member.runs(at(50), START);
+        assert_eq!(shown(), 100);
+        let restored = Position {
+            generation: at(2).generation + 1,
+            ..at(5)
+        };
+        member.runs(restored, START);
+        assert!(shown().is_null());
+        member.revokes(Revision(7), START);
+        assert_eq!(shown(), 7);
+    }
+
+    #[test]
     fn turns_go_on_while_another_control_plane_has_a_process_of_the_node() {
         let (fleet, other) = (Fleet::shared(), Fleet::shared());
         let there = Uuid::from_u128(1);
