@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn an_update_goes_on_however_much_passes_it() {
         let (outgoing, mut messages) = outgoing();
-        let half = || [Bytes::from_static(&[7; PASSING / 2]), Bytes::new()];
+        let half = || [Bytes::from(vec![7; PASSING / 2]), Bytes::new()];
         let mut next = |answers: usize| {
             for _ in 0..answers {
                 outgoing.prompt.try_send(half()).unwrap();

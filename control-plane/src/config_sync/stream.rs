@@ -423,13 +423,14 @@ impl NodeStream {
                 let relay = &service.relay;
                 relay.serve(by, request, &self.outgoing.prompt, revoker);
             }
-            Some(node_message::Kind::Revoked(revoked)) => {
-                // Of another generation than what it runs there is nothing to compare.
-                if self.told_up_to.generation == self.session.running().generation {
-                    let revision = Revision(revoked.revision).min(self.told_up_to.revision);
-                    self.member.revokes(revision, now);
-                }
+            // Of another generation than what it runs there is nothing to compare.
+            Some(node_message::Kind::Revoked(revoked))
+                if self.told_up_to.generation == self.session.running().generation =>
+            {
+                let revision = Revision(revoked.revision).min(self.told_up_to.revision);
+                self.member.revokes(revision, now);
             }
+            Some(node_message::Kind::Revoked(_)) => {}
             Some(node_message::Kind::Hello(_)) => return Err(protocol(&"a second Hello")),
             // A newer node may say more than this control plane knows.
             None => {}

@@ -317,13 +317,13 @@ impl Following<'_> {
     ) -> (Result<(), Vec<Fault>>, Result<(), Ended>) {
         let running = self.applier.running().revision;
         let mut bringing = pin!(self.applier.apply(update));
-        // Whether the stream still carries something, and why not. What is begun is ended.
-        let (mut carries, mut carried) = (true, Ok(()));
+        // Whether the stream still is_open something, and why not. What is begun is ended.
+        let (mut is_open, mut carried) = (true, Ok(()));
         loop {
             let said = tokio::select! {
                 outcome = &mut bringing => return (outcome, carried),
-                asked = self.gateway.questions.next(), if carries => self.asking.ask(asked),
-                received = incoming.message(), if carries && self.late.len() < LATE => {
+                asked = self.gateway.questions.next(), if is_open => self.asking.ask(asked),
+                received = incoming.message(), if is_open && self.late.len() < LATE => {
                     match received {
                         Ok(Some(message)) => match message.kind {
                             Some(Kind::Answer(answer)) => self.asking.take(answer),
@@ -335,7 +335,7 @@ impl Following<'_> {
                         },
                         ended => {
                             self.late.push_back(ended);
-                            carries = false;
+                            is_open = false;
                             Ok(())
                         }
                     }
@@ -343,7 +343,7 @@ impl Following<'_> {
             };
             if said.is_err() {
                 self.asking.cut();
-                (carries, carried) = (false, said);
+                (is_open, carried) = (false, said);
             }
         }
     }
