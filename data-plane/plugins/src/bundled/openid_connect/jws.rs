@@ -2,7 +2,8 @@
 
 use aws_lc_rs::hmac;
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
@@ -215,12 +216,40 @@ pub(super) fn payload(token: &str) -> Result<Option<Claims>, Ambiguous> {
     let [_, body, _] = parts[..] else {
         return Ok(None);
     };
-    let body = URL_SAFE_NO_PAD.decode(body.trim_end_matches('='));
     let is_object = |body: &[u8]| body.trim_ascii_start().starts_with(b"{");
-    match body.ok().filter(|body| is_object(body)) {
-        Some(body) => strict_json::object(&body).map(Some).ok_or(Ambiguous),
-        None => Ok(None),
+    match URL_SAFE_NO_PAD.decode(body.trim_end_matches('=')) {
+        Ok(body) if is_object(&body) => strict_json::object(&body).map(Some).ok_or(Ambiguous),
+        _ if is_object(&leniently(body)) => Err(Ambiguous),
+        _ => Ok(None),
     }
+}
+
+/// Also takes what has bits behind its last byte.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
+
+/// A byte order mark.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What the most lenient of readers makes of `part`: one that takes either alphabet of base64, passes over what is in none,
+/// over bits that say nothing and over a byte order mark.
+fn leniently(part: &str) -> Vec<u8> {
+    let digit = |byte: u8| match byte {
+        b'+' => Some(b'-'),
+        b'/' => Some(b'_'),
+        b'-' | b'_' => Some(byte),
+        _ => Some(byte).filter(u8::is_ascii_alphanumeric),
+    };
+    let mut digits: Vec<u8> = part.bytes().filter_map(digit).collect();
+    // The last one alone is no byte.
+    if digits.len() % 4 == 1 {
+        digits.pop();
+    }
+    let bytes = LENIENT.decode(digits).unwrap_or_default();
+    bytes
+        .strip_prefix(MARK)
+        .map(<[u8]>::to_vec)
+        .unwrap_or(bytes)
 }
 
 /// Claims that are an object only to some readers.
@@ -310,6 +339,22 @@ mod tests {
         check(of("{\"a\":1,\"a\":2}"), Err(Ambiguous));
         check(of("{\"a\":1"), Err(Ambiguous));
         check(of("[1]"), Ok(false));
+        // No two readers need take these alike.
+        check(of("\u{feff}{\"a\":1}"), Err(Ambiguous));
+        let plain = of("{\"a\":\">>>>???\",\"b\":10}");
+        assert_eq!(payload(&plain[0]).map(|claims| claims.is_some()), Ok(true));
+        let standard = plain
+            .clone()
+            .map(|token| token.replace('-', "+").replace('_', "/"));
+        assert_ne!(standard, plain);
+        check(standard, Err(Ambiguous));
+        check(
+            plain.map(|token| token.replace(".ey", ".e y")),
+            Err(Ambiguous),
+        );
+        let bits = of("{\"a\":1}").map(|token| token.replace("fQ.", "fR."));
+        assert!(bits[0].ends_with("fR.x"));
+        check(bits, Err(Ambiguous));
         check(["a.b", "a.b.c.d", "a.{}.c"].map(str::to_owned), Ok(false));
     }
 
