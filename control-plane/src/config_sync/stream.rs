@@ -430,10 +430,9 @@ impl NodeStream {
                 let revision = Revision(revoked.revision).min(self.told_up_to.revision);
                 self.member.revokes(revision, now);
             }
-            Some(node_message::Kind::Revoked(_)) => {}
             Some(node_message::Kind::Hello(_)) => return Err(protocol(&"a second Hello")),
             // A newer node may say more than this control plane knows.
-            None => {}
+            Some(node_message::Kind::Revoked(_)) | None => {}
         }
         Ok(())
     }

@@ -91,7 +91,8 @@ impl Kept {
         if let Some(same) = known.find(|known| known.as_bytes() == text) {
             return Some(same.clone());
         }
-        let value = shared(head, text)?;
+        // A part of the head would hold on to the whole buffer that it came in, while the connection waits.
+        let value = HeaderValue::from_bytes(text).ok()?;
         self.turn = (self.turn + 1) % self.long.len();
         if let Some(slot) = self.long.get_mut(self.turn) {
             *slot = Some(value.clone());
@@ -108,6 +109,25 @@ mod tests {
     use super::*;
     use crate::http1::head::HeadFinder;
     use crate::http1::request::take_request;
+
+    #[test]
+    fn what_is_kept_holds_on_to_no_buffer() {
+        let mut kept = Kept::default();
+        let mut input = BytesMut::with_capacity(4_096);
+        let value = "a".repeat(400);
+        let text = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {value}\r\n\r\n");
+        input.extend_from_slice(text.as_bytes());
+        let judged = take_request(&mut HeadFinder::default(), &mut input)
+            .unwrap()
+            .unwrap();
+        let mut headers = Headers::Raw(judged.fields);
+        drop(judged.uri);
+        kept.make_values(&mut headers);
+        assert!(!input.try_reclaim(4_096), "the request is still there");
+        kept.reuse(headers.into_map());
+        assert!(kept.long.iter().flatten().any(|known| known == &*value));
+        assert!(input.try_reclaim(4_096));
+    }
 
     #[test]
     fn a_long_value_is_read_once_and_never_mistaken_for_another() {
