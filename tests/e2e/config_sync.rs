@@ -30,10 +30,8 @@ struct Node {
 
 impl Node {
     async fn say(&self, kind: node_message::Kind) {
-        self.outgoing
-            .send(NodeMessage { kind: Some(kind) })
-            .await
-            .unwrap();
+        let message = NodeMessage { kind: Some(kind) };
+        self.outgoing.send(message).await.unwrap();
     }
 
     /// The next message that is not a heartbeat.
@@ -67,6 +65,8 @@ impl Node {
                     let size = chunk.raw_size.try_into().unwrap();
                     raw.extend(zstd::bulk::decompress(&chunk.data, size).unwrap());
                 }
+                // Where it takes its time, what it revokes passes it.
+                Kind::Revoke(_) => {}
                 Kind::Commit(_) => return (begin.unwrap(), proto::decode_changes(raw).unwrap()),
                 other => assert!(matches!(other, Kind::Welcome(_)), "{other:?}"),
             }

@@ -29,19 +29,20 @@ fn logout(id: u64) -> node_message::Kind {
     })
 }
 
+const FEATURES: [&str; 7] = [
+    DELTA,
+    BUCKETS,
+    URGENT,
+    BESIDE,
+    "kind/consumers",
+    "kind/session_keys",
+    "kind/revocations",
+];
+
 #[tokio::test]
 async fn a_logout_and_an_answer_pass_an_update_that_is_on_its_way() {
     let cluster = cluster().await;
-    let features = [
-        DELTA,
-        BUCKETS,
-        URGENT,
-        BESIDE,
-        "kind/consumers",
-        "kind/session_keys",
-        "kind/revocations",
-    ];
-    let first = hello_with("node-1", "a", None, &features);
+    let first = hello_with("node-1", "a", None, &FEATURES);
     let mut node = subscribe(&cluster, first).await.unwrap();
     let (begin, _) = node.whole_update().await;
     node.ack(&begin).await;
@@ -118,6 +119,54 @@ async fn a_logout_and_an_answer_pass_an_update_that_is_on_its_way() {
         (row["revision"] == revision && row["revoked"].is_null()).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_hears_of_a_logout_before_all_of_the_update_that_brings_it() {
+    let cluster = cluster().await;
+    let first = hello_with("node-1", "a", None, &FEATURES);
+    let mut node = subscribe(&cluster, first).await.unwrap();
+    let (begin, _) = node.whole_update().await;
+    node.ack(&begin).await;
+    let whole = consumers(1_500);
+    let reply = cluster.admin(Method::POST, "/config", &whole).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let mut running = begin.target;
+    loop {
+        match node.hear().await.unwrap() {
+            Kind::Begin(begin) if begin.raw_bytes > 1_000_000 => break,
+            Kind::Begin(begin) => {
+                node.ack(&begin).await;
+                running = begin.target;
+            }
+            Kind::Chunk(_) | Kind::Commit(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    node.say(logout(7)).await;
+    let before = loop {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        match node.hear().await.unwrap() {
+            Kind::Part(_) | Kind::Chunk(_) | Kind::Answer(_) => {}
+            Kind::Revoke(told) => break told,
+            other => panic!("before it heard of the logout: {other:?}"),
+        }
+    };
+    drop(node);
+    let again = hello_with("node-1", "b", running, &FEATURES);
+    let mut node = subscribe(&cluster, again).await.unwrap();
+    let mut target = None;
+    let told = loop {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        match node.hear().await.unwrap() {
+            Kind::Begin(begin) => target = begin.target,
+            Kind::Welcome(_) | Kind::Part(_) | Kind::Chunk(_) => {}
+            Kind::Revoke(told) => break told,
+            other => panic!("before it heard of the logout: {other:?}"),
+        }
+    };
+    assert!(target.unwrap().revision >= before.revision);
+    assert_eq!(told.revocations, before.revocations);
 }
 
 /// Adds `part` to its `chunk`, and that to `raw` if it is whole.
