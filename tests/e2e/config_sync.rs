@@ -91,7 +91,9 @@ async fn connect(cluster: &Cluster, directory: &str, member: &str) -> std::io::R
     let identity = Identity::read(&certificate, &own.join(format!("{member}.key"))).unwrap();
     let authorities = tls::read_authorities(&theirs.join("ca.pem")).unwrap();
     let connector = TlsConnector::from(tls::cluster_client(&identity, authorities).unwrap());
-    channel(endpoint(), &connector, cluster.cluster_address()).await
+    // Little is under way, as on a slow link.
+    let endpoint = endpoint().initial_stream_window_size(32 * 1024);
+    channel(endpoint, &connector, cluster.cluster_address()).await
 }
 
 fn hello(node: &str, boot: &str, running: Option<Position>) -> node_message::Kind {
@@ -126,10 +128,8 @@ async fn subscribe_as(
 ) -> Result<Node, tonic::Status> {
     let channel = connect(cluster, "certificates", member).await.unwrap();
     let (outgoing, messages) = mpsc::channel(8);
-    outgoing
-        .send(NodeMessage { kind: Some(first) })
-        .await
-        .unwrap();
+    let message = NodeMessage { kind: Some(first) };
+    outgoing.send(message).await.unwrap();
     let mut client = ConfigSyncClient::new(channel);
     let incoming = client
         .subscribe(ReceiverStream::new(messages))
