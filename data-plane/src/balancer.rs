@@ -18,7 +18,7 @@ pub(crate) mod report;
 pub(crate) mod show;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod watch;
 
 use std::collections::HashMap;

@@ -8,6 +8,7 @@ use proto::v1::TargetAddress;
 use uuid::Uuid;
 
 use super::Balancer;
+use super::table::Table;
 
 /// Most targets of one kind that a report names.
 const TARGETS: usize = 10_000;
@@ -22,14 +23,9 @@ pub(crate) fn unhealthy_targets(balancers: &[Arc<Balancer>]) -> Vec<Bytes> {
 
 /// The ids of those among them whose names lead nowhere.
 pub(crate) fn unresolved_targets(balancers: &[Arc<Balancer>]) -> Vec<Bytes> {
-    let such = balancers.iter().flat_map(|balancer| {
-        let table = balancer.table();
-        let targets = balancer.config.targets.iter().enumerate();
-        targets
-            .filter(|(place, target)| target.weight > 0 && table.failed.contains(place))
-            .map(|(_, target)| target.record.id)
-            .collect::<Vec<_>>()
-    });
+    let such = balancers
+        .iter()
+        .flat_map(|balancer| weighed(balancer, |table, place| table.failed.contains(&place)));
     such.take(TARGETS).map(|id| packed(&id)).collect()
 }
 
@@ -58,15 +54,19 @@ pub(crate) fn addresses(balancers: &[Arc<Balancer>]) -> Vec<TargetAddress> {
 
 /// The ids of the targets of `balancer` that no request is sent to, although they have a weight.
 pub(crate) fn unhealthy(balancer: &Balancer) -> Vec<Uuid> {
-    let table = balancer.table();
-    let is_unhealthy = |place: usize| {
+    weighed(balancer, |table, place| {
         let mut own = table.entries.iter().filter(|entry| entry.target == place);
         let failed = table.failed.contains(&place);
         failed || (own.clone().count() > 0 && own.all(|entry| !entry.peer.is_healthy()))
-    };
+    })
+}
+
+/// The ids of the targets of `balancer` that have a weight and are `such`, by their place in its table of now.
+fn weighed(balancer: &Balancer, such: impl Fn(&Table, usize) -> bool) -> Vec<Uuid> {
+    let table = balancer.table();
     let targets = balancer.config.targets.iter().enumerate();
     targets
-        .filter(|(place, target)| target.weight > 0 && is_unhealthy(*place))
+        .filter(|(place, target)| target.weight > 0 && such(&table, *place))
         .map(|(_, target)| target.record.id)
         .collect()
 }

@@ -18,7 +18,8 @@ use crate::compile::{CompiledSnapshot, compile};
 use crate::http1::headers::View;
 use crate::pipeline::Put;
 
-pub(super) fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
+/// A record of `kind` with `fields`, and with those that each has.
+pub(crate) fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
     let id = Uuid::from_u128(id);
     fields["id"] = json!(id);
     fields["created_at"] = json!(1);

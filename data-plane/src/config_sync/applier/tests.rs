@@ -6,6 +6,7 @@ use shared::tls::CONTROL_PLANE_NAME;
 use uuid::Uuid;
 
 use super::*;
+use crate::balancer::tests::record as record_of;
 use crate::config_sync::vouching::{cluster, vouch};
 
 fn record(number: u128, json: &'static str) -> Record {
@@ -119,17 +120,7 @@ async fn compiled(records: Vec<Record>) -> Result<CompiledSnapshot, Vec<Fault>> 
 
 #[tokio::test]
 async fn what_no_node_could_run_is_refused_by_its_field_whatever_it_is() {
-    let of = |kind: &'static str, fields: serde_json::Value| {
-        let id = Uuid::from_u128(1);
-        let mut fields = fields;
-        fields["id"] = serde_json::json!(id);
-        fields["created_at"] = 1.into();
-        fields["updated_at"] = 1.into();
-        Record {
-            key: Key { kind, id },
-            json: serde_json::to_vec(&fields).unwrap().into(),
-        }
-    };
+    let of = |kind, fields| record_of(kind, 1, fields);
     let route = |fields| of("routes", fields);
     let paths = |path: String| route(serde_json::json!({ "paths": [path] }));
     let headers: serde_json::Map<String, serde_json::Value> = (0..100_000)
@@ -273,17 +264,6 @@ async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
 async fn a_process_that_begins_heeds_what_was_said_of_targets_within_the_minute() {
     let root = tempfile::tempdir().unwrap();
     let (signer, verifier) = cluster(CONTROL_PLANE_NAME);
-    let of = |kind: &'static str, number: u128, fields: serde_json::Value| {
-        let id = Uuid::from_u128(number);
-        let mut fields = fields;
-        fields["id"] = serde_json::json!(id);
-        fields["created_at"] = 1.into();
-        fields["updated_at"] = 1.into();
-        Record {
-            key: Key { kind, id },
-            json: serde_json::to_vec(&fields).unwrap().into(),
-        }
-    };
     let now = UnixTime::now().as_secs();
     let mark = |number: u128, healthy: bool, before: u64, expires_at: u64| {
         let mark = Revocation {
@@ -303,10 +283,10 @@ async fn a_process_that_begins_heeds_what_was_said_of_targets_within_the_minute(
         let fields = serde_json::json!({
             "target": format!("127.0.0.{number}:80"), "upstream": { "id": Uuid::from_u128(9) }
         });
-        of("targets", number, fields)
+        record_of("targets", number, fields)
     };
     let records = vec![
-        of("upstreams", 9, serde_json::json!({ "name": "u.test" })),
+        record_of("upstreams", 9, serde_json::json!({ "name": "u.test" })),
         target(1),
         target(2),
         target(3),
