@@ -51,18 +51,12 @@ pub(super) fn health(
                 "UNHEALTHY"
             };
             shown.insert("health".to_owned(), state.into());
-            let leads = told.leads(key.id).iter().map(|(_, at, address)| {
+            let leads = told.leads(key.id).iter().filter(|_| weight > 0);
+            let leads = leads.map(|&(_, at, Address { weight, healthy })| {
                 let said = said(key.id, Some((at.ip(), at.port())));
-                let healthy = said.unwrap_or(address.healthy);
-                (
-                    *at,
-                    Address {
-                        healthy,
-                        ..*address
-                    },
-                )
+                let healthy = said.unwrap_or(healthy);
+                (at, Address { weight, healthy })
             });
-            let leads = leads.filter(|_| weight > 0);
             let data = addresses(&fields, state, weight, checked, leads);
             shown.insert("data".to_owned(), data);
             Some((created, Value::Object(shown)))
@@ -278,6 +272,7 @@ mod tests {
         assert_eq!(whole["health"], "HEALTHCHECKS_OFF");
         assert_eq!(whole.get("details"), None);
     }
+
     #[test]
     fn a_name_shows_where_it_leads_by_what_nodes_tell() {
         let shown = |failures: u8, said: Option<bool>| {

@@ -308,6 +308,7 @@ mod tests {
             assert!(fleet.list(|_| at(2), LATER).is_empty());
         }
     }
+
     #[test]
     fn processes_that_are_on_their_way_back_are_awaited_over_further_restarts() {
         let directory = tempfile::tempdir().unwrap();

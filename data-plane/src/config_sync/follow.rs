@@ -317,7 +317,7 @@ impl Following<'_> {
     ) -> (Result<(), Vec<Fault>>, Result<(), Ended>) {
         let running = self.applier.running().revision;
         let mut bringing = pin!(self.applier.apply(update));
-        // Whether the stream still is_open something, and why not. What is begun is ended.
+        // Whether the stream still carries something, and why not. What is begun is ended.
         let (mut is_open, mut carried) = (true, Ok(()));
         loop {
             let said = tokio::select! {
