@@ -83,27 +83,73 @@ pub(in crate::bundled::openid_connect) fn expired_cookies(
     cookies
 }
 
-/// The sealed values that the browser may mean, joined from its chunks: at most five, for a sibling
-/// domain may have planted cookies of the same name. Copies are never mixed beyond their order.
+/// Most values that are tried: each copy of one chunk beside each of another.
+const MOST_TRIED: usize = 25;
+
+/// Most characters of all that are tried: no more than five of the longest have.
+const MOST_LOOKED_AT: usize = 5 * seal::LONGEST;
+
+/// The sealed values that the browser may mean, joined from its chunks, those of one place first. A sibling domain may have
+/// planted cookies of the same names before ours and behind them: so of each chunk each copy is tried beside each copy of the
+/// others.
 pub(in crate::bundled::openid_connect) fn sealed_values(
     jar: &Jar,
     family: Family,
 ) -> impl Iterator<Item = String> {
-    jar.chunk(family, 1)
-        .enumerate()
-        .filter_map(move |(copy, first)| {
-            let chunks = seal::claimed_chunks(first).filter(|chunks| *chunks <= MOST_CHUNKS)?;
-            let mut value = first.to_owned();
-            for number in 2..=chunks {
-                let part = jar
-                    .chunk(family, number)
-                    .nth(copy)
-                    .or_else(|| jar.chunk(family, number).last())?;
-                value.push_str(part);
-                if value.len() > seal::LONGEST {
-                    return None;
-                }
-            }
+    let firsts = jar.chunk(family, 1).enumerate();
+    let all: Vec<_> = firsts
+        .filter_map(|(copy, first)| Copies::of(jar, family, copy, first))
+        .collect();
+    let rounds = all.iter().map(Copies::count).max().unwrap_or_default();
+    let mut left = MOST_LOOKED_AT;
+    (0..rounds.min(MOST_TRIED))
+        .flat_map(move |round| {
+            let joined = all.iter().filter_map(|copies| copies.joined(round));
+            joined.collect::<Vec<_>>()
+        })
+        .take(MOST_TRIED)
+        .map_while(move |value| {
+            left = left.checked_sub(value.len())?;
             Some(value)
         })
+}
+
+/// The chunks of one value, and for each further one the copies that the browser has.
+struct Copies<'a> {
+    first: &'a str,
+    further: Vec<Vec<&'a str>>,
+}
+
+impl<'a> Copies<'a> {
+    /// What may go on where `first` ends, which is at the place `copy` among those of its name. `None`: a chunk is missing, or
+    /// it claims more than there can be.
+    fn of(jar: &'a Jar, family: Family, copy: usize, first: &'a str) -> Option<Self> {
+        let chunks = seal::claimed_chunks(first).filter(|chunks| *chunks <= MOST_CHUNKS)?;
+        let further = (2..=chunks).map(|number| {
+            let mut held: Vec<_> = jar.chunk(family, number).collect();
+            let place = copy.min(held.len().checked_sub(1)?);
+            held.get_mut(..=place)?.rotate_right(1);
+            Some(held)
+        });
+        Some(Self {
+            first,
+            further: further.collect::<Option<_>>()?,
+        })
+    }
+
+    /// How many values they may be.
+    fn count(&self) -> usize {
+        let counts = self.further.iter().map(Vec::len);
+        counts.fold(1, usize::saturating_mul)
+    }
+
+    /// The value number `round`, if it is none that nobody looks at.
+    fn joined(&self, round: usize) -> Option<String> {
+        let (mut value, mut rest) = (self.first.to_owned(), round);
+        for held in &self.further {
+            value.push_str(held.get(rest % held.len())?);
+            rest /= held.len();
+        }
+        (rest == 0 && value.len() <= seal::LONGEST).then_some(value)
+    }
 }

@@ -174,6 +174,53 @@ fn rule_67_a_session_serves_only_where_it_is_bound_to() {
 }
 
 #[test]
+fn rule_66_a_planted_chunk_logs_nobody_out() {
+    // Random text does not compress.
+    let noise: String = (0_u64..100)
+        .map(|n| blake3::hash(&n.to_be_bytes()).to_hex().to_string())
+        .collect();
+    let mut gateway = Gateway::new(json!({ "session_remember": true }));
+    gateway.provider.script.borrow_mut().access_claims = vec![("noise", json!(noise))];
+    let mut browser = Browser::default();
+    browser.sign_in(&mut gateway, "/api");
+    // A sibling domain knows what a cookie of ours looks like, and chooses how long the path of each is: before or behind.
+    let altered = |value: &str| {
+        let last = if value.ends_with('A') { "B" } else { "A" };
+        format!("{}{last}", &value[..value.len() - 1])
+    };
+    for name in ["session", "remember"] {
+        let [one, two] =
+            ["", "2"].map(|number| browser.cookies[&format!("{name}{number}")].clone());
+        let (false_one, false_two) = (altered(&one), altered(&two));
+        let mut serves = |firsts: &[&str], seconds: &[&str]| {
+            let cookies = |name: &str, values: &[&str]| {
+                let cookies = values.iter().map(|value| format!("{name}={value}"));
+                cookies.collect::<Vec<_>>().join("; ")
+            };
+            let further = cookies(&format!("{name}2"), seconds);
+            let all = format!("{}; {further}; a=b", cookies(name, firsts));
+            let reply = gateway.send(super::gateway::request("/api", &[("cookie", &all)]));
+            let cookie = reply.upstream.map(|(_, headers)| headers["cookie"].clone());
+            assert!(cookie.is_none_or(|cookie| cookie == "a=b"), "{name}");
+            reply.status == 200
+        };
+        assert!(serves(&[&one], &[&two]), "{name}");
+        assert!(serves(&[&one], &[&false_two, &two]), "{name}");
+        assert!(serves(&[&one], &[&two, &false_two]), "{name}");
+        assert!(serves(&[&one], &["x", "y", "z", &two, "w"]), "{name}");
+        assert!(serves(&[&false_one, &one], &[&two, &false_two]), "{name}");
+        assert!(serves(&[&one, &false_one], &[&false_two, &two]), "{name}");
+        let firsts = [&false_one, &one, "AQI"];
+        assert!(serves(&firsts, &[&false_two, "x", &two]), "{name}");
+        assert!(
+            !serves(&[&false_one, &false_one], &[&two, &false_two]),
+            "{name}"
+        );
+        assert!(!serves(&[&one], &[&false_two]), "{name}");
+    }
+}
+
+#[test]
 fn upstream_and_client_are_told_of_the_session() {
     let facts = json!([
         "id",
