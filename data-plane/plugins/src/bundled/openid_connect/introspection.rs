@@ -312,11 +312,17 @@ impl Question {
             None | Some("jwt") => !by_rfc,
             Some(_) => false,
         };
+        let refused = |detail| Err(Failure::refused("introspect_sig", detail));
         if !fits {
-            return Err(Failure::refused(
-                "introspect_sig",
-                "the introspection answer is a JWT of another kind",
-            ));
+            return refused("the introspection answer is a JWT of another kind");
+        }
+        // One that is for anybody may have been given to another client (RFC 9701 §5); providers before the RFC did not say.
+        let says = statement.claims.contains_key("aud");
+        if statement.kind.as_deref() == Some("token-introspection+jwt")
+            && rules.config.credentials.verify_claims
+            && !says
+        {
+            return refused("the introspection answer does not say which client it is for");
         }
         let claims = match statement.claims.get("token_introspection") {
             Some(Value::Object(claims)) => claims.clone(),

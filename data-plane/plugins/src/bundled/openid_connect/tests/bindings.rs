@@ -271,3 +271,36 @@ fn a_signed_introspection_is_verified() {
     check(kind, Some("jwt"), true, false, 401);
     check(kind, None, true, false, 401);
 }
+
+#[test]
+fn rule_43_a_signed_introspection_is_for_the_client_that_has_asked() {
+    let said = json!({ "active": true, "username": "john" });
+    let answer = |audience: Value| {
+        let mut answer = json!({ "iss": "https://idp.example", "token_introspection": said });
+        if !audience.is_null() {
+            answer["aud"] = audience;
+        }
+        answer
+    };
+    for (answer, verifies, status) in [
+        (answer(json!("client")), true, 200),
+        (answer(json!(["other", "client"])), true, 200),
+        (answer(json!("other")), true, 401),
+        (answer(json!([])), true, 401),
+        (answer(Value::Null), true, 401),
+        (said.clone(), true, 401),
+        (answer(Value::Null), false, 200),
+    ] {
+        let mut gateway = Gateway::new(json!({
+            "auth_methods": ["introspection"], "verify_claims": verifies,
+            "introspection_accept": "application/token-introspection+jwt",
+        }));
+        {
+            let mut script = gateway.provider.script.borrow_mut();
+            let kind = "application/token-introspection+jwt";
+            script.signed_answers = Some((kind, Some("token-introspection+jwt")));
+            script.introspection = Some((200, answer.clone()));
+        }
+        assert_eq!(gateway.call("opaque").status, status, "{answer}");
+    }
+}
