@@ -8,6 +8,10 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use tracing::field::Field;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -275,6 +279,30 @@ fn filter_of(filter: &str) -> Result<EnvFilter, tracing_subscriber::filter::Pars
     EnvFilter::try_new(format!("rustls=error,{filter}"))
 }
 
+/// The values of a readable line: `said name=value`.
+fn fields() -> impl for<'a> FormatFields<'a> + 'static {
+    debug_fn(write_field).delimited(" ")
+}
+
+/// Writes a value. The library leaves control characters in it where it is shown as it is, and not as a quoted text.
+fn write_field(line: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    if field.name() != "message" {
+        write!(line, "{}=", field.name())?;
+    }
+    let text = format!("{value:?}");
+    for part in text.split_inclusive(char::is_control) {
+        let control = part.chars().next_back().filter(|last| last.is_control());
+        match control {
+            Some(control) => {
+                let before = part.trim_end_matches(control);
+                write!(line, "{before}{}", control.escape_default())?;
+            }
+            None => line.write_str(part)?,
+        }
+    }
+    Ok(())
+}
+
 /// Sends this process's log to standard error, filtered by `filter`, a list of `target=level`.
 ///
 /// Control characters in values are escaped in both formats, so that no value can forge a line.
@@ -289,6 +317,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     match format {
         LogFormat::Text => {
             let layer = tracing_subscriber::fmt::layer()
+                .fmt_fields(fields())
                 .with_writer(writer)
                 .with_ansi(io::stderr().is_terminal());
             registry.with(layer).try_init()?;
@@ -334,6 +363,43 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// What is written can be looked at.
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn rule_129_no_value_begins_a_line_or_commands_a_terminal() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&written);
+        let log = tracing_subscriber::fmt()
+            .fmt_fields(fields())
+            .with_writer(move || Kept(Arc::clone(&kept)))
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .finish();
+        tracing::subscriber::with_default(log, || {
+            let error = io::Error::other("d\u{1b}[2J\u{85}");
+            let shown = fmt::from_fn(|f| f.write_str("a\n WARN forged\r\n"));
+            let text = "b\r\nc";
+            tracing::warn!(%shown, text, error = %chain(&error), number = 7, "said {}", "\ne\t");
+        });
+        let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        let expected = " WARN said \\ne\\t shown=a\\n WARN forged\\r\\n text=\"b\\r\\nc\" \
+                        error=d\\u{1b}[2J\\u{85} number=7\n";
+        assert_eq!(written, expected);
     }
 
     #[test]
