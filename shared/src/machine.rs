@@ -145,6 +145,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rule_128_a_crash_leaves_no_core_file() {
+        let limit = getrlimit(Resource::Core);
+        let some = Rlimit {
+            current: limit.maximum,
+            ..limit
+        };
+        setrlimit(Resource::Core, some).unwrap();
+        leave_no_core_file();
+        assert_eq!(getrlimit(Resource::Core).current, Some(0));
+    }
+
+    #[test]
     fn what_cannot_be_read_to_an_end_is_named() {
         let root = tempfile::tempdir().unwrap();
         let place = |name: &str| root.path().join(name);

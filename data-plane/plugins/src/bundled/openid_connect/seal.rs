@@ -315,6 +315,46 @@ mod tests {
     }
 
     #[test]
+    fn rule_61_what_a_later_version_may_write_is_none() {
+        let ours = binding(None, 1);
+        let value = sealed(&ours, "session");
+        let opens = |value: &str| open(&testing::key_ring(), &ours, "session", value, 10).is_some();
+        let mut bytes = URL_SAFE_NO_PAD.decode(&value).unwrap();
+        assert!(opens(&value) && claimed_chunks(&value) == Some(1));
+        for version in [0, VERSION + 1, u8::MAX] {
+            bytes[0] = version;
+            let other = URL_SAFE_NO_PAD.encode(&bytes);
+            assert!(!opens(&other), "{version}");
+            assert_eq!(claimed_chunks(&other), None, "{version}");
+            assert_eq!(claims(other.as_bytes()), None, "{version}");
+        }
+    }
+
+    #[test]
+    fn rule_59_what_fills_its_chunks_claims_no_further_one() {
+        let ours = binding(None, 1);
+        for chunks in 1..=9 {
+            // Three bytes are four characters.
+            let full = SIZES.chunk / 4 * 3 * chunks - OVERHEAD;
+            for (length, expected) in [(full - 1, chunks), (full, chunks), (full + 1, chunks + 1)] {
+                let plaintext = vec![0; length];
+                let ring = testing::key_ring();
+                let value = seal(&ring, &ours, "session", &plaintext, SIZES, 10, [7; 12]);
+                if expected > usize::from(SIZES.most) {
+                    assert!(matches!(value, Err(SealError::TooLarge)), "{length}");
+                    continue;
+                }
+                let value = value.unwrap();
+                assert_eq!(value.len().div_ceil(SIZES.chunk), expected, "{length}");
+                let claimed = claimed_chunks(&value).map(usize::from);
+                assert_eq!(claimed, Some(expected), "{length}");
+                let opened = open(&ring, &ours, "session", &value, 10);
+                assert_eq!(*opened.unwrap().plaintext, plaintext, "{length}");
+            }
+        }
+    }
+
+    #[test]
     fn too_much_for_the_cookies_is_an_error() {
         let value = seal(
             &testing::key_ring(),

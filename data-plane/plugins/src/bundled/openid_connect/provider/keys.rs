@@ -183,3 +183,94 @@ impl Key {
         (text.len() <= LONGEST_SHOWN).then_some(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::signature::{self, EcdsaKeyPair, KeyPair};
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(kid: &str, more: &Value) -> Value {
+        let pair = EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let point = pair.public_key().as_ref().to_vec();
+        let coordinate = |part: &[u8]| URL_SAFE_NO_PAD.encode(part);
+        let mut key = json!({
+            "kty": "EC", "crv": "P-256", "kid": kid, "x": coordinate(&point[1..33]),
+            "y": coordinate(&point[33..]),
+        });
+        let members = key.as_object_mut().unwrap();
+        members.extend(more.as_object().unwrap().clone());
+        key
+    }
+
+    fn read(keys: &[Value]) -> Keys {
+        Keys::read(&json!({ "keys": keys })).unwrap()
+    }
+
+    fn header(kid: Option<&str>, algorithm: SigningAlgorithm) -> Header {
+        Header {
+            algorithm,
+            kid: kid.map(str::to_owned),
+            thumbprints: [None, None],
+            typ: None,
+            jwk: None,
+            for_graph: false,
+        }
+    }
+
+    #[test]
+    fn rule_80_a_key_is_used_for_what_it_is_for_unless_its_secret_is_shown() {
+        for (more, used) in [
+            (json!({}), true),
+            (json!({ "use": "sig", "alg": "ES256" }), true),
+            (json!({ "key_ops": ["verify"] }), true),
+            (json!({ "alg": null }), true),
+            (json!({ "use": "enc" }), false),
+            (json!({ "use": "" }), false),
+            (json!({ "key_ops": ["encrypt", "sign"] }), false),
+            (json!({ "key_ops": [] }), false),
+            (json!({ "alg": "ECDH-ES" }), false),
+            (json!({ "alg": 256 }), false),
+            (json!({ "d": "AAAA" }), false),
+            (json!({ "oth": [] }), false),
+            (json!({ "k": "AAAA" }), false),
+        ] {
+            assert_eq!(read(&[key("one", &more)]).is_empty(), !used, "{more}");
+        }
+        // Nor is a secret that everybody can read.
+        let secret = json!({ "kty": "oct", "kid": "one", "k": "c2VjcmV0", "alg": "HS256" });
+        assert!(read(&[secret]).is_empty());
+    }
+
+    #[test]
+    fn rule_80_of_keys_with_one_name_each_that_suits_the_algorithm_is_tried() {
+        let other = json!({ "alg": "ES384" });
+        let none = json!({});
+        let keys = read(&[
+            key("one", &none),
+            key("one", &json!({ "alg": "ES256" })),
+            key("one", &other),
+            key("two", &none),
+        ]);
+        let tried = |kid, algorithm| keys.candidates(&header(kid, algorithm)).count();
+        assert_eq!(tried(Some("one"), SigningAlgorithm::ES256), 2);
+        assert_eq!(tried(Some("one"), SigningAlgorithm::RS256), 0);
+        assert_eq!(tried(Some("three"), SigningAlgorithm::ES256), 0);
+        assert_eq!(tried(None, SigningAlgorithm::ES256), 3);
+    }
+
+    #[test]
+    fn rules_32_and_74_no_more_than_five_keys_are_tried_and_a_hundred_read() {
+        let none = json!({});
+        let keys: Vec<_> = (0..101).map(|n| key(&format!("k{n}"), &none)).collect();
+        let keys = read(&keys);
+        let tried = |kid| {
+            keys.candidates(&header(kid, SigningAlgorithm::ES256))
+                .count()
+        };
+        assert_eq!(tried(None), 5);
+        assert_eq!((tried(Some("k99")), tried(Some("k100"))), (1, 0));
+    }
+}

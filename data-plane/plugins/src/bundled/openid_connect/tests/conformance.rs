@@ -406,3 +406,25 @@ fn rule_40_a_refreshed_id_token_is_for_the_client_and_not_older_than_the_first()
     refresh_refused("iat", json!(crate::testing::START.as_secs() - 1));
     refresh_refused("nonce", json!("another"));
 }
+
+#[test]
+fn rule_40_a_refreshed_id_token_is_of_the_same_authentication() {
+    let began = crate::testing::START.as_secs();
+    for (time, status) in [
+        (json!(began), 200),
+        (Value::Null, 200),
+        (json!(began + 1), 401),
+        (json!(began - 1), 401),
+    ] {
+        let mut gateway = Gateway::new(json!({}));
+        let claims = |time: &Value| vec![("auth_time", time.clone())];
+        gateway.provider.script.borrow_mut().id_claims = claims(&json!(began));
+        let mut browser = Browser::default();
+        browser.sign_in(&mut gateway, "/api");
+        gateway.provider.script.borrow_mut().id_claims = claims(&time);
+        gateway.advance(350);
+        let reply = browser.get(&mut gateway, "/api");
+        let outcome = (reply.status, reply.ends_session());
+        assert_eq!(outcome, (status, status == 401), "{time}");
+    }
+}

@@ -64,6 +64,8 @@ fn oidcc_client_test_3rd_party_init_login() {
             "and none that another site names"
         );
         assert_eq!(start.headers["x-frame-options"], "DENY");
+        let policy = &start.headers["content-security-policy"];
+        assert_eq!(policy, "frame-ancestors 'none'");
         let reply = finish(&mut gateway, &mut browser, &start);
         assert_eq!((reply.status, reply.location()), (302, target));
         assert!(reply.sets_session());

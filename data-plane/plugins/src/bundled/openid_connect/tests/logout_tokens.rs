@@ -8,7 +8,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method};
 use serde_json::json;
 
-use super::gateway::Gateway;
+use super::gateway::{Browser, Gateway};
 use super::logout::{back_channel, logout_claims, post_token};
 use crate::filter::{Filter as _, Flow};
 use crate::testing::Request;
@@ -45,6 +45,45 @@ fn at_once(gateway: &Gateway, token: &str) -> [u16; 2] {
             [status(first), status(second)]
         })
     })
+}
+
+#[test]
+fn rule_102_a_token_that_says_that_it_is_something_else_ends_nothing() {
+    for (kind, status) in [
+        (None, 200),
+        (Some("JWT"), 200),
+        (Some("logout+jwt"), 200),
+        (Some("application/Logout+JWT"), 200),
+        (Some("at+jwt"), 400),
+        (Some("dpop+jwt"), 400),
+        (Some("secevent+jwt"), 400),
+        (Some("token-introspection+jwt"), 400),
+        (Some(""), 400),
+    ] {
+        let (mut gateway, mut browser) = back_channel();
+        let claims = logout_claims(&gateway, &json!({}));
+        let token = gateway.provider.keys.borrow()[0].sign_as(kind, &claims);
+        assert_eq!(post_token(&mut gateway, &token).status, status, "{kind:?}");
+        let ended = browser.get(&mut gateway, "/api").status == 302;
+        assert_eq!(ended, status == 200, "{kind:?}");
+    }
+}
+
+#[test]
+fn rule_102_no_more_than_16_kib_are_read_of_a_logout() {
+    let (mut gateway, mut browser) = back_channel();
+    let one = token(&gateway, "one");
+    let whole = |length: usize| {
+        let padding = length - "&logout_token=".len() - "a=".len() - one.len();
+        format!("a={}&logout_token={one}", "x".repeat(padding))
+    };
+    let mut status = |body: &str| {
+        let reply = Browser::default().post(&mut gateway, "/backchannel", body);
+        reply.status
+    };
+    assert_eq!(status(&whole(16 * 1024 + 1)), 400);
+    assert_eq!(status(&whole(16 * 1024)), 200);
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
 }
 
 #[test]

@@ -7,10 +7,12 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::conformance::reason;
+use super::conformance::{outcome, reason};
 use super::gateway::{Browser, Gateway};
 use super::provider::{ISSUER, basic, plain};
+use crate::bundled::openid_connect::explain::Explanations;
 use crate::bundled::openid_connect::rules::sha256;
+use crate::host::Host as _;
 
 #[test]
 fn rule_2_no_letter_of_a_state_may_be_another() {
@@ -49,13 +51,8 @@ fn rule_4_each_sign_in_has_a_verifier_of_its_own_and_plain_is_never_said() {
             let back = format!("/api?{}", gateway.provider.authorize(start.location()));
             assert_eq!(browser.get(&mut gateway, &back).status, 200, "{methods}");
             let forms = gateway.provider.forms.borrow();
-            let verifier = forms.last().unwrap().1.get("code_verifier");
-            let Some(verifier) = verifier else {
-                // Kong sends none where none is announced; the provider knows of no challenge either.
-                assert_eq!((method, challenge), (None, None), "{methods}");
-                assert!(methods.is_null());
-                continue;
-            };
+            // Also where none is announced: a provider that knows of none passes it over.
+            let verifier = &forms.last().unwrap().1["code_verifier"];
             let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
             assert!((43..=128).contains(&verifier.len()), "{verifier}");
             assert!(verifier.bytes().all(unreserved), "{verifier}");
@@ -236,4 +233,152 @@ fn rule_73_whatever_is_asked_with_a_secret_is_asked_nowhere_else() {
             assert_eq!(asked, (1, 0), "{path} {status}");
         }
     }
+}
+
+#[test]
+fn rule_30_an_assertion_is_for_one_endpoint_and_one_minute_and_never_made_twice() {
+    let mut gateway = Gateway::new(json!({ "client_auth": ["client_secret_jwt"] }));
+    for _ in 0..2 {
+        assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);
+    }
+    let forms = gateway.provider.forms.borrow();
+    let said = |number: usize| {
+        let assertion = &forms[number].1["client_assertion"];
+        let claims = URL_SAFE_NO_PAD.decode(assertion.split('.').nth(1).unwrap());
+        serde_json::from_slice::<Value>(&claims.unwrap()).unwrap()
+    };
+    let now = crate::testing::START.as_secs();
+    let (one, two) = (said(0), said(1));
+    for (name, value) in [
+        ("iss", json!("client")),
+        ("sub", json!("client")),
+        ("aud", json!(format!("{ISSUER}/token"))),
+        ("iat", json!(now)),
+        ("exp", json!(now + 60)),
+    ] {
+        assert_eq!(one[name], value, "{name}");
+    }
+    // 128 bits.
+    assert!(one["jti"].as_str().unwrap().len() >= 22);
+    assert_ne!(one["jti"], two["jti"]);
+    for (path, _) in forms.iter() {
+        let asked = gateway.provider.last(path);
+        assert_eq!(asked.uri().query(), None, "{path}");
+    }
+}
+
+#[test]
+fn rule_32a_of_an_id_token_no_more_than_64_kib_are_read() {
+    for (length, expected) in [(40_000, ""), (49_500, "idt_missing")] {
+        let outcome = outcome(|gateway| {
+            let claims = vec![("long", json!("a".repeat(length)))];
+            gateway.provider.script.borrow_mut().id_claims = claims;
+        });
+        assert_eq!(outcome.1, expected, "{length}");
+    }
+}
+
+#[test]
+fn rule_38_the_user_info_says_nothing_else_of_what_the_id_token_says() {
+    let mut gateway = Gateway::new(json!({
+        "search_user_info": true, "credential_claim": ["acr"],
+        "upstream_headers_claims": ["sub", "acr", "email", "team"],
+        "upstream_headers_names": ["x-sub", "x-acr", "x-email", "x-team"],
+    }));
+    {
+        let mut script = gateway.provider.script.borrow_mut();
+        script.id_claims = vec![("acr", json!("bronze")), ("email", json!("id@a.example"))];
+        let said =
+            json!({ "sub": "user-1", "acr": "gold", "email": "b@a.example", "team": "blue" });
+        script.user_info = Some((200, said));
+    }
+    let reply = Browser::default().sign_in(&mut gateway, "/api");
+    for (name, value) in [
+        ("x-sub", "user-1"),
+        ("x-acr", "bronze"),
+        ("x-credential-identifier", "bronze"),
+        ("x-email", "id@a.example"),
+        ("x-team", "blue"),
+    ] {
+        assert_eq!(reply.seen(name), Some(value), "{name}");
+    }
+}
+
+#[test]
+fn rule_57_a_prefix_of_a_cookies_name_is_kept_to() {
+    let refused = |changes: Value| {
+        let mut config = json!({ "issuer": ISSUER, "client_id": ["client"] });
+        let all = config.as_object_mut().unwrap();
+        all.extend(changes.as_object().unwrap().clone());
+        let errors = crate::registry::check("openid-connect", &config).err();
+        errors.map(|errors| errors.by_field.keys().next().unwrap().clone())
+    };
+    for cookie in ["session_cookie", "authorization_cookie"] {
+        let field = |end: &str| format!("{cookie}_{end}");
+        let with = |name: &str, secure: bool, more: Value| {
+            let mut changes = json!({ field("name"): name, field("secure"): secure });
+            let all = changes.as_object_mut().unwrap();
+            all.extend(more.as_object().unwrap().clone());
+            refused(changes)
+        };
+        let path = || json!({ field("path"): "/app" });
+        let domain = || json!({ field("domain"): "a.example" });
+        for prefix in ["__Host-", "__HOST-", "__Secure-", "__secure-"] {
+            let name = format!("{prefix}x");
+            let of_host = prefix.eq_ignore_ascii_case("__host-");
+            assert_eq!(with(&name, true, json!({})), None, "{name}");
+            let secure = Some(field("secure"));
+            assert_eq!(with(&name, false, json!({})), secure, "{name}");
+            let named = Some(field("name")).filter(|_| of_host);
+            assert_eq!(with(&name, true, path()), named, "{name}");
+            assert_eq!(with(&name, true, domain()), named, "{name}");
+        }
+        let everywhere = json!({ field("same_site"): "None", field("secure"): false });
+        assert_eq!(refused(everywhere), Some(field("same_site")));
+    }
+}
+
+#[test]
+fn why_a_session_is_of_no_use_is_told() {
+    let told = |change: &dyn Fn(&mut Gateway, &mut Browser)| {
+        let mut gateway = Gateway::new(json!({
+            "session_bind": ["user-agent"], "logout_uri_suffix": "/logout",
+        }));
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+        change(&mut gateway, &mut browser);
+        // A look ahead begins no sign-in.
+        let reply = browser.get_with(&mut gateway, "/api", "purpose", "prefetch");
+        assert_eq!(reply.status, 401);
+        let explanations = gateway.host.node_state::<Explanations>();
+        let id = "0123456789abcdef0123456789abcdef";
+        let told = explanations.find(id, gateway.host.now()).unwrap();
+        told["session"].as_str().map(str::to_owned)
+    };
+    let is = |reason: &str| Some(reason.to_owned());
+    let none = told(&|_, browser| browser.cookies.clear());
+    assert_eq!(none, None);
+    let bad = told(&|_, browser| _ = browser.cookies.insert("session".to_owned(), "x".to_owned()));
+    assert_eq!(bad, is("session_bad"));
+    let expired = told(&|gateway, _| gateway.advance(900));
+    assert_eq!(expired, is("session_expired"));
+    let revoked = told(&|gateway, browser| {
+        browser.clone().post(gateway, "/logout", "");
+    });
+    assert_eq!(revoked, is("session_revoked"));
+    let elsewhere = told(&|gateway, browser| {
+        browser.cookies.clear();
+        let mut request = crate::testing::Request::get("/api");
+        let agent = http::HeaderValue::from_static("another");
+        request.headers.push((http::header::USER_AGENT, agent));
+        let mut other = Browser::default();
+        let start = other.send(gateway, request);
+        let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+        let mut request = crate::testing::Request::get(&back);
+        let agent = http::HeaderValue::from_static("another");
+        request.headers.push((http::header::USER_AGENT, agent));
+        assert_eq!(other.send(gateway, request).status, 200);
+        *browser = other;
+    });
+    assert_eq!(elsewhere, is("session_wrong_binding"));
 }
