@@ -200,8 +200,8 @@ pub fn marked(
     Some((healthy, UnixTime::from_millis(before)))
 }
 
-/// What keeps `asked` in `config` as well.
-fn change(config: &Config, asked: &[Revocation]) -> Result<Change, Refused> {
+/// What keeps `asked` in `config` as well, which has room for `most` in all.
+fn change(config: &Config, asked: &[Revocation], most: usize) -> Result<Change, Refused> {
     let mut merged: BTreeMap<Uuid, Revocation> = BTreeMap::new();
     for revocation in asked {
         let known = merged.get(&revocation.id).copied();
@@ -220,9 +220,12 @@ fn change(config: &Config, asked: &[Revocation]) -> Result<Change, Refused> {
         puts: puts.collect(),
         removes: Vec::new(),
     };
-    // Counting is only worth it where the limit could be near.
-    let new = change.puts.len();
-    if config.len() + new > MOST && config.keys(Revocation::KIND, Uuid::nil()).count() + new > MOST
+    let unknown = change.puts.iter().filter(|(key, _)| !config.contains(*key));
+    let new = unknown.count();
+    // Counting is only worth it where the limit could be near. What takes another's place needs no room.
+    if new > 0
+        && config.len() + new > most
+        && config.keys(Revocation::KIND, Uuid::nil()).count() + new > most
     {
         return Err(Refused::Full);
     }
@@ -230,7 +233,9 @@ fn change(config: &Config, asked: &[Revocation]) -> Result<Change, Refused> {
 }
 
 fn keep(publisher: &Publisher, origin: &Origin, asked: &[Revocation]) -> Result<(), Refused> {
-    let outcome = publisher.transact(origin, UnixTime::now(), |config, _| change(config, asked));
+    let outcome = publisher.transact(origin, UnixTime::now(), |config, _| {
+        change(config, asked, MOST)
+    });
     // Whoever is signed out must not be let in while more changes are waited for.
     publisher.hurry();
     if let Err(refused) = &outcome {
@@ -276,7 +281,7 @@ mod tests {
     }
 
     fn evolve(config: &Config, asked: &[Revocation]) -> Config {
-        let change = change(config, asked).unwrap();
+        let change = change(config, asked, MOST).unwrap();
         config.evolve(&change, config.revision().next())
     }
 
@@ -295,7 +300,22 @@ mod tests {
             Some(revocation(1, 20, 100))
         );
         // A repeat changes nothing.
-        assert_eq!(change(&config, &asked), Ok(Change::default()));
+        assert_eq!(change(&config, &asked, MOST), Ok(Change::default()));
+    }
+
+    #[test]
+    fn rule_104_what_there_is_no_room_for_is_refused_whole_and_nothing_makes_way_for_it() {
+        let known = [revocation(1, 10, 100), revocation(2, 10, 100)];
+        let config = evolve(&Config::default(), &known);
+        let further = [revocation(3, 10, 100), revocation(4, 10, 100)];
+        assert_eq!(change(&config, &further, 3), Err(Refused::Full));
+        assert_eq!(change(&config, &further, 4).unwrap().puts.len(), 2);
+        // What is known needs no further room to hold for longer, whatever has expired.
+        let longer = [revocation(1, 20, 200), revocation(2, 5, 100)];
+        for most in [0, 2, 4] {
+            let change = change(&config, &longer, most).unwrap();
+            assert_eq!((change.puts.len(), change.removes.len()), (1, 0), "{most}");
+        }
     }
 
     #[test]
