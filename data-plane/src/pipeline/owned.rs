@@ -188,16 +188,11 @@ fn remove_owned_cookies(headers: &mut Headers, snapshot: &CompiledSnapshot, rout
     }
     let headers = headers.map();
     let owned = |value: &HeaderValue| {
-        let name = value
-            .as_bytes()
-            .split(|byte| *byte == b'=')
-            .next()
-            .unwrap_or_default();
-        str::from_utf8(name).is_ok_and(|name| {
+        str::from_utf8(name_sent_back(value.as_bytes())).is_ok_and(|name| {
             let mut all = route.filters.all.iter();
             all.any(|filter| {
                 let filter = snapshot.filters.get(*filter);
-                filter.is_some_and(|filter| filter.owns_cookie(name.trim()))
+                filter.is_some_and(|filter| filter.owns_cookie(name))
             })
         })
     };
@@ -216,6 +211,17 @@ fn remove_owned_cookies(headers: &mut Headers, snapshot: &CompiledSnapshot, rout
     }
 }
 
+/// The name that a server reads once a browser sends back what `cookie` sets. Of one that has none, browsers send the value
+/// alone, and what stands in that before a `=` is read as its name (RFC 6265bis §5.6, §5.8.3).
+fn name_sent_back(cookie: &[u8]) -> &[u8] {
+    fn before(text: &[u8], end: u8) -> &[u8] {
+        let part = text.split(|byte| *byte == end).next();
+        part.unwrap_or_default().trim_ascii()
+    }
+    let pair = before(cookie, b';');
+    before(pair.strip_prefix(b"=").unwrap_or(pair), b'=')
+}
+
 /// Equal but for `_` in place of `-`.
 fn same_field(owned: &HeaderName, name: &[u8]) -> bool {
     let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
@@ -230,6 +236,29 @@ mod tests {
     use plugins::exchange::Identity;
 
     use super::*;
+
+    #[test]
+    fn rule_69_a_cookie_has_the_name_that_it_is_read_by() {
+        for (cookie, name) in [
+            ("session=a=b; Path=/", "session"),
+            (" session =a", "session"),
+            ("session", "session"),
+            ("session; Path=/", "session"),
+            ("=session=a; Path=/", "session"),
+            ("= session =a", "session"),
+            ("=session", "session"),
+            ("theme==session=a", "theme"),
+            ("==session=a", ""),
+            ("; session=a", ""),
+            ("", ""),
+        ] {
+            assert_eq!(
+                name_sent_back(cookie.as_bytes()),
+                name.as_bytes(),
+                "{cookie}"
+            );
+        }
+    }
 
     #[test]
     fn what_is_put_is_all_that_filters_let_pass() {

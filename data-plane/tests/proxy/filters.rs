@@ -158,8 +158,9 @@ fn a_bearer_token_makes_a_consumer_and_groups_decide() {
 }
 
 /// An upstream that says what only the gateway may say.
-const FORGING: &str =
-    "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Email: root\r\nx_email: root\r\n\r\nok";
+const FORGING: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Email: root\r\nx_email: root\r\n\
+     Set-Cookie: session=root; Path=/\r\nSet-Cookie: theme=dark\r\nSet-Cookie: =session2=root\r\n\
+     Set-Cookie: __Host-session=root; Secure; Path=/\r\n\r\nok";
 
 #[test]
 fn headers_for_the_client_come_from_claims_and_never_from_the_upstream() {
@@ -170,7 +171,7 @@ fn headers_for_the_client_come_from_claims_and_never_from_the_upstream() {
         200,
         "openid-connect",
         &json!({
-            "issuer": provider.issuer, "client_id": ["shop"], "auth_methods": ["bearer"],
+            "issuer": provider.issuer, "client_id": ["shop"], "auth_methods": ["session", "bearer"],
             "downstream_headers_claims": ["email"], "downstream_headers_names": ["x_email"],
         }),
     ));
@@ -187,6 +188,8 @@ fn headers_for_the_client_come_from_claims_and_never_from_the_upstream() {
         assert!(answer.starts_with("http/1.1 200 "), "{answer}");
         assert_eq!(answer.matches("x-email: a@b.example\r\n").count(), lines);
         assert!(!answer.contains("root"), "{answer}");
+        // Nor do cookies of the gateway's own; others are the upstream's to set.
+        assert!(answer.contains("set-cookie: theme=dark\r\n"), "{answer}");
     }
     stop(proxy);
 }
