@@ -6,7 +6,8 @@
 //! ```
 
 use std::future::poll_fn;
-use std::net::{IpAddr, Ipv4Addr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
@@ -18,13 +19,14 @@ use http_body_util::Full;
 use hyper::body::Body as _;
 use hyper_util::rt::TokioIo;
 use plugins::bundled::openid_connect::client_keys::ClientCertificate;
-use plugins::host::{FetchError, FetchLimits};
+use plugins::host::{FetchError, FetchLimits, Reach};
 use plugins::proxies::Proxy;
 use rustls_pki_types::ServerName;
 use shared::network::Network;
 use shared::telemetry::chain;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 /// Longest head of a proxy's answer, in bytes.
@@ -72,6 +74,21 @@ pub fn without_query(url: &Uri) -> String {
     let text = url.to_string();
     text.split_once('?')
         .map_or(text.clone(), |(before, _)| before.to_owned())
+}
+
+/// Connects to `address`, for as long as `reach` has patience.
+///
+/// # Errors
+///
+/// If that fails, or takes longer.
+pub async fn dial(address: SocketAddr, reach: Reach) -> io::Result<TcpStream> {
+    let connecting = TcpStream::connect(address);
+    let stream = match reach.patience() {
+        None => connecting.await?,
+        Some(limit) => timeout(limit, connecting).await??,
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Sends `request` over a connection of its own and reads the whole answer.
@@ -255,8 +272,8 @@ impl<O: Outside> Way<'_, O> {
                 continue;
             }
             let port = own.filter(|port| *port != 0).unwrap_or(port);
-            let connected = TcpStream::connect((address, port)).await;
-            match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+            let address = SocketAddr::new(address, port);
+            match dial(address, self.limits.reach).await {
                 Ok(stream) => return Ok(Box::new(stream)),
                 Err(error) => failure = unreachable(url, &error),
             }

@@ -245,6 +245,15 @@ pub enum Reach {
 }
 
 impl Reach {
+    /// How long an address may take to take a connection before the next one of its name is tried; none: as long as all of
+    /// them. Where a provider's name leads is not ours to choose, and one of its servers may be gone.
+    pub const fn patience(self) -> Option<Duration> {
+        match self {
+            Self::Anywhere => None,
+            Self::Public { .. } => Some(Duration::from_secs(2)),
+        }
+    }
+
     /// Whether a connection to `address` may be made where `permitted` are the networks that the
     /// process was told of. To be asked of the very address that is connected to.
     pub fn allows(self, address: IpAddr, permitted: &[Network]) -> bool {

@@ -343,10 +343,7 @@ impl Pool {
                 };
                 continue;
             }
-            match TcpStream::connect(address).await.and_then(|stream| {
-                stream.set_nodelay(true)?;
-                Ok(stream)
-            }) {
+            match fetch::dial(*address, self.origin.key().reach).await {
                 Ok(stream) => {
                     let stream = self.secure(*address, stream).await?;
                     return Ok((stream, *address));

@@ -8,7 +8,7 @@ use plugins::host::{Reach, Repeatable};
 use plugins::proxies::{Proxies, Proxy};
 use shared::secret::Secret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
 use crate::settings::Settings;
@@ -202,6 +202,49 @@ async fn rule_72_only_public_and_permitted_addresses_are_connected_to() {
             "{host}: {error}"
         );
     }
+}
+
+/// A name with these addresses.
+struct Name(Vec<Address>);
+
+impl Outside for Name {
+    async fn addresses(&self, _: &str) -> Result<Vec<Address>, String> {
+        Ok(self.0.clone())
+    }
+
+    fn connector(&self, _: bool, _: Option<&ClientCertificate>) -> Result<TlsConnector, String> {
+        Err("no connection is secured here".to_owned())
+    }
+
+    fn permitted(&self) -> &[Network] {
+        &[]
+    }
+}
+
+#[tokio::test]
+async fn rule_74_an_address_that_answers_nothing_is_passed_over_for_the_next() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let silent = socket.listen(0).unwrap();
+    let address = silent.local_addr().unwrap();
+    // Nobody takes what is in its queue, and the system leaves those unanswered who come when that is full.
+    let mut queued = Vec::new();
+    let come = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300));
+    while let Ok(connected) = come() {
+        queued.push(connected);
+    }
+    let (port, served) = server(&["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"]).await;
+    let ports = [address.port(), port];
+    let name = Name(ports.map(|port| (address.ip(), Some(port))).to_vec());
+    let limits = FetchLimits {
+        reach: Reach::Public { loopback: true },
+        ..limits()
+    };
+    // The system itself gives up after two minutes.
+    let asked = fetch::fetch(request("http://idp.test/"), &limits, &name);
+    let answer = tokio::time::timeout(Duration::from_secs(60), asked).await;
+    assert_eq!(answer.unwrap().unwrap().status(), 200);
+    assert_eq!(served.await.unwrap().len(), 1);
 }
 
 #[tokio::test]
