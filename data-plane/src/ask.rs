@@ -6,11 +6,12 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use plugins::host::Number;
+use proto::v1::flight::Step;
 use proto::v1::{answer, request};
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 
 pub(crate) use self::given::Given;
-use self::given::Number;
 
 /// How long an answer may take that needs no work.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -24,9 +25,17 @@ const LENGTHY: usize = 16;
 /// How long it may take until it is known that what was told has arrived.
 const ARRIVED: Duration = Duration::from_secs(30);
 
-/// Between two questions that no stream has taken, and the longest such pause of what is told for a while.
+/// Between two questions that no stream has taken.
 pub(crate) const AGAIN: Duration = Duration::from_millis(20);
-const SELDOM: Duration = Duration::from_millis(500);
+
+/// How long it is told to control planes that start how a flight ended: they keep it for as long.
+const KEPT: Duration = Duration::from_mins(1);
+
+/// KiB of results that are kept for that.
+const ROOM: usize = 8 * 1024;
+
+/// Results that are told again at once.
+const TOLD_AGAIN: usize = 16;
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -70,9 +79,11 @@ impl Asked {
 #[derive(Debug)]
 pub(crate) struct Landing {
     key: Bytes,
-    number: Option<Number>,
+    number: Number,
     ended: request::What,
     arrived: oneshot::Receiver<answer::What>,
+    /// Sees the streams that begin since.
+    streams: watch::Receiver<u64>,
 }
 
 /// Both ends of the way to config sync.
@@ -81,6 +92,10 @@ pub(crate) struct Questions {
     sender: mpsc::Sender<Asked>,
     receiver: Mutex<mpsc::Receiver<Asked>>,
     lengthy: Semaphore,
+    room: Semaphore,
+    telling_again: Semaphore,
+    /// How many streams have begun.
+    streams: watch::Sender<u64>,
     /// The flights that this process does.
     pub(crate) given: Given,
 }
@@ -92,6 +107,9 @@ impl Default for Questions {
             sender,
             receiver: Mutex::new(receiver),
             lengthy: Semaphore::new(LENGTHY),
+            room: Semaphore::new(ROOM),
+            telling_again: Semaphore::new(TOLD_AGAIN),
+            streams: watch::Sender::new(0),
             given: Given::default(),
         }
     }
@@ -140,6 +158,16 @@ impl Questions {
         }
     }
 
+    /// Whether a control plane answers.
+    pub(crate) async fn is_answered(&self) -> bool {
+        self.ask(request::What::Echo(true), PROMPT).await.is_ok()
+    }
+
+    /// A stream has begun.
+    pub(crate) fn begin_stream(&self) {
+        self.streams.send_modify(|streams| *streams += 1);
+    }
+
     /// The answer to `what`, which is long; none as well where many of these are on their way.
     pub(crate) async fn ask_at_length(
         &self,
@@ -166,9 +194,13 @@ impl Questions {
         Some(arrived)
     }
 
-    /// Tells how the flight `key` has `ended`, which this process has done; nothing if nobody can be told.
-    pub(crate) fn land(&self, key: &[u8], ended: request::What) -> Option<Landing> {
-        let number = self.given.number(key);
+    /// Tells how the flight `key` has `ended`, which this process began as `number`; nothing if nobody can be told, or if it was
+    /// given up and has begun anew: the end of that one is another.
+    pub(crate) fn land(&self, key: &[u8], number: Number, ended: request::What) -> Option<Landing> {
+        if self.given.number(key) != number {
+            return None;
+        }
+        let streams = self.streams.subscribe();
         let Some(arrived) = self.deliver(ended.clone()) else {
             self.given.ends(key, number);
             return None;
@@ -178,25 +210,44 @@ impl Questions {
             number,
             ended,
             arrived,
+            streams,
         })
     }
 
-    /// Waits until it is known that what `land` tells has arrived, and tells it again, for a while, to whoever takes the place
-    /// of a control plane that has gone away before.
+    /// Tells what `land` tells to each stream that begins, until it is known that it has arrived; a result also after that, for
+    /// as long as it serves: a control plane that starts knows of none.
     pub(crate) async fn landed(&self, landing: Landing) {
-        let (key, number) = (landing.key, landing.number);
-        let mut arrived = landing.arrived;
-        let (began, mut pause) = (tokio::time::Instant::now(), AGAIN);
-        while matches!(tokio::time::timeout(ARRIVED, arrived).await, Ok(Err(_)))
-            && began.elapsed() < ARRIVED
-        {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(SELDOM);
-            // The end of this one would be taken for that of the next.
-            if self.given.number(&key) != number {
+        let Landing {
+            key,
+            number,
+            ended,
+            mut arrived,
+            mut streams,
+        } = landing;
+        let mut over = pin!(tokio::time::sleep(KEPT));
+        let room = length(&ended).and_then(|length| self.room.try_acquire_many(length).ok());
+        let (mut is_heard, mut is_kept, mut turn) = (false, false, None);
+        loop {
+            is_heard |= matches!(tokio::time::timeout(ARRIVED, arrived).await, Ok(Ok(_)));
+            drop(turn.take());
+            if is_heard && !is_kept {
+                is_kept = room.is_some() && self.given.lands(&key, number);
+                if !is_kept {
+                    break;
+                }
+            }
+            tokio::select! {
+                biased;
+                () = &mut over => break,
+                _ = streams.changed() => {}
+            }
+            // All have something to tell to whoever has just started.
+            turn = self.telling_again.acquire().await.ok();
+            // The end of this one would be taken for that of the next. One that has no number is nobody's.
+            if number == Number::default() || self.given.number(&key) != number {
                 break;
             }
-            match self.deliver(landing.ended.clone()) {
+            match self.deliver(ended.clone()) {
                 Some(again) => arrived = again,
                 None => break,
             }
@@ -207,6 +258,16 @@ impl Questions {
     /// The next question. For one reader at a time: the stream, or who refuses while there is none.
     pub(crate) async fn next(&self) -> Option<Asked> {
         self.receiver.lock().await.recv().await
+    }
+}
+
+/// KiB that the result takes which is told; none if it is no result.
+fn length(ended: &request::What) -> Option<u32> {
+    match ended {
+        request::What::Flight(flight) if flight.step() == Step::Land => {
+            u32::try_from(flight.result.len() / 1024 + 1).ok()
+        }
+        _ => None,
     }
 }
 
@@ -253,8 +314,8 @@ mod tests {
     async fn how_a_flight_ended_is_told_until_somebody_has_heard_it() {
         let questions = Questions::default();
         let key = [7; 32];
-        questions.given.begins(&key);
-        let landing = questions.land(&key, join()).unwrap();
+        let number = questions.given.begins(&key);
+        let landing = questions.land(&key, number, join()).unwrap();
         let control_planes = async {
             for is_gone in [true, true, false] {
                 // One that takes it off the queue and goes away takes all of it along: nothing is left for the next one to
@@ -266,7 +327,10 @@ mod tests {
                 assert!(next.is_err());
                 // Until somebody has heard it, it is this process's.
                 assert_eq!(questions.given.all(), [&key[..]]);
-                if !is_gone {
+                if is_gone {
+                    drop(told);
+                    questions.begin_stream();
+                } else {
                     told.answer(answer::What::Echo(true));
                 }
             }
@@ -274,8 +338,8 @@ mod tests {
         tokio::join!(questions.landed(landing), control_planes);
         assert!(questions.given.all().is_empty());
         // Where there is nobody for long, nobody is waited for any more.
-        questions.given.begins(&key);
-        let landing = questions.land(&key, join()).unwrap();
+        let number = questions.given.begins(&key);
+        let landing = questions.land(&key, number, join()).unwrap();
         let nobody = async { while questions.next().await.is_some() {} };
         tokio::select! {
             () = questions.landed(landing) => {}
@@ -289,8 +353,8 @@ mod tests {
         let questions = Questions::default();
         let key = [7; 32];
         for is_heard in [true, false] {
-            questions.given.begins(&key);
-            let landing = questions.land(&key, join()).unwrap();
+            let first = questions.given.begins(&key);
+            let landing = questions.land(&key, first, join()).unwrap();
             let told = questions.next().await.unwrap();
             // It has been given up; another core wants it done, and is given it before that is known to be heard.
             let number = questions.given.begins(&key);
@@ -298,14 +362,100 @@ mod tests {
                 told.answer(answer::What::Echo(true));
             } else {
                 drop(told);
+                questions.begin_stream();
             }
             questions.landed(landing).await;
+            // Nor does what ends later than that.
+            assert!(questions.land(&key, first, join()).is_none());
             assert_eq!(questions.given.all(), [&key[..]], "{is_heard}");
             let next = tokio::time::timeout(PROMPT, questions.next()).await;
             assert!(next.is_err(), "{is_heard}");
-            questions.given.ends(&key, Some(number));
+            questions.given.ends(&key, number);
             assert!(questions.given.all().is_empty());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_result_is_told_to_control_planes_that_start_for_as_long_as_it_serves() {
+        let questions = Questions::default();
+        let key = [7; 32];
+        let number = questions.given.begins(&key);
+        let result = request::What::Flight(proto::v1::Flight {
+            step: Step::Land.into(),
+            result: vec![7; 2_000].into(),
+            ..proto::v1::Flight::default()
+        });
+        let landing = questions.land(&key, number, result.clone()).unwrap();
+        let control_planes = async {
+            for _ in 0..3 {
+                let told = questions.next().await.unwrap();
+                assert_eq!(told.what, result);
+                told.answer(answer::What::Echo(true));
+                tokio::time::sleep(PROMPT).await;
+                // The first word of this process names it to the next one.
+                assert_eq!(questions.given.all(), [&key[..]]);
+                questions.begin_stream();
+            }
+            questions
+                .next()
+                .await
+                .unwrap()
+                .answer(answer::What::Echo(true));
+            tokio::time::sleep(KEPT).await;
+            questions.begin_stream();
+            let next = tokio::time::timeout(PROMPT, questions.next()).await;
+            assert!(next.is_err());
+        };
+        tokio::join!(questions.landed(landing), control_planes);
+        assert!(questions.given.all().is_empty());
+        assert_eq!(questions.room.available_permits(), ROOM);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn results_that_are_told_again_leave_room_on_the_stream() {
+        let questions = Questions::default();
+        let result = || {
+            request::What::Flight(proto::v1::Flight {
+                step: Step::Land.into(),
+                ..proto::v1::Flight::default()
+            })
+        };
+        let landings: Vec<_> = (0..200_u8)
+            .map(|key| {
+                let number = questions.given.begins(&[key]);
+                questions.land(&[key], number, result()).unwrap()
+            })
+            .collect();
+        let control_planes = async {
+            for _ in 0..200 {
+                questions
+                    .next()
+                    .await
+                    .unwrap()
+                    .answer(answer::What::Echo(true));
+            }
+            tokio::time::sleep(PROMPT).await;
+            questions.begin_stream();
+            let mut waiting = Vec::new();
+            while let Ok(told) = tokio::time::timeout(PROMPT, questions.next()).await {
+                waiting.push(told.unwrap());
+            }
+            assert_eq!(waiting.len(), TOLD_AGAIN);
+            for told in waiting {
+                told.answer(answer::What::Echo(true));
+            }
+            for _ in TOLD_AGAIN..200 {
+                questions
+                    .next()
+                    .await
+                    .unwrap()
+                    .answer(answer::What::Echo(true));
+            }
+        };
+        let telling = landings
+            .into_iter()
+            .map(|landing| questions.landed(landing));
+        tokio::join!(futures::future::join_all(telling), control_planes);
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,7 +19,9 @@ use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
-use plugins::host::{Claim, FetchError, FetchLimits, Host, Repeatable, RevokeError, Waits, Work};
+use plugins::host::{
+    Claim, FetchError, FetchLimits, Host, Number, Repeatable, RevokeError, Waits, Work,
+};
 use plugins::sessions::revocations::Revocations;
 use proto::v1::flight::Step;
 use proto::v1::request::What;
@@ -225,6 +227,9 @@ const HEARD: Duration = Duration::from_secs(10);
 /// How long it may take to find it, also with other control planes: a user waits.
 const FOUND: Duration = Duration::from_secs(3);
 
+/// A control plane that was heard so lately is heard.
+const LATELY: Duration = Duration::from_secs(1);
+
 /// How long a revocation may be on its way before it is kept on disk meanwhile.
 const SOON: Duration = Duration::from_millis(500);
 
@@ -383,17 +388,27 @@ impl Host for CoreHost {
                 answer => break answer.ok(),
             }
         };
-        claim_of(answer, waited())
+        claim_of(answer, waited(), || node.questions.given.number(&key))
     }
 
-    fn publish(&self, key: [u8; 32], sealed: Option<Vec<u8>>) {
+    fn undertake(&self, key: [u8; 32]) -> Number {
+        self.0.node.questions.given.begins(&key)
+    }
+
+    async fn is_heard(&self) -> bool {
+        let node = &self.0.node;
+        node.contact.is_connected()
+            && (node.contact.silence(monotonic()) < LATELY || node.questions.is_answered().await)
+    }
+
+    fn publish(&self, key: [u8; 32], begun: Number, sealed: Option<Vec<u8>>) {
         let step = if sealed.is_some() {
             Step::Land
         } else {
             Step::Abandon
         };
         let ended = What::Flight(flight(key, step, sealed));
-        let Some(landing) = self.0.node.questions.land(&key, ended) else {
+        let Some(landing) = self.0.node.questions.land(&key, begun, ended) else {
             tracing::debug!("no control plane hears that an operation has ended");
             return;
         };
@@ -438,10 +453,10 @@ fn aside(key: [u8; 32], step: aside::Step, sealed: Vec<u8>) -> What {
     })
 }
 
-/// Whose an operation is, by what the control plane has answered after so long.
-fn claim_of(answer: Option<answer::What>, waited: Duration) -> Claim {
+/// Whose an operation is, by what the control plane has answered after so long; which beginning of it, if it is this node's.
+fn claim_of(answer: Option<answer::What>, waited: Duration, begun: impl Fn() -> Number) -> Claim {
     match answer {
-        Some(answer::What::Yours(_)) => Claim::Ours,
+        Some(answer::What::Yours(_)) => Claim::Ours(begun()),
         Some(answer::What::Result(sealed)) => Claim::Theirs(sealed.to_vec()),
         // Nor does the end of the control plane make it this node's.
         None if waited >= AGREED => Claim::Taken,
@@ -466,8 +481,11 @@ mod tests {
     #[test]
     fn what_another_node_is_at_is_nobody_elses_however_long_it_takes() {
         let soon = Duration::from_millis(50);
-        let check = |answer, waited, expected| assert_eq!(claim_of(answer, waited), expected);
-        check(Some(answer::What::Yours(true)), CLAIMED, Claim::Ours);
+        let check = |answer, waited, expected| {
+            assert_eq!(claim_of(answer, waited, || Number(7)), expected);
+        };
+        let ours = Claim::Ours(Number(7));
+        check(Some(answer::What::Yours(true)), CLAIMED, ours);
         let result = answer::What::Result(vec![7].into());
         check(Some(result), CLAIMED, Claim::Theirs(vec![7]));
         let refused = answer::What::Refused("too much at once".to_owned());

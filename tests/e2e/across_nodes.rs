@@ -276,6 +276,28 @@ async fn rule_41_a_control_plane_that_starts_again_has_no_token_used_twice() {
 }
 
 #[tokio::test]
+async fn rule_25_a_control_plane_that_starts_hears_again_which_codes_are_redeemed() {
+    let mut guide = Guide::start(2, "").await;
+    let first = guide.browser(0);
+    let callback = first.log_in(&gateway("/"), "alice").await;
+    let second = guide.browser(1);
+    for name in first.cookie_names(GATEWAY) {
+        let cookie = first.cookie(GATEWAY, &name).unwrap();
+        second.set_cookie(GATEWAY, &name, &cookie);
+    }
+    assert_eq!(first.open(callback.as_str()).await.status, 200);
+    // It knows the provider.
+    assert_eq!(guide.browser(1).get(&gateway("/")).await.status, 302);
+    let before = guide.demo.provider_requests();
+    guide.cluster.control_plane.take().unwrap().kill();
+    guide.cluster.start_control_plane().await;
+    guide.cluster.settled().await;
+    let reply = second.open(callback.as_str()).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(guide.demo.provider_requests(), before);
+}
+
+#[tokio::test]
 async fn rule_41_new_tokens_that_nobody_can_judge_yet_end_no_session_on_any_node() {
     let options =
         "--data config.scopes=offline_access --data config.leeway=0 --data config.refresh_grace=0";

@@ -88,6 +88,45 @@ async fn a_stored_session_serves_on_every_node_until_somebody_deletes_it() {
 }
 
 #[tokio::test]
+async fn rule_25_a_code_is_redeemed_once_by_nodes_that_have_lost_their_control_plane() {
+    let redis = Redis::start();
+    let mut guide = guide(&redis, "").await;
+    let first = guide.browser(0);
+    let callback = first.log_in(&gateway("/"), "alice").await;
+    let second = guide.browser(1);
+    for name in first.cookie_names(GATEWAY) {
+        let cookie = first.cookie(GATEWAY, &name).unwrap();
+        second.set_cookie(GATEWAY, &name, &cookie);
+    }
+    // The control plane knows what came of it, and goes away.
+    assert_eq!(first.open(callback.as_str()).await.status, 200);
+    assert_eq!(keys(&redis).len(), 1, "{:?}", keys(&redis));
+    // It knows the provider.
+    assert_eq!(guide.browser(1).get(&gateway("/")).await.status, 302);
+    let before = guide.demo.provider_requests();
+    guide.cluster.control_plane.take().unwrap().kill();
+    let reply = second.open(callback.as_str()).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(guide.demo.provider_requests(), before);
+    // So it is with one that nobody has heard of.
+    let third = guide.browser(0);
+    let callback = third.log_in(&gateway("/"), "bob").await;
+    let names = third.cookie_names(GATEWAY);
+    let fourth = guide.browser(1);
+    for name in names {
+        let cookie = third.cookie(GATEWAY, &name).unwrap();
+        fourth.set_cookie(GATEWAY, &name, &cookie);
+    }
+    let before = guide.demo.provider_requests();
+    let (one, other) = tokio::join!(
+        third.open(callback.as_str()),
+        fourth.open(callback.as_str())
+    );
+    assert_eq!((one.status, other.status), (200, 200));
+    assert_eq!(guide.demo.provider_requests(), before + 1);
+}
+
+#[tokio::test]
 async fn a_store_that_is_away_is_said_so_and_nobody_is_sent_round_in_circles() {
     let redis = Redis::start();
     let guide = guide(&redis, "").await;

@@ -121,7 +121,18 @@ pub trait Host: Clone + 'static {
 
     /// Hands the result of a claimed operation to the nodes that wait for it: sealed and no longer than
     /// [`LONGEST_RESULT`], or nothing if it failed.
-    fn publish(&self, _key: [u8; 32], _sealed: Option<Vec<u8>>) {}
+    fn publish(&self, _key: [u8; 32], _begun: Number, _sealed: Option<Vec<u8>>) {}
+
+    /// Says that the caller runs the operation `key` although [nobody can say](Claim::Alone) whose it is, and publishes its
+    /// result: a control plane that is heard again takes it for the caller's.
+    fn undertake(&self, _key: [u8; 32]) -> Number {
+        Number::default()
+    }
+
+    /// Whether a control plane is heard, by which others learn what this node publishes.
+    fn is_heard(&self) -> impl Future<Output = bool> {
+        std::future::ready(false)
+    }
 
     /// Puts `sealed` aside as `key` for whichever node needs it next: no longer than [`LONGEST_ASIDE`], for some minutes, and
     /// as far as there is room. Ends once a control plane has it, or does not take it.
@@ -153,16 +164,20 @@ pub enum Work {
     Code,
 }
 
+/// One beginning of an operation: another one of the same key has another number. 0 if it is not known which one it is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Number(pub u64);
+
 /// Whose operation it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Claim {
     /// The caller's: it runs the operation and publishes the result.
-    Ours,
+    Ours(Number),
     /// Another node's, whose result this is, as it was published.
     Theirs(Vec<u8>),
     /// Another node's, which is still at it after a long wait: the caller does without the result.
     Taken,
-    /// Nobody can say: the caller runs the operation for itself.
+    /// Nobody can say: the caller [runs](Host::undertake) the operation for itself.
     Alone,
 }
 

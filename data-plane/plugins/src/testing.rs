@@ -30,7 +30,7 @@ use crate::host::ldap::{LdapError, LdapServer};
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};
 use crate::host::sink::{Sink, SinkError};
 use crate::host::{
-    Claim, FetchError, FetchLimits, Host, LONGEST_ASIDE, LONGEST_RESULT, RevokeError, Work,
+    Claim, FetchError, FetchLimits, Host, LONGEST_ASIDE, LONGEST_RESULT, Number, RevokeError, Work,
 };
 use crate::sessions::revocations::Revocations;
 use crate::sessions::session_keys::{KeyRing, SessionKey};
@@ -80,6 +80,8 @@ struct Inner {
     cluster: RefCell<Option<Rc<Landed>>>,
     /// What comes of each claim, if not what the others have told.
     claim: RefCell<Option<Claim>>,
+    /// Whether no control plane is heard any more.
+    cut_off: Cell<bool>,
     disk: RefCell<Rc<Landed>>,
 }
 
@@ -119,6 +121,7 @@ impl FakeHost {
             pool: RefCell::new(Some(pool)),
             cluster: RefCell::default(),
             claim: RefCell::default(),
+            cut_off: Cell::default(),
             disk: RefCell::default(),
         }))
     }
@@ -136,6 +139,11 @@ impl FakeHost {
     /// Lets this come of each claim, whatever the others have told.
     pub(crate) fn claims(&self, claim: impl Into<Option<Claim>>) {
         *self.0.claim.borrow_mut() = claim.into();
+    }
+
+    /// Lets the node hear no control plane any more.
+    pub(crate) fn cut_off(&self) {
+        self.0.cut_off.set(true);
     }
 
     pub(crate) fn node_states(&self) -> Arc<NodeStates> {
@@ -397,13 +405,14 @@ impl Host for FakeHost {
             return claim;
         }
         let cluster = self.0.cluster.borrow().clone();
-        cluster.map_or(Claim::Ours, |cluster| {
+        let ours = Claim::Ours(Number::default());
+        cluster.map_or(ours.clone(), |cluster| {
             let landed = cluster.borrow().get(&key).cloned();
-            landed.map_or(Claim::Ours, Claim::Theirs)
+            landed.map_or(ours, Claim::Theirs)
         })
     }
 
-    fn publish(&self, key: [u8; 32], sealed: Option<Vec<u8>>) {
+    fn publish(&self, key: [u8; 32], _: Number, sealed: Option<Vec<u8>>) {
         if let (Some(cluster), Some(sealed)) = (&*self.0.cluster.borrow(), sealed) {
             assert!(
                 sealed.len() <= LONGEST_RESULT,
@@ -411,6 +420,10 @@ impl Host for FakeHost {
             );
             cluster.borrow_mut().insert(key, sealed);
         }
+    }
+
+    async fn is_heard(&self) -> bool {
+        !self.0.cut_off.get()
     }
 
     async fn put_aside(&self, key: [u8; 32], sealed: Vec<u8>) {

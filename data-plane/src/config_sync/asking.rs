@@ -126,7 +126,7 @@ impl<'a> Asking<'a> {
         // Who no longer waits has gone away, and does no work.
         let is_lost = waiting.answer.send(what).is_err();
         if let Some((number, key)) = work.filter(|_| is_lost) {
-            given.ends(&key, Some(number));
+            given.ends(&key, number);
             return self.abandon(key);
         }
         Ok(())

@@ -198,6 +198,7 @@ impl Following<'_> {
             Some(Kind::Welcome(welcome)) => {
                 self.gateway.contact.connects(true, monotonic());
                 self.gateway.contact.hears(monotonic());
+                self.gateway.questions.begin_stream();
                 self.led_to(welcome.target.as_ref());
                 self.welcome(&welcome);
                 let target = welcome.target.and_then(|target| target.try_into().ok());

@@ -3,17 +3,22 @@
 //!
 //! ```text
 //! response ─► redeemed here before? ─► claim in the cluster ─► token endpoint, verify ─► result, told to all
+//!                                           │ no control plane is heard            ▲
+//!                                           └─► turn in Redis, where there is one ─┘
 //! ```
 //!
 //! Who brings it has the cookie of the sign-in, which the answer takes away. Where a code is spent and its tokens cannot be
 //! verified, since the provider's keys are out of reach, these are kept for a while: a reload goes on with them.
 
 mod finish;
+mod turn;
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::{Either, join, select};
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use subtle::ConstantTimeEq;
@@ -26,9 +31,10 @@ use super::token_endpoint::{PassedOn, Tokens};
 use super::told;
 use crate::exchange::Exchange;
 use crate::expiring::Expiring;
-use crate::host::{Claim, Host, Work};
+use crate::host::{Claim, Host, Number, Work};
 use crate::sessions::session_keys::KeyRing;
 use finish::Given;
+use turn::{Turn, Whose};
 
 /// What other nodes are told of a code whose result cannot be told: that it is spent. No sealed text is that short.
 const SPENT: &[u8] = b"spent";
@@ -44,6 +50,10 @@ const UNJUDGED: Duration = Duration::from_mins(5);
 
 /// How long a node remembers what became of a code.
 const REMEMBERED: Duration = Duration::from_mins(1);
+
+/// How often it is looked whether control planes are heard that others learn by what became of it. They need longer than that
+/// to know that they do not hear one (`Claim::Alone`).
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Most codes that a node remembers.
 const MOST: usize = 10_000;
@@ -94,6 +104,17 @@ struct Finished {
     landed: Landed,
     /// The tokens, if they could not be verified.
     given: Option<Given>,
+}
+
+/// Who tells the other nodes what became of a code that this one has redeemed.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Teller {
+    /// Nobody: it was another node's, or it is known to all.
+    Nobody,
+    /// A control plane, for as long as it is heard.
+    ControlPlane,
+    /// The Redis server that nodes share, and control planes that are heard later.
+    Redis,
 }
 
 impl From<Landed> for Finished {
@@ -182,17 +203,25 @@ impl<H: Host> Redemption<H> {
             };
             let host = self.host.clone();
             host.spawn(Box::pin(async move {
-                let (Finished { landed, given }, is_ours) = match given {
-                    Some(given) => (self.finish(Some(given)).await, false),
+                let (Finished { landed, given }, teller) = match given {
+                    Some(given) => (self.finish(Some(given)).await, Teller::Nobody),
                     None => self.run().await,
                 };
                 let kept = given.map(|given| Landed::Given(digest, given));
                 let kept = kept.as_ref().unwrap_or(&landed);
                 redemptions.remember(self.key, kept, self.host.now());
                 pilot.land(&landed);
-                if is_ours {
-                    self.go_on_telling(&redemptions).await;
-                }
+                let tells = async {
+                    if teller != Teller::Nobody {
+                        self.go_on_telling(&redemptions).await;
+                    }
+                };
+                let stores = async {
+                    if teller == Teller::ControlPlane {
+                        self.store_if_cut_off(&redemptions).await;
+                    }
+                };
+                join(tells, stores).await;
             }));
         }
         waiting.await.unwrap_or_else(|_| {
@@ -201,20 +230,100 @@ impl<H: Host> Redemption<H> {
         })
     }
 
-    /// How far it has come, and whether it was for this node to bring it there.
-    async fn run(&self) -> (Finished, bool) {
+    /// How far it has come, and who tells others.
+    async fn run(&self) -> (Finished, Teller) {
         match self.host.claim(self.key, Work::Code).await {
-            Claim::Theirs(told) => (self.hear(&told).await, false),
-            Claim::Alone => (self.finish(None).await, false),
-            Claim::Taken => {
-                let detail = "another node still waits for the provider";
-                let failure = Failure::unavailable("idp_unreachable", detail);
-                (Landed::Result(self.digest, Err(failure)).into(), false)
+            Claim::Theirs(told) => (self.hear(&told).await, Teller::Nobody),
+            Claim::Alone => self.run_alone().await,
+            Claim::Taken => (self.taken(), Teller::Nobody),
+            Claim::Ours(begun) => self.run_heard(begun).await,
+        }
+    }
+
+    /// The same where it is this node's turn, as a control plane says. Where that goes away, others look into Redis.
+    async fn run_heard(&self, begun: Number) -> (Finished, Teller) {
+        let turn = Turn::of(&self.rules, &self.host, &self.key);
+        let mut is_begun = false;
+        let finished = {
+            let cut_off = async {
+                let Some(turn) = &turn else {
+                    return std::future::pending().await;
+                };
+                loop {
+                    self.host.sleep(LOOK).await;
+                    if !self.host.is_heard().await {
+                        return turn.begin().await == Some(true);
+                    }
+                }
+            };
+            match select(pin!(self.finish(None)), pin!(cut_off)).await {
+                Either::Left((finished, _)) => finished,
+                Either::Right((is_ours, finishing)) => {
+                    is_begun = is_ours;
+                    finishing.await
+                }
             }
-            Claim::Ours => {
-                let finished = self.finish(None).await;
-                self.host.publish(self.key, self.tell(&finished));
-                (finished, true)
+        };
+        let told = self.tell(&finished);
+        self.host.publish(self.key, begun, told.clone());
+        match turn.filter(|_| is_begun) {
+            Some(turn) => {
+                turn.end(told).await;
+                (finished, Teller::Redis)
+            }
+            None => (finished, Teller::ControlPlane),
+        }
+    }
+
+    /// The same where no control plane says whose turn it is. One that is heard again hears of it.
+    async fn run_alone(&self) -> (Finished, Teller) {
+        let turn = Turn::of(&self.rules, &self.host, &self.key);
+        let whose = match &turn {
+            Some(turn) => turn.take().await,
+            None => Ok(Whose::Unknown),
+        };
+        match whose {
+            Ok(Whose::Theirs(told)) => return (self.hear(&told).await, Teller::Nobody),
+            Ok(Whose::Taken) => return (self.taken(), Teller::Nobody),
+            Ok(Whose::Ours | Whose::Unknown) => {}
+            Err(failure) => return (self.failed(failure), Teller::Nobody),
+        }
+        let begun = self.host.undertake(self.key);
+        let finished = self.finish(None).await;
+        let told = self.tell(&finished);
+        self.host.publish(self.key, begun, told.clone());
+        if let Some(turn) = turn {
+            turn.end(told).await;
+        }
+        (finished, Teller::Redis)
+    }
+
+    fn taken(&self) -> Finished {
+        let detail = "another node still waits for the provider";
+        self.failed(Failure::unavailable("idp_unreachable", detail))
+    }
+
+    fn failed(&self, failure: Failure) -> Finished {
+        Landed::Result(self.digest, Err(failure)).into()
+    }
+
+    /// Leaves where other nodes look that hear no control plane what became of the code, if this one hears none any more
+    /// while it is remembered.
+    async fn store_if_cut_off(&self, redemptions: &Redemptions) {
+        let Some(turn) = Turn::of(&self.rules, &self.host, &self.key) else {
+            return;
+        };
+        let mut left = REMEMBERED;
+        while !left.is_zero() {
+            self.host.sleep(LOOK).await;
+            left = left.saturating_sub(LOOK);
+            let told = match redemptions.find(&self.key, self.host.now()) {
+                Some(Landed::Given(_, given)) => Some(self.seal_given(&given)),
+                Some(landed) => self.tell(&landed.into()),
+                None => return,
+            };
+            if !self.host.is_heard().await {
+                return turn.end(told).await;
             }
         }
     }

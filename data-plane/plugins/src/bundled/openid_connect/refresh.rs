@@ -237,7 +237,10 @@ const NAME: &str = "=refresh";
 impl<H: Host> Refresh<H> {
     /// The result, and whether it was for this node to have it.
     async fn run(&mut self) -> (Outcome, bool) {
-        match self.claim().await {
+        let Some(claim) = self.claim().await else {
+            return (self.ask_alone().await, false);
+        };
+        match claim {
             Claim::Theirs(sealed) => {
                 if let Some(tokens) = self.open(&sealed) {
                     return (self.take(tokens).await, false);
@@ -247,33 +250,39 @@ impl<H: Host> Refresh<H> {
                 unjudged.hear(rules, ring, host, self.key, &sealed);
                 (self.ask_in_turn().await, false)
             }
-            Claim::Alone => (self.ask_alone().await, false),
+            Claim::Alone => {
+                let begun = self.host.undertake(self.key);
+                let outcome = self.ask_alone().await;
+                self.host.publish(self.key, begun, self.tell(&outcome));
+                (outcome, true)
+            }
             Claim::Taken => (Err(contested::contested()), false),
-            Claim::Ours => {
+            Claim::Ours(begun) => {
                 let outcome = self.ask_in_turn().await;
-                self.host.publish(self.key, self.tell(&outcome));
+                self.host.publish(self.key, begun, self.tell(&outcome));
                 (outcome, true)
             }
         }
     }
 
-    /// Who is to ask, beyond the results of refreshes before the one that is wanted.
-    async fn claim(&mut self) -> Claim {
+    /// Who is to ask, beyond the results of refreshes before the one that is wanted. `None`: each for itself, whatever others
+    /// were told.
+    async fn claim(&mut self) -> Option<Claim> {
         for _ in 0..STEPS {
             let claim = self.host.claim(self.key, Work::Refresh).await;
             let Claim::Theirs(sealed) = &claim else {
-                return claim;
+                return Some(claim);
             };
             let found = self.open(sealed);
             let Some(past) = found.filter(|found| !self.want.takes(found, self.host.now())) else {
-                return claim;
+                return Some(claim);
             };
             if self.want.held.is_none() {
                 break;
             }
             self.key = replacing(&self.first, &past.access_token);
         }
-        Claim::Alone
+        None
     }
 
     /// What another node was given, or what serves in its place if that has ended.

@@ -6,6 +6,7 @@
 //! <prefix>:<id>:remember           what restores it
 //! <prefix>:form:<name>             a form that was posted before a sign-in
 //! <prefix>:refreshed:<name>        new tokens whose key is not known yet
+//! <prefix>:code:<digest>           who redeems a code, where no control plane says so, and what came of it
 //! <prefix>:turn:<name>             whose turn it is to refresh a session; in a cluster: turn:{<prefix>:<id>}:<name>
 //! <prefix>:<audience>:<subject>    the ids of a user's sessions, by when they end (session_store_metadata)
 //! ```
@@ -336,6 +337,11 @@ impl SessionStore {
         }
     }
 
+    /// The server, and the place that `name` has there.
+    pub(super) fn shared(&self, name: &str) -> (&Arc<RedisServer>, String) {
+        (&self.server, format!("{}:{name}", self.prefix))
+    }
+
     fn place(&self, aside: Aside, name: &str) -> String {
         format!("{}:{}:{name}", self.prefix, aside.word())
     }
@@ -379,7 +385,7 @@ impl SessionStore {
     }
 }
 
-fn unavailable(error: &str) -> Failure {
+pub(super) fn unavailable(error: &str) -> Failure {
     warn!(error, "the session storage fails");
     Failure::paused(
         "session_storage",

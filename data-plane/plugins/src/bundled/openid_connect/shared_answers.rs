@@ -1,5 +1,5 @@
-//! What the nodes share in Redis (Kong 3.9, `cluster_cache_strategy`): introspection answers, and which proofs of
-//! possession were used.
+//! What the nodes share in Redis (Kong 3.9, `cluster_cache_strategy`): introspection answers, which proofs of possession were
+//! used, and who redeems a code where no control plane says so.
 //!
 //! They are sealed like cookies: whoever can write to the store can make nobody's token active. A store
 //! that fails is passed by; the provider is asked then.
@@ -128,6 +128,11 @@ impl SharedAnswers {
         let command = Command::new("SET").arg(place).arg("1").arg("NX");
         let reply = self.ask(host, command.arg("PX").number(left)).await?;
         Some(reply != Reply::Nil)
+    }
+
+    /// The server, and the place that `name` has there beside the answers.
+    pub(super) fn shared(&self, name: &str) -> (&Arc<RedisServer>, String) {
+        (&self.server, self.place(&format!("={name}")))
     }
 
     /// Where the answer `name` is stored.

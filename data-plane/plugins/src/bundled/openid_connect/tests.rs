@@ -33,6 +33,7 @@ mod printing;
 mod properties;
 mod provider;
 mod redemption;
+mod redemption_in_turn;
 mod refresh_tokens;
 mod requirements;
 mod requirements_of_flows;

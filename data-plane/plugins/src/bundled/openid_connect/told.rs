@@ -66,9 +66,9 @@ pub(super) async fn go_on<T>(
         host.sleep(pause).await;
         pause = LOOK;
         if let Some(kept) = kept()
-            && host.claim(key, work).await == Claim::Ours
+            && let Claim::Ours(begun) = host.claim(key, work).await
         {
-            host.publish(key, seal(&kept));
+            host.publish(key, begun, seal(&kept));
             pause = REMEMBERED;
         }
     }

@@ -141,8 +141,8 @@ async fn hear_once(
         return Err(used());
     }
     let outcome = hear(rules, host, asked).await;
-    if claim == Claim::Ours {
-        host.publish(key, outcome.is_ok().then(|| USED.to_vec()));
+    if let Claim::Ours(begun) = claim {
+        host.publish(key, begun, outcome.is_ok().then(|| USED.to_vec()));
     }
     outcome
 }

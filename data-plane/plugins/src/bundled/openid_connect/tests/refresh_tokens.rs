@@ -6,7 +6,7 @@ use std::rc::Rc;
 use serde_json::json;
 
 use super::gateway::{Browser, Gateway};
-use crate::host::{Claim, Host as _};
+use crate::host::{Claim, Host as _, Number};
 
 #[test]
 fn rule_41_a_refresh_token_that_is_not_rotated_is_used_again_at_each_end() {
@@ -256,7 +256,7 @@ fn rule_41_whoever_may_have_lost_a_refresh_ends_no_session_that_is_verified_agai
         let outcome = (reply.status, reply.ends_session());
         assert_eq!(outcome, (status, false), "{seconds}");
         assert_eq!(one.provider.called("/token"), calls, "{seconds}");
-        two.host.claims(Claim::Ours);
+        two.host.claims(Claim::Ours(Number::default()));
     }
     // Whoever comes with it later on was logged out.
     two.advance(10);

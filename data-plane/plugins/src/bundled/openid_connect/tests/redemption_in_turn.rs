@@ -1,0 +1,203 @@
+//! Codes that two nodes redeem that share a Redis server, where no control plane says whose they are.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::conformance::reason;
+use super::gateway::{Browser, Gateway};
+use super::provider::plain;
+use super::storage::{Redis, gateways};
+use crate::host::redis::Command;
+use crate::host::{Claim, Host as _};
+
+/// Two nodes that share `redis` with `config`, and hear no control plane.
+fn alone(config: &Value) -> (Gateway, Gateway, Rc<Redis>) {
+    let (one, two, redis) = gateways(config);
+    for node in [&one, &two] {
+        node.host.claims(Claim::Alone);
+    }
+    (one, two, redis)
+}
+
+/// A browser with a sign-in under way, and where the provider sends it back to.
+fn begun(gateway: &mut Gateway) -> (Browser, String) {
+    let mut browser = Browser::default();
+    let start = browser.get(gateway, "/api");
+    let back = gateway.provider.authorize(start.location());
+    (browser, format!("/api?{back}"))
+}
+
+/// What nodes say to one another of codes: by its key.
+fn said(redis: &Redis) -> Vec<(String, String)> {
+    let values = redis.values.borrow();
+    let of_codes = values.iter().filter(|(key, _)| key.contains("code:"));
+    of_codes
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+#[test]
+fn rule_25_without_a_control_plane_nodes_that_share_redis_redeem_a_code_once() {
+    let shared = json!({
+        "session_storage": "cookie", "cluster_cache_strategy": "redis",
+        "cluster_cache_redis": { "host": "127.0.0.1", "prefix": "ours" },
+    });
+    for (config, prefix) in [(json!({}), "sessions:code:"), (shared, "ours:=code:")] {
+        let (mut one, mut two, redis) = alone(&config);
+        let (browser, back) = begun(&mut one);
+        // While one is at it, it says so.
+        let (store, provider) = (Rc::clone(&redis), Rc::clone(&one.provider));
+        one.host.connect(Rc::new(move |request| {
+            if request.uri().path() == "/token" {
+                let said = said(&store);
+                assert!(said.len() == 1 && said[0].0.starts_with(prefix), "{said:?}");
+                assert_eq!(said[0].1, "1");
+            }
+            provider.handle(request)
+        }));
+        for node in [&mut one, &mut two] {
+            let mut browser = browser.clone();
+            let reply = browser.get(node, &back);
+            assert!(reply.sets_session(), "{prefix}: {reply:?}");
+            assert_eq!(browser.get(node, "/api").status, 200);
+        }
+        assert_eq!(one.provider.called("/token"), 1, "{prefix}");
+        // What is told is sealed, and belongs to this response.
+        let said = said(&redis);
+        assert!(!said[0].1.contains("refresh-") && said.len() == 1);
+        let another = back.replace("code=", "code=another-");
+        let reply = browser.clone().get(&mut two, &another);
+        assert_eq!((reply.status, reply.sets_session()), (302, false));
+        assert_eq!(one.provider.called("/token"), 1);
+    }
+}
+
+#[test]
+fn rule_25_a_code_that_another_node_is_at_for_long_stays_that_nodes() {
+    let (mut one, mut two, redis) = alone(&json!({}));
+    let (browser, back) = begun(&mut one);
+    // A provider that was not reached has not seen it: the next node may.
+    one.provider.script.borrow_mut().down = true;
+    assert_eq!(browser.clone().get(&mut one, &back).status, 503);
+    assert!(said(&redis).is_empty());
+    one.provider.script.borrow_mut().down = false;
+    assert!(browser.clone().get(&mut one, &back).sets_session());
+    let (key, told) = said(&redis).remove(0);
+    let at_it = |value: &str| {
+        let value = value.to_owned();
+        redis.values.borrow_mut().insert(key.clone(), value);
+    };
+    at_it("1");
+    let began = two.host.now();
+    let reply = browser.clone().get(&mut two, &back);
+    assert_eq!((reply.status, reply.sets_session()), (503, false));
+    assert_eq!(reason(&two), "idp_unreachable");
+    let waited = two.host.now().saturating_since(began);
+    assert!(waited >= Duration::from_secs(30) && waited < Duration::from_secs(40));
+    // The sign-in is not over by that.
+    at_it(&told);
+    two.host.set_clock(one.host.now());
+    assert!(browser.clone().get(&mut two, &back).sets_session());
+    assert_eq!(one.provider.called("/token"), 2);
+}
+
+#[test]
+fn rule_25_no_code_is_spent_where_nothing_could_be_kept_of_it() {
+    let (mut one, _, redis) = alone(&json!({}));
+    let (browser, back) = begun(&mut one);
+    redis.down.set(true);
+    assert_eq!(browser.clone().get(&mut one, &back).status, 503);
+    assert_eq!(one.provider.called("/token"), 0);
+    redis.down.set(false);
+    assert!(browser.clone().get(&mut one, &back).sets_session());
+    // Sessions in cookies do without.
+    let (mut one, _, redis) = alone(&json!({
+        "session_storage": "cookie", "cluster_cache_strategy": "redis",
+    }));
+    let (browser, back) = begun(&mut one);
+    redis.down.set(true);
+    assert!(browser.clone().get(&mut one, &back).sets_session());
+}
+
+#[test]
+fn rule_25_what_a_control_plane_was_told_before_it_went_away_is_left_in_redis() {
+    for is_cut_off in [true, false] {
+        let (mut one, mut two, redis) = gateways(&json!({}));
+        let (mut browser, back) = begun(&mut one);
+        let late = browser.clone();
+        assert!(browser.get(&mut one, &back).sets_session());
+        let host = one.host.clone();
+        host.run(host.sleep(Duration::from_secs(5)));
+        assert!(
+            said(&redis).is_empty(),
+            "nothing is written while it is heard"
+        );
+        if is_cut_off {
+            one.host.cut_off();
+        }
+        host.run(host.sleep(Duration::from_secs(5)));
+        two.host.set_clock(host.now());
+        two.host.claims(Claim::Alone);
+        let reply = late.clone().get(&mut two, &back);
+        assert!(reply.sets_session() || !is_cut_off, "{reply:?}");
+        let calls = if is_cut_off { 1 } else { 2 };
+        assert_eq!(one.provider.called("/token"), calls);
+    }
+}
+
+#[test]
+fn rule_25_a_node_whose_control_plane_goes_away_says_that_it_is_at_a_code() {
+    let (mut one, _, redis) = gateways(&json!({ "timeout": 4_000 }));
+    let commands: Rc<RefCell<Vec<String>>> = Rc::default();
+    let (seen, server) = (Rc::clone(&commands), Rc::clone(&redis));
+    one.host.connect_redis(Rc::new(move |asked: &[Command]| {
+        for Command(words) in asked {
+            let words = words.iter().map(|word| String::from_utf8_lossy(word));
+            let words: Vec<_> = words.collect();
+            if words[1].contains(":code:") {
+                seen.borrow_mut()
+                    .push(format!("{} {}", words[0], words.len()));
+            }
+        }
+        server.answer(asked)
+    }));
+    let (mut browser, back) = begun(&mut one);
+    one.host.cut_off();
+    one.host.hang(true);
+    assert_eq!(browser.get(&mut one, &back).status, 503);
+    // It takes the turn, and gives it up: nobody has seen the code.
+    assert_eq!(*commands.borrow(), ["SET 6", "DEL 2"]);
+    one.host.hang(false);
+    assert!(browser.get(&mut one, &back).sets_session());
+    assert_eq!(one.provider.called("/token"), 1);
+}
+
+#[test]
+fn rule_41_what_one_node_did_alone_others_hear_of_a_control_plane_that_is_back() {
+    let cluster = Rc::default();
+    let [mut one, mut two] = Gateway::joined(&json!({}), &cluster);
+    one.host.claims(Claim::Alone);
+    let (browser, back) = begun(&mut one);
+    let mut signed_in = browser.clone();
+    assert!(signed_in.get(&mut one, &back).sets_session());
+    assert!(browser.clone().get(&mut two, &back).sets_session());
+    assert_eq!(one.provider.called("/token"), 1);
+    // A refresh alike.
+    one.advance(350);
+    two.host.set_clock(one.host.now());
+    let provider = Rc::clone(&one.provider);
+    two.host.connect(Rc::new(move |request| {
+        if request.uri().path() == "/token" {
+            let refusal = json!({ "error": "invalid_grant" }).to_string();
+            return Ok(plain(400, "application/json", refusal));
+        }
+        provider.handle(request)
+    }));
+    for node in [&mut one, &mut two] {
+        assert_eq!(signed_in.clone().get(node, "/api").status, 200);
+    }
+    assert_eq!(one.provider.called("/token"), 2);
+}
