@@ -12,6 +12,7 @@ use serde_json::Value;
 use shared::clock::UnixTime;
 use shared::entity::{Consumer, DEFAULT_WORKSPACE};
 use shared::error_form::ErrorTemplates;
+use shared::types::RouteHost;
 use uuid::Uuid;
 
 use crate::credentials::secret_names::SecretNames;
@@ -101,6 +102,8 @@ impl Client {
 pub struct Matched {
     /// The route.
     pub route: Named,
+    /// The hosts that the route lists; none if it is for any.
+    pub hosts: Box<[RouteHost]>,
     /// Its service, if it has one.
     pub service: Option<Named>,
     /// Both records whole, where a filter of the route logs them.

@@ -143,6 +143,10 @@ pub(super) fn matched(
     };
     Matched {
         route: named(route.id, route.name.as_ref()),
+        hosts: match &route.hosts {
+            Some(hosts) if !filters.all.is_empty() => hosts.as_slice().into(),
+            _ => Box::default(),
+        },
         service: service.map(|service| named(service.id, service.name.as_ref())),
         records: filters.phases.log.then(|| Records {
             route: Arc::new(json(route)),

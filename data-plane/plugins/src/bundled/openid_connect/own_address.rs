@@ -5,6 +5,8 @@ use std::net::Ipv6Addr;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use shared::types::RouteHost;
+
 use super::failure::Failure;
 use crate::exchange::Exchange;
 
@@ -28,22 +30,59 @@ pub(super) fn encoded(path: &str) -> impl Display {
     utf8_percent_encode(path, NOT_IN_PATHS)
 }
 
-/// Where the provider leads back to if that is made from the request.
+/// Where the provider leads back to if that is made from the request. What a trusted proxy forwards as the host is none of
+/// the route's by itself: many pass on what their client says.
 ///
 /// # Errors
 ///
-/// If the request names no host that a provider could know.
+/// If the request names no host that a provider could know, or one that is not among the route's.
 pub(super) fn redirect_uri(exchange: &Exchange<'_>, target: &str) -> Result<String, Failure> {
-    if is_authority(&exchange.client.authority) {
-        return Ok(target.to_owned());
-    }
-    Err(Failure {
+    let refused = |detail| Failure {
         message: Some("The request names no host to return to after a sign-in"),
-        ..Failure::bad_request(
-            "redirect_uri_host",
-            "the request's host is none that a provider could lead back to",
-        )
-    })
+        ..Failure::bad_request("redirect_uri_host", detail)
+    };
+    if !is_authority(&exchange.client.authority) {
+        let detail = "the request's host is none that a provider could lead back to";
+        return Err(refused(detail));
+    }
+    let listed = &exchange.matched.hosts;
+    if !listed.is_empty() && !listed.iter().any(|listed| covers(listed, host(exchange))) {
+        let detail =
+            "X-Forwarded-Host is not among the route's hosts: add it there, or set redirect_uri";
+        return Err(refused(detail));
+    }
+    Ok(target.to_owned())
+}
+
+/// The host that the client asked for, an IPv6 address without brackets.
+fn host<'a>(exchange: &'a Exchange<'_>) -> &'a str {
+    bare(exchange.client.host())
+}
+
+fn bare(host: &str) -> &str {
+    let inside = host.strip_prefix('[');
+    inside
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
+}
+
+/// Whether a route that lists `listed` is for `host`, by whatever port: a name or an address, or a name with `*` at one end.
+fn covers(listed: &RouteHost, host: &str) -> bool {
+    let listed = listed.as_str();
+    let listed = match listed.rsplit_once(':') {
+        // The last group of an address that stands alone is no port.
+        Some((name, _)) if !name.contains(':') || name.ends_with(']') => name,
+        _ => listed,
+    };
+    let (listed, host) = (bare(listed).to_ascii_lowercase(), host.to_ascii_lowercase());
+    let (listed, host) = (listed.trim_end_matches('.'), host.trim_end_matches('.'));
+    if let Some(ending) = listed.strip_prefix('*') {
+        host.len() > ending.len() && host.ends_with(ending)
+    } else if let Some(beginning) = listed.strip_suffix('*') {
+        host.len() > beginning.len() && host.starts_with(beginning)
+    } else {
+        host == listed
+    }
 }
 
 /// Whether `authority` is a name or an address, and a port if there is a colon (RFC 3986 §3.2).

@@ -27,6 +27,7 @@ fn request() -> Request {
             id: ROUTE.parse().unwrap(),
             name: None,
         },
+        hosts: Box::default(),
         service: Some(Named {
             id: Uuid::from_u128(8),
             name: Some("stats.d".to_owned()),

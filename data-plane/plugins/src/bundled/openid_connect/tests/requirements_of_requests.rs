@@ -4,12 +4,14 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
+use shared::types::RouteHost;
 
 use super::conformance::reason;
 use super::gateway::{Browser, Gateway, Reply};
 use super::provider::{ISSUER, SigningKey};
 use crate::bundled::openid_connect::check;
 use crate::bundled::openid_connect::explain::Explanations;
+use crate::exchange::Matched;
 use crate::host::Host;
 use crate::testing::Request;
 
@@ -292,6 +294,48 @@ fn rule_8_a_redirect_uri_that_is_made_from_the_request_is_a_url_that_a_provider_
             assert!(browser.send(&mut gateway, request).sets_session());
         }
     }
+}
+
+#[test]
+fn rule_8_rule_110_the_provider_leads_back_to_hosts_of_the_route_only() {
+    let check = |hosts: &[&str], authority, configured: Option<&str>, expected| {
+        let mut gateway = Gateway::new(json!({ "redirect_uri": configured.map(|uri| [uri]) }));
+        let request = Request {
+            authority,
+            matched: Matched {
+                hosts: hosts
+                    .iter()
+                    .map(|host| RouteHost::parse(*host).unwrap())
+                    .collect(),
+                ..Matched::default()
+            },
+            ..Request::get("/api")
+        };
+        let reply = Browser::default().send(&mut gateway, request);
+        assert_eq!(reply.status, expected, "{hosts:?} {authority}");
+        if expected == 400 {
+            assert_eq!(reason(&gateway), "redirect_uri_host");
+        }
+    };
+    for (hosts, authority, expected) in [
+        (&["app.example"][..], "app.example", 302),
+        (&["app.example"], "App.example:8443", 302),
+        (&["app.example:80"], "app.example:8443", 302),
+        (&["app.example"], "evil.example", 400),
+        (&["app.example"], "app.example.evil", 400),
+        (&["a.example", "*.app.example"], "x.app.example", 302),
+        (&["*.app.example"], "app.example", 400),
+        (&["app.*"], "app.test", 302),
+        (&["app.*"], "evil.app.test", 400),
+        (&["[::1]:321"], "[::1]", 302),
+        (&["::1"], "[::1]:80", 302),
+        (&["::1"], "[::2]", 400),
+        (&[], "evil.example", 302),
+    ] {
+        check(hosts, authority, None, expected);
+    }
+    let fixed = Some("https://app.example/back");
+    check(&["app.example"], "evil.example", fixed, 302);
 }
 
 #[test]
