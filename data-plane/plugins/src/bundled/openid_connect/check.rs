@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::OpenidConnect;
 use super::config::preset::Preset;
 use super::config::{AuthMethod, ClientAuth};
+use super::explain;
 use super::provider::{self, ProviderError};
 use super::rules::Rules;
 use super::token_endpoint::{self, Exchanged, PassedOn, TokenError};
@@ -404,10 +405,15 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
         let asked = token_endpoint::request(rules, &document, position, host, form, &passed_on);
         let id = &rules.client(position).id;
         match asked.await {
-            Err(TokenError::Client | TokenError::Refused("unauthorized_client")) => findings.fail(
+            Err(TokenError::Client) => findings.fail(
                 "client",
                 &format!("the provider does not accept the client {id}"),
                 "Compare client_id, client_secret and client_auth with the client at the provider.",
+            ),
+            Err(TokenError::NotAllowed(code)) => findings.fail(
+                "client",
+                &format!("the provider does not let the client {id} redeem codes: {code}"),
+                explain::of_error(code).unwrap_or("Let it do that at the provider."),
             ),
             Err(TokenError::Refused(_)) | Ok(_)
                 if host.node_state::<Exchanged>().has(rules, position) =>

@@ -97,6 +97,11 @@ impl Explanations {
 impl Explanation {
     fn tell(&self) -> Value {
         let (step, fix) = known(self.reason);
+        let error = self.facts.iter().find(|(name, _)| *name == "error");
+        let of_error = error.filter(|_| OF_TOKEN_REQUESTS.contains(&self.reason));
+        let fix = of_error
+            .and_then(|(_, error)| self::of_error(error))
+            .unwrap_or(fix);
         let compared: Map<String, Value> = self
             .facts
             .iter()
@@ -133,6 +138,40 @@ fn known(reason: &str) -> (&'static str, &'static str) {
     let found = KNOWN.iter().find(|(reasons, ..)| reasons.contains(&reason));
     found.map_or(("request", "See the node's log."), |(_, step, fix)| {
         (*step, *fix)
+    })
+}
+
+/// The reasons of refusals by the token endpoint.
+const OF_TOKEN_REQUESTS: [&str; 4] = [
+    "token_http",
+    "grant_refused",
+    "refresh_failed",
+    "client_refused",
+];
+
+/// What puts right what the token endpoint refuses with this error code, if that says more than the reason does.
+pub(super) fn of_error(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "invalid_request" => {
+            "The provider misses something in the request, or does not take a part of it: its log says what. Compare token_post_args_names, token_post_args_client and client_auth with what it wants."
+        }
+        "unauthorized_client" => {
+            "The provider knows the client, and does not let it use this grant: allow it there, or take its method out of auth_methods."
+        }
+        "unsupported_grant_type" => {
+            "The provider does not offer this grant: take its method out of auth_methods, or see whether token_endpoint is the provider's."
+        }
+        "invalid_scope" => "Let the client have each of scopes at the provider, or ask for fewer.",
+        "invalid_target" => {
+            "The provider knows no such resource for the client: compare resource and audience among the arguments of the token request with what it calls its APIs."
+        }
+        "invalid_authorization_details" => {
+            "The provider does not take authorization_details as they are among the arguments of the token request."
+        }
+        "invalid_dpop_proof" | "use_dpop_nonce" => {
+            "The provider wants proofs of possession of the gateway itself, which shows none: register the client without dpop_bound_access_tokens, or bind tokens by certificate (tls_client_auth)."
+        }
+        _ => return None,
     })
 }
 
@@ -183,6 +222,11 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         &["token_http"],
         "token request",
         "Check client_id, client_secret, client_auth and that redirect_uri is registered as it is configured.",
+    ),
+    (
+        &["grant_refused"],
+        "token request",
+        "The provider does not take the user's name and password, the client's id and secret, or the assertion: compare them with what is registered there, and see whether the account is locked.",
     ),
     (
         &["token_shape", "token_type"],

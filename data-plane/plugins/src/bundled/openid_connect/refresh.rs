@@ -403,6 +403,8 @@ impl<H: Host> Refresh<H> {
         asked.await.map_err(|error| match error {
             // That ends no session: it says nothing of the token.
             TokenError::Unexplained(status) => ProviderError::Status(status).failure(),
+            // The user can sign in again by another grant.
+            TokenError::NotAllowed(code) => TokenError::Refused(code).failure(REFUSED),
             error => error.failure(REFUSED),
         })
     }

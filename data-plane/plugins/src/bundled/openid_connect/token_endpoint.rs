@@ -22,7 +22,7 @@ use shared::clock::UnixTime;
 use shared::telemetry::chain;
 use tracing::{error, warn};
 
-use self::answer::{explains, is_named, read, refusal};
+use self::answer::{explains, is_for_now, is_named, is_of_client, read, refusal};
 pub(super) use self::discovered::discovered;
 pub(super) use self::endpoint::Endpoint;
 pub(super) use self::parameters::{have_same_words, verify_parameters};
@@ -170,6 +170,9 @@ pub(super) enum TokenError {
     /// The provider does not accept the client that is configured.
     #[error("the provider does not accept the client that is configured")]
     Client,
+    /// It knows the client, and does not let it do what it is configured for: its error code.
+    #[error("the provider does not let the client that is configured do this: {0}")]
+    NotAllowed(&'static str),
     /// It answers with what are no tokens: the reason code, and what is wrong.
     #[error("the token endpoint's answer is unusable: {1}")]
     Unusable(&'static str, &'static str),
@@ -194,6 +197,11 @@ impl TokenError {
                 "client_refused",
                 "the OpenID provider does not accept the gateway as its client",
             ),
+            Self::NotAllowed(error) => Failure {
+                detail: format!("the token endpoint answered {error}").into(),
+                ..Failure::faulty("client_refused", "")
+            }
+            .with("error", *error),
             Self::Unusable(code, what) => Failure {
                 message: Some("The OpenID provider gave an answer that cannot be used"),
                 ..Failure::faulty(code, what)
@@ -264,6 +272,10 @@ pub(super) async fn request(
         TokenError::Refused("invalid_client") => {
             error!(issuer = rules.issuer, client = caller.id, "the provider does not accept the client: compare client_id, client_secret and client_auth with what is registered there");
             TokenError::Client
+        }
+        TokenError::Refused(code) if is_of_client(code) => {
+            error!(issuer = rules.issuer, client = caller.id, code, "the provider does not let the client do what it is configured for: see its grants there");
+            TokenError::NotAllowed(code)
         }
         other => other,
     })
@@ -341,10 +353,13 @@ pub(super) async fn request_as(
             code,
             "the token endpoint refused"
         );
-        return Err(if explains(answer.status(), answer.body(), code) {
+        let status = answer.status().as_u16();
+        return Err(if is_for_now(code) {
+            TokenError::Provider(ProviderError::Status(status))
+        } else if explains(answer.status(), code) {
             TokenError::Refused(code)
         } else {
-            TokenError::Unexplained(answer.status().as_u16())
+            TokenError::Unexplained(status)
         });
     }
     let mut tokens = read(answer.body(), host.now()).inspect_err(|error| {

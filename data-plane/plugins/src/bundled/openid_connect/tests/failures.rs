@@ -162,6 +162,8 @@ fn rule_40_a_refresh_that_nobody_explains_ends_no_session() {
     }
     check(0, 401, "invalid_client", 502, false);
     check(300, 400, "invalid_grant", 401, true);
+    // Whoever signs in again does so by another grant.
+    check(300, 400, "unauthorized_client", 401, true);
     check(300, 403, "invalid_grant", 401, true);
 }
 

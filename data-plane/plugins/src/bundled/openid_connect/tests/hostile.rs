@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::conformance::{outcome, reason};
-use super::gateway::{Browser, Gateway};
+use super::gateway::{Browser, Gateway, request};
+use super::provider::basic;
+use crate::bundled::openid_connect::explain::Explanations;
+use crate::host::Host as _;
 
 #[test]
 fn a_document_of_another_issuer_is_not_used() {
@@ -60,6 +63,74 @@ fn token_answers_that_are_none_are_refused() {
             gateway.provider.script.borrow_mut().token_answer = Some(answer);
         });
         assert_eq!(outcome.0, expected, "{status} {error}");
+    }
+}
+
+/// What refuses a request, by how the token endpoint answers it, and what puts that right.
+fn refused(config: Value, (status, error): (u16, &str), pair: Option<&str>) -> (u16, String) {
+    let mut gateway = Gateway::new(config);
+    let answer = (status, json!({ "error": error }));
+    gateway.provider.script.borrow_mut().token_answer = Some(answer);
+    let reply = match pair {
+        Some(pair) => gateway.send(request("/api", &[("authorization", &basic(pair))])),
+        None => Browser::default().sign_in(&mut gateway, "/api"),
+    };
+    let explanations = gateway.host.node_state::<Explanations>();
+    let id = "0123456789abcdef0123456789abcdef";
+    let told = explanations.find(id, gateway.host.now()).unwrap();
+    assert_eq!(told["status"], reply.status);
+    (reply.status, told["fix"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn what_the_token_endpoint_refuses_with_is_told_with_what_puts_it_right() {
+    for (answer, by_code, by_password, by_client, fix) in [
+        ((400, "invalid_grant"), 401, 401, 401, ""),
+        ((400, "invalid_request"), 401, 401, 401, "misses something"),
+        ((401, "invalid_client"), 502, 502, 401, ""),
+        (
+            (400, "unauthorized_client"),
+            502,
+            502,
+            401,
+            "allow it there",
+        ),
+        ((400, "unsupported_grant_type"), 502, 502, 401, "offer this"),
+        ((400, "invalid_scope"), 401, 401, 401, "each of scopes"),
+        ((400, "invalid_target"), 401, 401, 401, "no such resource"),
+        (
+            (400, "invalid_dpop_proof"),
+            502,
+            502,
+            401,
+            "which shows none",
+        ),
+        ((401, "use_dpop_nonce"), 502, 502, 401, "which shows none"),
+        ((400, "temporarily_unavailable"), 503, 503, 503, ""),
+        ((400, "server_error"), 503, 503, 503, ""),
+        ((400, "canary"), 401, 401, 401, ""),
+    ] {
+        let methods = |method: &str| json!({ "auth_methods": [method] });
+        for (config, pair, expected, usual) in [
+            (json!({}), None, by_code, "redirect_uri is registered"),
+            (methods("password"), Some("a:b"), by_password, "is locked"),
+            (
+                methods("client_credentials"),
+                Some("a:b"),
+                by_client,
+                "is locked",
+            ),
+        ] {
+            let (status, told) = refused(config, answer, pair);
+            assert_eq!(status, expected, "{answer:?} {pair:?}");
+            let fix = match (fix, status) {
+                ("", 401) => usual,
+                ("", 502) => "compare client_id, client_secret",
+                ("", _) => "",
+                (fix, _) => fix,
+            };
+            assert!(told.contains(fix), "{answer:?} {pair:?}: {told}");
+        }
     }
 }
 

@@ -9,17 +9,35 @@ use shared::clock::UnixTime;
 use super::super::{jws, strict_json};
 use super::{TokenError, Tokens};
 
-/// Codes of RFC 6749 §5.2 that may be named to operators and, with `display_errors`, to clients.
-const CODES: [&str; 6] = [
+/// Codes that say why a request is refused (RFC 6749 §5.2, RFC 8707 §2, RFC 9396 §5, RFC 9449 §5, §8), and that may be named to
+/// operators and, with `display_errors`, to clients.
+const CODES: [&str; 10] = [
     "invalid_request",
     "invalid_client",
     "invalid_grant",
     "unauthorized_client",
     "unsupported_grant_type",
     "invalid_scope",
+    "invalid_target",
+    "invalid_authorization_details",
+    "invalid_dpop_proof",
+    "use_dpop_nonce",
 ];
 
-/// The error code of a refusal, if it is a registered one.
+/// Codes by which a provider says that it cannot do it now. They are registered for authorization responses (RFC 6749
+/// §4.1.2.1); token endpoints use them, too.
+const FOR_NOW: [&str; 2] = ["temporarily_unavailable", "server_error"];
+
+/// Those of [`CODES`] that say that the provider does not let this client do what it is configured for, whatever grant it
+/// brings: the gateway shows no proof of possession of its own.
+const OF_CLIENTS: [&str; 4] = [
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_dpop_proof",
+    "use_dpop_nonce",
+];
+
+/// The error code of a refusal, if it is a known one.
 pub(super) fn refusal(body: &[u8]) -> &'static str {
     let error = serde_json::from_slice::<Value>(body).ok();
     let code = error
@@ -27,8 +45,19 @@ pub(super) fn refusal(body: &[u8]) -> &'static str {
         .and_then(|error| error.get("error")?.as_str());
     CODES
         .into_iter()
+        .chain(FOR_NOW)
         .find(|known| Some(*known) == code)
         .unwrap_or("an error")
+}
+
+/// Whether the error `code` says that the provider cannot answer now.
+pub(super) fn is_for_now(code: &str) -> bool {
+    FOR_NOW.contains(&code)
+}
+
+/// Whether the error `code` is one of the client that is configured, and not of whoever brings a grant.
+pub(super) fn is_of_client(code: &str) -> bool {
+    OF_CLIENTS.contains(&code)
 }
 
 /// Whether the error `code` of a refusal is a registered one.
@@ -38,16 +67,8 @@ pub(super) fn is_named(code: &str) -> bool {
 
 /// Whether a refusal, with the error `code`, is one of the grant (RFC 6749 §5.2): what stands before a provider refuses by
 /// other statuses, and says nothing that is registered.
-pub(super) fn explains(status: StatusCode, body: &[u8], code: &str) -> bool {
-    if is_named(code) {
-        return true;
-    }
-    let error = serde_json::from_slice::<Value>(body).ok();
-    let said = error
-        .as_ref()
-        .and_then(|error| error.get("error")?.as_str());
-    matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED)
-        && !said.is_some_and(|said| matches!(said, "temporarily_unavailable" | "server_error"))
+pub(super) fn explains(status: StatusCode, code: &str) -> bool {
+    is_named(code) || matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED)
 }
 
 /// Reads a successful answer (RFC 6749 §5.1).
