@@ -127,6 +127,17 @@ mod tests {
     }
 
     #[test]
+    fn numbers_beyond_64_bits_are_the_nearest_doubles() {
+        let text = r#"{"kept": [18446744073709551615, -9223372036854775808, 9007199254740993], "id": 12345678901234567890123, "x": 0.1}"#;
+        let read = object(text.as_bytes()).unwrap();
+        let kept = "[18446744073709551615,-9223372036854775808,9007199254740993]";
+        assert_eq!(read["kept"].to_string(), kept);
+        assert_eq!(read["id"].as_f64(), Some(1.234_567_890_123_456_8e22));
+        assert!(!read["id"].is_u64());
+        assert_eq!(read["x"].to_string(), "0.1");
+    }
+
+    #[test]
     fn what_is_read_is_what_others_read() {
         let text = r#"{"a": [1, -2, 1.5, 18446744073709551615, "x\n", true, null], "b": {}}"#;
         let expected: Map<String, Value> = serde_json::from_str(text).unwrap();
