@@ -3,27 +3,35 @@
 //! connection that waits holds none.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 
 use bytes::BytesMut;
 
 /// How long each is: so much that a usual head, and a small body behind it, are read or written at once.
 pub(crate) const LENGTH: usize = 8 * 1024;
 
+/// Least free space that a read is given. Larger than a usual request, so that one read takes it
+/// whole and leaves the socket known to be empty: the next read then costs no system call.
+const SPARE: usize = 4 * 1024;
+
+/// Most free space that a read is given, of a connection that carries big bodies.
+const LARGEST: usize = 64 * 1024;
+
 /// Most that a core keeps.
 const KEPT: usize = 64;
 
 thread_local! {
-    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static SPARE_BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
 /// An empty buffer.
 pub(crate) fn take() -> BytesMut {
-    let spare = SPARE.with_borrow_mut(Vec::pop);
+    let spare = SPARE_BUFFERS.with_borrow_mut(Vec::pop);
     spare.unwrap_or_else(|| BytesMut::with_capacity(LENGTH))
 }
 
 /// Gives an empty `buffer` back, unless parts of what was in it are still in use, or it has grown: then it stays where it
-/// is.
+/// is. One that parts were taken of must not have grown before.
 pub(crate) fn give_back(buffer: &mut BytesMut) {
     let whole = buffer.is_empty() && buffer.try_reclaim(LENGTH) && buffer.capacity() == LENGTH;
     if !whole {
@@ -31,7 +39,7 @@ pub(crate) fn give_back(buffer: &mut BytesMut) {
     }
     let buffer = std::mem::take(buffer);
     // At the end of a thread nothing is kept.
-    let _ = SPARE.try_with(|spare| {
+    let _ = SPARE_BUFFERS.try_with(|spare| {
         let mut spare = spare.borrow_mut();
         if spare.len() < KEPT {
             spare.push(buffer);
@@ -39,9 +47,164 @@ pub(crate) fn give_back(buffer: &mut BytesMut) {
     });
 }
 
+/// What has arrived on a connection and is not taken yet, with room for more.
+#[derive(Debug, Default)]
+pub(crate) struct Input {
+    bytes: BytesMut,
+    /// How long the memory behind `bytes` is: that does not tell.
+    length: usize,
+    /// How much room the next read gets. Doubled by each read that has filled what it had.
+    wanted: usize,
+}
+
+impl Input {
+    /// Makes room for a read.
+    pub(crate) fn make_room(&mut self) {
+        let room = self.room();
+        if room >= SPARE && (room >= self.wanted / 2 || !self.bytes.is_empty()) {
+            return;
+        }
+        if !self.bytes.is_empty() {
+            let more = (self.bytes.capacity() * 2).clamp(LENGTH, LARGEST);
+            self.bytes.reserve(more);
+            self.length = self.bytes.capacity();
+        } else if self.wanted > LENGTH {
+            // What came before has mostly been passed on by now.
+            if !self.bytes.try_reclaim(self.wanted) {
+                self.give_back();
+                self.bytes = BytesMut::with_capacity(self.wanted);
+                self.length = self.wanted;
+            }
+        } else {
+            self.give_back();
+            self.bytes = take();
+            self.length = LENGTH;
+        }
+    }
+
+    /// How much room there is.
+    pub(crate) fn room(&self) -> usize {
+        self.bytes.capacity() - self.bytes.len()
+    }
+
+    /// A read for which there was `room` has brought `count` bytes.
+    pub(crate) fn has_read(&mut self, count: usize, room: usize) {
+        if count >= room {
+            self.wanted = (self.length * 2).clamp(LENGTH, LARGEST);
+        } else if count < SPARE {
+            self.wanted = LENGTH;
+        }
+    }
+
+    /// Gives the memory back, if nothing is in it. Parts that are in use elsewhere keep what has grown for themselves.
+    pub(crate) fn give_back(&mut self) {
+        if self.length <= LENGTH {
+            give_back(&mut self.bytes);
+        } else if self.bytes.is_empty() {
+            self.bytes = BytesMut::new();
+            self.length = 0;
+        }
+    }
+
+    /// What has arrived.
+    pub(crate) fn into_bytes(self) -> BytesMut {
+        self.bytes
+    }
+}
+
+impl From<BytesMut> for Input {
+    fn from(bytes: BytesMut) -> Self {
+        Self {
+            length: bytes.capacity(),
+            bytes,
+            wanted: LENGTH,
+        }
+    }
+}
+
+impl Deref for Input {
+    type Target = BytesMut;
+
+    fn deref(&self) -> &BytesMut {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Input {
+    fn deref_mut(&mut self) -> &mut BytesMut {
+        &mut self.bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Reads `count` bytes into `input`, and gives the room that there was for them.
+    fn read(input: &mut Input, count: usize) -> usize {
+        input.make_room();
+        let room = input.room();
+        let count = count.min(room);
+        let end = input.len() + count;
+        input.resize(end, b'x');
+        input.has_read(count, room);
+        room
+    }
+
+    #[test]
+    fn reads_of_a_large_body_grow_and_those_of_small_messages_do_not() {
+        let mut input = Input::default();
+        let rooms: Vec<usize> = (0..6)
+            .map(|_| {
+                let room = read(&mut input, usize::MAX);
+                drop(input.split());
+                room / 1024
+            })
+            .collect();
+        assert_eq!(rooms, [8, 16, 32, 64, 64, 64]);
+        // What is passed on slowly is not waited for.
+        read(&mut input, usize::MAX);
+        let waits = input.split().freeze();
+        assert_eq!(read(&mut input, usize::MAX), LARGEST);
+        drop((input.split(), waits));
+        // A wait takes the memory, and no more.
+        input.give_back();
+        assert_eq!(input.capacity(), 0);
+        assert_eq!(read(&mut input, SPARE), LARGEST);
+        drop(input.split());
+        // The end of the body, and a message after it.
+        read(&mut input, 100);
+        drop(input.split());
+        input.give_back();
+        for _ in 0..3 {
+            assert_eq!(read(&mut input, 1000), LENGTH);
+            drop(input.split());
+            input.give_back();
+        }
+    }
+
+    #[test]
+    fn a_large_buffer_is_none_of_the_core_s() {
+        SPARE_BUFFERS.with_borrow_mut(Vec::clear);
+        let mut input = Input::default();
+        // A head that is longer than a buffer, and a body.
+        for _ in 0..3 {
+            read(&mut input, LENGTH);
+        }
+        assert_eq!(input.len(), 3 * LENGTH);
+        let head = input.split_to(20_000).freeze();
+        drop(input.split());
+        input.give_back();
+        assert_eq!(input.capacity(), 0, "what is in use is not held");
+        drop(head);
+        read(&mut input, usize::MAX);
+        drop(input.split());
+        input.give_back();
+        let kept = SPARE_BUFFERS.with_borrow(Vec::len);
+        assert!(kept <= 1, "{kept}");
+        let length = |buffer: &mut BytesMut| buffer.try_reclaim(LENGTH + 1);
+        assert!(!SPARE_BUFFERS.with_borrow_mut(|all| all.iter_mut().any(length)));
+    }
 
     #[test]
     fn a_buffer_goes_from_one_to_the_next_once_nobody_needs_it() {
@@ -83,6 +246,6 @@ mod tests {
         for buffer in &mut all {
             give_back(buffer);
         }
-        assert_eq!(SPARE.with_borrow(Vec::len), KEPT);
+        assert_eq!(SPARE_BUFFERS.with_borrow(Vec::len), KEPT);
     }
 }

@@ -14,14 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 pub(crate) use self::corked::Corked;
-use crate::buffers;
-
-/// Least free space that a read is given. Larger than a usual request, so that one read takes it
-/// whole and leaves the socket known to be empty: the next read then costs no system call.
-const SPARE: usize = 4 * 1024;
-
-/// Most free space that a read is given once a connection has shown that it carries big bodies.
-const LARGE_SPARE: usize = 64 * 1024;
+use crate::buffers::Input;
 
 /// A TCP connection, perhaps with TLS on top.
 #[derive(Debug)]
@@ -63,19 +56,20 @@ impl Stream {
     pub(crate) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        input: &mut BytesMut,
+        input: &mut Input,
     ) -> Poll<io::Result<usize>> {
-        let read = match self.poll_readable(cx) {
-            Poll::Ready(()) => {
-                make_room(input);
-                self.poll_append(cx, input)
+        if self.poll_readable(cx).is_ready() {
+            input.make_room();
+            let room = input.room();
+            if let Poll::Ready(read) = self.poll_append(cx, input) {
+                if let Ok(count) = read {
+                    input.has_read(count, room);
+                }
+                return Poll::Ready(read);
             }
-            Poll::Pending => Poll::Pending,
-        };
-        if read.is_pending() {
-            buffers::give_back(input);
         }
-        read
+        input.give_back();
+        Poll::Pending
     }
 
     /// Ready once there may be something to read. To ask costs less than to read in vain.
@@ -116,10 +110,10 @@ impl Stream {
 
     /// Whether nothing has arrived, not even the end. The runtime knows without a system call unless something has,
     /// which may then be in `input`.
-    pub(crate) fn is_silent(&mut self, input: &mut BytesMut) -> bool {
+    pub(crate) fn is_silent(&mut self, input: &mut Input) -> bool {
         match self {
             Self::Plain(stream) => {
-                let read = stream.try_read_buf(input);
+                let read = stream.try_read_buf(&mut **input);
                 read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             }
             Self::Tls(_) => {
@@ -169,22 +163,6 @@ impl Stream {
                 Pin::new(stream).poll_shutdown(cx)
             }
         }
-    }
-}
-
-/// Makes room in `input` for a read.
-fn make_room(input: &mut BytesMut) {
-    if input.capacity() - input.len() >= SPARE {
-        return;
-    }
-    // What came before may be read by now.
-    buffers::give_back(input);
-    if input.capacity() == 0 {
-        *input = buffers::take();
-    } else {
-        // A buffer that a read has filled to the brim grows, up to a limit.
-        let larger = (input.capacity() * 2).clamp(2 * SPARE, LARGE_SPARE);
-        input.reserve(larger);
     }
 }
 
@@ -283,7 +261,7 @@ mod tests {
 
     /// Reads from `stream` what `far` sends of `sent`, one part after the other, and its end.
     async fn check(mut stream: Stream, mut far: impl AsyncWrite + Unpin, sent: &[&[u8]]) {
-        let mut input = BytesMut::new();
+        let mut input = Input::default();
         for part in sent {
             let waits = futures::poll!(poll_fn(|cx| stream.poll_fill(cx, &mut input)));
             assert!(waits.is_pending() && input.capacity() == 0);
@@ -306,6 +284,26 @@ mod tests {
         far.shutdown().await.unwrap();
         let end = poll_fn(|cx| stream.poll_fill(cx, &mut input)).await;
         assert_eq!(end.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_large_body_that_has_arrived_takes_few_reads() {
+        const SENT: usize = 512 * 1024;
+        let (near, mut far) = sockets().await;
+        let body = vec![b'x'; SENT];
+        tokio::spawn(async move { far.write_all(&body).await });
+        let mut stream = Stream::Plain(near);
+        let mut input = Input::default();
+        let (mut left, mut longest) = (SENT, 0);
+        while left > 0 {
+            let read = poll_fn(|cx| stream.poll_fill(cx, &mut input))
+                .await
+                .unwrap();
+            assert!(read > 0);
+            (left, longest) = (left - read, longest.max(read));
+            drop(input.split());
+        }
+        assert!(longest > 16 * 1024, "{longest}");
     }
 
     #[tokio::test]

@@ -21,9 +21,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use bytes::BytesMut;
-
 use crate::body::RequestBodyError;
+use crate::buffers::Input;
 use crate::http1::FramingError;
 use crate::http1::head::HeadFinder;
 use crate::http1::writer::Writer;
@@ -135,7 +134,7 @@ pub(crate) struct Connection {
     /// Where it leads.
     pub(crate) address: SocketAddr,
     /// What has arrived and not been taken.
-    pub(crate) input: BytesMut,
+    pub(crate) input: Input,
     /// What has not been written yet.
     pub(crate) output: Writer,
     pub(crate) timer: Timer,

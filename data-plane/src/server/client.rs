@@ -17,6 +17,7 @@ use shared::clock::monotonic;
 use super::answer::write_informational;
 use super::head::Incoming;
 use crate::body::RequestBodyError;
+use crate::buffers::Input;
 use crate::forward::interim::Interim;
 use crate::http1::Framing;
 use crate::http1::body::{Decoder, Piece};
@@ -56,7 +57,7 @@ const SOON: Duration = Duration::from_secs(5);
 pub(super) struct Client {
     stream: Stream,
     /// What has arrived and not been taken.
-    input: BytesMut,
+    input: Input,
     output: Writer,
     timer: Timer,
     limits: Limits,
@@ -109,7 +110,7 @@ impl Client {
     ) -> Self {
         Self {
             stream,
-            input,
+            input: input.into(),
             output: Writer::default(),
             timer,
             limits,
@@ -130,7 +131,7 @@ impl Client {
 
     /// The connection as it was before anybody looked at it: what it is, and what has arrived.
     pub(super) fn into_parts(self) -> (Stream, BytesMut) {
-        (self.stream, self.input)
+        (self.stream, self.input.into_bytes())
     }
 
     /// What can be told of the request that is refused.

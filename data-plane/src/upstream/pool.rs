@@ -20,6 +20,7 @@ use super::origin::Origin;
 use super::resolve::{Found, Resolver};
 use super::{Connection, UpstreamError};
 use crate::balancer::spread;
+use crate::buffers::Input;
 use crate::http1::head::HeadFinder;
 use crate::http1::writer::Writer;
 use crate::limits::KeepAlive;
@@ -112,6 +113,7 @@ impl Pools {
                     let idle = now.saturating_duration_since(connection.idle_since);
                     if idle >= SWEEP {
                         connection.finder.rest();
+                        connection.input.give_back();
                     }
                     idle < self.keep_alive.idle
                 });
@@ -289,7 +291,7 @@ impl Pool {
         let connection = Connection {
             stream,
             address,
-            input: BytesMut::new(),
+            input: Input::default(),
             output: Writer::default(),
             timer,
             phase: Phase::Idle,
