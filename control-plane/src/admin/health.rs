@@ -67,28 +67,37 @@ pub(super) fn health(
     let whole = form_urlencoded::parse(query.unwrap_or_default().as_bytes())
         .any(|(name, value)| name == "balancer_health" && value == "1");
     if whole {
-        let name = record.get("name");
-        let mut shown = json!({ "health": "HEALTHCHECKS_OFF", "id": upstream.id, "name": name });
-        if checked && let Some(shown) = shown.as_object_mut() {
-            let threshold = record.get("healthchecks");
-            let threshold = threshold.and_then(|checks| checks.get("threshold")?.as_f64());
-            let (healthy, details) = details(&data, threshold.unwrap_or_default());
-            let health = if healthy { "HEALTHY" } else { "UNHEALTHY" };
-            shown.insert("health".to_owned(), health.into());
-            shown.insert("details".to_owned(), details);
-        }
+        let threshold = record.get("healthchecks");
+        let threshold = threshold.and_then(|checks| checks.get("threshold")?.as_f64());
+        let (healthy, details) = details(&data, threshold.unwrap_or_default());
+        let found = if healthy { "HEALTHY" } else { "UNHEALTHY" };
+        let shown = json!({
+            "health": if checked { found } else { "HEALTHCHECKS_OFF" },
+            "balancer_health": found,
+            "id": upstream.id,
+            "name": record.get("name"),
+            "details": details,
+        });
         return json!({ "data": shown, "next": null, "node_id": node });
     }
     json!({ "data": data, "next": null, "node_id": node })
 }
 
 /// What `targets` come to together, and whether that is healthy: while more than `threshold` per cent of their weight
-/// is available.
+/// is available. Addresses say by `healthy` how they are, and not in words (Kong 3.9, `getStatus`).
 fn details(targets: &[Value], threshold: f64) -> (bool, Value) {
-    let hosts: Vec<&Value> = targets
+    let mut hosts: Vec<Value> = targets
         .iter()
-        .filter_map(|target| target.get("data"))
+        .filter_map(|target| target.get("data").cloned())
         .collect();
+    let addresses = hosts
+        .iter_mut()
+        .filter_map(|host| host.get_mut("addresses")?.as_array_mut());
+    for address in addresses.flatten().filter_map(Value::as_object_mut) {
+        let health = address.shift_remove("health");
+        let healthy = health.is_none_or(|health| health != "UNHEALTHY");
+        address.insert("healthy".to_owned(), healthy.into());
+    }
     let sum = |part: &str| -> u32 {
         let weights = hosts
             .iter()
@@ -256,6 +265,16 @@ mod tests {
         let weight = json!({ "total": 100, "available": 40, "unavailable": 60 });
         assert_eq!(whole["details"]["weight"], weight);
         assert_eq!(whole["details"]["hosts"].as_array().unwrap().len(), 4);
+        let ill = json!({ "ip": "10.0.0.2", "port": 80, "weight": 60, "healthy": false });
+        let addresses: Vec<_> = whole["details"]["hosts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|host| host["addresses"].as_array().unwrap().clone())
+            .collect();
+        assert!(addresses.contains(&ill), "{addresses:?}");
+        let well = addresses.iter().filter(|one| one["healthy"] == true);
+        assert_eq!((well.count(), addresses.len()), (3, 4));
         let of = |each: &Value, id: u8| {
             let target = format!("10.0.0.{id}:80");
             let mut each = each.as_array().unwrap().iter();
@@ -270,7 +289,8 @@ mod tests {
         let (whole, each) = shown(50, 0, &[2, 3]);
         assert_eq!(of(&each, 5), "DNS_ERROR");
         assert_eq!(whole["health"], "HEALTHCHECKS_OFF");
-        assert_eq!(whole.get("details"), None);
+        assert_eq!(whole["balancer_health"], "HEALTHY");
+        assert_eq!(whole["details"]["weight"]["unavailable"], 0);
     }
 
     #[test]

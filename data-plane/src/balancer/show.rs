@@ -42,7 +42,8 @@ fn health(balancer: &Balancer, peer: &Peer) -> &'static str {
 pub(crate) fn targets_with_health(balancer: &Balancer, node: &str) -> Value {
     let table = balancer.table();
     let shown = (0..).zip(&balancer.config.targets).map(|(place, target)| {
-        let status = target_status(balancer, &table, place, target);
+        let state = |peer: &Peer| ("health", health(balancer, peer).into());
+        let status = target_status(&table, place, target, state);
         let mut record = record(target);
         let addresses = status.get("addresses").and_then(Value::as_array);
         let word = |wanted: &str| {
@@ -73,25 +74,25 @@ pub(crate) fn targets_with_health(balancer: &Balancer, node: &str) -> Value {
 pub(crate) fn balancer_health(balancer: &Balancer, node: &str) -> Value {
     let table = balancer.table();
     let config = &balancer.config;
-    let health = match (config.checked, table.healthy) {
-        (false, _) => "HEALTHCHECKS_OFF",
-        (true, true) => "HEALTHY",
-        (true, false) => "UNHEALTHY",
+    let found = if table.healthy {
+        "HEALTHY"
+    } else {
+        "UNHEALTHY"
     };
+    let state = |peer: &Peer| ("healthy", peer.is_healthy().into());
     let hosts = (0..)
         .zip(&config.targets)
-        .map(|(place, target)| target_status(balancer, &table, place, target));
-    let mut data = json!({ "health": health, "id": config.id });
-    if config.checked
-        && let Some(data) = data.as_object_mut()
-    {
-        let details = json!({
+        .map(|(place, target)| target_status(&table, place, target, state));
+    let data = json!({
+        "health": if config.checked { found } else { "HEALTHCHECKS_OFF" },
+        "balancer_health": found,
+        "id": config.id,
+        "details": {
             "healthy": table.healthy,
             "weight": weight(&table.entries.iter().collect::<Vec<_>>()),
             "hosts": hosts.collect::<Vec<_>>(),
-        });
-        data.insert("details".to_owned(), details);
-    }
+        },
+    });
     json!({ "data": data, "next": null, "node_id": node })
 }
 
@@ -215,11 +216,12 @@ fn weight(entries: &[&Entry]) -> Value {
     json!({ "total": available + unavailable, "available": available, "unavailable": unavailable })
 }
 
+/// Where a target leads. How each address is `state` says, and under which name.
 fn target_status(
-    balancer: &Balancer,
     table: &Table,
     place: usize,
     target: &CompiledTarget,
+    state: impl Fn(&Peer) -> (&'static str, Value),
 ) -> Value {
     let own: Vec<&Entry> = table
         .entries
@@ -230,11 +232,12 @@ fn target_status(
         .iter()
         .map(|entry| {
             let key = &entry.peer.key;
+            let (name, state) = state(&entry.peer);
             json!({
                 "ip": key.address,
                 "port": key.port,
                 "weight": entry.weight,
-                "health": health(balancer, &entry.peer),
+                name: state,
             })
         })
         .collect();

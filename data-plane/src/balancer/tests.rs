@@ -287,7 +287,15 @@ fn passive_checks_break_the_circuit_and_the_threshold_all_of_it() {
     );
     let whole = show::balancer_health(&three, "n");
     assert_eq!(whole["data"]["health"], "UNHEALTHY");
-    assert_eq!(whole["data"]["details"]["weight"]["available"], 1);
+    assert_eq!(whole["data"]["balancer_health"], "UNHEALTHY");
+    let details = &whole["data"]["details"];
+    assert_eq!(details["weight"]["available"], 1);
+    let addresses = [0, 1, 2].map(|at| details["hosts"][at]["addresses"][0].clone());
+    assert_eq!(
+        addresses.each_ref().map(|one| one["healthy"].as_bool()),
+        [Some(false), Some(false), Some(true)]
+    );
+    assert!(addresses[0].get("health").is_none(), "{details}");
     // By hand, one address and then all.
     assert!(show::set_health(
         &three,
