@@ -8,6 +8,7 @@
 //!  admission.rs              how many streams may begin in a second
 //!  endpoint.rs               gRPC, by hand for what leaves
 //!  outgoing.rs, update.rs    an update, piece by piece, and what passes it
+//!  pace.rs                   how much of it is under way at once
 //!                  │
 //!               session.rs   what to offer to a node; pure
 //! ```
@@ -21,6 +22,7 @@ mod endpoint;
 mod flights;
 mod listener;
 mod outgoing;
+mod pace;
 mod relay;
 mod rollouts;
 mod session;

@@ -25,7 +25,7 @@ use shared::snapshot::{BucketSet, Hash, Inventory, Key, Position, Record, Revisi
 use tokio::sync::OnceCell;
 
 use crate::config::{Change, Config, Stored};
-pub use frame::{Frame, chunk_frame, frame, parts};
+pub use frame::{Frame, chunk_frame, frame, parts, size};
 pub use held::is_rolled_out;
 use pack::Packed;
 pub use requirements::{Missing, Requirements};

@@ -16,6 +16,9 @@ pub const URGENT: &str = "urgent";
 /// Takes chunks in parts, and what has been revoked meanwhile between these.
 pub const BESIDE: &str = "beside";
 
+/// Says how far updates have arrived, so that no more of them is under way than the link carries in a moment.
+pub const MILESTONES: &str = "milestones";
+
 /// Knows records of this kind.
 pub fn kind(kind: &str) -> String {
     format!("kind/{kind}")

@@ -67,6 +67,7 @@ impl Node {
                 }
                 // Where it takes its time, what it revokes passes it.
                 Kind::Revoke(_) => {}
+                Kind::Milestone(here) => self.say(beside::reached(here.at)).await,
                 Kind::Commit(_) => return (begin.unwrap(), proto::decode_changes(raw).unwrap()),
                 other => assert!(matches!(other, Kind::Welcome(_)), "{other:?}"),
             }
@@ -285,10 +286,9 @@ async fn a_node_ahead_of_the_control_plane_is_left_alone() {
         .await
         .unwrap();
     assert!(matches!(node.hear().await, Some(Kind::Welcome(_))));
-    let path = "/services?wait=1";
-    let written = cluster
-        .admin(Method::POST, path, &json!({ "host": "h" }))
-        .await;
+    let service = json!({ "host": "h" });
+    let written = cluster.admin(Method::POST, "/services?wait=1", &service);
+    let written = written.await;
     // It is at a later revision, but at none of these.
     assert_eq!(written.status, 202);
     assert_eq!(written.header("x-wardgate-waiting"), "node-1");

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use harness::{Cluster, Relay, eventually, run};
 use http::Method;
-use proto::features::{BESIDE, BUCKETS, CHAIN_KEPT, DELTA};
+use proto::features::{BESIDE, BUCKETS, CHAIN_KEPT, DELTA, MILESTONES};
 use proto::v1::chunk::Packing;
 use proto::v1::config_sync_client::ConfigSyncClient;
 use proto::v1::control_message::Kind;
-use proto::v1::{Ack, Begin, Chunk, Hello, NodeMessage, Position, node_message};
+use proto::v1::{
+    Ack, Begin, Chunk, Hello, Milestone, NodeMessage, Position, Reached, node_message,
+};
 use serde_json::json;
 use shared::clock::monotonic;
 use shared::snapshot::Snapshot;
@@ -90,6 +92,7 @@ async fn follow(
             BUCKETS,
             CHAIN_KEPT,
             BESIDE,
+            MILESTONES,
             "kind/services",
             "kind/routes",
             "kind/session_keys",
@@ -129,6 +132,9 @@ async fn follow(
                     let whole = bytes::Bytes::from(std::mem::take(&mut parts));
                     chunks.push(prost::Message::decode(whole).ok()?);
                 }
+            }
+            Kind::Milestone(Milestone { at }) => {
+                say(node_message::Kind::Reached(Reached { at })).await?;
             }
             Kind::Commit(commit) => {
                 bytes += prost::Message::encoded_len(&commit);

@@ -6,12 +6,11 @@ use std::task::{Context, Poll};
 
 use futures::Stream;
 use futures::future::BoxFuture;
-use prost::bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::mpsc::error::SendError;
 
-use crate::snapshot::Frame;
+use crate::snapshot::{Frame, size};
 
 /// Messages under way to a node's connection: few, since a chunk is up to 256 KiB.
 const OUTGOING: usize = 4;
@@ -135,8 +134,7 @@ impl Stream for Messages {
         }
         let prompt = self.prompt.poll_recv(cx);
         if let Poll::Ready(Some(frame)) = prompt {
-            let bytes = frame.iter().map(Bytes::len).sum();
-            self.passed = self.passed.saturating_add(bytes);
+            self.passed = self.passed.saturating_add(size(&frame));
             return Poll::Ready(Some(frame));
         }
         match self.updates.poll_recv(cx) {
@@ -153,6 +151,7 @@ impl Stream for Messages {
 #[cfg(test)]
 mod tests {
     use futures::{FutureExt as _, StreamExt as _};
+    use prost::bytes::Bytes;
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::bytes::Bytes;
-use proto::features::{BESIDE, CHAIN_KEPT};
+use proto::features::{BESIDE, CHAIN_KEPT, MILESTONES};
 use proto::v1::control_message::Kind;
 use proto::v1::need::What;
 use proto::v1::{AskDigests, Begin, Heartbeat, Need, NodeMessage, Welcome, node_message};
@@ -21,6 +21,7 @@ use tonic::{Status, Streaming};
 use super::ended::{Ended, milliseconds};
 use super::flights::By;
 use super::outgoing::{Outgoing, Waiting};
+use super::pace::Pace;
 use super::session::{Goal, Offer, Session, Step};
 use super::update::{Plan, Told, Update};
 use super::wire::{fault, report};
@@ -50,6 +51,7 @@ pub(super) struct NodeStream {
     prompt: Waiting,
     /// The update under way.
     update: Update,
+    pace: Pace,
     /// What the node knows of what has been revoked since; none while there is no update, or for nodes that know of no such.
     told: Option<Told>,
     /// Up to where it has been told of all that was revoked.
@@ -84,6 +86,7 @@ impl NodeStream {
     ) -> Self {
         Self {
             service,
+            pace: Pace::new(member.features().contains(MILESTONES)),
             member,
             prompt: Waiting::new(&outgoing),
             outgoing,
@@ -172,10 +175,10 @@ impl NodeStream {
                     let pieces = pieces.ok_or_else(|| Ended::Broken(unencodable()))?;
                     self.update = Update::Sending(pieces);
                 }
-                room = updates.reserve(), if self.update.is_sending() => {
+                room = updates.reserve(), if self.pace.lets_on(&self.update) => {
                     let mut room = Some(room.map_err(|_| Ended::Left)?);
                     while let Some(place) = room.take() {
-                        let Some(piece) = self.update.next() else {
+                        let Some(piece) = self.pace.next(&mut self.update, Instant::now()) else {
                             break;
                         };
                         place.send(piece);
@@ -356,6 +359,7 @@ impl NodeStream {
             in_parts: self.member.features().contains(BESIDE),
         };
         self.update = Update::of(plan);
+        self.pace.begins();
     }
 
     /// Tells the node what the update under way revokes, and what has been revoked since: that may take its time, over a
@@ -430,6 +434,10 @@ impl NodeStream {
                 let revision = Revision(revoked.revision).min(self.told_up_to.revision);
                 self.member.revokes(revision, now);
             }
+            Some(node_message::Kind::Reached(reached)) => self
+                .pace
+                .reached(reached.at, Instant::now())
+                .map_err(|error| protocol(&error))?,
             Some(node_message::Kind::Hello(_)) => return Err(protocol(&"a second Hello")),
             // A newer node may say more than this control plane knows.
             Some(node_message::Kind::Revoked(_)) | None => {}

@@ -23,6 +23,11 @@ const PART: usize = 7 * 1024;
 /// A message in the pieces that it is sent in, one right after the other. The second may be empty.
 pub type Frame = [Bytes; 2];
 
+/// Bytes of all of it.
+pub fn size(frame: &Frame) -> usize {
+    frame.iter().map(Bytes::len).sum()
+}
+
 /// Encodes a message.
 ///
 /// # Panics

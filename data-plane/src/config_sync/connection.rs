@@ -300,6 +300,7 @@ fn features() -> Vec<String> {
         proto::features::URGENT,
         proto::features::CHAIN_KEPT,
         proto::features::BESIDE,
+        proto::features::MILESTONES,
     ]
     .into_iter()
     .map(str::to_owned)

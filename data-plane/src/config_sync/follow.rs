@@ -8,7 +8,8 @@ use proto::v1::control_message::Kind;
 use proto::v1::fault::Code;
 use proto::v1::goodbye::Why;
 use proto::v1::{
-    Ack, ControlMessage, Expiry, Fault, Nack, Need, NodeStatus, Welcome, need, node_message,
+    Ack, ControlMessage, Expiry, Fault, Milestone, Nack, Need, NodeStatus, Reached, Welcome, need,
+    node_message,
 };
 use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::Position;
@@ -225,6 +226,9 @@ impl Following<'_> {
             Some(Kind::Begin(begin)) => self.receiver.begin(begin)?,
             Some(Kind::Chunk(chunk)) => self.receiver.chunk(&chunk)?,
             Some(Kind::Part(part)) => self.receiver.part(&part)?,
+            Some(Kind::Milestone(Milestone { at })) => {
+                return self.send(node_message::Kind::Reached(Reached { at }));
+            }
             Some(Kind::Revoke(told)) => {
                 let running = self.applier.running().revision;
                 return self.asking.revoke(&told, running);

@@ -1,8 +1,8 @@
 //! What a node hears of while an update is on its way to it.
 
-use proto::features::BESIDE;
+use proto::features::{BESIDE, MILESTONES};
 use proto::v1::request::What;
-use proto::v1::{Chunk, Revoked, answer};
+use proto::v1::{Chunk, Reached, Revoked, answer};
 use uuid::Uuid;
 
 use super::*;
@@ -167,6 +167,76 @@ async fn a_node_that_comes_back_hears_of_a_logout_before_all_of_the_update_that_
     };
     assert!(target.unwrap().revision >= before.revision);
     assert_eq!(told.revocations, before.revocations);
+}
+
+#[tokio::test]
+async fn no_more_of_an_update_is_under_way_than_a_node_says_it_can_take() {
+    let cluster = cluster().await;
+    let features = [&FEATURES[..], &[MILESTONES]].concat();
+    let first = hello_with("node-1", "a", None, &features);
+    let mut node = subscribe(&cluster, first).await.unwrap();
+    let (begin, _) = node.whole_update().await;
+    node.ack(&begin).await;
+    let whole = consumers(1_500);
+    let reply = cluster.admin(Method::POST, "/config", &whole).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let mut marks = Vec::new();
+    let begin = loop {
+        match node.hear().await.unwrap() {
+            Kind::Begin(begin) if begin.raw_bytes > 1_000_000 => break begin,
+            Kind::Begin(begin) => node.ack(&begin).await,
+            Kind::Milestone(here) => marks.push(here.at),
+            Kind::Chunk(_) | Kind::Commit(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    // It says nothing: the logout finds next to nothing before it, however late it comes and however fast the link is.
+    let (mut chunk, mut raw) = (Vec::new(), Vec::new());
+    let (mut before, mut logged_out) = (0, false);
+    loop {
+        match node.hear().await.unwrap() {
+            Kind::Part(part) => {
+                before += part.data.len();
+                take(&mut chunk, &part, &mut raw);
+            }
+            Kind::Milestone(here) => {
+                marks.push(here.at);
+                if !std::mem::replace(&mut logged_out, true) {
+                    node.say(logout(7)).await;
+                }
+            }
+            Kind::Answer(_) => {}
+            Kind::Revoke(_) => break,
+            other => panic!("before it heard of the logout: {other:?}"),
+        }
+    }
+    assert!(before < 32 * 1024, "{before} bytes went before the logout");
+    for at in marks {
+        node.say(reached(at)).await;
+    }
+    // As it says how far it has come, all of it comes.
+    loop {
+        match node.hear().await.unwrap() {
+            Kind::Part(part) => take(&mut chunk, &part, &mut raw),
+            Kind::Milestone(here) => node.say(reached(here.at)).await,
+            Kind::Answer(_) => {}
+            Kind::Commit(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let changes = proto::decode_changes(raw).unwrap();
+    assert_eq!(changes.puts.len(), usize::try_from(begin.records).unwrap());
+    node.ack(&begin).await;
+    let (next, _) = node.whole_update().await;
+    node.ack(&next).await;
+    // One that has come farther than it was led does not follow the protocol.
+    node.say(reached(u64::MAX)).await;
+    while node.hear().await.is_some() {}
+}
+
+/// What a node says that has got everything up to a milestone.
+pub(super) fn reached(at: u64) -> node_message::Kind {
+    node_message::Kind::Reached(Reached { at })
 }
 
 /// Adds `part` to its `chunk`, and that to `raw` if it is whole.
