@@ -14,7 +14,7 @@ use crate::admin::listener::server_config;
 use crate::config_sync;
 use crate::data_directory::store_path;
 use crate::settings::{AdminListen, Settings};
-use crate::store::{SecretsKey, StoreError};
+use crate::store::{SecretsKey, StoreError, check_room_to_begin};
 
 /// What follows from settings that can be run by.
 pub(crate) struct Judged {
@@ -43,6 +43,9 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
     let is_new = settings.etcd.used().is_none() && !store_path(&settings.data_directory).exists();
     if is_new && settings.needs_user() {
         return Err(StartError::NoUser);
+    }
+    if is_new {
+        check_room_to_begin(&store_path(&settings.data_directory))?;
     }
     if let Some(path) = &settings.addresses_file {
         shared::machine::check_file(path).map_err(|source| StartError::Addresses {

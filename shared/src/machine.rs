@@ -64,7 +64,17 @@ pub fn check_directory(path: &Path) -> io::Result<()> {
                 return Ok(access(at, Access::WRITE_OK | Access::EXEC_OK)?);
             }
             Ok(_) => return Err(ErrorKind::NotADirectory.into()),
-            Err(error) if error.kind() == ErrorKind::NotFound => at = directory_of(at),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if let Ok(leads) = std::fs::read_link(at) {
+                    let why = format!(
+                        "{} is a link to {}, which is not there",
+                        at.display(),
+                        leads.display()
+                    );
+                    return Err(io::Error::new(ErrorKind::NotFound, why));
+                }
+                at = directory_of(at);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -185,6 +195,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         std::fs::write(&file, "").unwrap();
+        let link = root.path().join("link");
+        symlink("/nowhere/at/all", &link).unwrap();
+        for path in [link.clone(), link.join("deep")] {
+            let told = check_directory(&path).unwrap_err().to_string();
+            assert!(told.ends_with("is a link to /nowhere/at/all, which is not there"));
+        }
         let kind = |outcome: io::Result<()>| outcome.map_err(|error| error.kind());
         for (path, as_directory, as_file) in [
             (root.path().to_owned(), Ok(()), Err(ErrorKind::IsADirectory)),

@@ -142,6 +142,80 @@ async fn a_full_disk_refuses_writes_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root: tests/faults/run"]
+async fn a_store_that_has_no_room_to_begin_is_told_of_and_leaves_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let mount = place.path().join("disk");
+    let disk = Disk::mount(&mount, 512);
+    let data = mount.join("control-plane");
+    let directory = data.display().to_string();
+    let mut cluster = Cluster::start_with(0, &[("WARDGATE_DATA_DIRECTORY", &directory)]).await;
+    assert_eq!(write(&cluster, "before").await.0, 201);
+    cluster.control_plane.take().unwrap().stop().await;
+    // Each start exports what it finds.
+    cluster.start_control_plane().await;
+    let exports = data.join("exports");
+    let export = eventually("the store is exported", async || {
+        let found = std::fs::read_dir(&exports).ok()?.flatten();
+        let paths = found.map(|entry| entry.path());
+        let files = paths.filter(|path| path.extension().is_some_and(|last| last == "export"));
+        files.max()
+    })
+    .await;
+    cluster.control_plane.take().unwrap().stop().await;
+    let kept = place.path().join("kept.export");
+    std::fs::copy(export, &kept).unwrap();
+    let program = harness::path("wardgate-control-plane");
+    let restore = || {
+        let mut command = std::process::Command::new(&program);
+        let from = kept.display().to_string();
+        command.args(["restore", "--from", &from, "--data-directory", &directory]);
+        command.output().unwrap()
+    };
+    for left in [0, 8 << 20, 32 << 20] {
+        disk.fill(left);
+        let ran = restore();
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(!ran.status.success(), "{left}: {said}");
+        assert!(said.contains("make room"), "{left}: {said}");
+        assert!(!said.contains("request"), "{left}: {said}");
+        assert!(!data.join("store.restoring").exists(), "{left}: {said}");
+        println!("a restore with {left} bytes: {said}");
+        disk.empty();
+    }
+    assert!(restore().status.success());
+    cluster.start_control_plane().await;
+    assert!(has(&cluster, "before").await, "it is restored");
+    cluster.control_plane.take().unwrap().stop().await;
+
+    // A new one: what is said before a start is what the start says.
+    let file = |name: &str| cluster.directory().join("certificates").join(name);
+    let environment = [
+        ("WARDGATE_CLUSTER_CERTIFICATE", file("control-plane.pem")),
+        ("WARDGATE_CLUSTER_KEY", file("control-plane.key")),
+        ("WARDGATE_CLUSTER_CA", file("ca.pem")),
+        ("WARDGATE_DATA_DIRECTORY", data.clone()),
+    ];
+    for left in [0, 8 << 20, 40 << 20, 128 << 20] {
+        std::fs::remove_dir_all(&data).unwrap();
+        disk.fill(left);
+        let mut check = std::process::Command::new(&program);
+        let check = check.arg("--check").env_clear().envs(environment.clone());
+        let check = check.output().unwrap();
+        let said = String::from_utf8_lossy(&check.stderr).into_owned();
+        let starts = cluster.try_start_control_plane().await.is_ok();
+        assert_eq!(check.status.success(), starts, "{left}: {said}");
+        assert!(starts || said.contains("make room"), "{left}: {said}");
+        println!("a new store with {left} bytes: {starts} {said}");
+        if let Some(process) = cluster.control_plane.take() {
+            process.stop().await;
+        }
+        disk.empty();
+        std::fs::create_dir_all(&data).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root: tests/faults/run"]
 async fn a_node_whose_disk_fails_serves_the_newest_and_keeps_it_once_it_can() {
     let mut cluster = Cluster::start(0).await;
     let mount = cluster.directory().join("disk");

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::etcd::{EtcdSettings, EtcdStore};
 use super::export::Export;
 use super::reserve::Reserve;
+use super::room::check_room_to_begin;
 use super::{
     Fault, SecretsKey, Store, StoreError, export, file_error, files, generation_after, witness,
 };
@@ -102,16 +103,14 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
     if fresh.exists() {
         fs::remove_dir_all(&fresh).map_err(|source| file_error("removing", &fresh, source))?;
     }
-    let (mut filling, _) = Store::open(&fresh, &key)?;
-    filling.fill(generation, &config)?;
-    filling
-        .commit(&entry)
-        .map_err(|fault| file_error("filling", &fresh, std::io::Error::other(fault)))?;
-    filling.close()?;
-    // What a start will read is proved before it counts.
-    let (proved, config) = Store::open(&fresh, &key)?;
-    proved.close()?;
-    give(&fresh, data)?;
+    let made = make(&fresh, &key, (generation, &config, &entry)).and_then(|config| {
+        give(&fresh, data)?;
+        Ok(config)
+    });
+    let config = made.inspect_err(|_| {
+        // What is half there would only take room. Why it is half there is what there is to say.
+        let _ = fs::remove_dir_all(&fresh);
+    })?;
 
     let mut replaced = None;
     if store.exists() {
@@ -138,6 +137,25 @@ pub fn restore(command: &RestoreCommand, now: UnixTime) -> Result<Restored, Stor
         replaced,
         carried,
     })
+}
+
+/// Makes a store of what it is to hold in `fresh`; what a start will read of it.
+fn make(
+    fresh: &Path,
+    key: &SecretsKey,
+    (generation, config, entry): (u64, &Config, &Entry),
+) -> Result<Config, StoreError> {
+    check_room_to_begin(fresh)?;
+    let (mut filling, _) = Store::open(fresh, key)?;
+    filling.fill(generation, config)?;
+    filling
+        .commit(entry)
+        .map_err(|fault| file_error("filling", fresh, std::io::Error::other(fault)))?;
+    filling.close()?;
+    // What a start will read is proved before it counts.
+    let (proved, config) = Store::open(fresh, key)?;
+    proved.close()?;
+    Ok(config)
 }
 
 /// What a restore puts there, and whether that has all that was ended since the export.

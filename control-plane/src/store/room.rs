@@ -30,6 +30,15 @@ pub(crate) fn check_room_to_open(directory: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Says why no store can be begun in `directory`, which may be there or not, if there is too little room for that.
+pub(crate) fn check_room_to_begin(directory: &Path) -> Result<(), StoreError> {
+    let there = directory.ancestors().find(|at| at.is_dir());
+    match there.map(Room::of) {
+        Some(Ok(room)) if room.check().is_err() => Err(Fault::Full.at(directory)),
+        _ => Ok(()),
+    }
+}
+
 /// The space of a file system, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
