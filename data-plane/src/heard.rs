@@ -1,8 +1,8 @@
 //! When a control plane was heard last, kept over restarts as the time of a file: a node that starts again in the midst of a
 //! silence has not heard what was ended elsewhere meanwhile, either.
 //!
-//! Only the wall clock goes on while no process runs. One that was put back shortens the silence at most to what this process
-//! has seen of it.
+//! Only the wall clock goes on while no process runs. One that was put back behind the last word says nothing of the silence,
+//! which then counts as long.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
@@ -15,6 +15,9 @@ use shared::clock::UnixTime;
 /// The file in the data directory.
 const NAME: &str = "heard";
 
+/// How far a clock may be put back by a step that only sets it right.
+const STEP: Duration = Duration::from_secs(5);
+
 /// The file of one node.
 #[derive(Debug)]
 pub(crate) struct Heard(PathBuf);
@@ -24,8 +27,9 @@ impl Heard {
         Self(directory.join(NAME))
     }
 
-    /// How long nothing had been heard at `now`; nothing, if that is not known.
-    pub(crate) fn silence(&self, now: UnixTime) -> Duration {
+    /// How long nothing had been heard at `now`, or since 1970 if that cannot be known: by one that may have `missed` something,
+    /// where there is no such file, and by any if that is of a time which is yet to come.
+    pub(crate) fn silence(&self, now: UnixTime, missed: bool) -> Duration {
         let time = std::fs::metadata(&self.0).and_then(|found| found.modified());
         let time = match time {
             Ok(time) => time,
@@ -33,12 +37,20 @@ impl Heard {
                 if error.kind() != ErrorKind::NotFound {
                     tracing::warn!(file = %self.0.display(), %error, "it is not known when a control plane was heard last");
                 }
-                return Duration::ZERO;
+                let unknown = Duration::from_secs(now.as_secs());
+                return if missed { unknown } else { Duration::ZERO };
             }
         };
         let since = time.duration_since(SystemTime::UNIX_EPOCH);
         let since = since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
-        now.saturating_since(UnixTime::from_millis(since))
+        let heard = UnixTime::from_millis(since);
+        if heard.saturating_since(now) > STEP {
+            tracing::warn!(
+                "by this clock a control plane was heard in the future: how long ago that was is not known"
+            );
+            return Duration::from_secs(now.as_secs());
+        }
+        now.saturating_since(heard)
     }
 
     /// A control plane was heard at `at`.
@@ -59,16 +71,19 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let heard = Heard::new(place.path());
         let at = UnixTime::from_secs;
-        assert_eq!(heard.silence(at(1_000)), Duration::ZERO, "nobody knows");
+        assert_eq!(heard.silence(at(1_000), false), Duration::ZERO);
+        let ever = Duration::from_mins(15);
+        assert_eq!(heard.silence(at(900), true), ever, "nobody knows");
         for time in [1_000, 1_010] {
             heard.note(at(time)).unwrap();
             let next = Heard::new(place.path());
-            assert_eq!(next.silence(at(1_040)), Duration::from_secs(1_040 - time));
-            assert_eq!(
-                next.silence(at(900)),
-                Duration::ZERO,
-                "the clock was put back"
-            );
+            for missed in [false, true] {
+                let silence = |seconds| next.silence(at(seconds), missed);
+                assert_eq!(silence(1_040), Duration::from_secs(1_040 - time));
+                assert_eq!(silence(time - 5), Duration::ZERO, "a step of the clock");
+                assert_eq!(silence(time - 6), Duration::from_secs(time - 6));
+                assert_eq!(silence(900), ever, "the clock was put back");
+            }
         }
     }
 }

@@ -205,7 +205,10 @@ impl DataPlane {
             Discovered::open(&settings.data_directory, sealing),
         );
         let limits = Limits::of(settings);
-        let before = Heard::new(&settings.data_directory).silence(UnixTime::now());
+        // Without these nothing is kept of it.
+        let notes = settings.max_staleness > 0 || settings.sessions_max_silence > 0;
+        let heard = Heard::new(&settings.data_directory);
+        let before = heard.silence(UnixTime::now(), notes && running.is_some());
         let contact = if running.is_some() {
             Contact::with_last_good(monotonic())
         } else {
@@ -224,7 +227,7 @@ impl DataPlane {
             last_good,
             verifier: proofs.verifier,
             secrets,
-            heard: Heard::new(&settings.data_directory),
+            heard,
             phase: phases,
         })
         .map_err(StartError::Thread)?;
