@@ -270,7 +270,7 @@ impl Admin {
                 Ok(wait::until_served(
                     &clustering.fleet,
                     clustering.target.clone(),
-                    rollouts,
+                    (&self.publisher, rollouts),
                     longest,
                     answer,
                 )

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 use shared::clock::monotonic;
-use shared::snapshot::Revision;
+use shared::snapshot::{Position, Revision};
 
 use super::Answer;
 use super::error::Refusal;
-use crate::config_sync::{Rollouts, Target};
-use crate::fleet::{Fleet, Progress};
+use crate::config_sync::{Rollouts, Target, Targets};
+use crate::fleet::{Fleet, Introduction, Progress};
+use crate::publisher::Publisher;
 
 /// The longest wait, in seconds.
 const LONGEST: u64 = 300;
@@ -33,14 +34,19 @@ pub(super) fn parse(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
 pub(super) async fn until_served(
     fleet: &Fleet,
     target: Target,
-    rollouts: Option<&Rollouts>,
+    (publisher, rollouts): (&Publisher, Option<&Rollouts>),
     longest: Duration,
     answer: Answer,
 ) -> Answer {
     let Some(revision) = answer.revision else {
         return answer;
     };
-    let mut progress = settled(fleet, target, revision, longest).await;
+    let has: Has = if is_urgent(publisher, revision) {
+        Targets::has_urgent
+    } else {
+        Targets::has
+    };
+    let mut progress = settled(fleet, target, (revision, has), longest).await;
     // Who serves what came after a change that was taken back serves what was before it.
     let taken_back = rollouts.is_some_and(|rollouts| rollouts.journal().took_back(revision));
     if taken_back {
@@ -65,6 +71,18 @@ pub(super) async fn until_served(
     }
 }
 
+/// Whether nothing but keys and revocations changed with `revision`, as far as is remembered.
+fn is_urgent(publisher: &Publisher, revision: Revision) -> bool {
+    let entry = publisher.history().entry(revision).ok().flatten();
+    entry.is_some_and(|entry| {
+        let mut edits = entry.edits.iter();
+        !entry.edits.is_empty() && edits.all(|edit| edit.key.is_urgent())
+    })
+}
+
+/// Whether a node that is somewhere has what a revision changed.
+type Has = fn(&Targets, Revision, &Introduction, &Position) -> bool;
+
 /// The headers that name the nodes.
 pub(super) fn headers(progress: &Progress) -> impl Iterator<Item = (&'static str, String)> {
     [
@@ -81,7 +99,7 @@ pub(super) fn headers(progress: &Progress) -> impl Iterator<Item = (&'static str
 async fn settled(
     fleet: &Fleet,
     mut target: Target,
-    revision: Revision,
+    (revision, has): (Revision, Has),
     longest: Duration,
 ) -> Progress {
     let (mut answers, targets) = (fleet.changes(), target.clone());
@@ -92,7 +110,7 @@ async fn settled(
     let progress = || {
         let targets = targets.borrow().clone();
         let mut progress =
-            fleet.progress_of(|node, position| targets.has(revision, node, position));
+            fleet.progress_of(|node, position| has(&targets, revision, node, position));
         progress.waiting.extend(fleet.lost(&asked));
         progress
     };
@@ -129,12 +147,10 @@ mod tests {
 
     use futures::poll;
     use shared::clock::UnixTime;
-    use shared::snapshot::Position;
     use tokio::sync::watch;
 
     use super::*;
     use crate::config::{Change, Config};
-    use crate::config_sync::Targets;
     use crate::fleet::tests::introduction;
     use crate::snapshot::{Follower, SharedSigner};
 
@@ -157,7 +173,7 @@ mod tests {
         let fleet = Fleet::default();
         let joins = introduction("a", elsewhere);
         let (member, _) = fleet.join(joins, UnixTime::default()).unwrap();
-        let mut waiting = pin!(settled(&fleet, target, Revision(7), LONG));
+        let mut waiting = pin!(settled(&fleet, target, (Revision(7), Targets::has), LONG));
         assert!(poll!(waiting.as_mut()).is_pending());
         // It has what another control plane has committed since, which is not known here yet.
         member.runs(led_to(8).newest().position, UnixTime::default());
@@ -174,7 +190,7 @@ mod tests {
         let fleet = Fleet::default();
         let joins = introduction("a", led_to(6).newest().position);
         let _member = fleet.join(joins, UnixTime::default()).unwrap();
-        let mut waiting = pin!(settled(&fleet, target, Revision(7), LONG));
+        let mut waiting = pin!(settled(&fleet, target, (Revision(7), Targets::has), LONG));
         assert!(poll!(waiting.as_mut()).is_pending());
         drop(leads);
         assert_eq!(waiting.await.waiting, ["node-1"]);

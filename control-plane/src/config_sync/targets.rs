@@ -88,6 +88,14 @@ impl Targets {
         is_past && self.newest.knows(&position.root)
     }
 
+    /// The same of a revision that changed keys and revocations alone. These nodes have with whatever else they are led to.
+    pub fn has_urgent(&self, revision: Revision, node: &Introduction, position: &Position) -> bool {
+        let instead = self.instead(position).map(|state| state.position);
+        let led = instead.unwrap_or_else(|| self.position_of(node));
+        let is_there = position.is_same(&led) && led.generation == self.newest.position.generation;
+        (is_there && led.urgent >= revision) || self.has(revision, node, position)
+    }
+
     /// Where a node is led, as far as that can be told.
     pub fn position_of(&self, node: &Introduction) -> Position {
         let target = self.of(&node.name, &node.features);
@@ -119,5 +127,75 @@ impl PartialEq for Targets {
             _ => false,
         };
         newest && staged && Arc::ptr_eq(&self.strays, &other.strays)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use shared::snapshot::Key;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::config::{Change, Config, Stored};
+    use crate::fleet::tests::introduction;
+    use crate::snapshot::{Follower, SharedSigner};
+
+    fn with(config: &Config, kind: &'static str) -> Config {
+        let id = Uuid::from_u128(1);
+        let record = json!({ "id": id, "before": 5, "expires_at": 9 });
+        let stored = Stored::of(record.as_object().unwrap());
+        let change = Change {
+            puts: vec![(Key { kind, id }, stored)],
+            removes: Vec::new(),
+        };
+        config.evolve(&change, config.revision().next())
+    }
+
+    #[test]
+    fn what_is_urgent_a_node_has_that_is_held_at_something_older() {
+        let first = Config::default().evolve(&Change::default(), Revision(7));
+        let mut follower = Follower::new(first.clone(), 1, SharedSigner::default());
+        let base = Arc::clone(follower.newest());
+        // Nobody is given this.
+        let changed = with(&first, "services");
+        follower.publish(changed.clone());
+        let before = follower.hold(&base).position;
+        let newest = Arc::clone(follower.publish(with(&changed, "revocations")));
+        let kept = follower.hold(&base);
+        let held = kept.position;
+        let mut node = introduction("a", base.position);
+        node.features.insert(URGENT.to_owned());
+        let staged = Staged {
+            candidate: None,
+            members: BTreeSet::new(),
+            kept: Some(Arc::clone(&kept)),
+        };
+        let targets = Targets::new(Arc::clone(&newest), Some(Arc::new(staged)), Arc::default());
+        let revision = Revision(9);
+        assert!(!targets.has(revision, &node, &held));
+        let elsewhere = Position {
+            root: [9; 32],
+            ..held
+        };
+        for (position, revision, has) in [
+            (held, revision, true),
+            (newest.position, revision, true),
+            (before, revision, false),
+            (elsewhere, revision, false),
+            (held, Revision(10), false),
+        ] {
+            assert_eq!(
+                targets.has_urgent(revision, &node, &position),
+                has,
+                "{position:?}"
+            );
+        }
+        // One that cannot run what it is led to is given them with what it runs.
+        let strays = Strays::from([(held.revision, Some(kept))]);
+        let targets = Targets::new(newest, None, Arc::new(strays));
+        assert!(!targets.has(revision, &node, &held));
+        assert!(targets.has_urgent(revision, &node, &held));
+        assert!(!targets.has_urgent(revision, &node, &before));
     }
 }
