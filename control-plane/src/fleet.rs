@@ -114,9 +114,9 @@ pub struct Report {
     pub p99_us: u32,
     /// What runs out when.
     pub expiries: Vec<(String, UnixTime)>,
-    /// What it tells of upstreams' targets.
+    /// What it tells of upstreams' targets: much, of which rows that are passed on have no copy.
     #[serde(flatten)]
-    pub targets: Targets,
+    pub targets: Arc<Targets>,
     /// Records that it does without, since it cannot run them.
     #[serde(default)]
     pub unfit: Vec<Fault>,
@@ -471,7 +471,7 @@ impl Fleet {
     pub fn targets(&self, wanted: &HashSet<Uuid>) -> Targets {
         let nodes = self.nodes();
         let connected = nodes.rows().into_iter().filter(|row| row.connected);
-        let told = connected.map(|row| &row.report.targets);
+        let told = connected.map(|row| &*row.report.targets);
         let told = told.chain(nodes.elsewhere.targets());
         Targets::together(told, Some(wanted))
     }

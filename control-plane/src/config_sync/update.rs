@@ -225,7 +225,7 @@ impl Told {
 mod tests {
     use futures::FutureExt as _;
     use prost::Message as _;
-    use proto::v1::ControlMessage;
+    use proto::v1::{Chunk, ControlMessage};
     use serde_json::json;
     use shared::snapshot::{Key, Revision};
     use uuid::Uuid;
@@ -265,6 +265,59 @@ mod tests {
         }
         assert!(sent >= 2 && update.is_sent());
         assert_eq!(transfers.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_update_is_its_begin_all_parts_of_its_chunks_and_its_commit() {
+        let records = |count: u128| {
+            let puts = (0..count).map(|number| {
+                let id = Uuid::from_u128(number);
+                // Nothing packs them.
+                let tags: Vec<Uuid> = (0..8).map(|_| Uuid::new_v4()).collect();
+                let record = json!({ "id": id, "username": id, "tags": tags });
+                let kind = "consumers";
+                (Key { kind, id }, Stored::of(record.as_object().unwrap()))
+            });
+            Change {
+                puts: puts.collect(),
+                removes: Vec::new(),
+            }
+        };
+        let mut most = 0;
+        for count in [0, 1, 30, 100, 1_000, 3_000] {
+            let config = Config::default().evolve(&records(count), Revision(7));
+            let follower = Follower::new(config, 1, SharedSigner::default());
+            let target = follower.newest();
+            let mut update = Update::of(plan(target));
+            update = Update::Sending(update.made().await.unwrap());
+            let mut kinds = Vec::new();
+            while let Some(piece) = update.next() {
+                kinds.push(ControlMessage::decode(&piece.concat()[5..]).unwrap().kind);
+                // The last one is not waited for, nor is one asked for after it.
+                let is_last = matches!(kinds.last(), Some(Some(Kind::Commit(_))));
+                assert_eq!(update.is_sent(), is_last);
+            }
+            assert!(matches!(kinds.first(), Some(Some(Kind::Begin(_)))));
+            let (mut chunks, mut open) = (Vec::new(), Vec::new());
+            for kind in &kinds[1..kinds.len() - 1] {
+                match kind.as_ref().unwrap() {
+                    Kind::Chunk(chunk) => chunks.push(chunk.clone()),
+                    Kind::Part(part) => {
+                        open.extend_from_slice(&part.data);
+                        if part.last {
+                            chunks.push(Chunk::decode(open.as_slice()).unwrap());
+                            open.clear();
+                        }
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(open.is_empty());
+            let encoded = target.everything().await.unwrap();
+            assert_eq!(chunks, encoded.chunks);
+            most = most.max(chunks.len());
+        }
+        assert!(most > 1, "{most} chunks");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use prost::bytes::Bytes;
 use proto::v1;
@@ -121,11 +122,11 @@ pub(super) fn report(status: v1::NodeStatus) -> Result<Report, Status> {
             .take(EXPIRIES)
             .map(|expiry| (short(expiry.what), UnixTime::from_secs(expiry.at)))
             .collect(),
-        targets: Targets {
+        targets: Arc::new(Targets {
             unhealthy: targets(&status.unhealthy_targets),
             unresolved: targets(&status.unresolved_targets),
             addresses: addresses(&status.target_addresses),
-        },
+        }),
         unfit: status.unfit.into_iter().take(FAULTS).map(fault).collect(),
     })
 }
@@ -202,6 +203,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn addresses_that_are_none_are_left_out_and_so_are_very_many() {
+        let told = |target: u128, address: &'static [u8], port| v1::TargetAddress {
+            target: Uuid::from_u128(target).as_bytes().to_vec().into(),
+            address: Bytes::from_static(address),
+            port,
+            weight: 70_000,
+            healthy: target == 1,
+        };
+        let v6: &[u8; 16] = &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        let mut nameless = told(1, &[10, 0, 0, 4], 80);
+        nameless.target = Bytes::from_static(&[7]);
+        let all = [
+            told(2, v6, 65_535),
+            told(2, &[10, 0, 0, 1], 80),
+            told(1, &[10, 0, 0, 2], 0),
+            told(1, &[10, 0, 0, 3], 65_536),
+            told(1, &[10, 0, 0, 3, 0], 80),
+            told(1, &[], 80),
+            told(2, &[10, 0, 0, 1], 80),
+            nameless,
+        ];
+        let found = addresses(&all);
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let places: Vec<_> = found
+            .iter()
+            .map(|(id, at, _)| (*id, at.to_string()))
+            .collect();
+        let expected = [
+            (one, "10.0.0.2:0"),
+            (two, "10.0.0.1:80"),
+            (two, "[2001:db8::1]:65535"),
+        ];
+        assert_eq!(places, expected.map(|(id, at)| (id, at.to_owned())));
+        let said: Vec<_> = found
+            .iter()
+            .map(|(.., one)| (one.weight, one.healthy))
+            .collect();
+        assert_eq!(said, [(65_535, true), (65_535, false), (65_535, false)]);
+        let ports = 1..=u32::try_from(ADDRESSES).unwrap() + 1;
+        let many: Vec<_> = ports.map(|port| told(1, &[10, 0, 0, 1], port)).collect();
+        assert_eq!(addresses(&many).len(), ADDRESSES);
+    }
+
     /// What a data plane of the first version has sent is understood: each message with its length before it.
     #[test]
     fn what_a_node_of_the_first_version_says_is_understood() {
@@ -211,7 +256,7 @@ mod tests {
         let mut bytes = bytes.as_slice();
         let mut next = || NodeMessage::decode_length_delimited(&mut bytes).unwrap();
         let peer = Peer {
-            chain: std::sync::Arc::default(),
+            chain: Arc::default(),
             name: "node-1".to_owned(),
             address: None,
             certificate_expires_at: None,
@@ -250,7 +295,7 @@ mod tests {
         let bytes = std::fs::read(recorded).unwrap();
         let mut bytes = bytes.as_slice();
         let peer = Peer {
-            chain: std::sync::Arc::default(),
+            chain: Arc::default(),
             name: "node-1".to_owned(),
             address: None,
             certificate_expires_at: None,

@@ -4,6 +4,7 @@
 //! A node always is in the same part, so that no part that is written before another makes it seem gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
@@ -250,7 +251,7 @@ impl Fleet {
             }
             told.rows.push(row);
         }
-        told.targets = Targets::together(targets.iter(), None);
+        told.targets = Targets::together(targets.iter().map(Arc::as_ref), None);
         let mut packed = told.pack()?;
         for leave_out in [
             Told::leave_out_addresses,
@@ -344,13 +345,14 @@ impl Fleet {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::time::Duration;
 
     use shared::snapshot::Position;
 
     use super::*;
     use crate::fleet::tests::{at, fault, ill, introduction};
-    use crate::fleet::{Progress, Report, Shunned};
+    use crate::fleet::{Address, Progress, Report, Shunned};
 
     const NOW: UnixTime = UnixTime::from_secs(10_000);
 
@@ -379,10 +381,14 @@ mod tests {
         let clock = NOW.saturating_add(ahead);
         let (there, _) = one.join(named("there", at(1)), clock).unwrap();
         there.refused(at(2), vec![fault("no")], clock);
+        let mut targets = ill([7, 8], 8);
+        let (target, address) = (Uuid::from_u128(6), SocketAddr::from(([10, 0, 0, 1], 80)));
+        let (weight, healthy) = (5, true);
+        targets.addresses = vec![(target, address, Address { weight, healthy })];
         let report = Report {
             running: at(1),
             clock,
-            targets: ill([7, 8], 8),
+            targets: Arc::new(targets.clone()),
             ..Report::default()
         };
         there.reports(report, clock);
@@ -401,7 +407,7 @@ mod tests {
         assert_eq!(rows[1]["last_seen"], NOW.as_secs());
         assert_eq!(rows[1]["last_refusal"]["faults"][0]["field"], "paths");
         let asked = [6, 7, 8].map(Uuid::from_u128).into();
-        assert_eq!(other.targets(&asked), ill([7, 8], 8));
+        assert_eq!(other.targets(&asked), targets);
         let progress = other.progress_of(|_, position| *position == at(2));
         let expected = Progress {
             serving: vec!["here".to_owned()],

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use shared::machine::write_whole;
 use shared::telemetry::Trouble;
 use tokio::task::JoinHandle;
 
-use super::{Fleet, Introduction, Row, Targets};
+use super::{Fleet, Introduction, Row};
 
 /// How often the file is written. What happens in between a crash loses, but for who is there.
 const WRITE: Duration = Duration::from_mins(1);
@@ -170,7 +171,7 @@ impl Fleet {
         for row in &mut rows {
             row.samples.clear();
             // Each node tells them anew, and they are many.
-            row.report.targets = Targets::default();
+            row.report.targets = Arc::default();
         }
         if let Some(directory) = file.parent() {
             fs::create_dir_all(directory)?;

@@ -1,6 +1,7 @@
 //! The right of a stream to speak for its node.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shared::clock::UnixTime;
@@ -9,7 +10,6 @@ use tokio::sync::mpsc;
 
 use super::{
     Fault, Fleet, Introduction, Node, Nodes, Order, Process, Refusal, Report, Row, Run, Shunned,
-    Targets,
 };
 use crate::snapshot::Missing;
 
@@ -288,7 +288,7 @@ impl Drop for Membership {
             node.stream = None;
             node.row.connected = false;
             // Of no use any more, and as large as it likes.
-            node.row.report.targets = Targets::default();
+            node.row.report.targets = Arc::default();
         }
         drop(nodes);
         self.fleet.changed.send_replace(());

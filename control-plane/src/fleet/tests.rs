@@ -271,7 +271,7 @@ fn a_node_shows_what_it_lacks_and_how_it_does() {
         clock: NOW.saturating_add(Duration::from_secs(7)),
         requests: 5,
         expiries: vec![("proxy_tls_certificate".to_owned(), NOW)],
-        targets: ill([7, 8], 8),
+        targets: Arc::new(ill([7, 8], 8)),
         ..Report::default()
     };
     member.reports(report, NOW);
