@@ -30,7 +30,7 @@ use rustls_pki_types::ServerName;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
 use shared::secret::Secret;
-use shared::telemetry::chain;
+use shared::telemetry::{Trouble, chain};
 
 use crate::ask::{AGAIN, Unanswered};
 use crate::body::RequestBody;
@@ -351,7 +351,8 @@ impl Host for CoreHost {
             return Err(RevokeError::Full);
         }
         let unstored = &self.0.node.unstored;
-        let mut asked = pin!(unstored::store(&self.0.node.questions, &revocations));
+        let (questions, mut refusals) = (&self.0.node.questions, Trouble::default());
+        let mut asked = pin!(unstored::store(questions, &revocations, &mut refusals));
         let soon = tokio::time::timeout(SOON, &mut asked).await;
         let stored = if let Ok(stored) = soon {
             stored

@@ -14,8 +14,9 @@ use std::time::{Duration, SystemTime};
 use plugins::sessions::revocations::Revocations;
 use proto::v1::answer;
 use proto::v1::request::What;
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
+use shared::telemetry::Trouble;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -39,8 +40,9 @@ const STORED: Duration = Duration::from_secs(5);
 const UNHEARD: Duration = Duration::from_secs(1);
 /// How often it is looked whether a process before this one, which ends its last exchanges, has kept more.
 const LOOK: Duration = Duration::from_millis(500);
-/// The same after a refusal.
-const REFUSED: Duration = Duration::from_secs(30);
+/// The same after a refusal, unless something else is stored meanwhile: a store that takes no writes for now tells nobody
+/// when it does again.
+const REFUSED: Duration = Duration::from_secs(4);
 
 type ById = BTreeMap<Uuid, Revocation>;
 
@@ -55,8 +57,12 @@ pub(crate) enum Stored {
     Unheard,
 }
 
-/// Brings `revocations` to the control plane.
-pub(crate) async fn store(questions: &Questions, revocations: &[Revocation]) -> Stored {
+/// Brings `revocations` to the control plane. That it refuses is logged as one of the `refusals`.
+pub(crate) async fn store(
+    questions: &Questions,
+    revocations: &[Revocation],
+    refusals: &mut Trouble,
+) -> Stored {
     let Ok(json) = serde_json::to_vec(revocations) else {
         return Stored::Refused;
     };
@@ -66,7 +72,9 @@ pub(crate) async fn store(questions: &Questions, revocations: &[Revocation]) -> 
     {
         Ok(answer::What::Stored(true)) => Stored::Yes,
         Ok(answer::What::Refused(reason)) => {
-            tracing::error!(reason, "the control plane does not store a revocation");
+            if refusals.is_news(&reason, monotonic()) {
+                tracing::error!(reason, "the control plane does not store a revocation");
+            }
             Stored::Refused
         }
         _ => Stored::Unheard,
@@ -81,6 +89,8 @@ pub(crate) struct Unstored {
     /// Held by the one that writes.
     writer: Mutex<()>,
     more: Notify,
+    /// Told whenever the control plane has stored something.
+    stores: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +158,7 @@ impl Unstored {
 
     /// `revocations` are stored.
     pub(crate) async fn forget(self: &Arc<Self>, revocations: &[Revocation]) {
+        self.stores.notify_waiters();
         if self.remove(revocations) {
             self.write_aside().await;
         }
@@ -155,6 +166,7 @@ impl Unstored {
 
     /// Sends on what is kept, for as long as there is somebody who may add to it.
     pub(crate) async fn send_on(self: Arc<Self>, questions: &Questions) {
+        let mut refusals = Trouble::default();
         loop {
             // Also what could not be written before, or is sealed under a private key of before.
             self.write_aside().await;
@@ -163,15 +175,18 @@ impl Unstored {
                 self.more.notified().await;
                 continue;
             }
-            match store(questions, &next).await {
+            match store(questions, &next, &mut refusals).await {
                 Stored::Yes => {
+                    refusals.ends();
                     self.remove(&next);
                     tracing::info!(
                         count = next.len(),
                         "revocations of before have reached the control plane"
                     );
                 }
-                Stored::Refused => tokio::time::sleep(REFUSED).await,
+                Stored::Refused => {
+                    _ = tokio::time::timeout(REFUSED, self.stores.notified()).await;
+                }
                 Stored::Unheard => tokio::time::sleep(UNHEARD).await,
             }
         }

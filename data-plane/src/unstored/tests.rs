@@ -205,3 +205,39 @@ async fn they_are_sent_on_until_they_are_stored() {
     }
     assert_eq!(unstored.all(), []);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_is_brought_again_soon_and_as_soon_as_something_is_stored() {
+    let questions = Questions::default();
+    let unstored = Arc::new(Unstored::default());
+    let far = UnixTime::now().as_secs() + 1_000;
+    unstored.keep(&[revocation(1, 10, far)], NOW).await;
+    let control_plane = async {
+        let began = tokio::time::Instant::now();
+        let refuse = async || {
+            let question = questions.next().await.unwrap();
+            assert!(matches!(question.what, What::Revoke(_)), "{question:?}");
+            question.answer(answer::What::Refused("the disk is full".to_owned()));
+        };
+        refuse().await;
+        // Until it waits.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        unstored.forget(&[revocation(2, 10, far)]).await;
+        refuse().await;
+        assert!(began.elapsed() < REFUSED, "{:?}", began.elapsed());
+        // Nobody else logs out.
+        let question = questions.next().await.unwrap();
+        let waited = began.elapsed();
+        assert!((REFUSED..REFUSED * 2).contains(&waited), "{waited:?}");
+        question.answer(answer::What::Stored(true));
+        while !unstored.all().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = Arc::clone(&unstored).send_on(&questions) => unreachable!(),
+        () = control_plane => {}
+    }
+}
