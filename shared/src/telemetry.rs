@@ -286,8 +286,11 @@ fn fields() -> impl for<'a> FormatFields<'a> + 'static {
 
 /// Writes a value. The library leaves control characters in it where it is shown as it is, and not as a quoted text.
 fn write_field(line: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
-    if field.name() != "message" {
-        write!(line, "{}=", field.name())?;
+    match field.name() {
+        "message" => {}
+        // Where in a program something of the `log` crate was said.
+        name if name.starts_with("log.") => return Ok(()),
+        name => write!(line, "{}=", name.trim_start_matches("r#"))?,
     }
     let text = format!("{value:?}");
     for part in text.split_inclusive(char::is_control) {
