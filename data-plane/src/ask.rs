@@ -225,7 +225,9 @@ impl Questions {
             mut streams,
         } = landing;
         let mut over = pin!(tokio::time::sleep(KEPT));
-        let room = length(&ended).and_then(|length| self.room.try_acquire_many(length).ok());
+        let length = length(&ended);
+        let is_result = length.is_some();
+        let room = length.and_then(|length| self.room.try_acquire_many(length).ok());
         let (mut is_heard, mut is_kept, mut turn) = (false, false, None);
         loop {
             is_heard |= matches!(tokio::time::timeout(ARRIVED, arrived).await, Ok(Ok(_)));
@@ -236,6 +238,10 @@ impl Questions {
                     break;
                 }
             }
+            // One that has no number is nobody's to whoever starts.
+            if number == Number::default() || (is_result && room.is_none()) {
+                break;
+            }
             tokio::select! {
                 biased;
                 () = &mut over => break,
@@ -243,8 +249,8 @@ impl Questions {
             }
             // All have something to tell to whoever has just started.
             turn = self.telling_again.acquire().await.ok();
-            // The end of this one would be taken for that of the next. One that has no number is nobody's.
-            if number == Number::default() || self.given.number(&key) != number {
+            // The end of this one would be taken for that of the next.
+            if self.given.number(&key) != number {
                 break;
             }
             match self.deliver(ended.clone()) {
