@@ -16,26 +16,35 @@ use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
 use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
-use rustls::ClientConfig;
+use rustls::{ClientConfig, ConfigBuilder, WantsVerifier};
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use shared::network::Network;
 use shared::secret::Secret;
-use shared::tls::{provider, public_authorities};
+use shared::tls::{Unverified, provider, public_authorities};
 use tokio_rustls::TlsConnector;
 
 /// Longest time for all calls of one question.
 const LONGEST: Duration = Duration::from_secs(15);
 
-/// Certificates are always verified here, by the machine's and Mozilla's roots.
+/// Believes servers that the machine's or Mozilla's roots vouch for.
 static TLS: LazyLock<TlsConnector> = LazyLock::new(|| {
-    let config = ClientConfig::builder_with_provider(provider())
+    let config = builder().with_root_certificates(public_authorities());
+    TlsConnector::from(Arc::new(config.with_no_client_auth()))
+});
+
+/// Believes every server.
+static UNVERIFIED: LazyLock<TlsConnector> = LazyLock::new(|| {
+    let believing = builder().dangerous();
+    let config = believing.with_custom_certificate_verifier(Arc::new(Unverified));
+    TlsConnector::from(Arc::new(config.with_no_client_auth()))
+});
+
+fn builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider speaks TLS 1.2 and 1.3")
-        .with_root_certificates(public_authorities())
-        .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
-});
+}
 
 /// What `question` comes to with a host that asks public addresses and `permitted` ones, and proves itself by `keys`;
 /// `None` if that takes too long.
@@ -170,9 +179,17 @@ impl Outside for Outbound {
         Ok(found.map(|address| (address.ip(), None)).collect())
     }
 
-    /// Servers are always verified here, and nobody is shown a certificate.
-    fn connector(&self, _: bool, _: Option<&ClientCertificate>) -> Result<TlsConnector, String> {
-        Ok(TLS.clone())
+    /// Nobody is shown a certificate.
+    fn connector(
+        &self,
+        verify: bool,
+        _: Option<&ClientCertificate>,
+    ) -> Result<TlsConnector, String> {
+        Ok(if verify {
+            TLS.clone()
+        } else {
+            UNVERIFIED.clone()
+        })
     }
 
     fn permitted(&self) -> &[Network] {
@@ -240,6 +257,51 @@ mod tests {
         let head = served.await.unwrap();
         let line = "GET http://idp.test/keys HTTP/1.1\r\n";
         assert!(head.starts_with(line), "{head}");
+    }
+
+    #[tokio::test]
+    async fn a_server_is_verified_or_not_as_the_configuration_of_the_provider_says() {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let key = made.signing_key.serialize_der().try_into().unwrap();
+        let server = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+                stream.write_all(answer).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        });
+        for verify_tls in [true, false] {
+            let limits = FetchLimits {
+                verify_tls,
+                ..limits(Reach::Public { loopback: true })
+            };
+            let request = Request::get(format!("https://{address}/keys")).body(Bytes::new());
+            let none = Arc::default();
+            let asked = run(&none, ClientKeys::default(), move |outbound| async move {
+                outbound.fetch(request.unwrap(), limits).await
+            });
+            match asked.await.unwrap() {
+                Ok(answer) => assert!(!verify_tls && answer.body().as_ref() == b"hi"),
+                Err(error) => assert!(verify_tls, "{error}"),
+            }
+        }
     }
 
     #[tokio::test]

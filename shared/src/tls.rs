@@ -1,6 +1,7 @@
 //! TLS configurations from PEM files, with one cryptography provider: aws-lc-rs.
 
 mod judge;
+mod unverified;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -17,6 +18,7 @@ use crate::clock::UnixTime;
 use crate::expiry::Expiry;
 use crate::renewal::Renewal;
 pub use judge::Role;
+pub use unverified::Unverified;
 
 /// The name that every control plane's certificate carries and that every data plane demands, by
 /// whatever address it connects.

@@ -15,11 +15,11 @@ use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::secret::Secret;
-use shared::tls::{certified, provider, public_authorities};
+use shared::tls::{Unverified, certified, provider, public_authorities};
 use shared::types::pem::certificates;
 use tokio_rustls::TlsConnector;
 
-use self::verify::{Bounded, Unverified, verifier};
+use self::verify::{Bounded, verifier};
 
 /// A certificate with its key, to present to a peer.
 pub(crate) struct TlsIdentity {
