@@ -450,17 +450,22 @@ async fn compile_guarded(
     snapshot: Arc<Snapshot>,
 ) -> Result<CompiledSnapshot, Vec<Fault>> {
     let (room, _wait) = Room::of_process(memory);
-    let work = tokio::task::spawn_blocking(move || {
-        std::panic::catch_unwind(AssertUnwindSafe(|| match &before {
-            Some(((ran, old), changed)) => {
-                secrets.compile_on((ran, old), &snapshot, changed, &room)
-            }
-            None => secrets.compile(&snapshot, &room),
-        }))
-    });
-    match tokio::time::timeout(budget, work).await {
-        Ok(Ok(Ok(compiled))) => {
-            compiled.map_err(|faults| faults.into_iter().take(FAULTS).map(told).collect())
+    guarded(budget, move || match &before {
+        Some(((ran, old), changed)) => secrets.compile_on((ran, old), &snapshot, changed, &room),
+        None => secrets.compile(&snapshot, &room),
+    })
+    .await
+}
+
+/// What comes of `work`, on a thread of its own, unless that panics or takes longer than the `budget`.
+async fn guarded<T: Send + 'static>(
+    budget: Duration,
+    work: impl FnOnce() -> Result<T, Vec<CompileFault>> + Send + 'static,
+) -> Result<T, Vec<Fault>> {
+    let work = move || std::panic::catch_unwind(AssertUnwindSafe(work));
+    match tokio::time::timeout(budget, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(Ok(done))) => {
+            done.map_err(|faults| faults.into_iter().take(FAULTS).map(told).collect())
         }
         Ok(Ok(Err(_)) | Err(_)) => Err(vec![fault(Code::Panic, "compiling it panicked")]),
         Err(_) => {

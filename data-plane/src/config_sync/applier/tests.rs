@@ -173,6 +173,68 @@ async fn what_no_node_could_run_is_refused_by_its_field_whatever_it_is() {
 }
 
 #[tokio::test]
+async fn a_compiler_that_panics_or_does_not_end_is_a_refusal_that_says_so() {
+    let long = Duration::from_mins(10);
+    let refused = guarded::<()>(long, || panic!("a mistake in the compiler")).await;
+    let faults = refused.unwrap_err();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert_eq!(faults[0].code(), Code::Panic);
+    assert_eq!(faults[0].message, "compiling it panicked");
+    // It is over once it is let go, and not before.
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let endless = move || {
+        let _ = gone.recv();
+        Ok(())
+    };
+    let faults = guarded(Duration::from_millis(10), endless).await;
+    let faults = faults.unwrap_err();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert_eq!(faults[0].code(), Code::Timeout);
+    drop(go);
+    assert_eq!(guarded(long, || Ok(7)).await, Ok(7));
+}
+
+#[tokio::test]
+async fn what_does_not_lie_ahead_is_refused_whatever_it_holds() {
+    let root = tempfile::tempdir().unwrap();
+    let (signer, verifier) = cluster(CONTROL_PLANE_NAME);
+    let files = LastGood::open(root.path(), Secret::new(vec![7; 100]), "node-1").unwrap();
+    let live = Live::default();
+    let nothing = (Secrets::default(), None);
+    let state = Default::default();
+    let mut applier = Applier::new(live, nothing, state, None, files, verifier);
+    let position = |generation, revision| Position {
+        generation,
+        revision: Revision(revision),
+        ..Position::default()
+    };
+    let update = |at: Position| {
+        let mut snapshot = Snapshot::new(at.generation, at.revision, Vec::new());
+        snapshot.position.urgent = at.urgent;
+        Update {
+            nonce: 1,
+            target: snapshot.position,
+            vouched: vouch(&signer, &snapshot.position),
+            ordered: false,
+            content: Ok(Content::Full(snapshot)),
+        }
+    };
+    applier.apply(update(position(2, 5))).await.unwrap();
+    let runs = applier.running();
+    // The same again, one before, and whatever an earlier generation counted up to, also if an operator orders it.
+    for (generation, revision) in [(2, 5), (2, 4), (1, 5), (1, 900)] {
+        let mut late = update(position(generation, revision));
+        late.ordered = true;
+        let faults = applier.apply(late).await.unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].code(), Code::Stale, "{generation} {revision}");
+        assert_eq!(applier.running(), runs);
+    }
+    applier.apply(update(position(3, 1))).await.unwrap();
+    assert!(applier.running().is_after(&runs));
+}
+
+#[tokio::test]
 async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
     let root = tempfile::tempdir().unwrap();
     let open = || LastGood::open(root.path(), Secret::new(vec![7; 100]), "node-1").unwrap();
