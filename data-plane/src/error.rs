@@ -74,6 +74,7 @@ impl From<Refusal> for GatewayError {
             Refusal::TargetTooLong => Self::TargetTooLong,
             Refusal::Timeout => Self::RequestTimeout,
             Refusal::Bare => Self::Bare,
+            Refusal::Crowded => Self::Overloaded,
         }
     }
 }

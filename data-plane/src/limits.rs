@@ -27,6 +27,9 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Most requests of the node under way, tunnels among them. More are answered 503 as they come.
     pub in_flight: usize,
+    /// Most of them from one address, or one IPv6 network of 64 bits, that is no trusted proxy, over HTTP/2: otherwise there
+    /// is one for each connection. More are answered 503.
+    pub requests_per_address: usize,
     /// Most requests under way to one server. More are answered 503.
     pub upstream_in_flight: usize,
     /// How connections to servers are kept.
@@ -89,6 +92,7 @@ impl Default for Limits {
             connections: 50_000,
             connections_per_address: 1000,
             in_flight: 10_000,
+            requests_per_address: 5000,
             upstream_in_flight: 1000,
             keep_alive: KeepAlive::default(),
             held_body: 64 * 1024,
@@ -117,6 +121,7 @@ impl Limits {
             connections: connections.min(affordable),
             connections_per_address: settings.max_connections_per_address,
             in_flight: settings.max_requests,
+            requests_per_address: settings.max_requests_per_address,
             upstream_in_flight: settings.max_requests_per_server,
             keep_alive: KeepAlive::of(settings),
             memory,

@@ -14,6 +14,7 @@ mod client;
 mod date;
 mod head;
 pub(crate) mod http2;
+mod taking;
 
 use std::cell::RefCell;
 use std::convert::Infallible;

@@ -237,6 +237,15 @@ pub struct Settings {
         value_parser = at_least_one()
     )]
     pub max_requests: usize,
+    /// Most requests under way over HTTP/2 from one address, or one IPv6 network of 64 bits, unless it is in `trusted_ips`.
+    /// More are answered 503. Over HTTP/1.1 each takes a connection.
+    #[arg(
+        long,
+        default_value_t = 5000,
+        value_name = "NUMBER",
+        value_parser = at_least_one()
+    )]
+    pub max_requests_per_address: usize,
     /// Most requests under way to one upstream server. More are answered 503.
     #[arg(
         long,

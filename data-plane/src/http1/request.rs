@@ -60,6 +60,8 @@ pub(crate) enum Refusal {
     Timeout,
     /// It speaks no TLS where it should.
     Bare,
+    /// Its address has as many under way as it may have.
+    Crowded,
 }
 
 impl From<FramingError> for Refusal {

@@ -1,7 +1,8 @@
-//! Which clients may connect: so many in all, and so many from one address.
+//! Which clients may connect: so many in all, and so many from one address; and how much those of one address ask for.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shared::network::client_of;
@@ -13,7 +14,34 @@ pub(crate) struct Connections(Mutex<Open>);
 #[derive(Debug, Default)]
 struct Open {
     total: usize,
-    by_address: HashMap<IpAddr, usize>,
+    by_address: HashMap<IpAddr, Own>,
+}
+
+/// What one address has.
+#[derive(Debug, Default)]
+struct Own {
+    connections: usize,
+    requests: Requests,
+}
+
+/// The requests that clients of one address have under way, as far as a connection may have several.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Requests(Arc<AtomicUsize>);
+
+impl Requests {
+    /// One more, if there are fewer than `most`. Whoever took it puts it back.
+    pub(crate) fn take(&self, most: usize) -> bool {
+        let fits = self.0.fetch_add(1, Ordering::Relaxed) < most;
+        if !fits {
+            self.put();
+        }
+        fits
+    }
+
+    /// Puts one back.
+    pub(crate) fn put(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why a connection is not taken.
@@ -43,12 +71,12 @@ impl Connections {
         let mut counted = None;
         if let Some(most_each) = most_each {
             let place = client_of(address);
-            let count = open.by_address.get(&place).copied().unwrap_or_default();
-            if count >= most_each {
+            let own = open.by_address.entry(place).or_default();
+            if own.connections >= most_each {
                 return Err(Full::Address);
             }
-            open.by_address.insert(place, count + 1);
-            counted = Some(place);
+            own.connections += 1;
+            counted = Some((place, own.requests.clone()));
         }
         open.total += 1;
         Ok(Admission {
@@ -62,7 +90,15 @@ impl Connections {
 #[derive(Debug)]
 pub(crate) struct Admission {
     connections: Arc<Connections>,
-    counted: Option<IpAddr>,
+    counted: Option<(IpAddr, Requests)>,
+}
+
+impl Admission {
+    /// What its address has under way; none where that is not counted.
+    pub(crate) fn requests(&self) -> Option<Requests> {
+        let (_, requests) = self.counted.as_ref()?;
+        Some(requests.clone())
+    }
 }
 
 impl Drop for Admission {
@@ -70,11 +106,13 @@ impl Drop for Admission {
         let open = &self.connections.0;
         let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
         open.total = open.total.saturating_sub(1);
-        let Some(place) = self.counted else { return };
-        if let Some(count) = open.by_address.get_mut(&place) {
-            *count -= 1;
-            if *count == 0 {
-                open.by_address.remove(&place);
+        let Some((place, _)) = &self.counted else {
+            return;
+        };
+        if let Some(own) = open.by_address.get_mut(place) {
+            own.connections -= 1;
+            if own.connections == 0 {
+                open.by_address.remove(place);
             }
         }
     }
@@ -95,6 +133,22 @@ mod tests {
         assert_eq!(admit("192.0.2.3").unwrap_err(), Full::Node);
         drop(first);
         let _again = admit("192.0.2.1").unwrap();
+    }
+
+    #[test]
+    fn requests_are_those_of_all_connections_of_an_address() {
+        let connections = Arc::new(Connections::default());
+        let admit = |address: &str, each| connections.admit(address.parse().unwrap(), 9, each);
+        let (one, two) = (admit("192.0.2.1", Some(5)), admit("192.0.2.1", Some(5)));
+        let [one, two] = [one, two].map(|admission| admission.unwrap().requests().unwrap());
+        assert!(one.take(2) && two.take(2));
+        assert!(!one.take(2) && !two.take(2));
+        let other = admit("192.0.2.2", Some(5)).unwrap();
+        assert!(other.requests().unwrap().take(2));
+        one.put();
+        assert!(two.take(2) && !one.take(2));
+        let trusted = admit("192.0.2.3", None).unwrap();
+        assert!(trusted.requests().is_none());
     }
 
     #[test]

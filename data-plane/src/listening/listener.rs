@@ -206,7 +206,8 @@ async fn accept(
                     tracing::debug!(%error, "a connection went away");
                     continue;
                 }
-                let peer = Peer::new(source, port, takes.tls.is_some());
+                let mut peer = Peer::new(source, port, takes.tls.is_some());
+                peer.requests = admission.requests();
                 let guard = alive.subscribe();
                 let (core, takes, orders) = (Rc::clone(&core), takes.clone(), orders.clone());
                 let raw = takes.raw;

@@ -19,6 +19,7 @@ use crate::http1::headers::View;
 use crate::http1::kind::Kind;
 use crate::http1::request::RequestHead;
 use crate::http1::writer::field;
+use crate::listening::connections::Requests;
 use crate::listening::handshake::Handshake;
 use crate::router::normalize::is_well_formed;
 
@@ -47,6 +48,8 @@ pub(crate) struct Peer {
     /// What its TLS handshake has settled.
     pub(crate) handshake: Option<Handshake>,
     given_up: Cell<GivenUp>,
+    /// What all clients of its address have under way, where that is counted.
+    pub(crate) requests: Option<Requests>,
     pub(super) kept: RefCell<Kept>,
     /// What it is to be told before the answer to the request under way.
     pub(crate) interim: Interim,
@@ -76,6 +79,7 @@ impl Peer {
             announced: None,
             handshake: None,
             given_up: Cell::default(),
+            requests: None,
             kept: RefCell::default(),
             interim: Interim::default(),
         }

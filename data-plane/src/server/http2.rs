@@ -34,6 +34,8 @@ use crate::pipeline::{Arrival, GivenUp, Peer, Recorded, Returned, handle};
 use crate::stream::Stream;
 use crate::timer::Timer;
 
+use super::taking::{Patience, Taking, Word};
+
 /// How often a silent client is asked for a sign of life, and how long it may take for one.
 const PING: Duration = Duration::from_mins(1);
 const PONG: Duration = Duration::from_secs(20);
@@ -62,12 +64,19 @@ pub(super) async fn serve(
     peer: Rc<Peer>,
     orders: watch::Receiver<Orders>,
 ) {
+    let limits = core.node.limits;
+    let taking = Rc::new(Taking::new(
+        peer.requests.clone(),
+        limits.requests_per_address,
+    ));
+    let mut patience = Patience::new(core.timers.timer(), &limits);
     let io = TokioIo::new(Watched {
         stream,
         early,
         timer: core.timers.timer(),
-        limit: core.node.limits.send,
+        limit: limits.send,
         stalled: false,
+        taking: Rc::clone(&taking),
     });
     let stream_window = match core.node.memory.level() {
         0 => STREAM_WINDOW,
@@ -75,12 +84,14 @@ pub(super) async fn serve(
     };
     let of_requests = Rc::clone(&peer);
     let asked = Rc::new(Cell::new(0_u32));
-    let counter = Rc::clone(&asked);
+    let (counter, answers) = (Rc::clone(&asked), Rc::clone(&taking));
     let service = service_fn(move |request: Request<Incoming>| {
         counter.set(counter.get().saturating_add(1));
         let (core, peer) = (Rc::clone(&core), Rc::clone(&of_requests));
+        let exchange = answers.begin();
         let (mut parts, body) = request.into_parts();
-        let refusal = refusal(&parts);
+        let crowded = exchange.is_one_too_many().then_some(Refusal::Crowded);
+        let refusal = crowded.or_else(|| refusal(&parts));
         fields::join_cookies(&mut parts.headers);
         let head = parts.method == Method::HEAD;
         let arrival = Arrival {
@@ -96,24 +107,12 @@ pub(super) async fn serve(
             switch: None,
         };
         // Boxed: it is large, and the library and the runtime hand it on several times.
-        Box::pin(
-            async move { Ok::<_, Infallible>(response(head, handle(core, peer, arrival).await)) },
-        )
+        Box::pin(async move {
+            let response = response(head, handle(core, peer, arrival).await);
+            Ok::<_, Infallible>(response.map(|body| exchange.answered(body)))
+        })
     });
-    let mut builder = Builder::new(LocalExecutor);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(stream_window)
-        // Those that wait for their servers hold up no others.
-        .initial_connection_window_size(MAX_STREAMS * stream_window)
-        .max_send_buf_size(STREAM_UNSENT)
-        .max_header_list_size(64 * 1024)
-        // What a busy core finds given up when it comes to it.
-        .max_pending_accept_reset_streams(100)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PONG);
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut connection = pin!(builder(stream_window).serve_connection(io, service));
     let shed = orders.borrow().shed;
     // To shed the connection is as good as to stop: its requests end, and the client makes another one.
     let mut stopping = pin!(changed(orders, shed));
@@ -142,12 +141,39 @@ pub(super) async fn serve(
                 return Poll::Ready(Ok(()));
             }
         }
+        match patience.look(cx, &taking, asked.get()) {
+            Some(Word::Leave) if !stopped => {
+                stopped = true;
+                connection.as_mut().graceful_shutdown();
+                cx.waker().wake_by_ref();
+            }
+            Some(Word::Gone) => return Poll::Ready(Ok(())),
+            _ => {}
+        }
         served
     })
     .await;
     if let Err(error) = result {
         tracing::debug!(error = %chain(&error), "a client's connection broke");
     }
+}
+
+/// What connections have in common, whose clients may send `stream_window` bytes ahead on each stream.
+fn builder(stream_window: u32) -> Builder<LocalExecutor> {
+    let mut builder = Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(stream_window)
+        // Those that wait for their servers hold up no others.
+        .initial_connection_window_size(MAX_STREAMS * stream_window)
+        .max_send_buf_size(STREAM_UNSENT)
+        .max_header_list_size(64 * 1024)
+        // What a busy core finds given up when it comes to it.
+        .max_pending_accept_reset_streams(100)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG);
+    builder
 }
 
 /// The answer to a request, for its `head` alone or for all of it; without content where it may have none.
@@ -258,6 +284,7 @@ struct Watched {
     limit: Duration,
     /// Whether the timer watches.
     stalled: bool,
+    taking: Rc<Taking>,
 }
 
 impl Watched {
@@ -273,6 +300,7 @@ impl Watched {
             }
             return result;
         }
+        self.taking.is_blocked();
         if !std::mem::replace(&mut self.stalled, true) {
             self.timer.set(self.limit);
         }

@@ -67,11 +67,13 @@ fn next(stream: &mut TcpStream) -> Option<(u8, u32, Vec<u8>)> {
 
 /// Sends a head with these fields and says what comes of it.
 fn hear(proxy: &Proxy, fields: &[(&[u8], &[u8])], body: Option<&[u8]>) -> Heard {
+    let block = fields.iter().flat_map(|(name, value)| literal(name, value));
+    hear_block(proxy, &block.collect::<Vec<u8>>(), body)
+}
+
+/// The same of a head as it is compressed.
+fn hear_block(proxy: &Proxy, block: &[u8], body: Option<&[u8]>) -> Heard {
     let mut stream = begin(proxy);
-    let block: Vec<u8> = fields
-        .iter()
-        .flat_map(|(name, value)| literal(name, value))
-        .collect();
     let mut parts = block.chunks(16_384).peekable();
     let (mut kind, ends) = (1, if body.is_none() { END_STREAM } else { 0 });
     let mut flags = ends;
@@ -246,6 +248,27 @@ fn a_head_has_the_limits_of_one_of_http1() {
     let head = [&SOUND[..], &[(&b"x"[..], large.as_bytes())]].concat();
     assert!(hear(&proxy, &head, None) != Heard::Status(200));
     assert_eq!(heads.try_iter().count(), 3);
+    stop(proxy);
+}
+
+/// A field that is told once and then named by its place in the table, a byte each time ("HPACK bomb").
+#[test]
+fn fields_that_unpack_to_more_than_a_head_may_have_are_refused() {
+    let (proxy, heads) = gateway();
+    let sound = SOUND.iter().flat_map(|(name, value)| literal(name, value));
+    let sound: Vec<u8> = sound.collect();
+    // With incremental indexing (RFC 7541 §6.2.1), so that it is the first of the dynamic table.
+    let mut told = literal(b"x", &[b'y'; 4_000]);
+    told[0] = 0x40;
+    let bomb = |times: usize| [&sound[..], &told, &vec![0x80 | 0x3e; times]].concat();
+    assert_eq!(hear_block(&proxy, &bomb(14), None), Heard::Status(200));
+    // 64 KiB and a little, a megabyte, and 200 of them.
+    for times in [17, 260, 50_000] {
+        let heard = hear_block(&proxy, &bomb(times), None);
+        assert_ne!(heard, Heard::Status(200), "{times}");
+    }
+    assert_eq!(hear(&proxy, &SOUND, None), Heard::Status(200));
+    assert_eq!(heads.try_iter().count(), 2);
     stop(proxy);
 }
 

@@ -143,3 +143,174 @@ fn a_flood_of_frames_reaches_nobody_else() {
     }
     stop(proxy);
 }
+
+/// A client of HTTP/2 that gives its answers no room until it says so for one of them (RFC 9113 §6.5.2, §6.9).
+fn reluctant(proxy: &Proxy) -> TcpStream {
+    let mut stream = TcpStream::connect(proxy.addresses().proxy.unwrap()).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .unwrap();
+    stream
+        .write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]))
+        .unwrap();
+    stream
+}
+
+/// Asks for `path` on the stream `id`.
+fn ask_for(stream: &mut TcpStream, id: u32, path: &str) {
+    let mut head = vec![0x82, 0x86, 0x41, 0x01, b'a', 0x04];
+    head.push(u8::try_from(path.len()).unwrap());
+    head.extend(path.as_bytes());
+    stream.write_all(&frame(1, 5, id, &head)).unwrap();
+}
+
+/// Waits for a frame of this kind on the stream `id`; what it carries.
+fn wait_for(stream: &mut TcpStream, kind: u8, id: u32) -> Vec<u8> {
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut payload).unwrap();
+        if head[3] == kind && head[5..] == id.to_be_bytes() {
+            return payload;
+        }
+    }
+}
+
+/// A server whose answer to `/small` is that, and whose others do not end; says when one of these was given up.
+fn endless_server() -> (u16, std::sync::mpsc::Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (ended, ends) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, ended) = (stream.unwrap(), ended.clone());
+            std::thread::spawn(move || {
+                while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
+                    if head.starts_with("GET /small ") {
+                        stream.write_all(OK.as_bytes()).unwrap();
+                        continue;
+                    }
+                    let long = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
+                    stream.write_all(long).unwrap();
+                    while stream.write_all(&vec![b'x'; 64 * 1024]).is_ok() {}
+                    let _ = ended.send(());
+                    return;
+                }
+            });
+        }
+    });
+    (port, ends)
+}
+
+#[test]
+fn a_client_that_gives_its_answers_no_room_is_let_go() {
+    let (port, ends) = endless_server();
+    let limits = Limits {
+        send: Duration::from_millis(400),
+        ..Limits::default()
+    };
+    let proxy = with_limits(port, limits);
+    let mut stream = reluctant(&proxy);
+    for id in [1, 3, 5] {
+        ask_for(&mut stream, id, "/");
+    }
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    for _ in 0..3 {
+        ends.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+    stop(proxy);
+}
+
+#[test]
+fn an_answer_may_lie_while_others_are_taken() {
+    let (port, ends) = endless_server();
+    let limits = Limits {
+        send: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    let proxy = with_limits(port, limits);
+    let mut stream = reluctant(&proxy);
+    ask_for(&mut stream, 1, "/");
+    wait_for(&mut stream, 1, 1);
+    for id in (3..103).step_by(2) {
+        ask_for(&mut stream, id, "/small");
+        wait_for(&mut stream, 1, id);
+        stream
+            .write_all(&frame(8, 0, id, &1_000_u32.to_be_bytes()))
+            .unwrap();
+        wait_for(&mut stream, 0, id);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    stream
+        .write_all(&frame(8, 0, 1, &1_000_u32.to_be_bytes()))
+        .unwrap();
+    assert_eq!(wait_for(&mut stream, 0, 1), [b'x'; 1_000]);
+    assert!(ends.try_recv().is_err());
+    drop(stream);
+    stop(proxy);
+}
+
+#[test]
+fn a_client_of_http2_that_asks_for_nothing_is_let_go_and_one_that_waits_is_not() {
+    let (port, arrived) = patient_server();
+    let limits = Limits {
+        idle: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let proxy = with_limits(port, limits);
+    let mut stream = reluctant(&proxy);
+    ask_for(&mut stream, 1, "/");
+    let go = arrived.recv().unwrap();
+    std::thread::sleep(Duration::from_millis(1_500));
+    go.send(()).unwrap();
+    wait_for(&mut stream, 1, 1);
+    let room = frame(8, 0, 1, &1_000_u32.to_be_bytes());
+    stream.write_all(&room).unwrap();
+    wait_for(&mut stream, 0, 1);
+    // It is told so, in order (RFC 9113 §6.8), and cut off if it says nothing to that.
+    wait_for(&mut stream, 7, 0);
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    stop(proxy);
+}
+
+#[test]
+fn one_address_cannot_have_all_requests() {
+    // `:status: 503`, as the library compresses it (RFC 7541 §6.2.1, appendix B).
+    const UNAVAILABLE: [u8; 5] = [0x48, 0x83, 0x6c, 0x0c, 0xff];
+    let (port, arrived) = patient_server();
+    let limits = Limits {
+        requests_per_address: 2,
+        ..Limits::default()
+    };
+    let proxy = with_limits(port, limits);
+    let (mut one, mut other) = (reluctant(&proxy), reluctant(&proxy));
+    let mut waiting = Vec::new();
+    for stream in [&mut one, &mut other] {
+        ask_for(stream, 1, "/");
+        waiting.push(arrived.recv().unwrap());
+    }
+    for stream in [&mut one, &mut other] {
+        ask_for(stream, 3, "/");
+        let head = wait_for(stream, 1, 3);
+        assert!(head.starts_with(&UNAVAILABLE), "{head:x?}");
+    }
+    // There is room again once an answer has been taken.
+    waiting.remove(0).send(()).unwrap();
+    wait_for(&mut one, 1, 1);
+    let room = frame(8, 0, 1, &1_000_u32.to_be_bytes());
+    one.write_all(&room).unwrap();
+    wait_for(&mut one, 0, 1);
+    ask_for(&mut other, 5, "/");
+    let third = arrived.recv().unwrap();
+    third.send(()).unwrap();
+    let head = wait_for(&mut other, 1, 5);
+    assert_eq!(head.first(), Some(&0x88), "{head:x?}");
+    drop(waiting);
+    stop(proxy);
+}
