@@ -2,13 +2,17 @@
 //! notice nothing, and all is well once the disk is.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use harness::{Browser, Cluster, eventually};
 use http::Method;
 use serde_json::{Value, json};
+use shared::clock::monotonic;
 
 use crate::injection::inject;
+use crate::load::percentile;
 use crate::mount::Disk;
+use crate::replicas::timed;
 
 /// What happens to a disk: its name, how it is done, and how it is made good.
 type Way<'a> = (&'static str, &'a dyn Fn(), &'a dyn Fn());
@@ -82,6 +86,51 @@ async fn a_disk_that_fails_a_store_makes_it_read_only_and_loses_nothing() {
         acknowledged.insert(unknown);
     }
     println!("{} acknowledged writes, none lost", acknowledged.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a while: tests/faults/run"]
+async fn a_slow_disk_makes_writes_slow_and_nothing_else() {
+    const SYNC: Duration = Duration::from_millis(500);
+    let mut cluster = Cluster::start(1).await;
+    let database = cluster.directory().join("data/control-plane/store/db");
+    cluster.control_plane.take().unwrap().stop().await;
+    let what = format!("fdatasync:delay_enter={}", SYNC.as_micros());
+    cluster.run_under(&inject(&what, &[&database]));
+    cluster.start_control_plane().await;
+    cluster.settled().await;
+    let names: Vec<String> = (0..12).map(|number| format!("slow-{number}")).collect();
+    let writing = async {
+        let started = monotonic();
+        let writes = names.iter().map(|name| write(&cluster, name));
+        for (status, said) in futures::future::join_all(writes).await {
+            assert_eq!(status, 201, "{said}");
+        }
+        started.elapsed()
+    };
+    let reading = async {
+        let mut times = Vec::new();
+        loop {
+            let (row, took) = timed(cluster.read("/clustering/data-planes")).await;
+            assert_eq!(row["data"][0]["connected"], true, "{row}");
+            times.push(took);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if has(&cluster, names.last().unwrap()).await {
+                return times;
+            }
+        }
+    };
+    let (took, mut times) = tokio::join!(writing, reading);
+    times.sort_unstable();
+    println!(
+        "{SYNC:?} for each sync: {} writes at once took {took:.1?}; {} reads meanwhile, p50 {:.1?}, at most {:.1?}",
+        names.len(),
+        times.len(),
+        percentile(&times, 50),
+        percentile(&times, 100)
+    );
+    assert!(percentile(&times, 50) < SYNC / 2, "reads wait for the disk");
+    cluster.settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

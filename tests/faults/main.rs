@@ -1,5 +1,5 @@
-//! Faults that take too long, or too much, for every change: `tests/faults/run` runs them and prints
-//! what they measured.
+//! Faults from outside. Those that take too long, or too much, for every change are ignored: `tests/faults/run` runs
+//! all of them and prints what they measured.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,6 +11,7 @@ mod changes;
 mod clocks;
 mod cuts;
 mod damage;
+mod desync;
 mod disks;
 mod etcd;
 mod fields;
