@@ -9,7 +9,7 @@ use harness::{Browser, Cluster, eventually};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::injection::inject;
+use crate::injection::{inject, is_possible};
 
 /// What a program does to files.
 const CALLS: [&str; 10] = [
@@ -166,8 +166,10 @@ async fn killed_at_any_system_call_a_restore_is_only_to_be_run_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes: tests/faults/run"]
 async fn killed_at_any_system_call_a_node_starts_with_the_newest_or_the_one_before() {
+    if !is_possible() {
+        return;
+    }
     let mut cluster = Cluster::start(0).await;
     cluster.certify("node-1");
     let route = cluster.create("/routes", json!({ "paths": ["/p"] })).await;

@@ -93,25 +93,77 @@ pub(crate) fn functions(directory: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
+/// Those of them that do not run with every change.
+fn ignored(directory: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            ignored(&path, found);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let attributes = text.split("\n#[ignore").skip(1);
+            let named = attributes.filter_map(|rest| rest.split_once("fn ")?.1.split_once('('));
+            found.extend(named.map(|(name, _)| name.to_owned()));
+        }
+    }
+}
+
+/// The tests that a cell of a table names.
+fn tests_in(cell: &str) -> Vec<&str> {
+    let quoted = cell.split('`').skip(1).step_by(2);
+    let is_name = |word: &&str| {
+        word.chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    quoted.filter(is_name).collect()
+}
+
+/// Faults that take minutes, root or a thousand nodes, whatever is done about it.
+const NOT_WITH_EVERY_CHANGE: [&str; 7] =
+    ["T1.3", "T7.3", "T10.5", "T16.3", "T17.2", "T18.1", "T19.1"];
+
 #[test]
-fn every_promise_names_tests_that_are_there() {
+fn every_promise_and_every_fault_names_tests_that_are_there() {
     let text = fs::read_to_string(root().join("tests/faults/README.md")).unwrap();
-    let mut there = BTreeSet::new();
+    let (mut there, mut later) = (BTreeSet::new(), BTreeSet::new());
     for directory in ["control-plane", "data-plane", "shared", "proto", "tests"] {
         functions(&root().join(directory), &mut there);
     }
-    for promise in 1..=20 {
-        let row = text
-            .lines()
-            .find(|line| line.starts_with(&format!("| P{promise}: ")));
-        let cell = row.unwrap().split('|').nth(2).unwrap();
-        let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
-        assert!(!names.is_empty(), "P{promise} is shown by nothing");
-        for name in names {
+    ignored(&root().join("tests"), &mut later);
+    let (mut promises, mut faults) = (0, 0);
+    for line in text.lines() {
+        let mut cells = line.split('|').skip(1);
+        let (Some(what), Some(shown)) = (cells.next(), cells.next()) else {
+            continue;
+        };
+        let number = what.trim().split([' ', ':']).next().unwrap_or_default();
+        let counted = match number.split_at_checked(1) {
+            Some(("P", rest)) if rest.parse::<u32>().is_ok() => &mut promises,
+            Some(("T", rest)) if rest.starts_with(|c: char| c.is_ascii_digit()) => &mut faults,
+            _ => continue,
+        };
+        *counted += 1;
+        let names = tests_in(shown);
+        for name in &names {
+            assert!(there.contains(*name), "{number}: there is no test `{name}`");
+        }
+        let at_once = names.iter().any(|name| !later.contains(*name));
+        let may_wait = NOT_WITH_EVERY_CHANGE.contains(&number);
+        assert!(
+            at_once != may_wait,
+            "{number}: {names:?} run with every change or not, which is {at_once}"
+        );
+        // Of faults it is said which ones; what is told before the first "run" runs with every change.
+        let first = shown.split("run `").next().unwrap_or_default();
+        let first = tests_in(first)
+            .into_iter()
+            .filter(|_| number.starts_with('T'));
+        for name in first {
             assert!(
-                there.contains(name),
-                "P{promise}: there is no test `{name}`"
+                !later.contains(name),
+                "{number}: `{name}` is one of \"run\""
             );
         }
     }
+    assert_eq!((promises, faults), (20, 62));
 }
