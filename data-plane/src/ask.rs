@@ -140,7 +140,10 @@ impl Questions {
         is_expected: impl Fn() -> bool,
     ) -> Result<answer::What, Unanswered> {
         let mut answered = pin!(self.ask(what, limit));
+        let streams = self.streams.subscribe();
         loop {
+            let streams = || *streams.borrow();
+            let before = streams();
             tokio::select! {
                 biased;
                 answer = &mut answered => return answer,
@@ -151,7 +154,8 @@ impl Questions {
                 answer = &mut answered => return answer,
                 // One that knows no echo says so, at once as well.
                 heard = self.ask(request::What::Echo(true), PROMPT) => match heard {
-                    Err(Unanswered::Silent) if is_expected() => {}
+                    // It may have waited for a stream, which had hardly begun.
+                    Err(Unanswered::Silent) if is_expected() || streams() != before => {}
                     heard => _ = heard?,
                 },
             }
@@ -279,6 +283,8 @@ fn length(ended: &request::What) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(12);
@@ -496,14 +502,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_control_plane_that_is_on_its_way_back_is_waited_for() {
-        let questions = Questions::default();
-        let asked = questions.ask_patiently(join(), LIMIT, || true);
-        let control_plane = async {
-            tokio::time::sleep(PROMPT * 3).await;
-            let question = questions.next().await.unwrap();
-            question.answer(answer::What::Yours(true));
-        };
-        let (answer, ()) = tokio::join!(asked, control_plane);
-        assert_eq!(answer, Ok(answer::What::Yours(true)));
+        for back in [PROMPT * 3, PROMPT * 7 / 4] {
+            let questions = Questions::default();
+            let is_back = Cell::new(false);
+            let asked = questions.ask_patiently(join(), LIMIT, || !is_back.get());
+            let control_plane = async {
+                tokio::time::sleep(back).await;
+                is_back.set(true);
+                questions.begin_stream();
+                // As long as a busy one takes: the time of an echo ends meanwhile that was asked before.
+                tokio::time::sleep(PROMPT / 2).await;
+                let question = questions.next().await.unwrap();
+                question.answer(answer::What::Yours(true));
+            };
+            let (answer, ()) = tokio::join!(asked, control_plane);
+            assert_eq!(answer, Ok(answer::What::Yours(true)), "{back:?}");
+        }
     }
 }

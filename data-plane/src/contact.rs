@@ -24,6 +24,8 @@ pub(crate) struct Contact {
     connected: AtomicBool,
     /// When the last stream ended, in milliseconds since the start: at first there may be one any moment.
     lost: AtomicU64,
+    /// When the stream began that there is in place of a lost one, in milliseconds since the start; 0 without one.
+    back: AtomicU64,
     /// Milliseconds since the start. The wall clock may jump: it says nothing of silence.
     heard: AtomicU64,
     /// The newest revision that a control plane told of.
@@ -52,6 +54,7 @@ impl Contact {
             before: Duration::ZERO,
             connected: AtomicBool::new(false),
             lost: AtomicU64::new(0),
+            back: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             target: AtomicU64::new(0),
             kept: Mutex::default(),
@@ -82,9 +85,13 @@ impl Contact {
     }
 
     pub(crate) fn connects(&self, connected: bool, now: Instant) {
+        let now = self.since_start(now).max(1);
+        if connected && self.lost.load(Ordering::Relaxed) != 0 {
+            self.back.store(now, Ordering::Relaxed);
+        }
         let before = self.connected.swap(connected, Ordering::Relaxed);
         if before && !connected {
-            self.lost.store(self.since_start(now), Ordering::Relaxed);
+            self.lost.store(now, Ordering::Relaxed);
         }
     }
 
@@ -118,6 +125,13 @@ impl Contact {
     /// Whether one is not heard, but may be at any moment.
     pub(crate) fn is_expected(&self, now: Instant) -> bool {
         !self.is_connected() && now < self.expected_until()
+    }
+
+    /// Whether the stream is younger than that which is there in place of a lost one: between the two, other nodes may have
+    /// begun what no control plane knows of.
+    pub(crate) fn came_back_within(&self, within: Duration, now: Instant) -> bool {
+        let back = self.back.load(Ordering::Relaxed);
+        back != 0 && now < self.started + Duration::from_millis(back) + within
     }
 
     pub(crate) fn is_led_to(&self, revision: u64) {
@@ -188,6 +202,14 @@ mod tests {
         // An attempt that failed is no stream that ends.
         contact.connects(false, started + Duration::from_secs(102));
         assert!(is_there(102) && !is_there(104));
+        // Nothing came before the first.
+        let came_back = |seconds| {
+            let now = started + Duration::from_secs(seconds);
+            contact.came_back_within(Duration::from_secs(4), now)
+        };
+        assert!(!came_back(11) && !came_back(104));
+        contact.connects(true, started + Duration::from_secs(104));
+        assert!(came_back(104) && came_back(107) && !came_back(108));
     }
 
     #[tokio::test]

@@ -389,7 +389,11 @@ impl Host for CoreHost {
                 answer => break answer.ok(),
             }
         };
-        claim_of(answer, waited(), || node.questions.given.number(&key))
+        let is_late = node
+            .contact
+            .came_back_within(waited() + AGREED, monotonic());
+        let number = || node.questions.given.number(&key);
+        claim_of(answer, waited(), is_late, number)
     }
 
     fn undertake(&self, key: [u8; 32]) -> Number {
@@ -455,8 +459,16 @@ fn aside(key: [u8; 32], step: aside::Step, sealed: Vec<u8>) -> What {
 }
 
 /// Whose an operation is, by what the control plane has answered after so long; which beginning of it, if it is this node's.
-fn claim_of(answer: Option<answer::What>, waited: Duration, begun: impl Fn() -> Number) -> Claim {
+/// `is_late`: meanwhile, or shortly before, none was heard.
+fn claim_of(
+    answer: Option<answer::What>,
+    waited: Duration,
+    is_late: bool,
+    begun: impl Fn() -> Number,
+) -> Claim {
     match answer {
+        // Another node may have begun it by itself in the gap, and not have told yet.
+        Some(answer::What::Yours(_)) if is_late => Claim::Alone,
         Some(answer::What::Yours(_)) => Claim::Ours(begun()),
         Some(answer::What::Result(sealed)) => Claim::Theirs(sealed.to_vec()),
         // Nor does the end of the control plane make it this node's.
@@ -483,11 +495,15 @@ mod tests {
     fn what_another_node_is_at_is_nobody_elses_however_long_it_takes() {
         let soon = Duration::from_millis(50);
         let check = |answer, waited, expected| {
-            assert_eq!(claim_of(answer, waited, || Number(7)), expected);
+            assert_eq!(claim_of(answer, waited, false, || Number(7)), expected);
         };
+        let late = |answer| claim_of(Some(answer), CLAIMED, true, || Number(7));
         let ours = Claim::Ours(Number(7));
         check(Some(answer::What::Yours(true)), CLAIMED, ours);
+        // What one says that has just come back is less than another node may know.
+        assert_eq!(late(answer::What::Yours(true)), Claim::Alone);
         let result = answer::What::Result(vec![7].into());
+        assert_eq!(late(result.clone()), Claim::Theirs(vec![7]));
         check(Some(result), CLAIMED, Claim::Theirs(vec![7]));
         let refused = answer::What::Refused("too much at once".to_owned());
         check(Some(refused), soon, Claim::Alone);

@@ -94,6 +94,14 @@ impl Given {
             .unwrap_or_default()
     }
 
+    /// Whether the flight `key` is this process's to do already, and not done yet.
+    pub(crate) fn is_under_way(&self, key: &[u8]) -> bool {
+        let now = monotonic();
+        let all = self.lock();
+        let flight = all.flights.get(key);
+        flight.is_some_and(|flight| !flight.has_landed && flight.is_held(now))
+    }
+
     /// It is done, and whoever gave it knows that: whether its result is kept, for a minute, for those that start since. Not if
     /// there are too many, or if one of its name has begun since.
     pub(crate) fn lands(&self, key: &[u8], number: Number) -> bool {

@@ -122,6 +122,9 @@ impl<'a> Asking<'a> {
         let is_given = matches!(what, answer::What::Yours(_));
         let work = waiting.work.filter(|_| is_given);
         let given = self.given;
+        let is_lost = waiting.answer.is_closed();
+        // Whoever had to do without the answer has begun it.
+        let work = work.filter(|key| !(is_lost && given.is_under_way(key)));
         let work = work.map(|key| (given.begins(&key), key));
         // Who no longer waits has gone away, and does no work.
         let is_lost = waiting.answer.send(what).is_err();
@@ -162,6 +165,42 @@ mod tests {
     use proto::v1::node_message::Kind;
 
     use super::*;
+
+    #[test]
+    fn work_that_was_begun_without_the_answer_is_left_to_nobody_else() {
+        for is_begun in [true, false] {
+            let (given, revocations) = <(Given, _)>::default();
+            let (outgoing, mut sent) = mpsc::channel(2);
+            let mut asking = Asking {
+                given: &given,
+                revocations: &revocations,
+                outgoing,
+                asked: HashMap::new(),
+                questions: 0,
+                heard: Heard::default(),
+            };
+            let (answer, answered) = oneshot::channel();
+            let key = Bytes::from_static(&[7; 32]);
+            let what = request::What::Flight(Flight {
+                key: key.clone(),
+                step: Step::Join.into(),
+                ..Flight::default()
+            });
+            let wanted = Wanted::Answer(answer);
+            assert!(asking.ask(Some(Asked { what, wanted })).is_ok());
+            let Some(Kind::Request(request)) = sent.try_recv().unwrap().kind else {
+                panic!("no request");
+            };
+            drop(answered);
+            let number = is_begun.then(|| given.begins(&key));
+            let what = Some(answer::What::Yours(true));
+            let id = request.id;
+            assert!(asking.take(Answer { id, what }).is_ok());
+            // The next one would use a refresh token a second time.
+            assert_eq!(sent.try_recv().is_ok(), !is_begun);
+            assert_eq!(given.number(&key), number.unwrap_or_default());
+        }
+    }
 
     #[test]
     fn who_asks_what_cannot_be_sent_hears_at_once_that_there_is_no_answer() {

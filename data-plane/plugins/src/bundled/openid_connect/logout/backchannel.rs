@@ -137,11 +137,14 @@ async fn hear_once(
     asked: Asked,
 ) -> Result<(), Failure> {
     let claim = host.claim(key, Work::Code).await;
-    if matches!(claim, Claim::Theirs(_)) {
-        return Err(used());
-    }
+    let begun = match claim {
+        Claim::Theirs(_) => return Err(used()),
+        Claim::Ours(begun) => Some(begun),
+        Claim::Alone => Some(host.undertake(key)),
+        Claim::Taken => None,
+    };
     let outcome = hear(rules, host, asked).await;
-    if let Claim::Ours(begun) = claim {
+    if let Some(begun) = begun {
         host.publish(key, begun, outcome.is_ok().then(|| USED.to_vec()));
     }
     outcome

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::gateway::{Browser, Gateway};
 use super::logout::{back_channel, logout_claims, post_token};
 use crate::filter::{Filter as _, Flow};
+use crate::host::Claim;
 use crate::testing::Request;
 
 fn token(gateway: &Gateway, id: &str) -> String {
@@ -104,13 +105,19 @@ fn rule_102_of_requests_that_bring_one_token_at_once_one_is_heard() {
 #[test]
 fn rule_102_a_token_that_comes_to_two_nodes_is_heard_by_one() {
     let config = json!({ "backchannel_logout_uri_suffix": "/backchannel" });
-    let [mut one, mut two] = Gateway::joined(&config, &Rc::default());
-    let token = token(&one, "one");
-    one.host.store(false);
-    assert_eq!(post_token(&mut one, &token).status, 503);
-    assert_eq!(post_token(&mut two, &token).status, 200);
-    one.host.store(true);
-    assert_eq!(post_token(&mut one, &token).status, 400);
+    for is_alone in [false, true] {
+        let [mut one, mut two] = Gateway::joined(&config, &Rc::default());
+        let token = token(&one, "one");
+        if is_alone {
+            // Of what it does by itself, others hear as well.
+            two.host.claims(Claim::Alone);
+        }
+        one.host.store(false);
+        assert_eq!(post_token(&mut one, &token).status, 503);
+        assert_eq!(post_token(&mut two, &token).status, 200);
+        one.host.store(true);
+        assert_eq!(post_token(&mut one, &token).status, 400);
+    }
 }
 
 #[test]
