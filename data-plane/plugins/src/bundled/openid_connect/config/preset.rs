@@ -104,6 +104,13 @@ impl Preset {
         }
     }
 
+    /// The issuers that tokens of the provider `issuer` name, if these are several.
+    fn issuers(self, issuer: &str) -> Option<[&'static str; 2]> {
+        let is_google = self == Self::Google && Self::of_issuer(issuer) == Some(self);
+        // Google's documentation of ID tokens: the one or the other.
+        is_google.then_some(["https://accounts.google.com", "accounts.google.com"])
+    }
+
     /// What is wise with any provider and not Kong's default: no tokens in URLs, no passwords, and
     /// clocks that differ a little.
     fn common() -> Value {
@@ -134,7 +141,9 @@ pub(crate) fn applied(config: OpenidConnect) -> OpenidConnect {
         let Value::Object(parameters) = parameters else {
             continue;
         };
-        for (name, value) in parameters {
+        let issuers = preset.issuers(&config.provider.issuer);
+        let issuers = issuers.map(|issuers| ("issuers_allowed".to_owned(), json!(issuers)));
+        for (name, value) in parameters.into_iter().chain(issuers) {
             if all.get(&name) == plain.get(&name) {
                 all.insert(name, value);
             }

@@ -100,6 +100,16 @@ fn oidcc_client_test_invalid_iss() {
     refused("iss", json!("https://evil.example"), "idt_iss");
     refused("iss", Value::Null, "idt_iss");
     refused("iss", json!(5), "idt_iss");
+    // Which need not be a URL.
+    for other in [
+        "",
+        "idp.example",
+        "accounts.google.com",
+        "http://[",
+        "urn:a:b",
+    ] {
+        refused("iss", json!(other), "idt_iss");
+    }
 }
 
 #[test]

@@ -182,6 +182,48 @@ fn google_refreshes_by_arguments_and_has_no_logout() {
 }
 
 #[test]
+fn rule_32f_an_issuer_that_is_no_url_is_accepted_where_it_is_listed() {
+    // Google: "always https://accounts.google.com or accounts.google.com".
+    let google = "https://accounts.google.com";
+    let both = json!([google, "accounts.google.com"]);
+    let only = json!([google]);
+    for (config, iss, status) in [
+        (json!({ "preset": "google" }), "accounts.google.com", 200),
+        (json!({ "preset": "google" }), google, 200),
+        (json!({ "preset": "google" }), "google.com", 401),
+        (
+            json!({ "issuers_allowed": both }),
+            "accounts.google.com",
+            200,
+        ),
+        (
+            json!({ "issuers_allowed": only }),
+            "accounts.google.com",
+            401,
+        ),
+        (json!({}), "accounts.google.com", 401),
+    ] {
+        let mut fields = json!({
+            "issuer": google, "authorization_endpoint": format!("{ISSUER}/authorize"),
+        });
+        let more = config.as_object().unwrap().clone();
+        fields.as_object_mut().unwrap().extend(more);
+        let mut gateway = Gateway::new(fields);
+        {
+            let mut script = gateway.provider.script.borrow_mut();
+            script.discovery = changes(&json!({ "issuer": google }));
+            script.id_claims = changes(&json!({ "iss": iss }));
+            script.opaque = true;
+        }
+        let reply = Browser::default().sign_in(&mut gateway, "/api");
+        assert_eq!(reply.status, status, "{config} {iss}");
+        if status == 401 {
+            assert_eq!(super::conformance::reason(&gateway), "idt_iss");
+        }
+    }
+}
+
+#[test]
 fn auth0_puts_a_slash_behind_its_issuer() {
     let slash = format!("{ISSUER}/");
     let ways = Ways {

@@ -1,6 +1,7 @@
 //! Verification of ID tokens (OpenID Connect Core §3.1.3.7).
 //!
-//! Issuer, audience and expiry are checked by the `openidconnect` crate, and here what it leaves to its caller.
+//! Audience and expiry are checked by the `openidconnect` crate, and here what it leaves to its caller, and the issuer: that
+//! may be any text (RFC 7519 §4.1.1), and the crate knows URLs only.
 
 use std::time::Duration;
 
@@ -21,16 +22,20 @@ use crate::bundled::openid_connect::jws::{self, Claims, Jws, JwsError};
 /// How old the ID token of a sign-in may be when it comes: it is made for it.
 const FRESH: Duration = Duration::from_mins(10);
 
+/// What the crate takes each accepted issuer for.
+const ACCEPTED: &str = "https://accepted.invalid";
+
 /// The token with nothing but the claims that the crate is to judge: of what else a provider says of its user, the type is
-/// no reason to refuse anybody. Its algorithm goes by the name that the crate knows.
+/// no reason to refuse anybody. Its algorithm goes by the name that the crate knows, and its issuer is judged elsewhere.
 fn what_decides(token: &str, parsed: &Jws<'_>) -> Option<String> {
-    let judged = ["aud", "exp", "iat", "iss", "sub"];
-    let judged: Claims = parsed
+    let judged = ["aud", "exp", "iat", "sub"];
+    let mut judged: Claims = parsed
         .claims
         .iter()
         .filter(|(name, _)| judged.contains(&name.as_str()))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
+    judged.insert("iss".to_owned(), ACCEPTED.into());
     let (head, rest) = token.split_once('.')?;
     let (_, signature) = rest.split_once('.')?;
     let mut header: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(head).ok()?).ok()?;
@@ -138,15 +143,11 @@ impl Verifier<'_> {
         )))
     }
 
-    /// Issuer, audience, expiry.
+    /// The issuer, and by the crate audience and expiry.
     fn check_with_crate(&self, token: &CoreIdToken, claims: &Claims) -> Result<(), Refusal> {
-        let issuer = self
-            .accepted_issuer(claims)
-            .and_then(|issuer| IssuerUrl::new(issuer).ok());
-        let Some(issuer) = issuer else {
-            let failure = Failure::refused("idt_iss", "the ID token is of another issuer");
-            return Err(Refusal::Bad(failure));
-        };
+        self.check_issuer(claims)?;
+        let unfit = |_| Refusal::Bad(Failure::refused("idt_iss", "there is no such issuer"));
+        let issuer = IssuerUrl::new(ACCEPTED.to_owned()).map_err(unfit)?;
         // An expiry is compared with the time that it is with the provider at the latest.
         let leeway = UnixTime::from_millis(0).saturating_add(self.leeway());
         let at = UnixTime::from_millis(0).saturating_add(self.now.saturating_since(leeway));
@@ -272,11 +273,14 @@ impl Verifier<'_> {
 
     /// What may have become wrong with a token that was right.
     pub(super) fn check_still(&self, claims: &Claims) -> Result<(), Refusal> {
-        if self.accepted_issuer(claims).is_none() {
-            let failure = Failure::refused("idt_iss", "the ID token is of another issuer");
-            return Err(Refusal::Bad(failure));
-        }
+        self.check_issuer(claims)?;
         self.check_auth_time(claims, None)
+    }
+
+    fn check_issuer(&self, claims: &Claims) -> Result<(), Refusal> {
+        let accepted = self.accepted_issuer(claims).map(|_| ());
+        let other = || Failure::refused("idt_iss", "the ID token is of another issuer");
+        accepted.ok_or_else(|| Refusal::Bad(other()))
     }
 
     pub(super) fn check_domain(&self, claims: &Claims) -> Result<(), Refusal> {

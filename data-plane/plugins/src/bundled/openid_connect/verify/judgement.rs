@@ -17,9 +17,6 @@ pub(super) fn claims_failure(error: &ClaimsVerificationError) -> Failure {
         ClaimsVerificationError::InvalidAudience(_) => {
             ("idt_aud", "the ID token is for another audience")
         }
-        ClaimsVerificationError::InvalidIssuer(_) => {
-            ("idt_iss", "the ID token is of another issuer")
-        }
         _ => ("idt_alg", "the ID token is not accepted"),
     };
     Failure::refused(code, detail)
