@@ -8,6 +8,7 @@ use http::header::{REFERRER_POLICY, SET_COOKIE};
 use http::{HeaderValue, Method};
 use shared::entity::Revocation;
 use tracing::debug;
+use url::Url;
 
 use super::admission;
 use super::authorization_request::is_signed;
@@ -194,6 +195,8 @@ async fn arrive(
         _ => cause.before().and_then(forms::carried),
     };
     let interactive = matches!(cause, Cause::Interaction(_));
+    // Whose the arguments of an answer are that it has.
+    let is_answered = matches!(cause, Cause::Lost(_)) || leads_here(rules, exchange);
     // With what a provider says of a sign-in, the request is for nobody's page.
     let came_back = matches!(cause, Cause::Lost(_))
         || exchange.request.uri.query().is_some_and(|query| {
@@ -214,7 +217,7 @@ async fn arrive(
         // A form is posted to the very URL that it was meant for.
         Cause::Needed | Cause::Lost(_) if form.is_some() => (
             own_url(exchange),
-            preserved_query(rules, exchange, true),
+            preserved_query(rules, exchange, is_answered, true),
             let_through(rules, exchange),
         ),
         Cause::Needed | Cause::Lost(_) => {
@@ -223,7 +226,7 @@ async fn arrive(
             } else {
                 own_url(exchange)
             };
-            let query = preserved_query(rules, exchange, false);
+            let query = preserved_query(rules, exchange, is_answered, false);
             let query = query.filter(|_| target == own_url(exchange));
             (target, query, let_through(rules, exchange))
         }
@@ -259,14 +262,19 @@ async fn arrive(
 }
 
 /// The query of the request that is kept over the sign-in; of one that looks like a provider's answer without what that adds.
-/// Applications have arguments of these names, too.
-fn preserved_query(rules: &Rules, exchange: &Exchange<'_>, is_form: bool) -> Option<String> {
+/// Applications have arguments of these names, too: unless the request `is_answered`, as it may be, they are theirs.
+fn preserved_query(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    is_answered: bool,
+    is_form: bool,
+) -> Option<String> {
     let query = exchange.request.uri.query()?;
     if !rules.config.sign_in.preserve_query_args && !is_form {
         return None;
     }
     let has = |wanted: &str| request::query(exchange).any(|(name, _)| name == wanted);
-    let is_answer = has("state") && (has("code") || has("error"));
+    let is_answer = is_answered && has("state") && (has("code") || has("error"));
     let of_answers = |name: &str| {
         matches!(
             name,
@@ -275,6 +283,14 @@ fn preserved_query(rules: &Rules, exchange: &Exchange<'_>, is_form: bool) -> Opt
     };
     let ours = |name: &str| !is_answer || !of_answers(name);
     Some(request::kept_arguments(query, ours)).filter(|query| !query.is_empty())
+}
+
+/// Whether providers lead browsers to the path of the request. What host they are told is seen here only as proxies tell it.
+fn leads_here(rules: &Rules, exchange: &Exchange<'_>) -> bool {
+    let here = own_address::encoded(exchange.request.uri.path()).to_string();
+    let leads = |uri: &str| Url::parse(uri).map_or(true, |uri| uri.path() == here);
+    let mut clients = rules.clients.iter();
+    clients.any(|client| client.redirect_uri.as_deref().is_none_or(leads))
 }
 
 /// Arguments of the request that the configuration lets through to the provider.

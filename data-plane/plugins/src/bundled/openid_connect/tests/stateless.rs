@@ -195,3 +195,55 @@ fn arguments_of_an_application_outlast_a_sign_in_unless_they_are_an_answer() {
         }
     }
 }
+
+#[test]
+fn what_no_provider_leads_to_has_arguments_of_answers_that_are_its_own() {
+    // An application that is an OAuth client itself, whose user comes back while the gateway's session is over.
+    for asked in [
+        "a=1&code=mine&state=mine&b=2",
+        "code=a&state=b&iss=x&session_state=1&scope=y",
+        "error=access_denied&state=mine",
+    ] {
+        for (action, is_form) in [("redirect", false), ("upstream", false), ("redirect", true)] {
+            let mut gateway = Gateway::new(json!({
+                "redirect_uri": ["http://gateway.example/cb"], "preserve_query_args": true,
+                "login_action": action, "login_tokens": null,
+            }));
+            let mut browser = Browser::default();
+            let uri = format!("/own/cb?{asked}");
+            let start = if is_form {
+                browser.post(&mut gateway, &uri, "field=1")
+            } else {
+                browser.get(&mut gateway, &uri)
+            };
+            assert_eq!(start.status, 302, "{asked}");
+            let back = gateway.provider.authorize(start.location());
+            let reply = browser.get(&mut gateway, &format!("/cb?{back}"));
+            let led = if action == "redirect" && !is_form {
+                reply.location().to_owned()
+            } else if is_form {
+                String::from_utf8_lossy(&reply.body).replace("&amp;", "&")
+            } else {
+                reply.upstream.unwrap().0.to_string()
+            };
+            assert!(led.contains(asked), "{action} {asked}: {led}");
+            let (uri, _) = browser.get(&mut gateway, &uri).upstream.unwrap();
+            assert_eq!(uri, &*format!("/own/cb?{asked}"));
+            if action == "upstream" {
+                continue;
+            }
+            // Where it does lead, they are the provider's, and with a state of ours wherever they come.
+            for (uri, expected) in [
+                (format!("/cb?{asked}&c=3"), "http://gateway.example/"),
+                (format!("/x?{back}&c=3"), "http://gateway.example/x?c=3"),
+            ] {
+                let mut browser = Browser::default();
+                let start = browser.get(&mut gateway, &uri);
+                assert_eq!(start.status, 302, "{uri}");
+                let back = gateway.provider.authorize(start.location());
+                let reply = browser.get(&mut gateway, &format!("/cb?{back}"));
+                assert_eq!(reply.location(), expected, "{uri}");
+            }
+        }
+    }
+}
