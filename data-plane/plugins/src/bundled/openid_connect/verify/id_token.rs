@@ -260,6 +260,10 @@ impl Verifier<'_> {
         let Some(most) = &self.rules.config.sign_in.max_age else {
             return Ok(());
         };
+        if !jws::begun(claims, "auth_time", self.now, self.leeway()) {
+            let detail = "the user's authentication is in the future";
+            return Err(Refusal::Bad(Failure::refused("idt_auth_time", detail)));
+        }
         let latest = jws::time(claims, "auth_time").ok().flatten();
         let latest = latest.map(|at| at.saturating_add(most.seconds()));
         // Providers tell whole seconds.
