@@ -87,6 +87,8 @@ fn gather(arguments: Vec<(String, String)>) -> Callback {
             "error" => &mut callback.error,
             "id_token" => &mut callback.id_token,
             "access_token" => &mut callback.access_token,
+            // Nothing where no signed one was asked for, but no more to be repeated than the others.
+            "response" => &mut callback.response,
             _ => continue,
         };
         callback.ambiguous |= field.replace(value).is_some();

@@ -339,15 +339,14 @@ fn rule_22_the_issuer_of_the_response_is_checked() {
 
 #[test]
 fn rule_21_a_repeated_parameter_is_refused() {
-    let mut gateway = Gateway::new(json!({}));
-    let mut browser = Browser::default();
-    let start = browser.get(&mut gateway, "/api");
-    let back = format!(
-        "/api?{}&code=other",
-        gateway.provider.authorize(start.location())
-    );
-    assert_eq!(browser.get(&mut gateway, &back).status, 401);
-    assert_eq!(gateway.provider.called("/token"), 0);
+    for twice in ["code=other", "response=a&response=b"] {
+        let (mut gateway, mut browser) = (Gateway::new(json!({})), Browser::default());
+        let start = browser.get(&mut gateway, "/api");
+        let back = gateway.provider.authorize(start.location());
+        let reply = browser.get(&mut gateway, &format!("/api?{back}&{twice}"));
+        assert_eq!(reply.status, 401, "{twice}");
+        assert_eq!(gateway.provider.called("/token"), 0);
+    }
 }
 
 #[test]
