@@ -383,7 +383,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
     (
         &["loop"],
         "sign-in",
-        "The browser does not keep the gateway's cookies: check cookie domain, path, Secure and SameSite.",
+        "The browser does not keep the gateway's cookies, or does not send them: check cookie domain, path, Secure and SameSite (Strict needs a provider of the same site).",
     ),
     (
         &["sign_in_limit"],

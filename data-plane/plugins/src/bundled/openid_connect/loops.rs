@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::header::SET_COOKIE;
 use shared::clock::UnixTime;
 
+use super::config::SameSite;
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::mark::Mark;
@@ -37,13 +38,19 @@ const SIZES: Sizes = Sizes {
 /// # Errors
 ///
 /// If it would be one round too many.
-pub(super) fn next_round(lost: Mark, answered: bool, now: UnixTime) -> Result<u8, Failure> {
+pub(super) fn next_round(
+    rules: &Rules,
+    lost: Mark,
+    answered: bool,
+    now: UnixTime,
+) -> Result<u8, Failure> {
     if now.saturating_since(lost.made_at) >= WINDOW {
         return Ok(0);
     }
     let round = lost.round.saturating_add(1);
     if round >= MOST_IN_VAIN {
-        return Err(if answered { turned_away() } else { caught() });
+        let unkept = || caught(rules.config.sign_in.authorization_cookie_same_site);
+        return Err(if answered { turned_away() } else { unkept() });
     }
     Ok(round)
 }
@@ -61,7 +68,7 @@ pub(super) fn check(
 ) -> Result<(), Failure> {
     let in_vain = trail(rules, exchange, jar, now);
     if in_vain.len() >= usize::from(MOST_IN_VAIN) {
-        return Err(caught());
+        return Err(caught(rules.config.session.session_cookie_same_site));
     }
     Ok(())
 }
@@ -150,13 +157,19 @@ fn trail(rules: &Rules, exchange: &Exchange<'_>, jar: &Jar, now: UnixTime) -> Ve
     times
 }
 
-fn caught() -> Failure {
+/// A browser without the cookie that says `same_site`. It keeps one that is `Strict`, but sends it with nothing that another
+/// site leads to (RFC 6265bis §5.2), as the provider does.
+fn caught(same_site: SameSite) -> Failure {
+    let message = if same_site == SameSite::Strict {
+        "Signing in goes round in circles: the browser sends no cookies with what another site leads to (SameSite=Strict). \
+         Have the cookie settings of the gateway checked, or open this page by its address"
+    } else {
+        "Signing in goes round in circles: the browser does not keep this site's cookies. \
+         Allow cookies and try again, or have the cookie settings of the gateway checked"
+    };
     Failure {
         error: None,
-        message: Some(
-            "Signing in goes round in circles: the browser does not keep this site's cookies. \
-             Allow cookies and try again, or have the cookie settings of the gateway checked",
-        ),
+        message: Some(message),
         ..Failure::bad_request(
             "loop",
             "the browser signed in several times without a session",

@@ -181,9 +181,9 @@ async fn arrive(
     let round = match &cause {
         Cause::Lost(Lost {
             mark: Some(mark), ..
-        }) => loops::next_round(*mark, false, now)?,
+        }) => loops::next_round(rules, *mark, false, now)?,
         Cause::Needed => match callback::in_vain(rules, exchange, jar, now) {
-            Some(mark) => loops::next_round(mark, true, now)?,
+            Some(mark) => loops::next_round(rules, mark, true, now)?,
             None => 0,
         },
         _ => 0,
@@ -422,7 +422,7 @@ fn again(
         now,
     )?;
     let may = !host.revocations().end(&own, session.began_at())
-        && loops::next_round(mark, false, now).is_ok();
+        && loops::next_round(rules, mark, false, now).is_ok();
     may.then(|| Lost {
         mark: Some(mark),
         pending: Some(pending.clone()),

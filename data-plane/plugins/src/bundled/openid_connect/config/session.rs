@@ -62,7 +62,8 @@ pub struct Session {
     #[serde(default)]
     pub session_cookie_domain: Option<String>,
 
-    /// `SameSite` of the session cookie. `Default` leaves it out.
+    /// `SameSite` of the session cookie. `Default` leaves it out. Browsers send a `Strict` one with nothing that another site
+    /// leads to: nobody gets in by a sign-in at a provider's page there with `login_action=redirect`.
     #[serde(default = "default::lax")]
     pub session_cookie_same_site: SameSite,
 

@@ -262,6 +262,21 @@ fn a_browser_that_keeps_no_cookie_is_told_so() {
 }
 
 #[test]
+fn rule_18_a_browser_that_sends_no_strict_cookie_is_not_said_to_keep_none() {
+    let config = json!({ "login_action": "redirect", "session_cookie_same_site": "Strict" });
+    let (mut gateway, mut browser) = (Gateway::new(config), Browser::default());
+    for _ in 0..3 {
+        assert_eq!(browser.sign_in(&mut gateway, "/api").status, 302);
+        browser.cookies.remove("session");
+    }
+    let told = browser.get(&mut gateway, "/api").json()["message"].to_string();
+    assert!(
+        told.contains("SameSite=Strict") && !told.contains("keep"),
+        "{told}"
+    );
+}
+
+#[test]
 fn rule_18_a_browser_that_keeps_no_session_is_told_so() {
     let config = json!({ "login_action": "redirect", "login_tokens": null });
     let mut gateway = Gateway::new(config);
