@@ -302,8 +302,11 @@ pub(super) async fn count_later(
     if !state.running.replace(true) {
         // Plugins that are gone leave nothing for longer than their counts would have lasted.
         let states = host.core_state::<States>();
-        let lasts =
-            |state: &Unsynced| state.running.get() || state.expires_at.get() > now.as_secs();
+        let lasts = |state: &Rc<Unsynced>| {
+            // Requests that wait for Redis have theirs, and are to count where others find it.
+            let is_held = Rc::strong_count(state) > 1;
+            is_held || state.running.get() || state.expires_at.get() > now.as_secs()
+        };
         states.borrow_mut().retain(|_, state| lasts(state));
         let task_host = host.clone();
         host.spawn(Box::pin(async move {

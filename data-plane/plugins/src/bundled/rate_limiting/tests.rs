@@ -269,6 +269,16 @@ fn a_node_reads_what_others_have_counted_before_it_lets_anybody_through() {
 /// A request under way that is counted later.
 type Counting = Pin<Box<dyn Future<Output = Result<Usage, RedisError>>>>;
 
+/// One of the plugin `instance`.
+fn counting(host: &FakeHost, filter: &Rc<RateLimitingFilter>, instance: Uuid) -> Counting {
+    let (host, filter) = (host.clone(), Rc::clone(filter));
+    Box::pin(async move {
+        let (server, rate) = (filter.remote.as_ref().unwrap(), filter.sync_rate.unwrap());
+        let client = (instance, "a");
+        remote::count_later(&host, server, client, &filter.limits, (rate, false)).await
+    })
+}
+
 #[test]
 fn one_request_asks_redis_for_a_new_window_and_the_others_wait_for_it() {
     let host = FakeHost::default();
@@ -276,15 +286,8 @@ fn one_request_asks_redis_for_a_new_window_and_the_others_wait_for_it() {
         "hour": 1, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
     })));
     let count = {
-        let (host, filter) = (host.clone(), Rc::clone(&filter));
-        move || -> Counting {
-            let (host, filter) = (host.clone(), Rc::clone(&filter));
-            Box::pin(async move {
-                let (server, rate) = (filter.remote.as_ref().unwrap(), filter.sync_rate.unwrap());
-                let client = (Uuid::nil(), "a");
-                remote::count_later(&host, server, client, &filter.limits, (rate, false)).await
-            })
-        }
+        let host = host.clone();
+        move || counting(&host, &filter, Uuid::nil())
     };
     // The second request comes while the first one is asking.
     let second: Rc<RefCell<Option<Counting>>> = Rc::default();
@@ -304,6 +307,34 @@ fn one_request_asks_redis_for_a_new_window_and_the_others_wait_for_it() {
     let second = second.borrow_mut().take().unwrap();
     assert!(exceeded(second));
     assert_eq!(host.redis_asked().len(), 1);
+}
+
+#[test]
+fn what_waits_for_redis_is_counted_where_it_is_found_though_another_plugin_begins_meanwhile() {
+    let host = FakeHost::default();
+    let filter = Rc::new(filter(json!({
+        "hour": 1, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    })));
+    let (first, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    // The other plugin's first request comes, and is through, while the first one's is asking.
+    let begun = Rc::new(std::cell::Cell::new(false));
+    let (its_host, its_filter, asked) = (host.clone(), Rc::clone(&filter), Rc::clone(&begun));
+    host.connect_redis(Rc::new(move |commands| {
+        if !asked.replace(true) {
+            let mut counting = counting(&its_host, &its_filter, other);
+            let polled = counting
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_ready());
+        }
+        Ok(commands.iter().map(|_| Reply::Nil).collect())
+    }));
+    let exceeded = || {
+        let usage = host.run(counting(&host, &filter, first)).unwrap();
+        usage.exceeded.is_some()
+    };
+    assert_eq!([exceeded(), exceeded()], [false, true]);
+    assert!(begun.get());
 }
 
 #[test]
