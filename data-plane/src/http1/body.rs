@@ -30,6 +30,8 @@ pub(crate) enum Piece {
 pub(crate) struct Decoder {
     state: State,
     extensions: usize,
+    /// Whether blanks may stand behind the size of a chunk.
+    padded: bool,
 }
 
 #[derive(Debug)]
@@ -37,9 +39,18 @@ enum State {
     Ended,
     Length(u64),
     UntilClose,
-    Size { value: u64, digits: u32 },
-    Extension { size: u64, length: usize },
-    SizeLineFeed { size: u64 },
+    Size {
+        value: u64,
+        digits: u32,
+    },
+    Extension {
+        size: u64,
+        length: usize,
+        begun: bool,
+    },
+    SizeLineFeed {
+        size: u64,
+    },
     Data(u64),
     DataReturn,
     DataLineFeed,
@@ -47,7 +58,16 @@ enum State {
 }
 
 impl Decoder {
-    /// A decoder at the start of a body.
+    /// A decoder at the start of an answer's body. Servers write sizes into fields of a fixed width: the blanks behind
+    /// them are removed (RFC 9110, section 5.6.3).
+    pub(crate) const fn of_answer(framing: Framing) -> Self {
+        Self {
+            padded: true,
+            ..Self::new(framing)
+        }
+    }
+
+    /// A decoder at the start of a request's body: what somebody in front of us may read in another way is refused.
     pub(crate) const fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Ended,
@@ -61,6 +81,7 @@ impl Decoder {
         Self {
             state,
             extensions: 0,
+            padded: false,
         }
     }
 
@@ -149,10 +170,26 @@ impl Decoder {
             (State::Size { value, .. }, b';') => State::Extension {
                 size: *value,
                 length: 0,
+                begun: true,
+            },
+            (State::Size { value, .. }, b' ' | b'\t') if self.padded => State::Extension {
+                size: *value,
+                length: 0,
+                begun: false,
             },
             (State::Size { .. }, _) => return Err(FramingError::Chunk("bad size")),
             (State::Extension { size, .. }, b'\r') => State::SizeLineFeed { size: *size },
-            (State::Extension { size, length }, b'\t' | 0x20..=0x7e | 0x80..) => {
+            (State::Extension { begun: false, .. }, byte) if !b" \t;".contains(&byte) => {
+                return Err(FramingError::Chunk("bad size"));
+            }
+            (
+                State::Extension {
+                    size,
+                    length,
+                    begun,
+                },
+                b'\t' | 0x20..=0x7e | 0x80..,
+            ) => {
                 self.extensions += 1;
                 if *length == MAX_EXTENSION || self.extensions > MAX_EXTENSIONS {
                     return Err(FramingError::Chunk("the extensions are too long"));
@@ -160,6 +197,7 @@ impl Decoder {
                 State::Extension {
                     size: *size,
                     length: length + 1,
+                    begun: *begun || byte == b';',
                 }
             }
             (State::SizeLineFeed { size: 0 }, b'\n') => State::Trailers,
@@ -245,7 +283,14 @@ mod tests {
 
     /// Decodes `wire`, delivered in pieces that end at `cuts`.
     fn decode(framing: Framing, wire: &[u8], cuts: &[usize]) -> Result<Decoded, FramingError> {
-        let mut decoder = Decoder::new(framing);
+        decode_with(Decoder::new(framing), wire, cuts)
+    }
+
+    fn decode_with(
+        mut decoder: Decoder,
+        wire: &[u8],
+        cuts: &[usize],
+    ) -> Result<Decoded, FramingError> {
         let mut input = BytesMut::new();
         let mut body = Vec::new();
         let mut start = 0;
@@ -332,6 +377,27 @@ mod tests {
                 decode(Framing::Chunked, wire.as_bytes(), &[]).is_err(),
                 "{wire:?}"
             );
+        }
+    }
+
+    #[test]
+    fn blanks_behind_the_size_of_a_chunk_are_removed_from_answers_only() {
+        for line in ["5 ", "5   ", "5\t", "5 \t ", "5 ;x", "5 ; x = y", "5;x "] {
+            let wire = format!("{line}\r\nhello\r\n0{}\r\n\r\n", &line[1..]);
+            for cut in 0..wire.len() {
+                let decoder = Decoder::of_answer(Framing::Chunked);
+                let (body, ..) = decode_with(decoder, wire.as_bytes(), &[cut]).unwrap();
+                assert_eq!(body, b"hello", "{line:?}");
+            }
+            let requested = decode(Framing::Chunked, wire.as_bytes(), &[]);
+            assert_eq!(requested.is_ok(), line.starts_with("5;"), "{line:?}");
+        }
+        let long = format!("5{}", " ".repeat(MAX_EXTENSION + 2));
+        for line in [" 5", "5 5", "5 x", "5 x;", "5 \u{b}", "5 \n", " ", &long] {
+            let wire = format!("{line}\r\nhello\r\n0\r\n\r\n");
+            let decoder = Decoder::of_answer(Framing::Chunked);
+            let decoded = decode_with(decoder, wire.as_bytes(), &[]);
+            assert!(decoded.is_err(), "{line:?}");
         }
     }
 

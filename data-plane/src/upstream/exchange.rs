@@ -180,7 +180,7 @@ pub(crate) async fn exchange(
             answered_at,
         });
     }
-    let mut decoder = Decoder::new(head.framing);
+    let mut decoder = Decoder::of_answer(head.framing);
     if sent && decoder.is_complete_in(&connection.input) {
         let whole = match decoder.decode(&mut connection.input) {
             Ok(Piece::Data(data)) => ResponseBody::Full(data),

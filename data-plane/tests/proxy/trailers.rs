@@ -11,7 +11,7 @@ use crate::gateway::{OK, ask, configuration, connect, plugin, read_until, start,
 fn trailers_reach_clients_that_take_them() {
     let (port, _heads) = upstream(&[
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Expires, X-Sum\r\n\r\n\
-         5\r\nhello\r\n0\r\nX-Sum: 7\r\nContent-Length: 1\r\nX-Consumer-Id: 1\r\n\r\n",
+         5  \r\nhello\r\n0 \r\nX-Sum: 7\r\nContent-Length: 1\r\nX-Consumer-Id: 1\r\n\r\n",
     ]);
     let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
     let get = |fields: &str| {
