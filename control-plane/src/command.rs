@@ -12,6 +12,7 @@ mod cascade;
 mod collision;
 mod expiry;
 mod link;
+mod local;
 pub mod recheck;
 mod record;
 mod several;
@@ -20,6 +21,7 @@ mod snis;
 mod tests;
 
 pub(crate) use expiry::{has_expired, seconds_left};
+pub(crate) use local::{find_local, local_name};
 pub(crate) use record::forbids;
 pub(crate) use snis::names as certificate_names;
 
@@ -40,7 +42,7 @@ use crate::config::{Change, Config, Fields, Stored, put_into};
 pub enum Selector {
     /// By id.
     Id(Uuid),
-    /// By the entity's name field.
+    /// By the entity's name field, or by the one that it goes by below a parent.
     Name(String),
 }
 
@@ -250,6 +252,9 @@ fn decide_alone(
     };
     if entity.kind == Certificate::KIND {
         return snis::decide_with_names(config, entity, command, context);
+    }
+    if let Some(resolved) = local::resolve(config, entity, command) {
+        return decide_record(config, entity, &resolved, context);
     }
     decide_record(config, entity, command, context)
 }

@@ -4,18 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::Method;
 use percent_encoding::percent_decode_str;
-use serde_json::Value;
 use shared::entity::{
     Certificate, Consumer, ConsumerGroup, Definition, Entity, Sni, Target, Upstream, definition,
     definition_at, definitions,
 };
 use shared::snapshot::Key;
 use shared::types::{check_format, with_target_port};
-use uuid::Uuid;
 
 use super::error::Refusal;
 use super::groups::{Membership, absent};
-use crate::command::{Rejection, Selector, find};
+use crate::command::{Rejection, Selector, find, find_local, local_name};
 use crate::config::{Config, foreign_id};
 
 /// What a URL means.
@@ -82,13 +80,11 @@ pub(super) enum Endpoint {
         selector: Selector,
         parent: Option<Parent>,
     },
-    /// `/{parent}/{p}/{entity}/{name}` of a record that is not there yet and would go by `field`, which is
-    /// unique only below its parent.
+    /// `/{parent}/{p}/{entity}/{name}` of a record that is not there yet and would go by a name that is unique only
+    /// below its parent.
     Unborn {
         entity: &'static Definition,
         parent: Parent,
-        field: &'static str,
-        name: String,
     },
     /// `/{entity}/{e}/{foreign}`: the record pointed to; `None` while the foreign key is empty.
     Foreign {
@@ -111,6 +107,8 @@ pub(super) struct Parent {
     pub(super) field: &'static str,
     /// The record.
     pub(super) key: Key,
+    /// What the record below it goes by in the URL, if that is a name only there.
+    pub(super) child: Option<String>,
 }
 
 const COLLECTION: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS, Method::POST];
@@ -418,7 +416,11 @@ fn nested(
     }
     if let Some((owner, field)) = owner_below(entity, name) {
         let key = key.ok_or(Refusal::NotFound)?;
-        let parent = Parent { field, key };
+        let parent = Parent {
+            field,
+            key,
+            child: None,
+        };
         return Ok(match child {
             None => Endpoint::Collection {
                 entity: owner,
@@ -441,19 +443,11 @@ fn nested(
     })
 }
 
-/// The field that a record may go by below the one that its foreign key `parent` points to, such as an ACL's group.
-pub(super) fn local_name(owner: &Definition, parent: &str) -> Option<&'static str> {
-    owner.unique.iter().find_map(|set| match set {
-        [one, other] if *one == parent => Some(*other),
-        _ => None,
-    })
-}
-
 /// A child may go by a field that is unique only below its parent.
 fn nested_record(
     config: &Config,
     owner: &'static Definition,
-    parent: Parent,
+    mut parent: Parent,
     child: &str,
 ) -> Endpoint {
     let record = |selector, parent| Endpoint::Record {
@@ -470,20 +464,13 @@ fn nested_record(
         .then(|| with_target_port(name))
         .flatten();
     let stored = stored.as_ref().unwrap_or(name);
-    let holds = |key: &Key| {
-        let fields = config.record(*key);
-        fields.is_some_and(|fields| fields.get(field).and_then(Value::as_str) == Some(stored))
-    };
-    let found = config
-        .children(parent.key, owner.kind, Uuid::nil())
-        .find(holds);
+    let found = find_local(config, owner, parent.key, (field, stored));
+    parent.child = Some(name.clone());
     match found {
         Some(key) => record(Selector::Id(key.id), parent),
         None => Endpoint::Unborn {
             entity: owner,
             parent,
-            field,
-            name: name.clone(),
         },
     }
 }

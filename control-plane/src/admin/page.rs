@@ -224,7 +224,7 @@ fn next(entity: &Definition, parent: Option<&Parent>, query: &Query, offset: &st
     }
     let path = match parent {
         None => format!("/{}", entity.path),
-        Some(Parent { field, key }) => {
+        Some(Parent { field, key, .. }) => {
             let place = entity.nested.iter().find(|(nested, _)| nested == field);
             let name = place.map_or(entity.path, |(_, name)| name);
             let parent = definition(key.kind).map_or(key.kind, |parent| parent.path);

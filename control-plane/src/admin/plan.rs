@@ -64,7 +64,11 @@ pub(super) fn plan(
                     let key = find(config, entity, &selector)?.ok_or(Refusal::NotFound)?;
                     planned(entity, Action::Patch(Selector::Id(key.id), body), parent)
                 }
-                Method::PUT => planned(entity, Action::Upsert(selector, body), parent),
+                Method::PUT => {
+                    let local = parent.as_ref().and_then(|parent| parent.child.clone());
+                    let selector = local.map_or(selector, Selector::Name);
+                    planned(entity, Action::Upsert(selector, body), parent)
+                }
                 Method::PATCH => planned(entity, Action::Patch(selector, body), parent),
                 _ => Plan {
                     status: StatusCode::NO_CONTENT,
@@ -72,16 +76,12 @@ pub(super) fn plan(
                 },
             }
         }
-        Endpoint::Unborn {
-            entity,
-            parent,
-            field,
-            name,
-        } if *method == Method::PUT && entity.kind != Target::KIND => {
-            let mut body = body;
-            let (Body::Json(fields) | Body::Form(fields)) = &mut body;
-            fields.entry(field).or_insert_with(|| name.into());
-            planned(entity, Action::Create(body), Some(parent))
+        Endpoint::Unborn { entity, mut parent }
+            if *method == Method::PUT && entity.kind != Target::KIND =>
+        {
+            let name = parent.child.take().ok_or(Refusal::NotFound)?;
+            let action = Action::Upsert(Selector::Name(name), body);
+            planned(entity, action, Some(parent))
         }
         Endpoint::Foreign {
             entity,

@@ -8,7 +8,7 @@ use shared::snapshot::Key;
 use super::rules::Part;
 use crate::admin::endpoint::{self, Endpoint};
 use crate::admin::place::Place;
-use crate::command::{Selector, certificate_names, find};
+use crate::command::{Selector, certificate_names, find, local_name};
 use crate::config::{Config, foreign_id};
 
 /// What a request is about.
@@ -187,7 +187,7 @@ fn names(config: &Config, key: Key) -> Part {
     }
     let field = definition(key.kind).and_then(|entity| {
         let mut below = entity.nested.iter();
-        let local = || below.find_map(|(parent, _)| endpoint::local_name(entity, parent));
+        let local = || below.find_map(|(parent, _)| local_name(entity, parent));
         entity.name_field.or_else(local)
     });
     let fields = config.record(key);

@@ -163,6 +163,26 @@ async fn a_group_goes_by_its_name_below_its_consumer() {
         )
         .await;
     assert_eq!((status, &again["id"]), (200, &acl["id"]));
+    // The path says which group: again, in a form, and whatever the body says.
+    let form = api.form("PUT", "/consumers/yoda/acls/jedi", "tags=a").await;
+    let body = json!({ "group": "sith" });
+    let other = api.json("PUT", "/consumers/yoda/acls/jedi", body).await;
+    for (status, put) in [form, other] {
+        assert_eq!((status, &put["id"]), (200, &acl["id"]), "{put}");
+        assert_eq!(put["group"], "jedi");
+    }
+    let puts = (0..20).map(|_| api.json("PUT", "/consumers/yoda/acls/new", json!({})));
+    let puts = futures::future::join_all(puts).await;
+    for (status, put) in &puts {
+        assert_eq!((*status, &put["id"]), (200, &puts[0].1["id"]), "{put}");
+    }
+    // A new one takes no id from another.
+    let body = json!({ "id": acl["id"] });
+    let (status, _) = api.json("PUT", "/consumers/yoda/acls/third", body).await;
+    assert_eq!(status, 400);
+    // By its id it is replaced whole.
+    let url = format!("/consumers/yoda/acls/{}", acl["id"].as_str().unwrap());
+    assert_eq!(api.json("PUT", &url, json!({})).await.0, 400);
     for method in ["GET", "PATCH", "DELETE"] {
         let (status, _) = api
             .json(method, "/consumers/yoda/acls/sith", json!({}))
