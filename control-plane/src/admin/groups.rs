@@ -105,6 +105,7 @@ impl Membership {
     /// Whom a body names on the other side.
     fn named(&self, config: &Config, body: &Body) -> Result<Vec<Key>, Refusal> {
         let (Body::Json(fields) | Body::Form(fields)) = body;
+        let kind = other_side(self.owner);
         let field = if self.owner.kind == ConsumerGroup::KIND {
             "consumer"
         } else {
@@ -113,13 +114,16 @@ impl Membership {
         let listed = match fields.get(field) {
             Some(Value::String(one)) => vec![one.as_str()],
             Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
-            Some(Value::Object(key)) => key.get("id").and_then(Value::as_str).into_iter().collect(),
+            Some(Value::Object(key)) => {
+                let name = definition(kind).and_then(|other| other.name_field);
+                let given = key.get("id").or_else(|| key.get(name?));
+                given.and_then(Value::as_str).into_iter().collect()
+            }
             _ => Vec::new(),
         };
         if listed.is_empty() {
             return Err(Refusal::Argument(format!("must provide {field}")));
         }
-        let kind = other_side(self.owner);
         let mut named = Vec::new();
         for text in listed {
             let other = record(config, kind, text)?.ok_or_else(|| absent(kind, text))?;

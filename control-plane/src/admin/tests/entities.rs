@@ -35,6 +35,13 @@ async fn consumer_groups_have_shapes_of_their_own() {
         json!({ "consumer_groups": [group] })
     );
     assert_eq!(api.get("/consumer_groups/gold/consumers/yoda").await.0, 200);
+    made(&api, "/consumers", json!({ "username": "han" })).await;
+    let url = "/consumer_groups/gold/consumers";
+    let (status, joined) = api.form("POST", url, "consumer.username=han").await;
+    let shown = &joined["consumers"][0]["username"];
+    assert_eq!((status, shown), (201, &json!("han")), "{joined}");
+    let url = format!("{url}/han");
+    assert_eq!(api.send("DELETE", &url, "", "").await.0, 204);
     // The reply to a write shows who has come, not who was there.
     for name in ["luke", "leia"] {
         api.json("POST", "/consumers", json!({ "username": name }))
