@@ -1,7 +1,8 @@
 //! The roll-outs where they are kept, so that a control plane that starts again goes on to hold back what it
 //! held: in a file of the one that leads all nodes, or in a value that all of them agree on.
 
-use std::io::ErrorKind;
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use crate::history::HistoryFault;
 /// Roll-outs that are remembered.
 const REMEMBERED: usize = 100;
 
-/// Bytes of all of them before packing.
+/// Bytes of all of them before packing, and of the largest file that is read.
 const LARGEST: usize = 64 * 1024 * 1024;
 
 /// Why the roll-outs cannot be kept or read.
@@ -27,7 +28,7 @@ pub enum JournalError {
         /// Its path.
         path: PathBuf,
         /// What is wrong with it.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// What it holds.
     #[error(
@@ -38,7 +39,7 @@ pub enum JournalError {
         /// Its path.
         path: PathBuf,
         /// What is wrong with it.
-        source: serde_json::Error,
+        source: io::Error,
     },
     /// What is kept for all control planes.
     #[error("the roll-outs that all control planes agree on")]
@@ -143,7 +144,7 @@ impl Keeper {
         match self {
             Self::File { path, .. } => journal.write(path).map(|()| true),
             Self::Shared(agreed) => {
-                let failed = |error: std::io::Error| JournalError::Shared(error.into());
+                let failed = |error: io::Error| JournalError::Shared(error.into());
                 let json = serde_json::to_vec(journal).map_err(|error| failed(error.into()))?;
                 let packed = zstd::bulk::compress(&json, 1).map_err(failed)?;
                 agreed.write(&packed).map_err(JournalError::Shared)
@@ -186,21 +187,26 @@ impl Journal {
 
     /// Reads the file at `path`; none if there is none.
     fn read(path: &Path) -> Result<Option<Self>, JournalError> {
-        match std::fs::read(path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes)
-                    .map(Some)
-                    .map_err(|source| JournalError::Content {
-                        path: path.to_owned(),
-                        source,
-                    })
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(JournalError::File {
-                path: path.to_owned(),
-                source,
-            }),
+        let failed = |source| JournalError::File {
+            path: path.to_owned(),
+            source,
+        };
+        let found = match fs::metadata(path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(failed(source)),
+        };
+        let damaged = |source| JournalError::Content {
+            path: path.to_owned(),
+            source,
+        };
+        // A file system that was damaged may show a file of any size.
+        if !usize::try_from(found.len()).is_ok_and(|length| length <= LARGEST) {
+            return Err(damaged(ErrorKind::FileTooLarge.into()));
         }
+        let bytes = fs::read(path).map_err(failed)?;
+        let journal = serde_json::from_slice(&bytes).map_err(|error| damaged(error.into()))?;
+        Ok(Some(journal))
     }
 
     fn write(&self, path: &Path) -> Result<(), JournalError> {
@@ -217,7 +223,7 @@ impl Journal {
         if !path.exists() {
             return Ok(());
         }
-        std::fs::remove_file(path).map_err(|source| JournalError::File {
+        fs::remove_file(path).map_err(|source| JournalError::File {
             path: path.to_owned(),
             source,
         })
@@ -249,5 +255,24 @@ impl Journal {
         }
         self.rollouts.insert(0, rollout);
         self.rollouts.truncate(REMEMBERED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_size_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rollouts.json");
+        let sparse = fs::File::create(&path).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        let damaged = Keeper::file(path).newer().unwrap_err();
+        assert!(damaged.to_string().contains("move it away"), "{damaged}");
+        let JournalError::Content { source, .. } = damaged else {
+            panic!("{damaged}")
+        };
+        assert_eq!(source.kind(), ErrorKind::FileTooLarge);
     }
 }
