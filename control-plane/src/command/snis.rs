@@ -50,7 +50,8 @@ pub(super) fn decide_with_names(
             let keeps = given.as_ref().is_some_and(|names| !names.is_empty());
             let mut wanted = given.unwrap_or_default();
             if let Selector::Name(name) = selector {
-                // The name in the URL is one of those that lead here.
+                // The name in the URL is one of those that lead here. Of a body without names Kong makes none: what was
+                // there loses them, since PUT replaces. Only a new one keeps it, or nobody could find that again.
                 if (keeps || found.is_none()) && !wanted.contains(name) {
                     wanted.push(name.clone());
                 }
