@@ -84,6 +84,7 @@ pub(crate) async fn serve(
     orders: watch::Receiver<Orders>,
 ) {
     let limits = core.node.limits;
+    let is_http2 = stream.agreed().map(|protocol| protocol == b"h2");
     let metrics = Arc::clone(&core.metrics);
     let client = Client::new((stream, early), core.timers.timer(), limits, metrics);
     let client = Rc::new(RefCell::new(client));
@@ -119,6 +120,15 @@ pub(crate) async fn serve(
             next
         })
         .await;
+        // What was agreed on binds both (RFC 7301, section 3.2).
+        let fits = match next {
+            Next::End => true,
+            Next::Http2 => is_http2 != Some(false),
+            Next::Request(_) | Next::Refused(_) => is_http2 != Some(true),
+        };
+        if !fits {
+            return close(&client, After::Close).await;
+        }
         let incoming = match next {
             Next::Request(incoming) if peer.bare => Incoming {
                 refusal: Some(Refusal::Bare),

@@ -43,6 +43,14 @@ impl Stream {
         }
     }
 
+    /// The protocol that both ends have agreed on in the handshake (RFC 7301), if they have.
+    pub(crate) fn agreed(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
+    }
+
     /// Where the other end is, if there still is one.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         match self {

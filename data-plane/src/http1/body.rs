@@ -396,8 +396,8 @@ mod tests {
         for line in [" 5", "5 5", "5 x", "5 x;", "5 \u{b}", "5 \n", " ", &long] {
             let wire = format!("{line}\r\nhello\r\n0\r\n\r\n");
             let decoder = Decoder::of_answer(Framing::Chunked);
-            let decoded = decode_with(decoder, wire.as_bytes(), &[]);
-            assert!(decoded.is_err(), "{line:?}");
+            let body = decode_with(decoder, wire.as_bytes(), &[]);
+            assert!(body.is_err(), "{line:?}");
         }
     }
 

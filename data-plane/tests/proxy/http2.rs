@@ -359,13 +359,26 @@ fn tls_offers_http2_and_http1_and_tells_the_upstream() {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+
+        // What was agreed on binds both.
+        for (agreed, sent) in [
+            (
+                &b"http/1.1"[..],
+                &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..],
+            ),
+            (b"h2", b"GET / HTTP/1.1\r\nHost: gate.test\r\n\r\n"),
+        ] {
+            let mut stream = connect(agreed).await;
+            stream.write_all(sent).await.unwrap();
+            let mut answer = Vec::new();
+            // The end may come without word.
+            let _ = stream.read_to_end(&mut answer).await;
+            assert!(answer.is_empty(), "{agreed:?}: {answer:?}");
+        }
     });
     for head in heads.try_iter() {
-        assert!(
-            head.to_ascii_lowercase()
-                .contains("x-forwarded-proto: https\r\n"),
-            "{head}"
-        );
+        let head = head.to_ascii_lowercase();
+        assert!(head.contains("x-forwarded-proto: https\r\n"), "{head}");
     }
     is_told_that_it_speaks_no_tls(proxy.addresses().proxy_tls.unwrap());
     stop(proxy);
