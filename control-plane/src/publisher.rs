@@ -79,6 +79,9 @@ pub enum JournalFault {
         "others have changed the configuration at the same time, again and again; send the request again"
     )]
     Behind,
+    /// It may be written, now or later: the store was lost before it said so.
+    #[error("{0}; it may come into force yet: look before you send it again")]
+    Unknown(String),
     /// The store cannot be reached, or not all of it that has to agree. The next attempt may succeed.
     #[error("the store takes no writes: {0}")]
     Unreachable(String),
@@ -382,7 +385,9 @@ impl Publisher {
             // A change that is too large is the caller's.
             JournalFault::Behind | JournalFault::TooLarge(_) => false,
             // One of several writers learns that by looking, all the time.
-            JournalFault::Broken(_) | JournalFault::Unreachable(_) => self.inner.looks.is_none(),
+            JournalFault::Broken(_) | JournalFault::Unreachable(_) | JournalFault::Unknown(_) => {
+                self.inner.looks.is_none()
+            }
             JournalFault::NoRoom(_) => true,
         };
         let fault = committed.as_ref().err().filter(is_own).cloned();

@@ -24,10 +24,11 @@ mod client;
 mod generation;
 mod replace;
 mod server;
+mod settling;
 mod sweep;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use shared::clock::{UnixTime, monotonic};
@@ -42,9 +43,10 @@ use crate::publisher::{Journal, JournalFault, Newer};
 pub use board::{Board, Post};
 use checkpoint::Newest;
 pub use claims::{Claimed, Claims};
-use client::{Client, Comparison, Put};
+use client::{ALL as PATIENCE, Client, Comparison, Put};
 pub use client::{EtcdError, EtcdSettings};
 pub use server::{Server, Version};
+use settling::Settled;
 use sweep::Sweeper;
 
 /// Bytes of one value. etcd takes requests of up to 1.5 MiB, and Base64 adds a third.
@@ -160,7 +162,11 @@ impl Shelf {
 
     /// The head, and etcd's number of it; 0 if there is none.
     fn head(&self) -> Result<(Head, u64), EtcdError> {
-        match self.client.get(HEAD)? {
+        self.head_within(PATIENCE)
+    }
+
+    fn head_within(&self, limit: Duration) -> Result<(Head, u64), EtcdError> {
+        match self.client.get_within(limit, HEAD)? {
             Some(found) => Ok((self.json(HEAD, &found.value)?, found.version)),
             None => Ok((Head::default(), 0)),
         }
@@ -350,33 +356,19 @@ impl EtcdStore {
         let first = large.then(|| part_name(&format!("part/{write}"), 0));
         match self
             .shelf
-            .client
-            .commit(&unchanged, first.as_deref(), &puts)
+            .settle(&unchanged, first.as_deref(), &puts, &head)?
         {
-            Ok(Some(version)) => {
+            Settled::Ours(version) => {
                 (self.head, self.seen) = (head, version);
                 Ok(true)
             }
-            Ok(None) => {
+            Settled::Theirs => {
                 // It was decided on what is not the newest any more: nobody looks for its parts.
                 if large && let Err(error) = self.shelf.delete_parts(&format!("part/{write}")) {
                     tracing::warn!(%error, "the parts of a change that came too late stay in etcd");
                 }
                 Ok(false)
             }
-            // The answer is lost, not the write: only what is there tells. It is never sent again.
-            Err(EtcdError::Unknown(reason)) => {
-                let (found, version) = self.shelf.head()?;
-                if found.write == write {
-                    (self.head, self.seen) = (found, version);
-                    Ok(true)
-                } else if version == self.seen {
-                    Err(EtcdError::Unknown(reason))
-                } else {
-                    Ok(false)
-                }
-            }
-            Err(error) => Err(error),
         }
     }
 }
@@ -417,6 +409,7 @@ impl From<EtcdError> for JournalFault {
             EtcdError::Refused(reason) if reason.contains("space exceeded") => {
                 Self::NoRoom(error.to_string())
             }
+            EtcdError::Unknown(_) => Self::Unknown(error.to_string()),
             _ => Self::Unreachable(error.to_string()),
         }
     }

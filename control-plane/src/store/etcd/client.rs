@@ -21,6 +21,9 @@ use members::Members;
 /// Requests that are under way at once; the others wait.
 const AT_ONCE: usize = 32;
 
+/// How long a request may take.
+pub(super) const ALL: Duration = Duration::from_secs(3);
+
 /// How often the files of certificates are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -137,6 +140,8 @@ pub(super) struct Comparison<'a> {
 struct Asked {
     path: &'static str,
     body: Value,
+    /// How long it may take.
+    within: Duration,
     answer: oneshot::Sender<Result<Value, EtcdError>>,
 }
 
@@ -175,7 +180,7 @@ impl Client {
                 }
                 let members = Arc::clone(&members);
                 tokio::spawn(async move {
-                    let answer = members.ask(asked.path, &asked.body).await;
+                    let answer = members.ask(asked.path, &asked.body, asked.within).await;
                     // Who no longer waits has gone away.
                     let _ = asked.answer.send(answer);
                     drop(turn);
@@ -193,9 +198,23 @@ impl Client {
     }
 
     async fn request(&self, path: &'static str, body: Value) -> Result<Value, EtcdError> {
+        self.request_within(ALL, path, body).await
+    }
+
+    async fn request_within(
+        &self,
+        within: Duration,
+        path: &'static str,
+        body: Value,
+    ) -> Result<Value, EtcdError> {
         let gone = || EtcdError::Unreachable("its thread has ended".to_owned());
         let (answer, answered) = oneshot::channel();
-        let asked = Asked { path, body, answer };
+        let asked = Asked {
+            path,
+            body,
+            within,
+            answer,
+        };
         self.asked.send(asked).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
@@ -239,6 +258,17 @@ impl Client {
     /// The value of `name`, as the majority knows it.
     pub(super) fn get(&self, name: &str) -> Result<Option<Found>, EtcdError> {
         futures::executor::block_on(self.look(name))
+    }
+
+    /// The same, answered within `limit`.
+    pub(super) fn get_within(
+        &self,
+        limit: Duration,
+        name: &str,
+    ) -> Result<Option<Found>, EtcdError> {
+        let body = json!({ "key": self.key(name) });
+        let answer = self.request_within(limit, "/v3/kv/range", body);
+        Ok(self.found(&futures::executor::block_on(answer)?)?.pop())
     }
 
     /// The same without blocking.
@@ -354,8 +384,20 @@ impl Client {
         needed: Option<&str>,
         puts: &[Put],
     ) -> Result<Option<u64>, EtcdError> {
+        self.commit_within(ALL, unchanged, needed, puts)
+    }
+
+    /// The same, answered within `limit`.
+    pub(super) fn commit_within(
+        &self,
+        limit: Duration,
+        unchanged: &Comparison<'_>,
+        needed: Option<&str>,
+        puts: &[Put],
+    ) -> Result<Option<u64>, EtcdError> {
         let puts = puts.iter().map(|put| self.operation(put, None));
-        futures::executor::block_on(self.transact(unchanged, needed, puts.collect()))
+        let puts = puts.collect();
+        futures::executor::block_on(self.transact(limit, unchanged, needed, puts))
     }
 
     /// Writes `put` if `unchanged` holds, to be gone with `lease`.
@@ -366,13 +408,14 @@ impl Client {
         lease: &str,
     ) -> Result<Option<u64>, EtcdError> {
         let put = self.operation(put, Some(lease));
-        self.transact(unchanged, None, vec![put]).await
+        self.transact(ALL, unchanged, None, vec![put]).await
     }
 
     /// Takes the value away that `unchanged` names, if it is still that one.
     pub(super) async fn retract(&self, unchanged: &Comparison<'_>) -> Result<(), EtcdError> {
         let remove = json!({ "requestDeleteRange": { "key": self.key(unchanged.name) } });
-        self.transact(unchanged, None, vec![remove]).await.map(drop)
+        let retracted = self.transact(ALL, unchanged, None, vec![remove]).await;
+        retracted.map(drop)
     }
 
     fn operation(&self, put: &Put, lease: Option<&str>) -> Value {
@@ -388,6 +431,7 @@ impl Client {
 
     async fn transact(
         &self,
+        limit: Duration,
         unchanged: &Comparison<'_>,
         needed: Option<&str>,
         operations: Vec<Value>,
@@ -407,7 +451,7 @@ impl Client {
             })
         }));
         let body = json!({ "compare": compare, "success": operations });
-        let answer = self.request("/v3/kv/txn", body).await?;
+        let answer = self.request_within(limit, "/v3/kv/txn", body).await?;
         let succeeded = *member_of(&answer, "succeeded") == true;
         Ok(succeeded.then(|| number(member_of(member_of(&answer, "header"), "revision"))))
     }

@@ -1,5 +1,7 @@
 //! The suite on etcd, and what only a store with several writers has.
 
+mod lost_answers;
+
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -26,9 +26,14 @@ use url::Url;
 
 use super::{EtcdError, EtcdSettings, member_of};
 
-/// How long one member may take, and all together.
+/// How long one member may take.
 const MEMBER: Duration = Duration::from_millis(1500);
-const ALL: Duration = Duration::from_secs(3);
+
+/// gRPC's codes of what a member answers that stops, or that has no leader: another may do better. Whether it has taken
+/// the request, nobody knows. (<https://grpc.io/docs/guides/status-codes/>)
+const CANCELLED: u64 = 1;
+const DEADLINE_EXCEEDED: u64 = 4;
+const UNAVAILABLE: u64 = 14;
 
 /// Bytes of an answer: a page of the log.
 const ANSWER: usize = 64 * 1024 * 1024;
@@ -99,15 +104,25 @@ impl Members {
         }
     }
 
-    /// Asks the member that answered last, then the others.
-    pub(super) async fn ask(&self, path: &'static str, body: &Value) -> Result<Value, EtcdError> {
+    /// Asks the member that answered last, then the others, `within` so long.
+    pub(super) async fn ask(
+        &self,
+        path: &'static str,
+        body: &Value,
+        within: Duration,
+    ) -> Result<Value, EtcdError> {
         let body = Bytes::from(body.to_string());
         let writes_once = path.ends_with("/txn");
-        match tokio::time::timeout(ALL, self.ask_each(path, body, writes_once)).await {
-            Ok(answer) => answer,
-            Err(_) if writes_once => Err(EtcdError::Unknown("no answer within 3 s".to_owned())),
-            Err(_) => Err(EtcdError::Unreachable("no answer within 3 s".to_owned())),
+        let asked = self.ask_each(path, body, writes_once);
+        if let Ok(answer) = tokio::time::timeout(within, asked).await {
+            return answer;
         }
+        let silent = format!("no answer within {:.1} s", within.as_secs_f32());
+        Err(if writes_once {
+            EtcdError::Unknown(silent)
+        } else {
+            EtcdError::Unreachable(silent)
+        })
     }
 
     async fn ask_each(
@@ -329,8 +344,9 @@ impl Member {
         let message = member_of(&answer, "message").as_str();
         let message = message.or(member_of(&answer, "error").as_str());
         let message = message.unwrap_or("no reason given").to_owned();
-        // A member without a leader, or one that is stopping: another may do better.
-        if status.is_server_error() {
+        let code = member_of(&answer, "code").as_u64();
+        let goes = matches!(code, Some(CANCELLED | DEADLINE_EXCEEDED | UNAVAILABLE));
+        if status.is_server_error() || goes {
             return Err(self.unknown(&message));
         }
         Err(EtcdError::Refused(message))

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use super::super::ALL;
 use super::*;
 
 /// A certificate for this machine that vouches for itself, put where members look for their authority.
@@ -56,7 +57,7 @@ async fn an_authority_that_takes_the_place_of_another_is_believed_without_a_rest
     };
     let members = Members::new(&settings).unwrap();
     let body = json!({});
-    let ask = || members.ask("/v3/kv/range", &body);
+    let ask = || members.ask("/v3/kv/range", &body, ALL);
     let (answer, ()) = tokio::join!(ask(), serve(&listener, &first));
     assert_eq!(answer.unwrap(), json!({}));
 
@@ -142,7 +143,7 @@ async fn what_is_wrong_with_certificates_is_said_with_what_to_do() {
             for path in ["/v3/kv/range", "/v3/kv/txn"] {
                 let body = json!({});
                 let refused = tokio::select! {
-                    refused = members.ask(path, &body) => refused.unwrap_err(),
+                    refused = members.ask(path, &body, ALL) => refused.unwrap_err(),
                     () = admit(&listener, &made, versions) => panic!("there is no end of it"),
                 };
                 let told = refused.to_string();
@@ -212,8 +213,47 @@ async fn another_protocol_is_said_with_what_to_write() {
         });
         let members = members.unwrap();
         let body = json!({});
-        let (told, ()) = tokio::join!(members.ask(path, &body), close(&listener, answer));
+        let (told, ()) = tokio::join!(members.ask(path, &body, ALL), close(&listener, answer));
         let told = told.unwrap_err().to_string();
         assert!(told.contains(said), "{scheme} {path}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_goes_is_one_that_does_not_answer() {
+    let (one, other) = (
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+    );
+    let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
+    let body = json!({});
+    for (status, code) in [
+        ("408 Request Timeout", 1),
+        ("504 Gateway Timeout", 4),
+        ("503 Service Unavailable", 14),
+    ] {
+        let members = Members::new(&EtcdSettings {
+            endpoints: vec![url(&one), url(&other)],
+            ..EtcdSettings::default()
+        });
+        let members = members.unwrap();
+        let said = format!(r#"{{"error":"grpc: the client connection is closing","code":{code}}}"#);
+        let going = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{said}",
+            said.len()
+        );
+        let well = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+        // What it was to write may be written: nobody else is told to.
+        let (told, ()) = tokio::join!(
+            members.ask("/v3/kv/txn", &body, ALL),
+            close(&one, going.as_bytes())
+        );
+        assert!(matches!(told, Err(EtcdError::Unknown(_))), "{told:?}");
+        let (told, (), ()) = tokio::join!(
+            members.ask("/v3/kv/range", &body, ALL),
+            close(&other, going.as_bytes()),
+            close(&one, well)
+        );
+        assert_eq!(told.unwrap(), body, "{status}");
     }
 }
