@@ -12,8 +12,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use shared::clock::monotonic;
-use shared::telemetry::chain;
-use shared::tls::TlsError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use members::Members;
@@ -105,12 +103,6 @@ pub enum EtcdError {
          read what etcd holds"
     )]
     Unfinished(Box<EtcdError>),
-}
-
-impl From<TlsError> for EtcdError {
-    fn from(error: TlsError) -> Self {
-        Self::Settings(chain(&error).to_string())
-    }
 }
 
 /// A value that was found.

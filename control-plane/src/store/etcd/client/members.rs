@@ -17,7 +17,8 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use shared::renewal::Renewal;
-use shared::tls::{self, Identity};
+use shared::telemetry::chain;
+use shared::tls::{self, Identity, TlsError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -166,8 +167,10 @@ impl Members {
 }
 
 fn member(endpoint: &str, settings: &EtcdSettings) -> Result<Member, EtcdError> {
+    // What is before an `@` may be a password.
+    let shown = endpoint.rsplit_once('@').map_or(endpoint, |(_, rest)| rest);
     let refused =
-        |reason: &str| EtcdError::Settings(format!("etcd_endpoints: `{endpoint}`: {reason}"));
+        |reason: &str| EtcdError::Settings(format!("etcd_endpoints: `{shown}`: {reason}"));
     let url = Url::parse(endpoint).map_err(|error| refused(&error.to_string()))?;
     let tls = match url.scheme() {
         "http" => None,
@@ -175,6 +178,14 @@ fn member(endpoint: &str, settings: &EtcdSettings) -> Result<Member, EtcdError> 
         _ => return Err(refused("expected http:// or https://")),
     };
     let host = url.host_str().ok_or_else(|| refused("there is no host"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(refused(
+            "no user signs in there: leave user and password away, and set etcd_certificate and etcd_key",
+        ));
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(refused("expected scheme, host and port alone"));
+    }
     Ok(Member {
         host: host.trim_matches(['[', ']']).to_owned(),
         port: url.port_or_known_default().unwrap_or(2379),
@@ -185,6 +196,11 @@ fn member(endpoint: &str, settings: &EtcdSettings) -> Result<Member, EtcdError> 
     })
 }
 
+/// What is wrong with a file that `setting` names.
+fn of_file(setting: &str, error: &TlsError) -> EtcdError {
+    EtcdError::Settings(format!("{setting}: {}", chain(error)))
+}
+
 fn connector(settings: &EtcdSettings) -> Result<TlsConnector, EtcdError> {
     let authority = settings.ca.as_deref();
     let authority = authority.ok_or_else(|| {
@@ -193,14 +209,29 @@ fn connector(settings: &EtcdSettings) -> Result<TlsConnector, EtcdError> {
     let builder = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| EtcdError::Settings(error.to_string()))?
-        .with_root_certificates(tls::read_authorities(authority)?);
+        .with_root_certificates(
+            tls::read_authorities(authority).map_err(|error| of_file("etcd_ca", &error))?,
+        );
     let config = match settings.certificate.as_ref().zip(settings.key.as_ref()) {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let identity = Identity::read(certificate, key)?;
+            let identity = Identity::read(certificate, key).map_err(|error| {
+                let of_key = matches!(
+                    &error,
+                    TlsError::Read { path, .. } | TlsError::Pem { path, .. } if path == key
+                );
+                let setting = if of_key {
+                    "etcd_key"
+                } else {
+                    "etcd_certificate"
+                };
+                of_file(setting, &error)
+            })?;
             builder
-                .with_client_auth_cert(identity.chain, identity.key)
-                .map_err(|error| EtcdError::Settings(error.to_string()))?
+                .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+                .map_err(|error| {
+                    of_file("etcd_certificate and etcd_key", &identity.refused(error))
+                })?
         }
     };
     Ok(TlsConnector::from(Arc::new(config)))

@@ -257,3 +257,80 @@ async fn a_member_that_goes_is_one_that_does_not_answer() {
         assert_eq!(told.unwrap(), body, "{status}");
     }
 }
+
+#[test]
+fn what_is_wrong_with_a_setting_is_said_with_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| Some(directory.path().join(name));
+    let pair = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        write(file(&format!("{name}.pem")).unwrap(), made.cert.pem()).unwrap();
+        let key = made.signing_key.serialize_pem();
+        write(file(&format!("{name}.key")).unwrap(), key).unwrap();
+    };
+    pair("own");
+    pair("other");
+    write(file("empty").unwrap(), "").unwrap();
+    for (ca, certificate, key, said) in [
+        ("nowhere", "own.pem", "own.key", "etcd_ca: reading "),
+        ("empty", "own.pem", "own.key", "etcd_ca: "),
+        (
+            "own.pem",
+            "nowhere",
+            "own.key",
+            "etcd_certificate: reading ",
+        ),
+        ("own.pem", "empty", "own.key", "etcd_certificate: "),
+        ("own.pem", "own.pem", "nowhere", "etcd_key: reading "),
+        ("own.pem", "own.pem", "empty", "etcd_key: "),
+        (
+            "own.pem",
+            "own.pem",
+            "other.key",
+            "etcd_certificate and etcd_key: ",
+        ),
+    ] {
+        let settings = EtcdSettings {
+            endpoints: vec!["https://localhost".to_owned()],
+            ca: file(ca),
+            certificate: file(certificate),
+            key: file(key),
+            ..EtcdSettings::default()
+        };
+        let told = settings.check().unwrap_err().to_string();
+        assert!(told.starts_with(said), "{told}");
+    }
+    for (endpoint, said) in [
+        (
+            "http://root:secretpw@localhost:2379",
+            "no user signs in there",
+        ),
+        ("http://root@localhost:2379", "no user signs in there"),
+        (
+            "ftp://root:secretpw@localhost",
+            "expected http:// or https://",
+        ),
+        ("http://root:secretpw@local host", ""),
+        ("http://localhost:2379/v3", "scheme, host and port alone"),
+        ("http://localhost:2379/?a", "scheme, host and port alone"),
+        ("http://localhost:2379/#a", "scheme, host and port alone"),
+    ] {
+        let settings = EtcdSettings {
+            endpoints: vec![endpoint.to_owned()],
+            ..EtcdSettings::default()
+        };
+        let told = settings.check().unwrap_err().to_string();
+        assert!(
+            told.starts_with("etcd_endpoints: `") && told.contains(said),
+            "{told}"
+        );
+        assert!(!told.contains("secretpw"), "{told}");
+    }
+    for endpoint in ["http://localhost:2379", "http://[::1]:2379/"] {
+        let settings = EtcdSettings {
+            endpoints: vec![endpoint.to_owned()],
+            ..EtcdSettings::default()
+        };
+        settings.check().unwrap();
+    }
+}
