@@ -1,8 +1,10 @@
 //! The write path: a command is decided on the newest configuration, made durable, and only then
 //! shown to readers and streams.
 
+mod turns;
+
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use shared::clock::{UnixTime, monotonic};
@@ -14,6 +16,7 @@ use crate::command::{Command, Context, Decision, Rejection, decide};
 use crate::config::{Change, Config};
 use crate::history::{Entry, Forgotten, History, Origin};
 use crate::snapshot;
+use turns::{NoTurn, Turns};
 
 /// Where commits become durable.
 pub trait Journal: Send + 'static {
@@ -24,6 +27,11 @@ pub trait Journal: Send + 'static {
     /// What others have committed since. Only a store with several writers has any.
     fn newer(&mut self) -> Result<Newer, JournalFault> {
         Ok(Newer::Changes(Vec::new()))
+    }
+
+    /// Why it is not to be asked by those who wait until [`Self::newer`] finds it again, if it did not answer the last commit.
+    fn lost(&self) -> Option<JournalFault> {
+        None
     }
 
     /// Whether others write to it, too.
@@ -142,7 +150,7 @@ struct Inner {
     awaited: AtomicU64,
     history: Arc<dyn History>,
     /// Held from the decision to the swap, so that each command is decided on the newest state.
-    journal: Mutex<Box<dyn Journal>>,
+    journal: Turns<Box<dyn Journal>>,
     config: RwLock<Config>,
     revision: watch::Sender<Revision>,
     urgent: Notify,
@@ -162,6 +170,11 @@ struct Looks {
 }
 
 impl Looks {
+    fn note(&self, fault: Option<JournalFault>) {
+        let failing = self.failing.write();
+        *failing.unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
     fn failing(&self) -> Option<JournalFault> {
         let failing = self.failing.read();
         failing.unwrap_or_else(PoisonError::into_inner).clone()
@@ -186,7 +199,7 @@ impl Publisher {
             generation: AtomicU64::new(generation),
             awaited: AtomicU64::new(0),
             history: journal.history(),
-            journal: Mutex::new(journal),
+            journal: Turns::new(journal),
             config: RwLock::new(config),
             revision,
             urgent: Notify::new(),
@@ -341,11 +354,19 @@ impl Publisher {
             }
             return Err(fault.into());
         }
-        // After a panic in the middle of a commit nobody knows what is durable.
-        let Ok(mut journal) = self.inner.journal.lock() else {
-            let reason = "read-only until the next start: a commit was cut short";
-            return Err(JournalFault::Broken(reason.to_owned()).into());
-        };
+        // Nor does anybody wait behind one after the other who finds that it is lost.
+        let taken = self.inner.journal.take(|| {
+            let looks = self.inner.looks.as_ref();
+            looks.and_then(Looks::failing).map_or(Ok(()), Err)
+        });
+        let mut journal = taken.map_err(|none| match none {
+            NoTurn::Refused(fault) => fault,
+            // After a panic in the middle of a commit nobody knows what is durable.
+            NoTurn::Lost => {
+                let reason = "read-only until the next start: a commit was cut short";
+                JournalFault::Broken(reason.to_owned())
+            }
+        })?;
         let context = Context::draw(now);
         let mut attempts = 0;
         loop {
@@ -359,6 +380,11 @@ impl Publisher {
             let revision = config.revision().next();
             let committed = journal.commit(&Entry::of(&config, &change, revision, now, origin));
             self.note(&committed);
+            if let Some(looks) = &self.inner.looks
+                && let Some(fault) = journal.lost()
+            {
+                looks.note(Some(fault));
+            }
             match committed {
                 Ok(()) => {
                     let config = config.evolve(&change, revision);
@@ -455,18 +481,22 @@ impl Publisher {
 
     /// The same; not if `reachable` is wanted and whoever had the store before this has not reached it.
     fn catch_up_if(&self, reachable: bool) -> Result<(), JournalFault> {
-        let Ok(mut journal) = self.inner.journal.lock() else {
-            let reason = "a commit was cut short; start this control plane again";
-            return Err(JournalFault::Broken(reason.to_owned()));
-        };
         let looks = self.inner.looks.as_ref();
-        if reachable && looks.is_some_and(|looks| looks.failing().is_some()) {
-            return Ok(());
-        }
+        let taken = self.inner.journal.take(|| {
+            let failing = looks.and_then(Looks::failing).filter(|_| reachable);
+            failing.map_or(Ok(()), |_| Err(()))
+        });
+        let mut journal = match taken {
+            Ok(journal) => journal,
+            Err(NoTurn::Refused(())) => return Ok(()),
+            Err(NoTurn::Lost) => {
+                let reason = "a commit was cut short; start this control plane again";
+                return Err(JournalFault::Broken(reason.to_owned()));
+            }
+        };
         let taken = self.take_newer(journal.as_mut());
         if let Some(looks) = looks {
-            let failing = looks.failing.write();
-            *failing.unwrap_or_else(PoisonError::into_inner) = taken.as_ref().err().cloned();
+            looks.note(taken.as_ref().err().cloned());
         }
         taken?;
         journal.checkpoint(&self.config())

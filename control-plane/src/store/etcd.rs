@@ -17,6 +17,7 @@
 //! looks for them until the log names them. No watch is trusted: every control plane asks for the head
 //! many times a second, which finds everything that a watch could lose.
 
+mod background;
 mod board;
 mod checkpoint;
 mod claims;
@@ -40,6 +41,7 @@ use super::seal::{Sealer, SecretsKey};
 use crate::config::Config;
 use crate::history::{Entry, History, HistoryFault};
 use crate::publisher::{Journal, JournalFault, Newer};
+use background::in_background;
 pub use board::{Board, Post};
 use checkpoint::Newest;
 pub use claims::{Claimed, Claims};
@@ -102,6 +104,8 @@ pub struct EtcdStore {
     revisions: u64,
     /// Why the last look at it failed, if it did: then nobody waits for a write to fail as well.
     unreachable: Option<EtcdError>,
+    /// Why the last write was not answered, if nobody has looked since.
+    lost: Option<EtcdError>,
     /// Whether what is there has another past than what is known here. etcd's numbers may be the same.
     parted: bool,
     sweeper: Arc<Mutex<Sweeper>>,
@@ -291,6 +295,7 @@ impl EtcdStore {
             seen,
             revisions: REVISIONS,
             unreachable: None,
+            lost: None,
             parted: false,
             sweeper: Arc::default(),
         }
@@ -378,25 +383,6 @@ fn part_name(name: &str, number: usize) -> String {
     format!("{name}/{number:06}")
 }
 
-/// Does `work` on a thread of its own: nobody who commits waits for it. Whether that has begun.
-fn in_background(
-    name: &'static str,
-    work: impl FnOnce() -> Result<(), EtcdError> + Send + 'static,
-) -> bool {
-    let work = move || {
-        if let Err(error) = work() {
-            tracing::warn!(%error, work = name, "what keeps the store in etcd small is not done");
-        }
-    };
-    let started = std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(work);
-    if let Err(error) = &started {
-        tracing::warn!(%error, work = name, "what keeps the store in etcd small is not done");
-    }
-    started.is_ok()
-}
-
 fn sweep(shelf: &Shelf, sweeper: &Mutex<Sweeper>, now: Instant) -> Result<usize, EtcdError> {
     let mut sweeper = sweeper.lock().unwrap_or_else(PoisonError::into_inner);
     sweeper.turn(shelf, now)
@@ -426,11 +412,19 @@ impl Journal for EtcdStore {
         if entry.revision.0 != self.head.revision + 1 {
             return Err(JournalFault::Behind);
         }
-        if self.write(entry)? {
+        let written = self.write(entry);
+        if let Err(EtcdError::Unreachable(reason) | EtcdError::Unknown(reason)) = &written {
+            self.lost = Some(EtcdError::Unreachable(reason.clone()));
+        }
+        if written? {
             Ok(())
         } else {
             Err(JournalFault::Behind)
         }
+    }
+
+    fn lost(&self) -> Option<JournalFault> {
+        self.lost.clone().map(JournalFault::from)
     }
 
     fn is_shared(&self) -> bool {
@@ -440,9 +434,9 @@ impl Journal for EtcdStore {
     fn newer(&mut self) -> Result<Newer, JournalFault> {
         let looked = self.shelf.head();
         self.unreachable = looked.as_ref().err().cloned();
+        self.lost = None;
         let (head, version) = looked?;
         if (head.generation, head.revision) <= (self.head.generation, self.head.revision) {
-            // An older head is a stale answer, not the truth.
             if head.generation == self.head.generation && head.revision == self.head.revision {
                 self.parted = head.chain != self.head.chain;
                 if self.parted {

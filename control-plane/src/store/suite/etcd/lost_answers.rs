@@ -188,8 +188,12 @@ fn what_nobody_knows_is_not_told_as_not_written() {
         "{said}"
     );
     assert!(!said.contains("takes no writes"), "{said}");
+    // Who comes next is not to wait for the same.
+    let lost = store.lost().unwrap();
+    assert!(matches!(lost, JournalFault::Unreachable(_)), "{lost:?}");
     between.gone.store(false, Ordering::SeqCst);
     follow(&mut store, &mut config);
+    assert!(store.lost().is_none());
     assert_eq!(username(&config, 1).as_deref(), Some("written"));
     commit(&mut store, &mut config, &put(2, "next")).unwrap();
 }

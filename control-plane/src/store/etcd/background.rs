@@ -1,0 +1,22 @@
+//! What nobody who commits waits for.
+
+use super::EtcdError;
+
+/// Does `work` on a thread of its own: nobody who commits waits for it. Whether that has begun.
+pub(super) fn in_background(
+    name: &'static str,
+    work: impl FnOnce() -> Result<(), EtcdError> + Send + 'static,
+) -> bool {
+    let work = move || {
+        if let Err(error) = work() {
+            tracing::warn!(%error, work = name, "what keeps the store in etcd small is not done");
+        }
+    };
+    let started = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work);
+    if let Err(error) = &started {
+        tracing::warn!(%error, work = name, "what keeps the store in etcd small is not done");
+    }
+    started.is_ok()
+}
