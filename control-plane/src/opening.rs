@@ -1,14 +1,15 @@
 //! Opening whichever store is set, and following what others write to it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use shared::snapshot::Revision;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use crate::data_directory::store_path;
-use crate::fleet::Fleet;
+use crate::data_directory::{nodes_path, store_path};
+use crate::fleet::{Fleet, revision_told};
 use crate::publisher::{Journal, JournalFault, Publisher};
 use crate::settings::Settings;
 use crate::store::etcd::{Board, Claims, EtcdSettings, EtcdStore, Server, Version};
@@ -23,6 +24,7 @@ pub(crate) async fn open(
     key: SecretsKey,
     exports: PathBuf,
 ) -> Result<Publisher, StoreError> {
+    let nodes = nodes_path(&settings.data_directory);
     let directory = store_path(&settings.data_directory);
     let etcd = settings.etcd.used().cloned();
     let revisions = settings.history_revisions;
@@ -38,6 +40,7 @@ pub(crate) async fn open(
             }
             Some(etcd) => {
                 let (store, config) = EtcdStore::open(&etcd, &key)?;
+                check_not_behind(&nodes, store.generation(), config.revision())?;
                 (
                     config,
                     store.generation(),
@@ -50,6 +53,21 @@ pub(crate) async fn open(
     };
     let opened = tokio::task::spawn_blocking(opening).await;
     opened.expect("opening the store does not panic")
+}
+
+/// Refuses an etcd that is older than what a node in the list `nodes` ran: it was put back to an earlier state, and what is
+/// written there would be of revisions that nodes have otherwise.
+fn check_not_behind(nodes: &Path, generation: u64, revision: Revision) -> Result<(), StoreError> {
+    match revision_told(nodes, generation) {
+        Some((ran, node)) if ran > revision => Err(StoreError::NodesAhead {
+            generation,
+            revision,
+            node,
+            ran,
+            path: nodes.display().to_string(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Says why the store in etcd cannot be opened with `key`, if it cannot, without reading more than its head.
@@ -118,5 +136,35 @@ async fn catch_up(publisher: Publisher) {
             _ => {}
         }
         failing = outcome.is_err();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::clock::UnixTime;
+
+    use super::*;
+    use crate::fleet::Kept;
+    use crate::fleet::tests::{at, introduction};
+
+    #[tokio::test]
+    async fn an_etcd_that_is_older_than_what_nodes_ran_is_not_written_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let nodes = nodes_path(directory.path());
+        let runs = at(34);
+        let check = |generation, revision| check_not_behind(&nodes, generation, Revision(revision));
+        check(runs.generation, 1).unwrap();
+        let fleet = Fleet::default();
+        let _member = fleet.join(introduction("a", runs), UnixTime::from_secs(10_000));
+        Kept::start(fleet, nodes.clone()).stop();
+        for revision in [34, 35] {
+            check(runs.generation, revision).unwrap();
+        }
+        // A store of another generation says nothing of that one.
+        check(runs.generation + 1, 2).unwrap();
+        let told = check(runs.generation, 19).unwrap_err().to_string();
+        for part in ["revision 19 of", "ran revision 34", "nodes.json away"] {
+            assert!(told.contains(part), "{told}");
+        }
     }
 }

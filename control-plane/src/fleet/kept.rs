@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use shared::clock::{UnixTime, monotonic};
 use shared::machine::write_whole;
+use shared::snapshot::Revision;
 use shared::telemetry::Trouble;
 use tokio::task::JoinHandle;
 
@@ -88,6 +89,14 @@ pub fn generation_told(file: &Path, now: UnixTime) -> u64 {
     let told = rows.map(|row| row.running.generation);
     let told = told.filter(|told| is_generation(*told, now));
     told.max().unwrap_or(0)
+}
+
+/// The node in `file` that runs the latest revision of `generation`, and which that is.
+pub fn revision_told(file: &Path, generation: u64) -> Option<(Revision, String)> {
+    let rows = read(file).ok().flatten()?.rows.into_iter();
+    let rows = rows.filter(|row| row.running.generation == generation);
+    let told = rows.map(|row| (row.running.revision, row.introduction.name));
+    told.max()
 }
 
 /// Whether a store may be of the generation that a node tells at `now`.
@@ -240,6 +249,9 @@ mod tests {
         }
         fleet.keep(&file, monotonic()).unwrap();
         assert_eq!(generation_told(&file, NOW), 20_000);
+        let told = |generation| revision_told(&file, generation);
+        assert_eq!(told(7), Some((at(1).revision, "a".to_owned())));
+        assert_eq!(told(8), None);
         fs::write(&file, "damaged").unwrap();
         assert_eq!(generation_told(&file, NOW), 0);
     }

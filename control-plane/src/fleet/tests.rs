@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::member::FAULTS;
 use super::*;
 
-pub(super) fn at(revision: u64) -> Position {
+pub(crate) fn at(revision: u64) -> Position {
     Position {
         generation: 1,
         revision: Revision(revision),

@@ -23,6 +23,7 @@ mod checkpoint;
 mod claims;
 mod client;
 mod generation;
+mod regression;
 mod replace;
 mod server;
 mod settling;
@@ -47,6 +48,7 @@ use checkpoint::Newest;
 pub use claims::{Claimed, Claims};
 use client::{ALL as PATIENCE, Client, Comparison, Put};
 pub use client::{EtcdError, EtcdSettings};
+use regression::Regression;
 pub use server::{Server, Version};
 use settling::Settled;
 use sweep::Sweeper;
@@ -108,6 +110,8 @@ pub struct EtcdStore {
     lost: Option<EtcdError>,
     /// Whether what is there has another past than what is known here. etcd's numbers may be the same.
     parted: bool,
+    /// Whether what is there is older than what is known here.
+    regression: Regression,
     sweeper: Arc<Mutex<Sweeper>>,
 }
 
@@ -297,6 +301,7 @@ impl EtcdStore {
             unreachable: None,
             lost: None,
             parted: false,
+            regression: Regression::default(),
             sweeper: Arc::default(),
         }
     }
@@ -409,6 +414,7 @@ impl Journal for EtcdStore {
         if self.parted {
             return Err(JournalFault::Broken(PARTED.to_owned()));
         }
+        self.regression.check()?;
         if entry.revision.0 != self.head.revision + 1 {
             return Err(JournalFault::Behind);
         }
@@ -436,6 +442,7 @@ impl Journal for EtcdStore {
         self.unreachable = looked.as_ref().err().cloned();
         self.lost = None;
         let (head, version) = looked?;
+        self.regression.look(&head, &self.head, monotonic())?;
         if (head.generation, head.revision) <= (self.head.generation, self.head.revision) {
             if head.generation == self.head.generation && head.revision == self.head.revision {
                 self.parted = head.chain != self.head.chain;

@@ -240,6 +240,15 @@ fn an_etcd_that_went_back_is_neither_followed_nor_written_on() {
     };
     assert!(changes.is_empty());
     commit(&mut one, &mut ours.clone(), &put(3, "on what is lost")).unwrap_err();
+    // It is no stale answer, and said.
+    let told = (0..600).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        one.newer().err()
+    });
+    let told = told.expect("it stays older").to_string();
+    assert!(told.contains("put back to an earlier state"), "{told}");
+    let fault = commit(&mut one, &mut ours.clone(), &put(3, "on what is lost")).unwrap_err();
+    assert_eq!(fault.to_string(), told);
     // Another goes on from what there is, until it has written as much.
     let (mut other, mut theirs) = subject.opened();
     commit(&mut other, &mut theirs, &put(2, "instead")).unwrap();
