@@ -20,6 +20,8 @@ const LEAST: u64 = 16 * 1024;
 const MOST: u64 = 1024 * 1024;
 /// How long a milestone may stand behind what went before it, beyond the time that the way takes.
 const STANDS: Duration = Duration::from_millis(200);
+/// How long what the way takes is believed where milestones are late: it may have become a longer one.
+const MEASURED: Duration = Duration::from_secs(10);
 
 /// A node has said that it reached what it was not led to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -39,10 +41,15 @@ pub(super) struct Pace {
     arrived: u64,
     /// Milestones that are under way, and since when.
     milestones: VecDeque<(u64, Instant)>,
-    /// The shortest time that one has taken.
+    /// The shortest time that one has taken, and since when that is looked for.
     shortest: Duration,
+    since: Option<Instant>,
+    /// While it is measured anew: what had been sent when that began. What comes after that goes over an empty link.
+    measures: Option<u64>,
     /// What has been sent with the window before: that it comes late says nothing of this one.
     before: u64,
+    /// What had been sent when the window was full last.
+    full: u64,
 }
 
 impl Pace {
@@ -56,13 +63,19 @@ impl Pace {
             arrived: 0,
             milestones: VecDeque::new(),
             shortest: Duration::MAX,
+            since: None,
+            measures: None,
             before: 0,
+            full: 0,
         }
     }
 
-    /// An update begins. The link may have become slower since the last one.
+    /// An update begins. The link may have become slower since the last one, and the way longer.
     pub(super) const fn begins(&mut self) {
         self.window = LEAST;
+        self.shortest = Duration::MAX;
+        self.since = None;
+        self.measures = None;
     }
 
     /// Whether there is something of `update` to send now.
@@ -86,7 +99,11 @@ impl Pace {
     }
 
     const fn is_full(&self) -> bool {
-        self.is_known && self.sent - self.arrived >= self.window
+        let window = match self.measures {
+            Some(_) => 1,
+            None => self.window,
+        };
+        self.is_known && self.sent - self.arrived >= window
     }
 
     /// Whether it is time for a milestone. There is one after whatever fills the window, or nobody would say that it is empty.
@@ -97,6 +114,9 @@ impl Pace {
 
     fn sends(&mut self, bytes: usize) {
         self.sent += u64::try_from(bytes).unwrap_or(u64::MAX);
+        if self.is_full() {
+            self.full = self.sent;
+        }
     }
 
     /// Sets a milestone.
@@ -111,19 +131,29 @@ impl Pace {
         let next = self.milestones.pop_front_if(|next| next.0 == at);
         let (_, since) = next.ok_or(Astray)?;
         let took = now.saturating_duration_since(since);
-        let was_full = self.is_full();
         let arrived = at - self.arrived;
         self.arrived = at;
-        self.shortest = self.shortest.min(took);
+        match self.measures {
+            Some(begun) if at <= begun => return Ok(()),
+            Some(_) => {
+                self.measures = None;
+                self.shortest = took;
+                self.since = Some(now);
+                return Ok(());
+            }
+            None => self.shortest = self.shortest.min(took),
+        }
+        let measured = now.saturating_duration_since(*self.since.get_or_insert(now));
         let may_take = self.shortest + STANDS;
         if took <= may_take {
-            if was_full {
+            if at <= self.full {
                 self.window = (self.window + arrived).min(MOST);
             }
         } else if at > self.before {
             let less = u128::from(self.window) * may_take.as_millis() / took.as_millis().max(1);
             self.window = u64::try_from(less).unwrap_or(MOST).max(LEAST);
             self.before = self.sent;
+            self.measures = (measured >= MEASURED).then_some(self.sent);
         }
         Ok(())
     }
@@ -156,11 +186,16 @@ mod tests {
 
         /// Carries an update of `bytes`: the longest that something which passes it waits, and how long all of it takes.
         fn carry(&mut self, pace: &mut Pace, begun: Instant, bytes: u64) -> (Duration, Duration) {
+            pace.begins();
+            self.go_on(pace, begun, bytes)
+        }
+
+        /// The same with more of an update.
+        fn go_on(&mut self, pace: &mut Pace, begun: Instant, bytes: u64) -> (Duration, Duration) {
             let a_part = Duration::from_secs(PART) / self.rate;
             let until = pace.sent + bytes;
             // When it has carried what it was given.
             let (mut now, mut free, mut longest) = (begun, begun, Duration::ZERO);
-            pace.begins();
             while pace.sent < until {
                 if pace.is_due() {
                     let at = pace.milestone(now);
@@ -233,6 +268,59 @@ mod tests {
         }
         assert!((LEAST..MOST / 4).contains(&windows[0]), "{windows:?}");
         assert!(windows.iter().all(|window| *window == windows[0]));
+    }
+
+    #[test]
+    fn a_way_that_becomes_longer_is_made_use_of_before_long() {
+        let way = Duration::from_millis(400);
+        for within in [true, false] {
+            let mut link = Link::new(100_000_000, Duration::from_millis(1));
+            let mut pace = Pace::new(true);
+            let begun = Instant::now();
+            let (_, took) = link.carry(&mut pace, begun, 10_000_000);
+            link.way = way;
+            let took = if within {
+                link.go_on(&mut pace, begun + took, 30_000_000).1
+            } else {
+                link.carry(&mut pace, begun + took, 30_000_000).1
+            };
+            // Thirty windows of the node, those until there is such a one, and what the way took is believed for a while.
+            let most = link.way * 40 + if within { MEASURED } else { Duration::ZERO };
+            assert!(took < most, "{within} {took:?}");
+            assert_eq!(pace.window, MOST);
+        }
+    }
+
+    #[test]
+    fn a_slow_link_has_little_under_way_however_often_its_way_is_measured() {
+        let mut link = Link::new(64_000, Duration::from_millis(50));
+        let (longest, took) = link.carry(&mut Pace::new(true), Instant::now(), 64_000 * 300);
+        assert!(longest < Duration::from_secs(1), "{longest:?}");
+        assert!(took < Duration::from_secs(330), "{took:?}");
+    }
+
+    #[test]
+    fn answers_that_come_together_count_as_those_that_come_one_by_one() {
+        let mut pace = Pace::new(true);
+        let mut now = Instant::now();
+        pace.begins();
+        let mut rounds = 0;
+        while pace.window < MOST {
+            let mut milestones = Vec::new();
+            while pace.is_due() || !pace.is_full() {
+                if pace.is_due() {
+                    milestones.push(pace.milestone(now));
+                } else {
+                    pace.sends(usize::try_from(PART).unwrap());
+                }
+            }
+            now += Duration::from_millis(200);
+            for at in milestones {
+                pace.reached(at, now).unwrap();
+            }
+            rounds += 1;
+        }
+        assert!(rounds <= 7, "{rounds}");
     }
 
     #[test]
