@@ -37,6 +37,7 @@ fn numbers(answer: &Value) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_changes_together_is_seen_together() {
+    let _alone = crate::alone().await;
     let demo = Demo::start(&[]).await;
     let cluster = Cluster::start(2).await;
     let post = async |number: usize| {
@@ -117,6 +118,7 @@ async fn runs(node: &DataPlane) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_break_around_a_change_leave_no_wrong_picture() {
+    let _alone = crate::alone().await;
     let mut cluster = Cluster::start(0).await;
     let relay = Relay::start(cluster.cluster_address()).await;
     cluster.lead_through(&relay.address());

@@ -295,7 +295,8 @@ async fn all_serve(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_proves_each_change_and_comes_back_without_a_transfer() {
-    let (nodes, records) = (number("FLEET", 200), number("RECORDS", 1_000));
+    let _alone = crate::alone().await;
+    let (nodes, records) = (number("FLEET", 50), number("RECORDS", 1_000));
     let (mut fleet, mut serving) = Fleet::start(nodes, records).await;
     let address = fleet.cluster.cluster_address().to_owned();
     let alone = fleet.memory();

@@ -25,6 +25,7 @@ async fn until(node: &DataPlane, heard: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_control_plane_is_noticed_and_caught_up_with() {
+    let _alone = crate::alone().await;
     let demo = Demo::start(&[]).await;
     let cluster = Cluster::start(1).await;
     cluster.route(&demo.upstream(), "/p").await;

@@ -167,6 +167,7 @@ async fn killed_at_any_system_call_a_restore_is_only_to_be_run_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_system_call_a_node_starts_with_the_newest_or_the_one_before() {
+    let _alone = crate::alone().await;
     if !is_possible() {
         return;
     }

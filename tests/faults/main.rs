@@ -36,6 +36,17 @@ mod slow_links;
 mod soak;
 mod versions;
 
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Held by the test that runs. With every change as many would run at once as there are cores, and what one does to the machine
+/// would be another's fault.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Waits until no other of these tests runs, for as long as what this returns is held.
+async fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().await
+}
+
 /// A number from the environment.
 fn number(name: &str, default: usize) -> usize {
     std::env::var(name)

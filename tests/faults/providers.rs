@@ -40,6 +40,7 @@ async fn ask(url: &str, token: &str) -> (u16, Duration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_rotate_under_traffic_refuse_no_token_and_are_fetched_once() {
+    let _alone = crate::alone().await;
     let demo = Demo::start(&[]).await;
     let (_cluster, url) = protected(&demo).await;
     let token = || {
