@@ -92,8 +92,10 @@ impl Targets {
     pub fn has_urgent(&self, revision: Revision, node: &Introduction, position: &Position) -> bool {
         let instead = self.instead(position).map(|state| state.position);
         let led = instead.unwrap_or_else(|| self.position_of(node));
-        let is_there = position.is_same(&led) && led.generation == self.newest.position.generation;
-        (is_there && led.urgent >= revision) || self.has(revision, node, position)
+        // Where these come faster than nodes answer, a node is led to more by the time that it has said what it has.
+        let is_known = position.is_same(&led) || self.newest.knows(&position.root);
+        let is_ours = position.generation == self.newest.position.generation && is_known;
+        (is_ours && position.urgent >= revision) || self.has(revision, node, position)
     }
 
     /// Where a node is led, as far as that can be told.
@@ -109,6 +111,16 @@ impl Targets {
     /// Every node is led to `newest`.
     pub(crate) fn all_to(newest: Arc<Published>) -> Self {
         Self::new(newest, None, Arc::default())
+    }
+
+    /// Nobody is given `newest`: every node stays at `kept`.
+    pub(crate) fn all_held_at(newest: Arc<Published>, kept: Arc<Published>) -> Self {
+        let staged = Staged {
+            candidate: None,
+            members: BTreeSet::new(),
+            kept: Some(kept),
+        };
+        Self::new(newest, Some(Arc::new(staged)), Arc::default())
     }
 }
 
@@ -161,17 +173,13 @@ mod tests {
         let changed = with(&first, "services");
         follower.publish(changed.clone());
         let before = follower.hold(&base).position;
-        let newest = Arc::clone(follower.publish(with(&changed, "revocations")));
+        let logged_out = with(&changed, "revocations");
+        let newest = Arc::clone(follower.publish(logged_out.clone()));
         let kept = follower.hold(&base);
         let held = kept.position;
         let mut node = introduction("a", base.position);
         node.features.insert(URGENT.to_owned());
-        let staged = Staged {
-            candidate: None,
-            members: BTreeSet::new(),
-            kept: Some(Arc::clone(&kept)),
-        };
-        let targets = Targets::new(Arc::clone(&newest), Some(Arc::new(staged)), Arc::default());
+        let targets = Targets::all_held_at(Arc::clone(&newest), Arc::clone(&kept));
         let revision = Revision(9);
         assert!(!targets.has(revision, &node, &held));
         let elsewhere = Position {
@@ -197,5 +205,22 @@ mod tests {
         assert!(!targets.has(revision, &node, &held));
         assert!(targets.has_urgent(revision, &node, &held));
         assert!(!targets.has_urgent(revision, &node, &before));
+        // Somebody else is logged out before it has answered.
+        let newest = Arc::clone(follower.publish(with(&logged_out, "session_keys")));
+        let kept = follower.hold(&base);
+        assert!(!held.is_same(&kept.position));
+        let targets = Targets::all_held_at(newest, kept);
+        for (position, revision, has) in [
+            (held, revision, true),
+            (held, Revision(10), false),
+            (elsewhere, revision, false),
+            (before, revision, false),
+        ] {
+            assert_eq!(
+                targets.has_urgent(revision, &node, &position),
+                has,
+                "{position:?}"
+            );
+        }
     }
 }
