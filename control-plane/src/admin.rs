@@ -265,17 +265,14 @@ impl Admin {
         };
         let answer = place.relink(answer);
         match (longest, &self.clustering) {
-            (Some(longest), Some(clustering)) => {
-                let rollouts = self.rollouts.as_ref();
-                Ok(wait::until_served(
-                    &clustering.fleet,
-                    clustering.target.clone(),
-                    (&self.publisher, rollouts),
-                    longest,
-                    answer,
-                )
-                .await)
-            }
+            (Some(longest), Some(clustering)) => Ok(wait::until_served(
+                &clustering.fleet,
+                clustering.target.clone(),
+                self.rollouts.as_ref(),
+                longest,
+                answer,
+            )
+            .await),
             _ => Ok(answer),
         }
     }

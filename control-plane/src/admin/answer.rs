@@ -24,6 +24,8 @@ pub(super) struct Answer {
     /// The body's type, if it is not JSON.
     pub(super) content_type: Option<&'static str>,
     pub(super) revision: Option<Revision>,
+    /// Whether nothing but keys and revocations changed with that.
+    pub(super) urgent: bool,
     /// What the record that is shown is told from its earlier and later states by.
     pub(super) etag: Option<HeaderValue>,
     pub(super) deprecated: bool,
@@ -41,6 +43,7 @@ impl Answer {
             written: None,
             content_type: None,
             revision: None,
+            urgent: false,
             etag: None,
             deprecated: false,
             allow: None,

@@ -34,6 +34,7 @@ pub(super) async fn rotate(
     carry_out(admin, origin, client_keys::rotate).await?;
     Ok(Answer {
         revision: Some(admin.publisher.config().revision()),
+        urgent: true,
         ..Answer::without_body(StatusCode::NO_CONTENT)
     })
 }

@@ -97,6 +97,7 @@ pub(super) async fn write(admin: &Admin, order: Order, origin: Origin) -> Result
             })?;
             Ok(Answer {
                 revision: Some(revision),
+                urgent: true,
                 ..keys(&admin.publisher.config())
             })
         }

@@ -13,7 +13,6 @@ use super::Answer;
 use super::error::Refusal;
 use crate::config_sync::{Rollouts, Target, Targets};
 use crate::fleet::{Fleet, Introduction, Progress};
-use crate::publisher::Publisher;
 
 /// The longest wait, in seconds.
 const LONGEST: u64 = 300;
@@ -34,14 +33,14 @@ pub(super) fn parse(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
 pub(super) async fn until_served(
     fleet: &Fleet,
     target: Target,
-    (publisher, rollouts): (&Publisher, Option<&Rollouts>),
+    rollouts: Option<&Rollouts>,
     longest: Duration,
     answer: Answer,
 ) -> Answer {
     let Some(revision) = answer.revision else {
         return answer;
     };
-    let has: Has = if is_urgent(publisher, revision) {
+    let has: Has = if answer.urgent {
         Targets::has_urgent
     } else {
         Targets::has
@@ -69,15 +68,6 @@ pub(super) async fn until_served(
         rollout: Some(progress),
         ..answer
     }
-}
-
-/// Whether nothing but keys and revocations changed with `revision`, as far as is remembered.
-fn is_urgent(publisher: &Publisher, revision: Revision) -> bool {
-    let entry = publisher.history().entry(revision).ok().flatten();
-    entry.is_some_and(|entry| {
-        let mut edits = entry.edits.iter();
-        !entry.edits.is_empty() && edits.all(|edit| edit.key.is_urgent())
-    })
 }
 
 /// Whether a node that is somewhere has what a revision changed.
@@ -146,11 +136,14 @@ mod tests {
     use std::sync::Arc;
 
     use futures::poll;
+    use serde_json::json;
     use shared::clock::UnixTime;
+    use shared::snapshot::Key;
     use tokio::sync::watch;
+    use uuid::Uuid;
 
     use super::*;
-    use crate::config::{Change, Config};
+    use crate::config::{Change, Config, Stored};
     use crate::fleet::tests::introduction;
     use crate::snapshot::{Follower, SharedSigner};
 
@@ -182,6 +175,44 @@ mod tests {
         let progress = waiting.await;
         assert_eq!(progress.serving, ["node-1"]);
         assert_eq!((progress.refused.len(), progress.waiting.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_change_of_keys_is_served_where_nodes_are_held_with_them() {
+        let (config, change) = (Config::default(), Change::default());
+        let first = config.evolve(&change, Revision(7));
+        let mut follower = Follower::new(first.clone(), 1, SharedSigner::default());
+        let base = Arc::clone(follower.newest());
+        let id = Uuid::from_u128(1);
+        let mut put = |kind, config: &Config| {
+            let record = json!({ "id": id, "before": 5, "expires_at": 9 });
+            let change = Change {
+                puts: vec![(Key { kind, id }, Stored::of(record.as_object().unwrap()))],
+                removes: Vec::new(),
+            };
+            let next = config.evolve(&change, config.revision().next());
+            follower.publish(next.clone());
+            next
+        };
+        let changed = put("services", &first);
+        put("session_keys", &changed);
+        let newest = Arc::clone(follower.newest());
+        let kept = follower.hold(&base);
+        let held = kept.position;
+        let (_leads, target) = watch::channel(Targets::all_held_at(newest, kept));
+        let fleet = Fleet::default();
+        let mut joins = introduction("a", held);
+        joins.features.insert(proto::features::URGENT.to_owned());
+        let _member = fleet.join(joins, UnixTime::default()).unwrap();
+        for (urgent, status) in [(true, StatusCode::OK), (false, StatusCode::ACCEPTED)] {
+            let answer = Answer {
+                revision: Some(Revision(9)),
+                urgent,
+                ..Answer::ok(json!({}))
+            };
+            let answer = until_served(&fleet, target.clone(), None, Duration::ZERO, answer).await;
+            assert_eq!(answer.status, status, "{urgent}");
+        }
     }
 
     #[tokio::test]
