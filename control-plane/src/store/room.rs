@@ -32,11 +32,23 @@ pub(crate) fn check_room_to_open(directory: &Path) -> Result<(), StoreError> {
 
 /// Says why no store can be begun in `directory`, which may be there or not, if there is too little room for that.
 pub(crate) fn check_room_to_begin(directory: &Path) -> Result<(), StoreError> {
-    let there = directory.ancestors().find(|at| at.is_dir());
-    match there.map(Room::of) {
+    match nearest(directory).map(Room::of) {
         Some(Ok(room)) if room.check().is_err() => Err(Fault::Full.at(directory)),
         _ => Ok(()),
     }
+}
+
+/// The nearest directory above `directory` that is there, or that itself.
+fn nearest(directory: &Path) -> Option<&Path> {
+    // What a relative path begins in has no name.
+    let named = |at| {
+        if at == Path::new("") {
+            Path::new(".")
+        } else {
+            at
+        }
+    };
+    directory.ancestors().map(named).find(|at| at.is_dir())
 }
 
 /// The space of a file system, in bytes.
@@ -100,6 +112,15 @@ mod tests {
         }
         let text = Room { free: 0, total: 0 }.check().unwrap_err().to_string();
         assert!(text.contains("64 MiB must stay free"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_on_the_disk_of_what_is_above() {
+        assert_eq!(nearest(Path::new("nowhere/store")), Some(Path::new(".")));
+        let place = tempfile::tempdir().unwrap();
+        let there = place.path();
+        assert_eq!(nearest(&there.join("nowhere/store")), Some(there));
+        assert_eq!(nearest(there), Some(there));
     }
 
     #[test]
