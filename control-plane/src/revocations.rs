@@ -8,9 +8,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 use shared::entity::{Entity, Revocation};
 use shared::snapshot::Key;
+use shared::telemetry::Trouble;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -86,6 +87,7 @@ impl Revoker {
     pub fn start(publisher: Publisher, fleet: Fleet) -> Self {
         let (queue, mut asked) = mpsc::channel::<Asked>(WAITING);
         tokio::spawn(async move {
+            let mut trouble = Trouble::default();
             while let Some(first) = asked.recv().await {
                 let mut waiting = vec![first];
                 while let Ok(next) = asked.try_recv() {
@@ -97,7 +99,8 @@ impl Revoker {
                         .into_iter()
                         .partition(|asked: &Asked| asked.origin == origin);
                     waiting = others;
-                    commit(&publisher, origin, together).await;
+                    let outcome = commit(&publisher, origin, together).await;
+                    tell(&outcome, &mut trouble);
                 }
             }
         });
@@ -127,7 +130,11 @@ impl Revoker {
 }
 
 /// Keeps what is asked for `together`, and tells those who wait for it.
-async fn commit(publisher: &Publisher, origin: Origin, together: Vec<Asked>) {
+async fn commit(
+    publisher: &Publisher,
+    origin: Origin,
+    together: Vec<Asked>,
+) -> Result<(), Refused> {
     let all: Vec<Revocation> = together
         .iter()
         .flat_map(|asked| asked.revocations.iter().copied())
@@ -138,6 +145,19 @@ async fn commit(publisher: &Publisher, origin: Origin, together: Vec<Asked>) {
     for asked in together {
         // Who no longer waits has gone away.
         let _ = asked.answer.send(outcome.clone());
+    }
+    outcome
+}
+
+/// Logs what has become of revocations. Whoever is refused asks again, each node for itself: that is told once.
+fn tell(outcome: &Result<(), Refused>, trouble: &mut Trouble) {
+    match outcome {
+        Ok(()) => trouble.ends(),
+        Err(refused) => {
+            if trouble.is_news(&refused.to_string(), monotonic()) {
+                tracing::error!(error = %refused, "revocations are not kept");
+            }
+        }
     }
 }
 
@@ -238,9 +258,6 @@ fn keep(publisher: &Publisher, origin: &Origin, asked: &[Revocation]) -> Result<
     });
     // Whoever is signed out must not be let in while more changes are waited for.
     publisher.hurry();
-    if let Err(refused) = &outcome {
-        tracing::error!(error = %refused, "revocations are not kept");
-    }
     outcome.map(drop)
 }
 
