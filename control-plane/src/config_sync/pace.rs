@@ -78,6 +78,16 @@ impl Pace {
         self.measures = None;
     }
 
+    /// What has arrived, in bytes.
+    pub(super) const fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    /// Whether something of `update` waits for the node to say that it has come further.
+    pub(super) fn holds(&self, update: &Update) -> bool {
+        update.is_sending() && !self.lets_on(update)
+    }
+
     /// Whether there is something of `update` to send now.
     pub(super) fn lets_on(&self, update: &Update) -> bool {
         update.is_sending() && (self.is_due() || !self.is_full())
@@ -336,6 +346,24 @@ mod tests {
         assert_eq!(pace.reached(at, now), Ok(()));
         assert_eq!(pace.reached(at, now), Err(Astray));
         assert_eq!((pace.arrived, pace.is_full()), (at, false));
+    }
+
+    #[test]
+    fn only_the_node_lets_an_update_go_on_that_fills_its_window() {
+        use proto::v1::AskDigests;
+
+        let now = Instant::now();
+        let mut update = Update::of_one(frame(Kind::AskDigests(AskDigests {})));
+        let mut pace = Pace::new(true);
+        assert!(!pace.holds(&update));
+        pace.sends(usize::try_from(LEAST).unwrap());
+        // The milestone itself goes.
+        assert!(!pace.holds(&update));
+        assert!(pace.next(&mut update, now).is_some());
+        assert!(pace.holds(&update) && pace.next(&mut update, now).is_none());
+        assert!(!pace.holds(&Update::Sent));
+        pace.reached(LEAST, now).unwrap();
+        assert!(!pace.holds(&update));
     }
 
     #[test]

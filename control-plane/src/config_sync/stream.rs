@@ -164,7 +164,13 @@ impl NodeStream {
             let beside_at = told.and_then(|told| told.due(&newest));
             tokio::select! {
                 received = incoming.message() => match received {
-                    Ok(Some(received)) => self.receive(received)?,
+                    Ok(Some(received)) => {
+                        let arrived = self.pace.arrived();
+                        self.receive(received)?;
+                        if self.pace.arrived() != arrived {
+                            stalled_at = None;
+                        }
+                    }
                     Ok(None) => return Err(Ended::Left),
                     Err(status) => return Err(Ended::Broken(status)),
                 },
@@ -190,7 +196,10 @@ impl NodeStream {
                     if !goes_on {
                         return Err(Ended::Left);
                     }
-                    stalled_at = None;
+                    // A node that takes these and never says how far it has come takes no update.
+                    if !self.pace.holds(&self.update) {
+                        stalled_at = None;
+                    }
                 }
                 _ = heartbeat.tick() => self.heartbeat(goal.as_deref()),
                 order = self.member.order() => match order {
