@@ -297,6 +297,7 @@ impl Watched {
         if result.is_ready() {
             if std::mem::take(&mut self.stalled) {
                 self.timer.clear();
+                self.taking.goes_on();
             }
             return result;
         }

@@ -14,7 +14,8 @@ use crate::limits::Limits;
 use crate::listening::connections::Requests;
 use crate::timer::Timer;
 
-/// Most answers of a connection that may be left lying while others are taken: a browser does that with a film or two.
+/// Most answers of a connection that may be left lying while others are taken: a browser does that with a film or two. A
+/// trusted proxy's may be those of many clients, none of whom is to end what the others have asked for.
 const MOST_LEFT: u32 = 15;
 
 /// The exchanges of one connection that are under way, counted by turns of some length.
@@ -138,6 +139,12 @@ impl Taking {
         self.blocked[0].set(true);
     }
 
+    /// The client has taken some of the bytes that waited for it, of whichever answers: each of them is asked for more only once
+    /// much of it is gone, which takes long where many share a slow way.
+    pub(super) fn goes_on(&self) {
+        self.takes[0].set(true);
+    }
+
     /// Ends a turn. Whether the client has left all answers lying for two turns, or more of them than it may.
     pub(super) fn turns(&self) -> bool {
         let [now, before] = &self.taken;
@@ -151,7 +158,8 @@ impl Taking {
             before.set(now.take());
         }
         let all = left == open && !takes_some;
-        left > 0 && (all || (left > MOST_LEFT && !blocked_once))
+        let is_many = left > MOST_LEFT && self.requests.is_some();
+        left > 0 && (all || (is_many && !blocked_once))
     }
 
     /// Counts one more, or one less, of which this was the last.
@@ -226,7 +234,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    /// Asked only once the client takes more.
+    /// Asked for one frame ahead, and for the next only once the client takes more.
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -237,7 +245,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
         let last = if frame.is_pending() {
             Last::Waits
         } else {
-            taking.takes[0].set(true);
+            taking.goes_on();
             Last::Took(taking.turn.get())
         };
         this.exchange.moves(last);
@@ -312,8 +320,43 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_server_has_left_nothing() {
+    fn who_takes_what_its_way_carries_has_left_nothing() {
         let taking = Rc::<Taking>::default();
+        let all = answers(&taking, 2);
+        for _ in 0..5 {
+            taking.is_blocked();
+            taking.goes_on();
+            assert!(!taking.turns(), "bytes were taken, if of no whole frame");
+        }
+        taking.is_blocked();
+        assert!(!taking.turns());
+        taking.is_blocked();
+        assert!(taking.turns(), "none were");
+        drop(all);
+    }
+
+    #[test]
+    fn clients_of_a_trusted_proxy_do_not_end_what_others_ask_for() {
+        let taking = Rc::<Taking>::default();
+        let waits = taking.begin();
+        let left = answers(&taking, 2 * MOST_LEFT);
+        for _ in 0..5 {
+            assert!(!taking.turns(), "another one waits for its server");
+        }
+        let mut other = answers(&taking, 1);
+        for _ in 0..5 {
+            take(&mut other[0]);
+            assert!(!taking.turns(), "another one takes its answer");
+        }
+        drop((waits, other));
+        assert!(!taking.turns());
+        assert!(taking.turns(), "nobody takes anything");
+        drop(left);
+    }
+
+    #[test]
+    fn who_waits_for_a_server_has_left_nothing() {
+        let taking = Rc::new(Taking::new(Some(Requests::default()), 100));
         let waits = taking.begin();
         for _ in 0..5 {
             assert!(taking.is_open() && !taking.turns(), "it has no answer yet");
