@@ -31,7 +31,7 @@ use super::token_endpoint::{PassedOn, Tokens};
 use super::told;
 use crate::exchange::Exchange;
 use crate::expiring::Expiring;
-use crate::host::{Claim, Host, Number, Work};
+use crate::host::{Claim, Host, LOOK, Number, Work};
 use crate::sessions::session_keys::KeyRing;
 use finish::Given;
 use turn::{Turn, Whose};
@@ -50,10 +50,6 @@ const UNJUDGED: Duration = Duration::from_mins(5);
 
 /// How long a node remembers what became of a code.
 const REMEMBERED: Duration = Duration::from_mins(1);
-
-/// How often it is looked whether control planes are heard that others learn by what became of it. They need longer than that
-/// to know that they do not hear one (`Claim::Alone`).
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Most codes that a node remembers.
 const MOST: usize = 10_000;
