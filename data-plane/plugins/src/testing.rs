@@ -141,6 +141,11 @@ impl FakeHost {
         *self.0.claim.borrow_mut() = claim.into();
     }
 
+    /// How often randomness was asked for.
+    pub(crate) fn drawn(&self) -> u64 {
+        self.0.drawn.get()
+    }
+
     /// Lets the node hear no control plane any more.
     pub(crate) fn cut_off(&self) {
         self.0.cut_off.set(true);

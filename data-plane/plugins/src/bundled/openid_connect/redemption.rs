@@ -124,14 +124,19 @@ impl From<Landed> for Finished {
 
 /// A response on its way to a result.
 struct Redemption<H> {
+    telling: Telling<H>,
+    pending: Pending,
+    response: Callback,
+    passed_on: PassedOn,
+}
+
+/// What it takes to tell the other nodes of a code: it outlives the response, which may be long.
+struct Telling<H> {
     rules: Arc<Rules>,
     host: H,
     ring: KeyRing,
     key: Key,
     digest: [u8; 32],
-    pending: Pending,
-    response: Callback,
-    passed_on: PassedOn,
 }
 
 fn key(state: &str) -> Key {
@@ -162,11 +167,13 @@ pub(super) async fn redeem<H: Host>(
     }
     let digest = digest(response);
     let redemption = Redemption {
-        rules: Arc::clone(rules),
-        host: host.clone(),
-        ring: exchange.environment.session_keys.clone(),
-        key: key(&pending.state),
-        digest,
+        telling: Telling {
+            rules: Arc::clone(rules),
+            host: host.clone(),
+            ring: exchange.environment.session_keys.clone(),
+            key: key(&pending.state),
+            digest,
+        },
         pending,
         response: response.clone(),
         passed_on,
@@ -180,15 +187,15 @@ pub(super) async fn redeem<H: Host>(
 impl<H: Host> Redemption<H> {
     /// The result: of before, of who is at it, or of one's own.
     async fn result(self) -> Landed {
-        let redemptions = self.host.node_state::<Redemptions>();
-        let before = redemptions.find(&self.key, self.host.now());
+        let redemptions = self.telling.host.node_state::<Redemptions>();
+        let before = redemptions.find(&self.telling.key, self.telling.host.now());
         if let Some(landed @ (Landed::Result(..) | Landed::Spent)) = before {
             return landed;
         }
-        let digest = self.digest;
-        let (waiting, pilot) = redemptions.flights.board(&self.key);
+        let digest = self.telling.digest;
+        let (waiting, pilot) = redemptions.flights.board(&self.telling.key);
         if let Some(pilot) = pilot {
-            let given = match redemptions.find(&self.key, self.host.now()) {
+            let given = match redemptions.find(&self.telling.key, self.telling.host.now()) {
                 Some(Landed::Given(response, given)) if response == digest => Some(given),
                 // Between the look and the boarding another one may have landed.
                 Some(landed) => {
@@ -197,24 +204,28 @@ impl<H: Host> Redemption<H> {
                 }
                 None => None,
             };
-            let host = self.host.clone();
+            let host = self.telling.host.clone();
             host.spawn(Box::pin(async move {
-                let (Finished { landed, given }, teller) = match given {
-                    Some(given) => (self.finish(Some(given)).await, Teller::Nobody),
-                    None => self.run().await,
+                let teller = {
+                    let (Finished { landed, given }, teller) = match given {
+                        Some(given) => (self.finish(Some(given)).await, Teller::Nobody),
+                        None => self.run().await,
+                    };
+                    let kept = given.map(|given| Landed::Given(digest, given));
+                    let kept = kept.as_ref().unwrap_or(&landed);
+                    redemptions.remember(self.telling.key, kept, self.telling.host.now());
+                    pilot.land(&landed);
+                    teller
                 };
-                let kept = given.map(|given| Landed::Given(digest, given));
-                let kept = kept.as_ref().unwrap_or(&landed);
-                redemptions.remember(self.key, kept, self.host.now());
-                pilot.land(&landed);
+                let telling = self.into_telling();
                 let tells = async {
                     if teller != Teller::Nobody {
-                        self.go_on_telling(&redemptions).await;
+                        telling.go_on(&redemptions).await;
                     }
                 };
                 let stores = async {
                     if teller == Teller::ControlPlane {
-                        self.store_if_cut_off(&redemptions).await;
+                        telling.store_if_cut_off(&redemptions).await;
                     }
                 };
                 join(tells, stores).await;
@@ -226,9 +237,14 @@ impl<H: Host> Redemption<H> {
         })
     }
 
+    /// Lets go of the response.
+    fn into_telling(self) -> Telling<H> {
+        self.telling
+    }
+
     /// How far it has come, and who tells others.
     async fn run(&self) -> (Finished, Teller) {
-        match self.host.claim(self.key, Work::Code).await {
+        match self.telling.host.claim(self.telling.key, Work::Code).await {
             Claim::Theirs(told) => (self.hear(&told).await, Teller::Nobody),
             Claim::Alone => self.run_alone().await,
             Claim::Taken => (self.taken(), Teller::Nobody),
@@ -238,7 +254,7 @@ impl<H: Host> Redemption<H> {
 
     /// The same where it is this node's turn, as a control plane says. Where that goes away, others look into Redis.
     async fn run_heard(&self, begun: Number) -> (Finished, Teller) {
-        let turn = Turn::of(&self.rules, &self.host, &self.key);
+        let turn = Turn::of(&self.telling.rules, &self.telling.host, &self.telling.key);
         let mut is_begun = false;
         let finished = {
             let cut_off = async {
@@ -246,8 +262,8 @@ impl<H: Host> Redemption<H> {
                     return std::future::pending().await;
                 };
                 loop {
-                    self.host.sleep(LOOK).await;
-                    if !self.host.is_heard().await {
+                    self.telling.host.sleep(LOOK).await;
+                    if !self.telling.host.is_heard().await {
                         return turn.begin().await == Some(true);
                     }
                 }
@@ -260,8 +276,10 @@ impl<H: Host> Redemption<H> {
                 }
             }
         };
-        let told = self.tell(&finished);
-        self.host.publish(self.key, begun, told.clone());
+        let told = self.telling.tell(&finished);
+        self.telling
+            .host
+            .publish(self.telling.key, begun, told.clone());
         match turn.filter(|_| is_begun) {
             Some(turn) => {
                 turn.end(told).await;
@@ -273,7 +291,7 @@ impl<H: Host> Redemption<H> {
 
     /// The same where no control plane says whose turn it is. One that is heard again hears of it.
     async fn run_alone(&self) -> (Finished, Teller) {
-        let turn = Turn::of(&self.rules, &self.host, &self.key);
+        let turn = Turn::of(&self.telling.rules, &self.telling.host, &self.telling.key);
         let whose = match &turn {
             Some(turn) => turn.take().await,
             None => Ok(Whose::Unknown),
@@ -284,10 +302,12 @@ impl<H: Host> Redemption<H> {
             Ok(Whose::Ours | Whose::Unknown) => {}
             Err(failure) => return (self.failed(failure), Teller::Nobody),
         }
-        let begun = self.host.undertake(self.key);
+        let begun = self.telling.host.undertake(self.telling.key);
         let finished = self.finish(None).await;
-        let told = self.tell(&finished);
-        self.host.publish(self.key, begun, told.clone());
+        let told = self.telling.tell(&finished);
+        self.telling
+            .host
+            .publish(self.telling.key, begun, told.clone());
         if let Some(turn) = turn {
             turn.end(told).await;
         }
@@ -300,42 +320,53 @@ impl<H: Host> Redemption<H> {
     }
 
     fn failed(&self, failure: Failure) -> Finished {
-        Landed::Result(self.digest, Err(failure)).into()
-    }
-
-    /// Leaves where other nodes look that hear no control plane what became of the code, if this one hears none any more
-    /// while it is remembered.
-    async fn store_if_cut_off(&self, redemptions: &Redemptions) {
-        let Some(turn) = Turn::of(&self.rules, &self.host, &self.key) else {
-            return;
-        };
-        let mut left = REMEMBERED;
-        while !left.is_zero() {
-            self.host.sleep(LOOK).await;
-            left = left.saturating_sub(LOOK);
-            let told = match redemptions.find(&self.key, self.host.now()) {
-                Some(Landed::Given(_, given)) => Some(self.seal_given(&given)),
-                Some(landed) => self.tell(&landed.into()),
-                None => return,
-            };
-            if !self.host.is_heard().await {
-                return turn.end(told).await;
-            }
-        }
+        Landed::Result(self.telling.digest, Err(failure)).into()
     }
 
     /// Goes on with the tokens that were `given` already, or asks for them.
     async fn finish(&self, mut given: Option<Given>) -> Finished {
         let (pending, response) = (self.pending.clone(), self.response.clone());
-        let (rules, host) = (&self.rules, &self.host);
+        let (rules, host) = (&self.telling.rules, &self.telling.host);
         let finished = finish::finish(rules, host, pending, response, &self.passed_on, &mut given);
         let outcome = finished.await.map(Arc::new);
         Finished {
             given: given.filter(|_| is_for_now(&outcome)),
-            landed: Landed::Result(self.digest, outcome),
+            landed: Landed::Result(self.telling.digest, outcome),
         }
     }
 
+    /// What another node has told.
+    async fn hear(&self, told: &[u8]) -> Finished {
+        let open = |name| -> Option<Told<'_>> {
+            told::open(
+                &self.telling.rules,
+                &self.telling.ring,
+                &self.telling.host,
+                name,
+                told,
+            )
+        };
+        if let Some(told) = open(NAME) {
+            let signed_in = SignedIn {
+                pending: self.pending.clone(),
+                tokens: told.tokens.into_owned(),
+            };
+            return Landed::Result(told.response, Ok(Arc::new(signed_in))).into();
+        }
+        match open(GIVEN) {
+            Some(told) if told.response == self.telling.digest => {
+                let given = Given {
+                    tokens: Arc::new(told.tokens.into_owned()),
+                    at: told.at.unwrap_or_else(|| self.telling.host.now()),
+                };
+                self.finish(Some(given)).await
+            }
+            Some(_) | None => Landed::Spent.into(),
+        }
+    }
+}
+
+impl<H: Host> Telling<H> {
     /// What other nodes are told. Nothing if the code may still be good.
     fn tell(&self, finished: &Finished) -> Option<Vec<u8>> {
         match (&finished.given, &finished.landed) {
@@ -365,7 +396,7 @@ impl<H: Host> Redemption<H> {
 
     /// Sees to it that the other nodes can hear of tokens that this one keeps until they can be verified: a node that does
     /// not know of them would spend the code again, which may revoke them (RFC 6749 §4.1.2).
-    async fn go_on_telling(&self, redemptions: &Redemptions) {
+    async fn go_on(&self, redemptions: &Redemptions) {
         let kept = || match redemptions.find(&self.key, self.host.now()) {
             Some(Landed::Given(_, given)) => Some(given),
             _ => None,
@@ -374,27 +405,25 @@ impl<H: Host> Redemption<H> {
         told::go_on(&self.host, self.key, Work::Code, kept, seal).await;
     }
 
-    /// What another node has told.
-    async fn hear(&self, told: &[u8]) -> Finished {
-        let open = |name| -> Option<Told<'_>> {
-            told::open(&self.rules, &self.ring, &self.host, name, told)
+    /// Leaves where other nodes look that hear no control plane what became of the code, if this one hears none any more
+    /// while it is remembered.
+    async fn store_if_cut_off(&self, redemptions: &Redemptions) {
+        let Some(turn) = Turn::of(&self.rules, &self.host, &self.key) else {
+            return;
         };
-        if let Some(told) = open(NAME) {
-            let signed_in = SignedIn {
-                pending: self.pending.clone(),
-                tokens: told.tokens.into_owned(),
-            };
-            return Landed::Result(told.response, Ok(Arc::new(signed_in))).into();
-        }
-        match open(GIVEN) {
-            Some(told) if told.response == self.digest => {
-                let given = Given {
-                    tokens: Arc::new(told.tokens.into_owned()),
-                    at: told.at.unwrap_or_else(|| self.host.now()),
-                };
-                self.finish(Some(given)).await
+        let mut left = REMEMBERED;
+        while !left.is_zero() {
+            self.host.sleep(LOOK).await;
+            left = left.saturating_sub(LOOK);
+            if self.host.is_heard().await {
+                continue;
             }
-            Some(_) | None => Landed::Spent.into(),
+            let told = match redemptions.find(&self.key, self.host.now()) {
+                Some(Landed::Given(_, given)) => Some(self.seal_given(&given)),
+                Some(landed) => self.tell(&landed.into()),
+                None => return,
+            };
+            return turn.end(told).await;
         }
     }
 }

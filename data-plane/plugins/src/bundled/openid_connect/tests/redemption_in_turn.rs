@@ -130,11 +130,13 @@ fn rule_25_what_a_control_plane_was_told_before_it_went_away_is_left_in_redis() 
         let late = browser.clone();
         assert!(browser.get(&mut one, &back).sets_session());
         let host = one.host.clone();
+        let drawn = host.drawn();
         host.run(host.sleep(Duration::from_secs(5)));
         assert!(
             said(&redis).is_empty(),
             "nothing is written while it is heard"
         );
+        assert_eq!(host.drawn(), drawn, "and nothing is sealed");
         if is_cut_off {
             one.host.cut_off();
         }
