@@ -91,8 +91,8 @@ impl Input {
     pub(crate) fn has_read(&mut self, count: usize, room: usize) {
         if count >= room {
             self.wanted = (self.length * 2).clamp(LENGTH, LARGEST);
-        } else if count < SPARE {
-            self.wanted = LENGTH;
+        } else {
+            self.wanted = (count * 2).clamp(LENGTH, self.wanted.max(LENGTH));
         }
     }
 

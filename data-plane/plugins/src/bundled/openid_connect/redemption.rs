@@ -14,6 +14,7 @@ mod finish;
 mod turn;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -111,6 +112,16 @@ enum Teller {
     ControlPlane,
     /// The Redis server that nodes share, and control planes that are heard later.
     Redis,
+}
+
+impl Finished {
+    /// How long it is of use to other nodes.
+    const fn lasts(&self) -> Duration {
+        match self.given {
+            Some(_) => UNJUDGED,
+            None => REMEMBERED,
+        }
+    }
 }
 
 impl From<Landed> for Finished {
@@ -255,7 +266,7 @@ impl<H: Host> Redemption<H> {
     /// The same where it is this node's turn, as a control plane says. Where that goes away, others look into Redis.
     async fn run_heard(&self, begun: Number) -> (Finished, Teller) {
         let turn = Turn::of(&self.telling.rules, &self.telling.host, &self.telling.key);
-        let mut is_begun = false;
+        let (begins, mut is_begun) = (Cell::new(false), false);
         let finished = {
             let cut_off = async {
                 let Some(turn) = &turn else {
@@ -264,12 +275,19 @@ impl<H: Host> Redemption<H> {
                 loop {
                     self.telling.host.sleep(LOOK).await;
                     if !self.telling.host.is_heard().await {
-                        return turn.begin().await == Some(true);
+                        begins.set(true);
+                        // It may have begun though nobody said so.
+                        return turn.begin().await != Some(false);
                     }
                 }
             };
             match select(pin!(self.finish(None)), pin!(cut_off)).await {
-                Either::Left((finished, _)) => finished,
+                Either::Left((finished, cut_off)) => {
+                    if begins.get() {
+                        is_begun = cut_off.await;
+                    }
+                    finished
+                }
                 Either::Right((is_ours, finishing)) => {
                     is_begun = is_ours;
                     finishing.await
@@ -282,7 +300,7 @@ impl<H: Host> Redemption<H> {
             .publish(self.telling.key, begun, told.clone());
         match turn.filter(|_| is_begun) {
             Some(turn) => {
-                turn.end(told).await;
+                turn.end(told, finished.lasts()).await;
                 (finished, Teller::Redis)
             }
             None => (finished, Teller::ControlPlane),
@@ -309,7 +327,7 @@ impl<H: Host> Redemption<H> {
             .host
             .publish(self.telling.key, begun, told.clone());
         if let Some(turn) = turn {
-            turn.end(told).await;
+            turn.end(told, finished.lasts()).await;
         }
         (finished, Teller::Redis)
     }
@@ -411,19 +429,19 @@ impl<H: Host> Telling<H> {
         let Some(turn) = Turn::of(&self.rules, &self.host, &self.key) else {
             return;
         };
-        let mut left = REMEMBERED;
-        while !left.is_zero() {
+        loop {
             self.host.sleep(LOOK).await;
-            left = left.saturating_sub(LOOK);
+            let Some(landed) = redemptions.find(&self.key, self.host.now()) else {
+                return;
+            };
             if self.host.is_heard().await {
                 continue;
             }
-            let told = match redemptions.find(&self.key, self.host.now()) {
-                Some(Landed::Given(_, given)) => Some(self.seal_given(&given)),
-                Some(landed) => self.tell(&landed.into()),
-                None => return,
+            let (told, lasts) = match landed {
+                Landed::Given(_, given) => (Some(self.seal_given(&given)), UNJUDGED),
+                landed => (self.tell(&landed.into()), REMEMBERED),
             };
-            return turn.end(told).await;
+            return turn.end(told, lasts).await;
         }
     }
 }

@@ -89,8 +89,8 @@ pub struct Provider {
     #[serde(default = "default::yes")]
     pub ssl_verify: bool,
 
-    /// Longest wait for an answer of the provider, in milliseconds. Of several addresses, one that takes no connection within
-    /// two seconds is passed over for the next.
+    /// Longest wait for an answer of the provider, in milliseconds. A connection to one of its addresses has to come about within
+    /// two seconds; then the next address is tried.
     #[serde(default = "default::ten_thousand")]
     #[schemars(range(min = 0, max = 2_147_483_646))]
     pub timeout: Number,

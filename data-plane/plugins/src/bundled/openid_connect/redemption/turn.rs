@@ -11,7 +11,6 @@ use std::time::Duration;
 use shared::hexadecimal::hexadecimal;
 use tracing::warn;
 
-use super::REMEMBERED;
 use crate::bundled::openid_connect::failure::Failure;
 use crate::bundled::openid_connect::rules::Rules;
 use crate::bundled::openid_connect::session_store;
@@ -63,13 +62,13 @@ impl<'a, H: Host> Turn<'a, H> {
         let is_needed = store.is_some();
         let answers = || Some(rules.shared_answers.as_ref()?.shared(&name));
         let (server, place) = store.or_else(answers)?;
-        // Longer than discovery, tokens and keys take.
+        // Longer than all calls take: discovery and tokens, both again where the endpoint has moved, and keys.
         let timeout = rules.config.provider.timeout.milliseconds();
         Some(Self {
             host,
             server,
             place,
-            lasts: TURN.max(timeout.saturating_mul(3).saturating_add(BETWEEN)),
+            lasts: TURN.max(timeout.saturating_mul(5).saturating_add(BETWEEN)),
             is_needed,
         })
     }
@@ -109,13 +108,14 @@ impl<'a, H: Host> Turn<'a, H> {
         Some(self.ask(set).await? != Reply::Nil)
     }
 
-    /// Tells what has come of it. `None`: the code may still be good, and is another node's to redeem.
-    pub(super) async fn end(&self, told: Option<Vec<u8>>) {
+    /// Tells what has come of it, which is worth knowing for as long as it `lasts`. `None`: the code may still be good, and is
+    /// another node's to redeem.
+    pub(super) async fn end(&self, told: Option<Vec<u8>>, lasts: Duration) {
         let place = self.place.clone();
         let command = match told {
             Some(told) => {
                 let set = Command::new("SET").arg(place).arg(told);
-                set.arg("PX").number(milliseconds(REMEMBERED))
+                set.arg("PX").number(milliseconds(lasts))
             }
             None => Command::new("DEL").arg(place),
         };

@@ -171,7 +171,7 @@ fn rule_25_a_response_that_comes_to_two_nodes_is_redeemed_once() {
 }
 
 /// A sign-in that has come back from the provider, whose keys have changed and cannot be had.
-fn keyless(gateway: &mut Gateway) -> (Browser, String) {
+pub(super) fn keyless(gateway: &mut Gateway) -> (Browser, String) {
     let (browser, back) = begun(gateway);
     *gateway.provider.keys.borrow_mut() = vec![SigningKey::es256("two")];
     gateway.provider.script.borrow_mut().gone = vec![("/jwks", 503)];

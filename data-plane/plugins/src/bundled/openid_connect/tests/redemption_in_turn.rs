@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::conformance::reason;
 use super::gateway::{Browser, Gateway};
 use super::provider::plain;
+use super::redemption::keyless;
 use super::storage::{Redis, gateways};
 use crate::host::redis::Command;
 use crate::host::{Claim, Host as _};
@@ -174,6 +175,28 @@ fn rule_25_a_node_whose_control_plane_goes_away_says_that_it_is_at_a_code() {
     assert_eq!(*commands.borrow(), ["SET 6", "DEL 2"]);
     one.host.hang(false);
     assert!(browser.get(&mut one, &back).sets_session());
+    assert_eq!(one.provider.called("/token"), 1);
+}
+
+#[test]
+fn rule_25_tokens_that_cannot_be_verified_yet_are_known_for_as_long_as_they_are_kept() {
+    let (mut one, mut two, redis) = alone(&json!({}));
+    let commands: Rc<RefCell<Vec<Vec<String>>>> = Rc::default();
+    let (seen, server) = (Rc::clone(&commands), Rc::clone(&redis));
+    one.host.connect_redis(Rc::new(move |asked: &[Command]| {
+        for Command(words) in asked {
+            let words = words.iter().map(|word| String::from_utf8_lossy(word));
+            seen.borrow_mut().push(words.map(String::from).collect());
+        }
+        server.answer(asked)
+    }));
+    let (browser, back) = keyless(&mut one);
+    assert_eq!(browser.clone().get(&mut one, &back).status, 503);
+    let of_code = |words: &&Vec<String>| words[0] == "SET" && words[1].contains(":code:");
+    let told = commands.borrow().iter().rfind(of_code).cloned().unwrap();
+    assert_eq!(told[3..], ["PX", "300000"]);
+    one.provider.script.borrow_mut().gone.clear();
+    assert!(browser.clone().get(&mut two, &back).sets_session());
     assert_eq!(one.provider.called("/token"), 1);
 }
 
