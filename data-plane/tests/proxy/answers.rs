@@ -8,18 +8,9 @@ use data_plane::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::gateway::{
-    OK, ask, configuration, connect, plugin, read_until, settings, start, start_with, stop,
-    upstream,
+    OK, ask, closed_port, configuration, connect, plugin, read_until, settings, start, start_with,
+    stop, upstream,
 };
-
-/// A port on which nobody listens.
-fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
 
 fn get(path: &str, fields: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n{fields}Connection: close\r\n\r\n")

@@ -14,7 +14,9 @@ use shared::clock::monotonic;
 use shared::snapshot::Record;
 use uuid::Uuid;
 
-use crate::gateway::{ask, plugin, read_until, record, settings, start, start_with, stop};
+use crate::gateway::{
+    ask, closed_port, plugin, read_until, record, settings, start, start_with, stop,
+};
 use crate::tls::unknown_server;
 
 /// A server that answers with its own port, and as unwell while it is told to be.
@@ -56,14 +58,6 @@ fn server() -> Server {
         }
     });
     Server { port, ill }
-}
-
-fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// A service that is spread over `targets` by the upstream `u.test`.

@@ -13,7 +13,8 @@ use shared::snapshot::Record;
 use uuid::Uuid;
 
 use crate::gateway::{
-    OK, ask, configuration, connect, plugin, read_until, record, scoped, start, stop, upstream,
+    OK, ask, closed_port, configuration, connect, plugin, read_until, record, scoped, start, stop,
+    upstream,
 };
 use crate::http2::status;
 
@@ -298,10 +299,7 @@ fn unnamed(line: &str) -> String {
 
 #[test]
 fn a_provider_that_is_down_closes_its_routes_and_no_others() {
-    let refused = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let refused = format!("127.0.0.1:{}", closed_port());
     let (port, heads) = upstream(&[OK]);
     let mut records = configuration(
         port,

@@ -14,6 +14,7 @@ use data_plane::proxy::Proxy;
 use data_plane::settings::Settings;
 use serde_json::{Value, json};
 use shared::snapshot::{Key, Record, Revision, Snapshot};
+use tokio::net::TcpSocket;
 use uuid::Uuid;
 
 pub(crate) fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
@@ -86,6 +87,13 @@ pub(crate) fn stop(proxy: Proxy) {
         .build()
         .unwrap()
         .block_on(proxy.stop());
+}
+
+/// A port at which nobody listens, nor will: it is held until the process ends, since others look for free ones.
+pub(crate) fn closed_port() -> u16 {
+    let socket = Box::leak(Box::new(TcpSocket::new_v4().unwrap()));
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    socket.local_addr().unwrap().port()
 }
 
 /// Answers each request head on each connection with the next of `answers` (the last one again and

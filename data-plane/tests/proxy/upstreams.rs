@@ -12,7 +12,8 @@ use rustls::{ServerConfig, ServerConnection, Stream};
 use serde_json::{Value, json};
 
 use crate::gateway::{
-    OK, ask, configuration, connect, read_until, settings, start, start_with, stop, upstream,
+    OK, ask, closed_port, configuration, connect, read_until, settings, start, start_with, stop,
+    upstream,
 };
 
 const REQUEST: &str =
@@ -76,11 +77,6 @@ fn a_certificate_is_checked_if_the_service_says_so() {
 
 #[test]
 fn failures_have_kongs_status_and_body() {
-    let refused = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
     let check = |port, service: Value, status: &str, message: &str| {
         let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
         let answer = ask(&proxy, REQUEST);
@@ -101,7 +97,7 @@ fn failures_have_kongs_status_and_body() {
     };
     let invalid = "An invalid response was received from the upstream server";
     let late = "The upstream server is timing out";
-    check(refused, json!({}), "502", invalid);
+    check(closed_port(), json!({}), "502", invalid);
     let brief = json!({"read_timeout": 300});
     check(upstream(&["HTTP/1.1 "]).0, brief, "504", late);
     for answer in [
