@@ -126,6 +126,18 @@ fn directory_of(path: &Path) -> &Path {
     }
 }
 
+/// What the file at `path` holds; none if there is none. One of more than `most` bytes is not read: a file system that was
+/// damaged may show a file of any size.
+pub fn read_bounded(path: &Path, most: usize) -> io::Result<Option<Vec<u8>>> {
+    match std::fs::metadata(path) {
+        Ok(found) if usize::try_from(found.len()).is_ok_and(|length| length <= most) => {}
+        Ok(_) => return Err(ErrorKind::FileTooLarge.into()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    std::fs::read(path).map(Some)
+}
+
 /// Writes `text` to `path` whole or not at all, so that a reader who sees the file can use it.
 pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let unfinished = path.with_extension("new");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use shared::clock::{UnixTime, monotonic};
-use shared::machine::write_whole;
+use shared::machine::{read_bounded, write_whole};
 use shared::snapshot::Revision;
 use shared::telemetry::Trouble;
 use tokio::task::JoinHandle;
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const RETURN: Duration = Duration::from_mins(1);
 
 /// Bytes of the largest file that is read.
-const LARGEST: u64 = 64 * 1024 * 1024;
+const LARGEST: usize = 64 * 1024 * 1024;
 
 /// What the file holds.
 #[derive(Deserialize, Serialize)]
@@ -106,13 +106,9 @@ pub fn is_generation(told: u64, now: UnixTime) -> bool {
 
 /// What `file` holds, if it is there.
 fn read(file: &Path) -> io::Result<Option<Nodes>> {
-    match fs::metadata(file) {
-        Ok(found) if found.len() > LARGEST => return Err(io::ErrorKind::FileTooLarge.into()),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    Ok(Some(serde_json::from_slice(&fs::read(file)?)?))
+    let bytes = read_bounded(file, LARGEST)?;
+    let nodes = bytes.map(|bytes| serde_json::from_slice(&bytes));
+    Ok(nodes.transpose()?)
 }
 
 /// Keeps a fleet in a file.

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use shared::machine::write_durably;
+use shared::machine::{read_bounded, write_durably};
 use shared::snapshot::Revision;
 use uuid::Uuid;
 
@@ -187,24 +187,21 @@ impl Journal {
 
     /// Reads the file at `path`; none if there is none.
     fn read(path: &Path) -> Result<Option<Self>, JournalError> {
-        let failed = |source| JournalError::File {
-            path: path.to_owned(),
-            source,
-        };
-        let found = match fs::metadata(path) {
-            Ok(found) => found,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(failed(source)),
-        };
         let damaged = |source| JournalError::Content {
             path: path.to_owned(),
             source,
         };
-        // A file system that was damaged may show a file of any size.
-        if !usize::try_from(found.len()).is_ok_and(|length| length <= LARGEST) {
-            return Err(damaged(ErrorKind::FileTooLarge.into()));
-        }
-        let bytes = fs::read(path).map_err(failed)?;
+        let bytes = match read_bounded(path, LARGEST) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => return Err(damaged(error)),
+            Err(source) => {
+                return Err(JournalError::File {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        };
         let journal = serde_json::from_slice(&bytes).map_err(|error| damaged(error.into()))?;
         Ok(Some(journal))
     }
