@@ -258,15 +258,18 @@ impl Client {
         limit: Duration,
         name: &str,
     ) -> Result<Option<Found>, EtcdError> {
-        let body = json!({ "key": self.key(name) });
-        let answer = self.request_within(limit, "/v3/kv/range", body);
-        Ok(self.found(&futures::executor::block_on(answer)?)?.pop())
+        futures::executor::block_on(self.look_within(limit, name))
     }
 
     /// The same without blocking.
     pub(super) async fn look(&self, name: &str) -> Result<Option<Found>, EtcdError> {
-        let answer = self.request("/v3/kv/range", json!({ "key": self.key(name) }));
-        Ok(self.found(&answer.await?)?.pop())
+        self.look_within(ALL, name).await
+    }
+
+    async fn look_within(&self, limit: Duration, name: &str) -> Result<Option<Found>, EtcdError> {
+        let body = json!({ "key": self.key(name) });
+        let answer = self.request_within(limit, "/v3/kv/range", body).await?;
+        Ok(self.found(&answer)?.pop())
     }
 
     /// The values from `first` up to, but without, `end`, by name.
