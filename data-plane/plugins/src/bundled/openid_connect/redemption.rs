@@ -294,17 +294,13 @@ impl<H: Host> Redemption<H> {
                 }
             }
         };
-        let told = self.telling.tell(&finished);
-        self.telling
-            .host
-            .publish(self.telling.key, begun, told.clone());
-        match turn.filter(|_| is_begun) {
-            Some(turn) => {
-                turn.end(told, finished.lasts()).await;
-                (finished, Teller::Redis)
-            }
-            None => (finished, Teller::ControlPlane),
-        }
+        let turn = turn.filter(|_| is_begun);
+        let teller = match turn {
+            Some(_) => Teller::Redis,
+            None => Teller::ControlPlane,
+        };
+        self.telling.publish(begun, turn, &finished).await;
+        (finished, teller)
     }
 
     /// The same where no control plane says whose turn it is. One that is heard again hears of it.
@@ -322,13 +318,7 @@ impl<H: Host> Redemption<H> {
         }
         let begun = self.telling.host.undertake(self.telling.key);
         let finished = self.finish(None).await;
-        let told = self.telling.tell(&finished);
-        self.telling
-            .host
-            .publish(self.telling.key, begun, told.clone());
-        if let Some(turn) = turn {
-            turn.end(told, finished.lasts()).await;
-        }
+        self.telling.publish(begun, turn, &finished).await;
         (finished, Teller::Redis)
     }
 
@@ -385,6 +375,15 @@ impl<H: Host> Redemption<H> {
 }
 
 impl<H: Host> Telling<H> {
+    /// Tells the other nodes what has come of the beginning `begun`, also where this node has its `turn`.
+    async fn publish(&self, begun: Number, turn: Option<Turn<'_, H>>, finished: &Finished) {
+        let told = self.tell(finished);
+        self.host.publish(self.key, begun, told.clone());
+        if let Some(turn) = turn {
+            turn.end(told, finished.lasts()).await;
+        }
+    }
+
     /// What other nodes are told. Nothing if the code may still be good.
     fn tell(&self, finished: &Finished) -> Option<Vec<u8>> {
         match (&finished.given, &finished.landed) {
