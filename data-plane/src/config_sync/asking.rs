@@ -15,7 +15,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::beside::{Heard, revocations};
 use super::follow::Ended;
 use crate::ask::{Asked, Given, Wanted};
-use crate::core::Node as Gateway;
 
 /// Questions that may wait for their answers.
 const UNANSWERED: usize = 4096;
@@ -40,10 +39,14 @@ pub(super) struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     /// Nothing has been asked yet.
-    pub(super) fn new(gateway: &'a Gateway, outgoing: mpsc::Sender<NodeMessage>) -> Self {
+    pub(super) fn new(
+        given: &'a Given,
+        revocations: &'a Revocations,
+        outgoing: mpsc::Sender<NodeMessage>,
+    ) -> Self {
         Self {
-            given: &gateway.questions.given,
-            revocations: &gateway.revocations,
+            given,
+            revocations,
             outgoing,
             asked: HashMap::new(),
             questions: 0,
@@ -171,14 +174,7 @@ mod tests {
         for is_begun in [true, false] {
             let (given, revocations) = <(Given, _)>::default();
             let (outgoing, mut sent) = mpsc::channel(2);
-            let mut asking = Asking {
-                given: &given,
-                revocations: &revocations,
-                outgoing,
-                asked: HashMap::new(),
-                questions: 0,
-                heard: Heard::default(),
-            };
+            let mut asking = Asking::new(&given, &revocations, outgoing);
             let (answer, answered) = oneshot::channel();
             let key = Bytes::from_static(&[7; 32]);
             let what = request::What::Flight(Flight {
@@ -206,14 +202,7 @@ mod tests {
     fn who_asks_what_cannot_be_sent_hears_at_once_that_there_is_no_answer() {
         let (given, revocations) = Default::default();
         let (outgoing, mut sent) = mpsc::channel(1);
-        let mut asking = Asking {
-            given: &given,
-            revocations: &revocations,
-            outgoing,
-            asked: HashMap::new(),
-            questions: 0,
-            heard: Heard::default(),
-        };
+        let mut asking = Asking::new(&given, &revocations, outgoing);
         let mut ask = || {
             let (answer, answered) = oneshot::channel();
             let what = request::What::Echo(true);
