@@ -20,6 +20,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use http::Method;
 use plugins::exchange::Captures;
+use shared::authority::{bare, split_port};
 use shared::entity::Route;
 
 use self::entry::{Entry, HostPattern, PathRule, Rank, entries};
@@ -372,32 +373,5 @@ fn capture(regex: &regex::Regex, path: &str, readable: Option<&str>) -> Captures
         whole: text(captures.get(0)),
         numbered: captures.iter().skip(1).map(text).collect(),
         named: named.collect(),
-    }
-}
-
-/// A host without the brackets around an IPv6 address.
-pub(crate) fn bare(host: &str) -> &str {
-    let inside = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    inside.unwrap_or(host)
-}
-
-/// Host and port of an authority. A bracketed IPv6 address keeps its brackets.
-pub(crate) fn split_port(authority: &str) -> (&str, Option<&str>) {
-    let digits = authority
-        .bytes()
-        .rev()
-        .take_while(u8::is_ascii_digit)
-        .count();
-    let (before, port) = authority.split_at(authority.len() - digits);
-    match before.strip_suffix(':') {
-        // The last group of a bare IPv6 address is no port.
-        Some(host) if !host.ends_with(']') && host.bytes().any(|byte| byte == b':') => match port {
-            "" => (host, None),
-            _ => (authority, None),
-        },
-        Some(host) => (host, (!port.is_empty()).then_some(port)),
-        None => (authority, None),
     }
 }

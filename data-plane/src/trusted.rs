@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
+use shared::authority::bare;
 use shared::network::Network;
 
 /// Addresses and networks.
@@ -72,11 +73,8 @@ impl RealIp {
 
 /// An address, perhaps with a port.
 fn address(text: &str) -> Option<IpAddr> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(text);
-    bare.parse()
+    bare(text)
+        .parse()
         .ok()
         .or_else(|| text.parse::<SocketAddr>().ok().map(|both| both.ip()))
 }

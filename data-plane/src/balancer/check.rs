@@ -51,7 +51,7 @@ async fn ask(
                 .as_deref()
                 .or(upstream.host_header.as_deref())
                 .unwrap_or(&peer.key.host);
-            let (name, _) = crate::router::split_port(name);
+            let (name, _) = shared::authority::split_port(name);
             let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
             let profile = TlsProfile::of(checks.verify, None, None, upstream.identity.as_ref());
             let http2 = checks.kind == CheckKind::Grpcs;

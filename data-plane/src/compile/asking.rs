@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use shared::authority::{bare, split_port};
 use shared::entity::Route;
 
 use super::CompiledRoute;
-use crate::router::{bare, split_port};
 
 /// By the name in the handshake.
 #[derive(Clone, Debug, Default)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use plugins::exchange::Workspace;
+use shared::authority::split_port;
 use shared::entity::health_check::{ActiveChecks, CheckKind, HttpStatus};
 use shared::entity::{Algorithm, HashOn, Target, Upstream};
 use uuid::Uuid;
@@ -17,7 +18,6 @@ use super::workspaces::Workspaces;
 
 use crate::balancer::hash::HashInput;
 use crate::balancer::{Judgement, Thresholds};
-use crate::router::split_port;
 use crate::upstream::tls::TlsIdentity;
 
 /// An upstream with everything that balancing needs.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use http::{HeaderValue, header};
 use plugins::exchange::Try;
+use shared::authority::split_port;
 use shared::clock::{UnixTime, monotonic};
 
 use super::{Outgoing, Way};
@@ -18,7 +19,6 @@ use crate::http1::Framing;
 use crate::http1::headers::View;
 use crate::http1::kind::Kind;
 use crate::http1::writer::{decimal, field};
-use crate::router::split_port;
 use crate::upstream::exchange::{Answer, Asked, Pump, exchange};
 use crate::upstream::http2::{self, Seen};
 use crate::upstream::origin::Origin;

@@ -210,7 +210,7 @@ fn to_https(status: u16, authority: &str, uri: &Uri, request_id: &str) -> Respon
     let path = uri
         .path_and_query()
         .map_or("/", http::uri::PathAndQuery::as_str);
-    let (host, _) = crate::router::split_port(authority);
+    let (host, _) = shared::authority::split_port(authority);
     let location = HeaderValue::from_str(&format!("https://{host}{path}"));
     match location {
         Ok(location) if status != StatusCode::UPGRADE_REQUIRED => {

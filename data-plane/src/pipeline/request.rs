@@ -213,7 +213,7 @@ pub(super) fn client(
 
 /// The authority with another port, which goes without saying if it is the scheme's own.
 fn with_port(authority: &str, port: u16, https: bool) -> String {
-    let (host, _) = crate::router::split_port(authority);
+    let (host, _) = shared::authority::split_port(authority);
     let own = if https { 443 } else { 80 };
     if port == own {
         host.to_owned()
@@ -259,7 +259,7 @@ pub(super) fn forwarded<'a>(
     client: &'a Client,
     added: &mut Vec<Added<'a>>,
 ) {
-    let (host, _) = crate::router::split_port(&client.authority);
+    let (host, _) = shared::authority::split_port(&client.authority);
     let scheme = if client.https { "https" } else { "http" };
     for (name, value) in [
         (X_FORWARDED_PROTO, scheme),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use regex::Regex;
 use regex_syntax::hir::{Hir, HirKind, Look};
+use shared::authority::{bare, split_port};
 use shared::entity::Route;
 use shared::types::patterns;
 
@@ -137,8 +138,8 @@ pub(super) enum HostPattern<'a> {
 impl HostRule {
     fn parse(text: &str) -> Self {
         let text = text.to_ascii_lowercase();
-        let (host, port) = super::split_port(&text);
-        let host = super::bare(host);
+        let (host, port) = split_port(&text);
+        let host = bare(host);
         let (kind, text) = if let Some(ending) = host.strip_prefix('*') {
             (HostKind::EndsWith, ending)
         } else if let Some(beginning) = host.strip_suffix('*') {

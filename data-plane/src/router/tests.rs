@@ -9,7 +9,7 @@ use shared::entity::Route;
 use shared::types::patterns::readable;
 
 use super::entry::entries;
-use super::{Asked, Found, Router, split_port};
+use super::{Asked, Found, Router, bare, split_port};
 use crate::compile::room::Room;
 use crate::http1::headers::View;
 
@@ -296,14 +296,6 @@ fn an_sni_counts_only_with_tls() {
 }
 
 #[test]
-fn a_port_is_told_from_an_address() {
-    assert_eq!(split_port("a:80"), ("a", Some("80")));
-    assert_eq!(split_port("[::1]:80"), ("[::1]", Some("80")));
-    assert_eq!(split_port("[::1]"), ("[::1]", None));
-    assert_eq!(split_port("a:"), ("a", None));
-}
-
-#[test]
 fn each_of_fifty_thousand_routes_is_found() {
     let fields = (0..50_000)
         .map(|number| match number % 4 {
@@ -446,7 +438,7 @@ proptest! {
         let asked = Asked { method: &method, path, readable, authority, headers: View::Map(&headers), server_name, https };
         let mut faults = Vec::new();
         let (host, port) = split_port(authority);
-        let host = super::bare(host);
+        let host = bare(host);
         let mut matching: Vec<_> = list
             .iter()
             .enumerate()

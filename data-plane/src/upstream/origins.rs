@@ -12,8 +12,9 @@ use rustls_pki_types::ServerName;
 
 use super::origin::{Origin, OriginKey, OriginTls};
 use super::tls::TlsProfile;
+use shared::authority::split_port;
+
 use crate::balancer::Peer;
-use crate::router::split_port;
 
 /// Most origins that are remembered.
 const REMEMBERED: usize = 8192;

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::net::Ipv6Addr;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-
+use shared::authority::{bare, split_port};
 use shared::types::RouteHost;
 
 use super::failure::Failure;
@@ -59,21 +59,9 @@ fn host<'a>(exchange: &'a Exchange<'_>) -> &'a str {
     bare(exchange.client.host())
 }
 
-fn bare(host: &str) -> &str {
-    let inside = host.strip_prefix('[');
-    inside
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host)
-}
-
 /// Whether a route that lists `listed` is for `host`, by whatever port: a name or an address, or a name with `*` at one end.
 fn covers(listed: &RouteHost, host: &str) -> bool {
-    let listed = listed.as_str();
-    let listed = match listed.rsplit_once(':') {
-        // The last group of an address that stands alone is no port.
-        Some((name, _)) if !name.contains(':') || name.ends_with(']') => name,
-        _ => listed,
-    };
+    let (listed, _) = split_port(listed.as_str());
     let (listed, host) = (bare(listed).to_ascii_lowercase(), host.to_ascii_lowercase());
     let (listed, host) = (listed.trim_end_matches('.'), host.trim_end_matches('.'));
     if let Some(ending) = listed.strip_prefix('*') {
