@@ -27,6 +27,7 @@ use proto::v1::flight::Step;
 use proto::v1::request::What;
 use proto::v1::{Aside, Flight, answer, aside};
 use rustls_pki_types::ServerName;
+use shared::authority::bare;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
 use shared::secret::Secret;
@@ -72,11 +73,7 @@ impl CoreHost {
         if authority.as_str().contains('@') {
             return Err(bad());
         }
-        let host = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_ascii_lowercase();
+        let host = bare(authority.host()).to_ascii_lowercase();
         let server_name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let tls = tls.then_some(OriginTls {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::Method;
 use percent_encoding::percent_decode_str;
+use shared::authority::bare;
 use shared::entity::{
     Certificate, Consumer, ConsumerGroup, Definition, Entity, Sni, Target, Upstream, definition,
     definition_at, definitions,
@@ -326,8 +327,7 @@ fn address_of(text: &str) -> Result<(IpAddr, Option<u16>), std::net::AddrParseEr
     if let Ok(both) = text.parse::<SocketAddr>() {
         return Ok((both.ip(), Some(both.port())));
     }
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
-    bare.parse().map(|address| (address, None))
+    bare(text).parse().map(|address| (address, None))
 }
 
 /// What a path below a record takes, whether or not that record is there: a browser asks so before it sends, and reads no

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Map, Value, json};
+use shared::authority::bare;
 use shared::entity::{Entity, Target};
 use shared::snapshot::Key;
 use uuid::Uuid;
@@ -137,10 +138,10 @@ fn addresses(
         .unwrap_or_default();
     let (host, port) = target.rsplit_once(':').unwrap_or((target, ""));
     let port = port.parse::<u16>().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let address = bare(host);
     let mut shown = Vec::new();
     let (mut available, mut unavailable) = (0, 0);
-    if bare.parse::<IpAddr>().is_ok() {
+    if address.parse::<IpAddr>().is_ok() {
         shown.push(json!({ "ip": host, "port": port, "health": state, "weight": weight }));
     } else {
         for (at, address) in told {

@@ -22,6 +22,7 @@ use plugins::bundled::openid_connect::client_keys::ClientCertificate;
 use plugins::host::{FetchError, FetchLimits, Reach};
 use plugins::proxies::Proxy;
 use rustls_pki_types::ServerName;
+use shared::authority::bare;
 use shared::network::Network;
 use shared::telemetry::chain;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -223,10 +224,7 @@ fn host_and_port(url: &Uri) -> Result<(String, u16), FetchError> {
     let host = url
         .host()
         .ok_or_else(|| FetchError::Url(without_query(url)))?;
-    let host = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
+    let host = bare(host).to_owned();
     let own = if url.scheme() == Some(&Scheme::HTTPS) {
         443
     } else {

@@ -1,6 +1,7 @@
 //! Proxies between the gateway and what it fetches.
 
 use http::Uri;
+use shared::authority::bare;
 use shared::secret::Secret;
 
 /// The proxies of a configuration.
@@ -31,10 +32,7 @@ impl Proxies {
             _ => self.http.as_ref(),
         }?;
         let host = target.host().unwrap_or_default();
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_ascii_lowercase();
+        let host = bare(host).to_ascii_lowercase();
         let direct = self.without.iter().any(|entry| {
             let entry = entry.trim_start_matches('.').to_ascii_lowercase();
             let below = host

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use rustls_pki_types::ServerName;
+use shared::authority::bare;
 use shared::entity::{Protocol, Service};
 use uuid::Uuid;
 
@@ -56,9 +57,7 @@ pub(super) struct Surroundings<'a> {
 
 /// The host of `service` as upstreams are named: in lower case, without brackets.
 pub(super) fn bare_host(service: &Service) -> String {
-    let host = service.host.as_str();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.to_ascii_lowercase()
+    bare(service.host.as_str()).to_ascii_lowercase()
 }
 
 /// Compiles `service` of `workspace`.
@@ -79,8 +78,8 @@ pub(super) fn compile(
         Protocol::Grpc => (false, true),
         Protocol::Grpcs => (true, true),
     };
-    let bare = bare_host(service);
-    let place = surroundings.named.place(workspace, &bare);
+    let host = bare_host(service);
+    let place = surroundings.named.place(workspace, &host);
     let upstream = place.and_then(|place| surroundings.upstreams.get(place));
     let profile = if tls {
         Some(
@@ -97,15 +96,17 @@ pub(super) fn compile(
     let destination = if let Some(place) = place {
         Destination::Upstream(place)
     } else {
-        let host = service.host.as_str().to_ascii_lowercase();
-        let not_a_host = || fault("host", format!("not a DNS name or IP address: {host}"));
+        let not_a_host = || {
+            let message = format!("not a DNS name or IP address: {}", service.host.as_str());
+            fault("host", message)
+        };
         // What is no name cannot be asked for in TLS, and no certificate is for it.
         let nobody = |_| ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-        let name = ServerName::try_from(bare.clone()).unwrap_or_else(nobody);
-        let authority = transport.authority(&bare, service.port);
+        let name = ServerName::try_from(host.clone()).unwrap_or_else(nobody);
+        let authority = transport.authority(&host, service.port);
         Destination::Origin {
             host: HeaderValue::from_str(&authority).map_err(|_| not_a_host())?,
-            origin: transport.origin(bare, service.port, name),
+            origin: transport.origin(host, service.port, name),
         }
     };
     let milliseconds =

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use plugins::exchange::Workspace;
-use shared::authority::split_port;
+use shared::authority::{bare, split_port};
 use shared::entity::health_check::{ActiveChecks, CheckKind, HttpStatus};
 use shared::entity::{Algorithm, HashOn, Target, Upstream};
 use uuid::Uuid;
@@ -214,10 +214,7 @@ pub(super) fn compile(
 
 fn compile_target(record: Target) -> Result<CompiledTarget, CompileFault> {
     let (host, port) = split_port(&record.target);
-    let host = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_ascii_lowercase();
+    let host = bare(host).to_ascii_lowercase();
     let port = port
         .map_or(Ok(8000), str::parse)
         .map_err(|_| CompileFault {

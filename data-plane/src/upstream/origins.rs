@@ -12,7 +12,7 @@ use rustls_pki_types::ServerName;
 
 use super::origin::{Origin, OriginKey, OriginTls};
 use super::tls::TlsProfile;
-use shared::authority::split_port;
+use shared::authority::{bare, split_port};
 
 use crate::balancer::Peer;
 
@@ -181,8 +181,7 @@ impl Origins {
 /// The name in a `Host`, without its port.
 fn server_name(host: &HeaderValue) -> Option<ServerName<'static>> {
     let (name, _) = split_port(host.to_str().ok()?);
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    ServerName::try_from(bare.to_owned()).ok()
+    ServerName::try_from(bare(name).to_owned()).ok()
 }
 /// The same host, for which one connection is as good as another.
 fn lower_case(host: &HeaderValue) -> HeaderValue {

@@ -16,6 +16,7 @@ use prost::bytes::Bytes;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
+use shared::authority::bare;
 use shared::renewal::Renewal;
 use shared::telemetry::chain;
 use shared::tls::{self, Identity, TlsError};
@@ -187,7 +188,7 @@ fn member(endpoint: &str, settings: &EtcdSettings) -> Result<Member, EtcdError> 
         return Err(refused("expected scheme, host and port alone"));
     }
     Ok(Member {
-        host: host.trim_matches(['[', ']']).to_owned(),
+        host: bare(host).to_owned(),
         port: url.port_or_known_default().unwrap_or(2379),
         tls,
         shows: settings.certificate.is_some(),

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use shared::authority::bare;
 use shared::schema::FieldErrors;
 use shared::secret::Secret;
 
@@ -179,7 +180,7 @@ fn node(host: &str, address: Value) -> Value {
     let split = text.rsplit_once(':');
     let split = split.filter(|(name, _)| !name.contains(':') || name.ends_with(']'));
     if let Some((name, port)) = split {
-        let name = name.trim_start_matches('[').trim_end_matches(']');
+        let name = bare(name);
         node.insert(host.to_owned(), name.into());
         let port = port
             .parse::<u16>()
