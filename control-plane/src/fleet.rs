@@ -217,7 +217,10 @@ struct Row {
     /// The run of it that had the stream before.
     #[serde(default)]
     before: Option<Run>,
-    /// Whether two runs take turns: two processes with one certificate.
+    /// Since when its stream is there, or was. Control planes of earlier versions do not tell.
+    #[serde(default)]
+    connected_since: Option<UnixTime>,
+    /// Whether two runs take turns, or are led side by side: two processes with one certificate.
     #[serde(default)]
     contested: bool,
     /// The revision up to which it has been told of revocations, beside an update that is not done.
@@ -287,7 +290,6 @@ const LEAVING: u64 = 0;
 #[derive(Debug)]
 struct Stream {
     number: u64,
-    since: UnixTime,
     orders: mpsc::Sender<Order>,
 }
 
@@ -344,7 +346,10 @@ impl Fleet {
             .filter(|row| row.running == running)
             .map_or(now, |row| row.running_since);
         let stuck = same_run && before.as_ref().is_some_and(|row| row.stuck);
-        let (run_before, contested) = member::turns(before.as_ref(), &introduction);
+        let (run_before, mut contested) = member::turns(before.as_ref(), &introduction);
+        // That one of two comes anew ends nothing.
+        contested |= before.as_ref().is_some_and(|row| row.contested)
+            && nodes.elsewhere.has_another_run(&introduction);
         let known = before.is_some();
         let (last_refusal, mut samples) = before
             .map(|row| (row.last_refusal, row.samples))
@@ -373,6 +378,7 @@ impl Fleet {
             missing: Vec::new(),
             connected: true,
             before: run_before,
+            connected_since: Some(now),
             contested,
             revoked: Revision::default(),
         };
@@ -380,7 +386,6 @@ impl Fleet {
             row,
             stream: Some(Stream {
                 number: streams,
-                since: now,
                 orders,
             }),
             streams,

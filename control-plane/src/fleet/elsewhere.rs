@@ -291,6 +291,7 @@ impl Fleet {
         for row in &mut told.rows {
             shift(&mut row.last_seen);
             shift(&mut row.running_since);
+            row.connected_since.iter_mut().for_each(shift);
             row.samples.shift(shift);
             if let Some(refusal) = &mut row.last_refusal {
                 shift(&mut refusal.at);
@@ -298,7 +299,11 @@ impl Fleet {
         }
         let mut nodes = self.nodes();
         for row in told.rows.iter().filter(|row| row.connected) {
-            nodes.elsewhere.left.remove(&row.introduction.name);
+            let name = &row.introduction.name;
+            nodes.elsewhere.left.remove(name);
+            if let Some(node) = nodes.here.get_mut(name) {
+                node.row.learns_of(row);
+            }
         }
         nodes.elsewhere.told.insert((from, part), told);
         drop(nodes);

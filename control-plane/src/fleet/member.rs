@@ -24,6 +24,10 @@ const RETURNS: u32 = 3;
 /// back within ten seconds.
 const UNCHALLENGED: Duration = Duration::from_mins(1);
 
+/// How long two control planes have to hear two processes of a node side by side until these are two that both want to stay. One
+/// that starts, or takes over from the process before it, may come to another control plane before that one has gone.
+const TOGETHER: Duration = Duration::from_secs(20);
+
 /// The run of a node that had the stream before the one that is introduced now, and whether the two take turns: two processes
 /// have the node's certificate then. `row` is what is known of the node.
 pub(super) fn turns(row: Option<&Row>, now: &Introduction) -> (Option<Run>, bool) {
@@ -67,6 +71,28 @@ impl Row {
     pub(super) fn is_at(&self, position: &Position) -> bool {
         let state = |one: &Position| (one.generation, one.revision);
         state(&self.running) == state(position)
+    }
+
+    /// Learns of the row that another control plane has of the node: whether it leads another process of it, which has its
+    /// certificate as well.
+    pub(super) fn learns_of(&mut self, other: &Self) {
+        let since = self.connected_since.zip(other.connected_since);
+        let heard = self.last_seen.min(other.last_seen);
+        let together =
+            since.is_some_and(|(here, there)| heard.saturating_since(here.max(there)) >= TOGETHER);
+        let (here, there) = (&self.introduction, &other.introduction);
+        let both = self.connected && other.connected && here.boot != there.boot;
+        if self.contested || !both || !together {
+            return;
+        }
+        self.contested = true;
+        tracing::warn!(
+            node_id = here.name,
+            here = ?here.ip,
+            there = ?there.ip,
+            there_hostname = there.hostname,
+            "another control plane leads another process as this node: both have one certificate; give each its own"
+        );
     }
 
     /// What the node, which introduces itself anew as `now`, has refused in this run of it and would refuse again.
@@ -136,12 +162,12 @@ impl Membership {
         let Some(node) = here.get_mut(&self.name) else {
             return;
         };
-        let stream = node.stream.as_ref();
-        let stream = stream.filter(|stream| stream.number == self.number);
-        if let Some(stream) = stream {
+        if self.speaks_for(node) {
             let row = &mut node.row;
             row.last_seen = now;
-            let unchallenged = now.saturating_since(stream.since) >= UNCHALLENGED;
+            let unchallenged = row
+                .connected_since
+                .is_some_and(|since| now.saturating_since(since) >= UNCHALLENGED);
             if row.contested && unchallenged && !elsewhere.has_another_run(&row.introduction) {
                 row.contested = false;
                 tracing::info!(
@@ -375,6 +401,57 @@ mod tests {
         assert!(shown().is_null());
         member.revokes(Revision(7), START);
         assert_eq!(shown(), 7);
+    }
+
+    #[test]
+    fn two_processes_that_two_control_planes_lead_are_told_of_at_all() {
+        let [one, other, third] = [(); 3].map(|()| Fleet::shared());
+        let ids = [1, 2].map(Uuid::from_u128);
+        let ways = [
+            (&one, ids[0], &other),
+            (&other, ids[1], &one),
+            (&one, ids[0], &third),
+            (&other, ids[1], &third),
+        ];
+        let exchange = |now| {
+            for (from, id, to) in ways {
+                for part in from.parts() {
+                    let told = from.tell(part.number, false, now).unwrap();
+                    to.take(id, part.number, &told, now).unwrap();
+                }
+            }
+            [&one, &other, &third].map(is_contested)
+        };
+        let (first, _) = one.join(run("first"), START).unwrap();
+        let (second, _) = other.join(run("second"), after(5)).unwrap();
+        // A process that is gone is there until somebody notices.
+        for seconds in [15, 24] {
+            first.reports(report(), after(seconds));
+            second.reports(report(), after(seconds));
+            assert_eq!(exchange(after(seconds)), [false; 3], "{seconds}");
+        }
+        first.reports(report(), after(60));
+        assert_eq!(exchange(after(61)), [false; 3]);
+        assert_eq!(progress(&third).serving, ["node-1"]);
+        second.reports(report(), after(62));
+        assert_eq!(exchange(after(62)), [true; 3]);
+        for fleet in [&one, &other, &third] {
+            assert_eq!(progress(fleet).waiting, ["node-1"]);
+        }
+        // A stream in the place of one of theirs changes nothing.
+        let (second, _) = other.join(run("second"), after(70)).unwrap();
+        second.reports(report(), after(140));
+        assert_eq!(exchange(after(140)), [true; 3]);
+        drop(second);
+        assert_eq!(exchange(after(141)), [true; 3]);
+        first.reports(report(), after(142));
+        assert_eq!(exchange(after(142)), [false; 3]);
+        assert_eq!(progress(&third).serving, ["node-1"]);
+        // Nor does one process that goes from one to the other.
+        drop(first);
+        let (first, _) = other.join(run("first"), after(143)).unwrap();
+        first.reports(report(), after(180));
+        assert_eq!(exchange(after(180)), [false; 3]);
     }
 
     #[test]
