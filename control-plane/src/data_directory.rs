@@ -1,6 +1,57 @@
-//! What lies where in a control plane's data directory.
+//! What lies where in a control plane's data directory, and whose it is.
 
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+
+use shared::machine::lock_file;
+
+use crate::store::Fault;
+
+/// A data directory that is held: no other control plane uses it, wherever the store of either is.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Its path without links; none if it is not there.
+    directory: Option<PathBuf>,
+    _lock: Option<File>,
+}
+
+impl Held {
+    /// Whether it is `directory`.
+    pub(crate) fn is(&self, directory: &Path) -> bool {
+        self.directory.is_some() && directory.canonicalize().ok() == self.directory
+    }
+}
+
+/// Makes `directory` and holds it until what is returned is dropped. What cannot be made or locked is not held: whoever writes there says
+/// why.
+///
+/// # Errors
+///
+/// If another control plane holds it.
+pub(crate) fn hold(directory: &Path) -> io::Result<Held> {
+    let mut maker = DirBuilder::new();
+    let made = maker.recursive(true).mode(0o700).create(directory);
+    let locked = made
+        .and_then(|()| lock_file(directory))
+        .and_then(|lock| match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                Err(io::Error::new(ErrorKind::ResourceBusy, Fault::InUse))
+            }
+            locked => Ok(locked.map(|()| lock)?),
+        });
+    let lock = match locked {
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => return Err(error),
+        locked => locked
+            .inspect_err(|error| tracing::warn!(%error, "data_directory is not locked"))
+            .ok(),
+    };
+    Ok(Held {
+        directory: directory.canonicalize().ok(),
+        _lock: lock,
+    })
+}
 
 /// The file of the key for the store below `data_directory`, if `secrets_key_file` is set to that.
 pub(crate) fn key_path(data_directory: &Path, secrets_key_file: Option<&Path>) -> PathBuf {

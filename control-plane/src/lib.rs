@@ -196,9 +196,9 @@ impl ControlPlane {
         let certificates = Certificates::follow(files, move || others.other_expiries())?;
         let expiries = certificates.expiries.clone();
         let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
+        let store = Opened::by(&settings, key.clone())?;
         let publisher = open(&settings, key.clone()).await?;
         let (etcd, mut following) = opening::follow(&settings, &publisher)?;
-        let store = Opened::by(&settings, key.clone());
         let exports = export_path(&settings.data_directory);
         let exporter = Exporter::new(publisher.clone(), key.clone(), exports);
         let exports = tokio::spawn(export(exporter.clone(), settings.export_interval));

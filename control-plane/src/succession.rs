@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::data_directory::store_path;
+use crate::data_directory::{Held, hold, store_path};
 use crate::opening;
 use crate::settings::Settings;
 use crate::store::{self, SecretsKey, StoreError};
@@ -14,6 +14,7 @@ use crate::{ControlPlane, StartError, has_no_user, listeners};
 pub(crate) struct Opened {
     pub(crate) key: SecretsKey,
     place: Place,
+    directory: Held,
 }
 
 /// Where a store is.
@@ -35,13 +36,21 @@ impl Place {
 }
 
 impl Opened {
-    /// Of a process with `settings`.
-    pub(crate) fn by(settings: &Settings, key: SecretsKey) -> Self {
-        Self {
+    /// Of a process with `settings`, which has its data directory for itself from now on.
+    pub(crate) fn by(settings: &Settings, key: SecretsKey) -> Result<Self, StartError> {
+        Ok(Self {
             key,
             place: Place::of(settings),
-        }
+            directory: hold_for(settings)?,
+        })
     }
+}
+
+fn hold_for(settings: &Settings) -> Result<Held, StartError> {
+    hold(&settings.data_directory).map_err(|source| StartError::DataDirectory {
+        path: settings.data_directory.clone(),
+        source,
+    })
 }
 
 impl ControlPlane {
@@ -59,6 +68,9 @@ impl ControlPlane {
             path: directory.clone(),
             source,
         })?;
+        if !self.store.directory.is(directory) {
+            hold_for(settings)?;
+        }
         let is_own = self.store.place == Place::of(settings);
         if let Some(etcd) = settings.etcd.used() {
             let key = SecretsKey::read(&settings.secrets_key_path())?;

@@ -279,6 +279,45 @@ async fn a_process_gives_way_only_to_one_that_can_start() {
     control_plane.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_is_one_control_planes_wherever_its_store_is() {
+    let root = tempfile::tempdir().unwrap();
+    let base = settings(root.path());
+    let control_plane = ControlPlane::start(base.clone()).await.unwrap();
+    let mut over_etcd = base.clone();
+    // Nobody is there: it is not asked.
+    over_etcd.etcd.endpoints = vec!["http://127.0.0.1:9".to_owned()];
+    let said = |refused: StartError| {
+        let told = shared::telemetry::chain(&refused).to_string();
+        assert!(
+            matches!(refused, StartError::DataDirectory { .. }),
+            "{told}"
+        );
+        told
+    };
+    for second in [&base, &over_etcd] {
+        let told = said(ControlPlane::start(second.clone()).await.unwrap_err());
+        let expected = "(data_directory): another control plane uses it: stop that one first";
+        assert!(told.ends_with(expected), "{told}");
+    }
+    // Nor does one that runs give way to one that would have it.
+    let elsewhere = settings(&root.path().join("elsewhere"));
+    let other = ControlPlane::start(elsewhere.clone()).await.unwrap();
+    let refused = other.could_be_followed_by(&over_etcd).await.unwrap_err();
+    assert!(said(refused).contains("another control plane"));
+    std::os::unix::fs::symlink(&elsewhere.data_directory, root.path().join("link")).unwrap();
+    let same = Settings {
+        data_directory: root.path().join("link"),
+        secrets_key_file: Some(root.path().join("elsewhere/data.key")),
+        ..elsewhere
+    };
+    other.could_be_followed_by(&same).await.unwrap();
+    other.stop().await;
+    control_plane.stop().await;
+    let refused = ControlPlane::start(over_etcd).await.unwrap_err();
+    assert!(matches!(refused, StartError::Store(_)), "{refused}");
+}
+
 /// A connection over TLS for one of these protocols.
 async fn connect(address: &str, authority: &Path, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
     let mut config = ClientConfig::builder_with_provider(provider())

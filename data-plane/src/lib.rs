@@ -83,7 +83,7 @@ use proxy::{Addresses, Proxy, ProxyError};
 use secrets::{Secrets, UpstreamTlsError};
 use settings::Settings;
 use shared::clock::{UnixTime, monotonic};
-use shared::machine::{check_directory, check_file, check_files, write_whole};
+use shared::machine::{check_directory, check_file, check_files, lock_file, write_whole};
 use shared::renewal::Renewal;
 use shared::tls::{self, ClusterFiles, TlsError};
 use succession::{SuccessionError, Successor, notify};
@@ -333,13 +333,11 @@ const KEPT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Makes `directory` and locks it, since two nodes would overwrite each other's files there; a successor once the process
-/// before it has ended. What is locked is opened to be read: a disk that takes nothing any more is no reason not to start.
+/// before it has ended.
 fn hold(directory: &Path, succeeds: bool) -> std::io::Result<Arc<File>> {
     last_good::make(directory)?;
     check_files(directory)?;
-    let path = directory.join("lock");
-    let made = || File::create(&path).and_then(|_| File::open(&path));
-    let lock = match File::open(&path).or_else(|_| made()) {
+    let lock = match lock_file(directory) {
         Ok(lock) => Arc::new(lock),
         Err(error) => {
             tracing::warn!(%error, "data_directory is not locked");
