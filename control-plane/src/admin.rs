@@ -208,13 +208,15 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
         .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
         .cloned();
     let mut asked = Asked::of(&request);
+    // A process that stood still is to say so of what it has read before it has looked again.
+    let stale = admin.publisher.is_stale();
     admin.counters.begin();
     let answer = guard(admin.answer(request, &mut asked)).await;
     admin.counters.end();
     let revision = admin.publisher.config().revision();
     admin.refused.note(asked, answer.status, revision);
     let mut response = answer.respond(head, wished, started);
-    if admin.publisher.is_stale() {
+    if stale || admin.publisher.is_stale() {
         // Others may have written what is not known here.
         let stale = HeaderValue::from_static("true");
         response.headers_mut().insert("x-wardgate-stale", stale);

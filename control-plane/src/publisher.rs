@@ -1,6 +1,7 @@
 //! The write path: a command is decided on the newest configuration, made durable, and only then
 //! shown to readers and streams.
 
+mod looks;
 mod turns;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use crate::command::{Command, Context, Decision, Rejection, decide};
 use crate::config::{Change, Config};
 use crate::history::{Entry, Forgotten, History, Origin};
 use crate::snapshot;
+use looks::Looks;
 use turns::{NoTurn, Turns};
 
 /// Where commits become durable.
@@ -159,28 +161,6 @@ struct Inner {
     refused: RwLock<Option<(JournalFault, Instant)>>,
 }
 
-/// When it was looked for what others have committed.
-#[derive(Default)]
-struct Looks {
-    begun: AtomicU64,
-    /// The last one that has ended. Held by whoever looks.
-    ended: tokio::sync::Mutex<u64>,
-    /// Why the last one failed, if it did. Then nobody waits for the next one.
-    failing: RwLock<Option<JournalFault>>,
-}
-
-impl Looks {
-    fn note(&self, fault: Option<JournalFault>) {
-        let failing = self.failing.write();
-        *failing.unwrap_or_else(PoisonError::into_inner) = fault;
-    }
-
-    fn failing(&self) -> Option<JournalFault> {
-        let failing = self.failing.read();
-        failing.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 impl std::fmt::Debug for Publisher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Publisher")
@@ -267,8 +247,13 @@ impl Publisher {
 
     /// Whether there may be newer state than is known here, since the store that others write to is not reached.
     pub fn is_stale(&self) -> bool {
+        self.is_stale_at(monotonic())
+    }
+
+    /// The same at `now`.
+    pub(crate) fn is_stale_at(&self, now: Instant) -> bool {
         let looks = self.inner.looks.as_ref();
-        looks.is_some_and(|looks| looks.failing().is_some())
+        looks.is_some_and(|looks| looks.failing().is_some() || looks.is_silent(now))
     }
 
     /// The past of the configuration.
@@ -378,6 +363,7 @@ impl Publisher {
             capacity::check(&config, &change).map_err(JournalFault::TooLarge)?;
             self.pass(journal.as_mut(), &config, now)?;
             let revision = config.revision().next();
+            let begun = monotonic();
             let committed = journal.commit(&Entry::of(&config, &change, revision, now, origin));
             self.note(&committed);
             if let Some(looks) = &self.inner.looks
@@ -389,6 +375,7 @@ impl Publisher {
                 Ok(()) => {
                     let config = config.evolve(&change, revision);
                     self.show(config.clone());
+                    self.hear(begun);
                     // What is durable stays so without it.
                     if let Err(fault) = journal.checkpoint(&config) {
                         tracing::warn!(%fault, "the configuration is not kept whole");
@@ -402,6 +389,13 @@ impl Publisher {
                 }
                 Err(fault) => return Err(fault.into()),
             }
+        }
+    }
+
+    /// Everything is known that was committed up to `at`.
+    fn hear(&self, at: Instant) {
+        if let Some(looks) = &self.inner.looks {
+            looks.hear(at);
         }
     }
 
@@ -437,6 +431,7 @@ impl Publisher {
     }
 
     fn take_newer(&self, journal: &mut dyn Journal) -> Result<(), JournalFault> {
+        let begun = monotonic();
         match journal.newer()? {
             Newer::Changes(changes) if changes.is_empty() => {}
             Newer::Changes(changes) => {
@@ -448,6 +443,7 @@ impl Publisher {
             }
             Newer::Whole(config) => self.show(config.founded()),
         }
+        self.hear(begun);
         Ok(())
     }
 

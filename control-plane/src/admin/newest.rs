@@ -79,6 +79,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_was_not_looked_at_for_long_may_be_stale() {
+        use std::time::Duration;
+        let publisher = Publisher::new(Config::default(), 1, Box::new(Shared(Arc::default())));
+        publisher.catch_up().unwrap();
+        let now = shared::clock::monotonic();
+        assert!(!publisher.is_stale_at(now));
+        let later = now + Duration::from_secs(2);
+        assert!(publisher.is_stale_at(later), "it stood still");
+    }
+
     #[tokio::test]
     async fn a_stranger_learns_nothing_of_the_revision() {
         let looks = Arc::new(AtomicUsize::new(0));
