@@ -120,6 +120,9 @@ pub struct Report {
     /// Records that it does without, since it cannot run them.
     #[serde(default)]
     pub unfit: Vec<Fault>,
+    /// What it will not run again by now. None of a node of an earlier version, and once its row says so.
+    #[serde(skip)]
+    pub quarantined: Option<Vec<Position>>,
 }
 
 /// What an operator, or a newer stream, has to say to a node's stream.

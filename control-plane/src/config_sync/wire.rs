@@ -75,12 +75,7 @@ pub(super) fn introduction(
             .filter(|feature| feature.len() <= FEATURE)
             .take(FEATURES)
             .collect(),
-        quarantined: hello
-            .quarantined
-            .into_iter()
-            .take(QUARANTINED)
-            .map(|quarantined| position(Some(quarantined)))
-            .collect::<Result<_, _>>()?,
+        quarantined: quarantined(hello.quarantined)?,
         crash_restarts: hello.crash_restarts,
         handed_over: hello.handed_over,
     })
@@ -94,6 +89,11 @@ pub(super) fn flights(message: Option<&NodeMessage>) -> Vec<Bytes> {
         }
         _ => Vec::new(),
     }
+}
+
+fn quarantined(positions: Vec<v1::Position>) -> Result<Vec<Position>, Status> {
+    let positions = positions.into_iter().take(QUARANTINED);
+    positions.map(|one| position(Some(one))).collect()
 }
 
 /// A position; absent: nothing yet.
@@ -128,6 +128,10 @@ pub(super) fn report(status: v1::NodeStatus) -> Result<Report, Status> {
             addresses: addresses(&status.target_addresses),
         }),
         unfit: status.unfit.into_iter().take(FAULTS).map(fault).collect(),
+        quarantined: status
+            .quarantine
+            .map(|quarantine| quarantined(quarantine.positions))
+            .transpose()?,
     })
 }
 

@@ -95,18 +95,24 @@ impl Row {
         );
     }
 
+    /// The node will not run what is `quarantined` again. What it has refused for what it has released it may run.
+    fn isolates(&mut self, quarantined: Vec<Position>) {
+        let mut before = self.introduction.quarantined.iter();
+        let released = before.any(|one| !quarantined.contains(one));
+        let is_over =
+            |refusal: &mut Refusal| released && refusal.faults.iter().any(Fault::is_of_quarantine);
+        self.stuck &= self.last_refusal.take_if(is_over).is_none();
+        self.introduction.quarantined = quarantined;
+    }
+
     /// What the node, which introduces itself anew as `now`, has refused in this run of it and would refuse again.
     pub(super) fn shuns(&mut self, now: &Introduction) -> Option<Shunned> {
         if self.introduction.boot != now.boot {
             return None;
         }
-        let mut quarantined = self.introduction.quarantined.iter();
-        let released = quarantined.any(|one| !now.quarantined.contains(one));
-        let is_over =
-            |refusal: &mut Refusal| released && refusal.faults.iter().any(Fault::is_of_quarantine);
         let stays = self.is_at(&now.running);
-        let let_go = self.last_refusal.take_if(is_over).is_some();
-        self.stuck &= stays && !let_go;
+        self.stuck &= stays;
+        self.isolates(now.quarantined.clone());
         let refusal = self.last_refusal.as_mut()?;
         if !stays {
             refusal.outgrown();
@@ -294,8 +300,11 @@ impl Membership {
     }
 
     /// The node told how it does.
-    pub fn reports(&self, report: Report, now: UnixTime) {
+    pub fn reports(&self, mut report: Report, now: UnixTime) {
         self.update(now, |row| {
+            if let Some(quarantined) = report.quarantined.take() {
+                row.isolates(quarantined);
+            }
             row.moves(report.running, now);
             let millis = |time: UnixTime| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
             row.clock_offset = Some(millis(report.clock).saturating_sub(millis(now)));

@@ -184,26 +184,52 @@ fn what_a_node_has_released_from_its_quarantine_is_sent_to_it() {
         position: at(3),
         configuration: Some([7; 32]),
     };
-    let faults = vec![Fault {
-        code: Code::Quarantined.as_str_name().to_owned(),
-        ..fault("this node crashed with it, twice")
-    }];
-    member.refused(refused, faults.clone(), NOW);
+    let quarantine = || {
+        vec![Fault {
+            code: Code::Quarantined.as_str_name().to_owned(),
+            ..fault("this node crashed with it, twice")
+        }]
+    };
+    member.refused(refused, quarantine(), NOW);
     let shown = fleet.list(|_| at(3), NOW).remove(0);
     assert_eq!(shown["progress"], "quarantined");
     // It still has it there.
     let (member, shunned) = fleet.join(crashed, NOW).unwrap();
     assert_eq!(shunned, [Shunned::from(at(2)), refused]);
-    member.refused(refused, faults, NOW);
+    member.refused(refused, quarantine(), NOW);
     assert_eq!(fleet.list(|_| at(3), NOW)[0]["progress"], "quarantined");
     // It runs it by itself.
-    let (member, shunned) = fleet.join(introduction("a", at(2)), NOW).unwrap();
+    let (_member, shunned) = fleet.join(introduction("a", at(2)), NOW).unwrap();
     assert_eq!(shunned, []);
     let shown = fleet.list(|_| at(3), NOW).remove(0);
     assert_eq!(
         (&shown["progress"], &shown["last_refusal"]),
         (&"behind".into(), &Value::Null)
     );
+    // Or on order, with the keys of now: it tells without a stream of its own.
+    let mut crashed = introduction("a", at(2));
+    crashed.quarantined = vec![at(3)];
+    let (member, _) = fleet.join(crashed, NOW).unwrap();
+    member.refused(at(4), quarantine(), NOW);
+    member.runs(at(5), NOW);
+    let reports = |quarantined| Report {
+        running: at(5),
+        quarantined,
+        ..Report::default()
+    };
+    let shown = || {
+        let shown = fleet.list(|_| at(5), NOW).remove(0);
+        (
+            shown["quarantined"].clone(),
+            shown["last_refusal"].is_null(),
+        )
+    };
+    for told in [None, Some(vec![at(3)])] {
+        member.reports(reports(told), NOW);
+        assert_eq!(shown(), (json!([3]), false));
+    }
+    member.reports(reports(Some(Vec::new())), NOW);
+    assert_eq!(shown(), (json!([]), true));
     // What else it refuses stays refused, whatever it releases.
     let mut crashed = introduction("b", at(2));
     crashed.quarantined = vec![at(1)];

@@ -8,8 +8,8 @@ use proto::v1::control_message::Kind;
 use proto::v1::fault::Code;
 use proto::v1::goodbye::Why;
 use proto::v1::{
-    Ack, ControlMessage, Expiry, Fault, Milestone, Nack, Need, NodeStatus, Reached, Welcome, need,
-    node_message,
+    Ack, ControlMessage, Expiry, Fault, Milestone, Nack, Need, NodeStatus, Quarantine, Reached,
+    Welcome, need, node_message,
 };
 use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::Position;
@@ -428,6 +428,7 @@ impl Following<'_> {
         let balancers = live
             .as_ref()
             .map_or(&[][..], |live| live.balancers(&self.gateway.balancers));
+        let quarantined = self.applier.quarantined();
         let status = NodeStatus {
             running: Some((&self.applier.running()).into()),
             wall_clock_ms: UnixTime::now().as_millis(),
@@ -445,6 +446,9 @@ impl Following<'_> {
             unresolved_targets: report::unresolved_targets(balancers),
             unfit: self.unfit(),
             target_addresses: report::addresses(balancers),
+            quarantine: Some(Quarantine {
+                positions: quarantined.iter().map(Into::into).collect(),
+            }),
         };
         self.figures = figures;
         self.send(node_message::Kind::Status(status))
