@@ -49,13 +49,52 @@ pub(crate) struct Bound {
     pub(crate) asked: bool,
 }
 
+/// What has come of a request's body.
+#[derive(Debug, Default)]
+pub(crate) struct Arrived {
+    bytes: Cell<u64>,
+    lacks: Cell<bool>,
+}
+
+impl Arrived {
+    /// So many bytes, of which none is waited for.
+    pub(crate) fn of(bytes: u64) -> Self {
+        Self {
+            bytes: Cell::new(bytes),
+            lacks: Cell::new(false),
+        }
+    }
+
+    /// How many bytes.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Whether more is waited for, or was when the client left: it is the client then who took its time.
+    pub(crate) const fn lacks(&self) -> bool {
+        self.lacks.get()
+    }
+
+    /// The body was asked for more.
+    fn note(&self, asked: &Poll<Option<Result<Frame<Bytes>, RequestBodyError>>>) {
+        let data = match asked {
+            Poll::Pending | Poll::Ready(Some(Err(_))) => return self.lacks.set(true),
+            Poll::Ready(None) => None,
+            Poll::Ready(Some(Ok(frame))) => frame.data_ref(),
+        };
+        self.lacks.set(false);
+        let count = data.map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
+        self.bytes.set(self.bytes.get().saturating_add(count));
+    }
+}
+
 /// A request's body.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
     /// There is none, or no more.
     Empty,
-    /// From the client's connection. The bytes that come are counted.
-    Incoming(Incoming, Rc<Cell<u64>>),
+    /// From the client's connection. It is noted what comes.
+    Incoming(Incoming, Rc<Arrived>),
     /// Bytes that a filter has read, and then what it has not.
     Read(Bytes, Box<RequestBody>),
     /// Nothing more than trailers.
@@ -111,10 +150,10 @@ impl RequestBody {
         Self::Incoming(Incoming::Http2(body), Rc::default())
     }
 
-    /// What counts the bytes that come; none if none will.
-    pub(crate) fn counter(&self) -> Option<Rc<Cell<u64>>> {
+    /// What is noted of the bytes that come; none if none will.
+    pub(crate) fn arrived(&self) -> Option<Rc<Arrived>> {
         match self {
-            Self::Incoming(_, received) => Some(Rc::clone(received)),
+            Self::Incoming(_, arrived) => Some(Rc::clone(arrived)),
             _ => None,
         }
     }
@@ -140,16 +179,10 @@ impl RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
-            Self::Incoming(body, received) => {
-                let frame = ready!(body.poll_frame(cx));
-                if let Some(data) = frame
-                    .as_ref()
-                    .and_then(|frame| frame.as_ref().ok()?.data_ref())
-                {
-                    let count = u64::try_from(data.len()).unwrap_or(u64::MAX);
-                    received.set(received.get() + count);
-                }
-                Poll::Ready(frame)
+            Self::Incoming(body, arrived) => {
+                let asked = body.poll_frame(cx);
+                arrived.note(&asked);
+                asked
             }
             Self::Read(bytes, rest) => {
                 let frame = Frame::data(std::mem::take(bytes));
@@ -347,6 +380,26 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
+
+    #[test]
+    fn a_body_that_is_waited_for_is_told_from_one_that_is_here() {
+        let arrived = Arrived::default();
+        assert!(!arrived.lacks(), "nobody has asked for it");
+        let data = |bytes: &'static [u8]| Frame::data(Bytes::from_static(bytes));
+        let left = || RequestBodyError::Client(io::ErrorKind::ConnectionReset.into());
+        for (asked, bytes, lacks) in [
+            (Poll::Pending, 0, true),
+            (Poll::Ready(Some(Ok(data(b"half")))), 4, false),
+            (Poll::Pending, 4, true),
+            (Poll::Ready(Some(Err(left()))), 4, true),
+            (Poll::Ready(Some(Ok(data(b"ly")))), 6, false),
+            (Poll::Pending, 6, true),
+            (Poll::Ready(None), 6, false),
+        ] {
+            arrived.note(&asked);
+            assert_eq!((arrived.bytes(), arrived.lacks()), (bytes, lacks));
+        }
+    }
 
     #[test]
     fn a_bare_body_has_its_bytes_and_no_trailers() {

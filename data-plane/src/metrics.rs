@@ -69,6 +69,8 @@ pub(crate) struct Observation<'a> {
     pub(crate) proxy_latency: u64,
     pub(crate) upstream_latency: Option<u64>,
     pub(crate) total_latency: u64,
+    /// Whether more of the request was waited for.
+    pub(crate) lacks: bool,
 }
 
 /// The figures of one core: nothing of them is in a cache line with another core's.
@@ -88,7 +90,7 @@ pub(crate) struct Metrics {
     begun: AtomicU64,
     /// Answers of 5xx that are the gateway's own.
     failed: AtomicU64,
-    /// Requests whose clients went away after they had waited for [`PATIENCE`].
+    /// Requests whose clients went away after they had waited for [`PATIENCE`], and nothing of them was waited for.
     left: AtomicU64,
 }
 
@@ -183,7 +185,7 @@ impl Metrics {
     /// Counts an exchange that is over; nobody but the core's own thread does.
     pub(crate) fn observe(&self, seen: &Observation<'_>) {
         let counter = if seen.status == CLIENT_LEFT {
-            Some(&self.left).filter(|_| seen.total_latency >= PATIENCE)
+            Some(&self.left).filter(|_| seen.total_latency >= PATIENCE && !seen.lacks)
         } else {
             let is_failure = seen.status.is_server_error() && seen.source == Source::Error;
             Some(&self.failed).filter(|_| is_failure)

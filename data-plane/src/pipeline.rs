@@ -94,7 +94,7 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         sent_head: 0,
         sent: 0,
         head_length: u32::try_from(head.length()).unwrap_or(u32::MAX),
-        received: body.counter(),
+        received: body.arrived(),
         run: Run::default(),
         lasting: None,
         core,

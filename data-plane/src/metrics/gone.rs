@@ -107,6 +107,7 @@ mod tests {
                 proxy_latency: 1,
                 upstream_latency: None,
                 total_latency: 1,
+                lacks: false,
             });
         };
         observe(1, "stays");

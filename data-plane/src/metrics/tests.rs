@@ -29,6 +29,7 @@ fn cores_are_added_up_under_kongs_names() {
             proxy_latency: 1,
             upstream_latency: Some(latency),
             total_latency: latency,
+            lacks: false,
         });
     }
     // And once more, as one of streams.
@@ -82,7 +83,7 @@ fn control_planes_are_told_of_failures_slowness_and_who_gave_up() {
     ] {
         let core = Arc::new(Metrics::default());
         let labels = Arc::new(Labels::default());
-        let observe = |status: u16, source, total_latency| {
+        let observe = |status: u16, source, total_latency, lacks| {
             core.observe(&Observation {
                 route: Some((Uuid::from_u128(1), &labels)),
                 counts,
@@ -94,14 +95,16 @@ fn control_planes_are_told_of_failures_slowness_and_who_gave_up() {
                 proxy_latency: 1,
                 upstream_latency: None,
                 total_latency,
+                lacks,
             });
         };
-        observe(200, Source::Service, 2);
-        observe(503, Source::Service, 2);
-        observe(503, Source::Error, 2);
-        // Whoever hangs up at once says nothing of how the gateway does.
-        observe(499, Source::Error, 999);
-        observe(499, Source::Error, 1_000);
+        observe(200, Source::Service, 2, false);
+        observe(503, Source::Service, 2, false);
+        observe(503, Source::Error, 2, true);
+        // Whoever hangs up at once says nothing of how the gateway does, nor does one that sends half a request and goes.
+        observe(499, Source::Error, 999, false);
+        observe(499, Source::Error, 1_000, true);
+        observe(499, Source::Error, 1_000, false);
         let figures = Sum::of(&[core]).figures();
         assert_eq!((figures.failed, figures.left), (1, 1), "{counts:?}");
         assert_eq!(figures.p99_since(&Figures::default()), 1_000_000);

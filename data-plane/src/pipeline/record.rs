@@ -1,6 +1,5 @@
 //! What is kept of an exchange until its last byte has gone: only then is it logged and counted.
 
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -27,7 +26,7 @@ use super::lasting::Lasting;
 use super::phases::choice;
 use super::request::client;
 use crate::access_log::{EndedBy, Line, REDACTED};
-use crate::body::ResponseBody;
+use crate::body::{Arrived, ResponseBody};
 use crate::carry::as_u64;
 use crate::core::{Core, Held};
 use crate::ending::Ending;
@@ -66,7 +65,7 @@ pub(crate) struct Record {
     /// How many bytes the request's head came in.
     pub(crate) head_length: u32,
     /// What counts the bytes of the request's body, if it has one.
-    pub(crate) received: Option<Rc<Cell<u64>>>,
+    pub(crate) received: Option<Rc<Arrived>>,
     /// How many bytes the answer's head went in, once it has.
     pub(crate) sent_head: u32,
     /// Bytes of the answer's body that have been taken.
@@ -234,7 +233,7 @@ pub(crate) const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
 impl Record {
     /// Bytes of the request's body that have been read.
     fn received(&self) -> u64 {
-        self.received.as_ref().map_or(0, |received| received.get())
+        self.received.as_ref().map_or(0, |body| body.bytes())
     }
 
     /// Begins the run of a request that is refused as it is: the filters that see every request see that, too.
@@ -296,6 +295,7 @@ impl Record {
             proxy_latency: progress.proxy_latency.unwrap_or(total),
             upstream_latency: progress.upstream_latency,
             total_latency: total,
+            lacks: self.received.as_ref().is_some_and(|body| body.lacks()),
         });
         if self.run.phases.log {
             self.tell_filters(total);
@@ -395,7 +395,7 @@ impl Recorded {
     /// Notes that so many bytes were carried from and to the client behind the answer's head.
     pub(crate) fn carried(&mut self, received: u64, sent: u64) {
         let received = self.record.received() + received;
-        self.record.received = Some(Rc::new(Cell::new(received)));
+        self.record.received = Some(Rc::new(Arrived::of(received)));
         self.record.sent += sent;
     }
 
