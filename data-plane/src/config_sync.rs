@@ -12,7 +12,7 @@
 
 mod applier;
 mod asking;
-mod backoff;
+pub(crate) mod backoff;
 mod beside;
 mod connection;
 mod follow;
@@ -38,7 +38,7 @@ use crate::heard::Heard;
 use crate::last_good::{Kept, LastGood};
 use crate::secrets::Secrets;
 use applier::Applier;
-use backoff::Backoff;
+use backoff::{Backoff, random, spread};
 use connection::Dialer;
 pub(crate) use connection::{ControlPlaneUrl, Node, Proofs};
 use follow::{Ended, follow, until};
@@ -188,7 +188,7 @@ async fn follow_any(
                 backoff = Backoff::default();
             }
             let pause = match ended {
-                Ended::Goodbye { within, .. } => backoff::spread(within, random()),
+                Ended::Goodbye { within, .. } => spread(within, random()),
                 // Spread already, by who counts all that wait.
                 Ended::Held { wait, .. } => wait,
                 Ended::HandedOver | Ended::Again => Duration::ZERO,
@@ -325,9 +325,4 @@ async fn attempt(
         Ok(stream) => follow(stream, dialer, applier, gateway, phase).await,
         Err(error) => Ended::Unreachable(error),
     }
-}
-
-/// Eight random bytes: they spread load and protect nothing.
-fn random() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0
 }

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::ask::Questions;
+use crate::config_sync::backoff::{random, spread};
 use crate::last_good::beside::{SealedFile, Unusable};
 use crate::last_good::sealing::{Magic, OVERHEAD, Sealing, Unopened};
 
@@ -40,9 +41,11 @@ const STORED: Duration = Duration::from_secs(5);
 const UNHEARD: Duration = Duration::from_secs(1);
 /// How often it is looked whether a process before this one, which ends its last exchanges, has kept more.
 const LOOK: Duration = Duration::from_millis(500);
-/// The same after a refusal, unless something else is stored meanwhile: a store that takes no writes for now tells nobody
-/// when it does again.
+/// The same after a refusal, give or take a fifth, so that a fleet does not come as one: a store that takes no writes for now tells
+/// nobody when it does again.
 const REFUSED: Duration = Duration::from_secs(4);
+/// For how long of that it does not matter that something else is stored, which often is what takes no room.
+const LEAST: Duration = Duration::from_secs(1);
 
 type ById = BTreeMap<Uuid, Revocation>;
 
@@ -185,7 +188,10 @@ impl Unstored {
                     );
                 }
                 Stored::Refused => {
-                    _ = tokio::time::timeout(REFUSED, self.stores.notified()).await;
+                    let stored = self.stores.notified();
+                    tokio::time::sleep(LEAST).await;
+                    let pause = REFUSED * 4 / 5 + spread(REFUSED * 2 / 5, random());
+                    _ = tokio::time::timeout(pause.saturating_sub(LEAST), stored).await;
                 }
                 Stored::Unheard => tokio::time::sleep(UNHEARD).await,
             }

@@ -26,8 +26,13 @@ impl Backoff {
     }
 }
 
+/// Eight random bytes: they spread load and protect nothing.
+pub(crate) fn random() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
+}
+
 /// A pause of at most `limit`.
-pub(super) fn spread(limit: Duration, random: u64) -> Duration {
+pub(crate) fn spread(limit: Duration, random: u64) -> Duration {
     let nanoseconds = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
     Duration::from_nanos(random.checked_rem(nanoseconds).unwrap_or(0))
 }

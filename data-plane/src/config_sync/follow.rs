@@ -21,7 +21,7 @@ use tonic::{Status, Streaming};
 use super::Phase;
 use super::applier::{Applier, FAULTS, told};
 use super::asking::Asking;
-use super::backoff::spread;
+use super::backoff::{random, spread};
 use super::connection::{ConnectError, Dialer, Subscription};
 use super::receiver::{Content, Receiver, Update, Violation};
 use crate::balancer::report;
@@ -143,7 +143,7 @@ pub(super) async fn follow(
             },
             () = tokio::time::sleep_until(report) => {
                 // 80 to 120 %, so that a fleet does not report as one.
-                let jitter = spread(following.status * 2 / 5, super::random());
+                let jitter = spread(following.status * 2 / 5, random());
                 report = Instant::now() + following.status * 4 / 5 + jitter;
                 following.report(*phase.borrow())
             }

@@ -226,11 +226,17 @@ async fn what_was_refused_is_brought_again_soon_and_as_soon_as_something_is_stor
         }
         unstored.forget(&[revocation(2, 10, far)]).await;
         refuse().await;
-        assert!(began.elapsed() < REFUSED, "{:?}", began.elapsed());
+        // What else is stored may take no room: it does not have what is refused brought each time.
+        let first = began.elapsed();
+        assert!((LEAST..LEAST * 2).contains(&first), "{first:?}");
         // Nobody else logs out.
         let question = questions.next().await.unwrap();
-        let waited = began.elapsed();
-        assert!((REFUSED..REFUSED * 2).contains(&waited), "{waited:?}");
+        let waited = began.elapsed() - first;
+        let fifth = REFUSED / 5;
+        assert!(
+            (REFUSED - fifth..=REFUSED + fifth).contains(&waited),
+            "{waited:?}"
+        );
         question.answer(answer::What::Stored(true));
         while !unstored.all().is_empty() {
             tokio::task::yield_now().await;
