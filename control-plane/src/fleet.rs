@@ -28,7 +28,7 @@ use uuid::Uuid;
 use crate::snapshot::Missing;
 use elsewhere::Elsewhere;
 pub use elsewhere::{PARTS, Part};
-pub use kept::{Kept, Process, generation_told, is_generation, revision_told};
+pub use kept::{Had, Kept, Process, generation_told, had, is_generation};
 pub use member::Membership;
 pub use progress::Progress;
 pub use room::Full;

@@ -53,7 +53,7 @@ pub use admin::files::TokenError;
 use config_sync::Certificates;
 use data_directory::{export_path, nodes_path};
 use exporter::Exporter;
-use fleet::{Fleet, Kept};
+use fleet::{Fleet, Had, Kept};
 pub use judge::check;
 use judge::{Judged, judge};
 pub use listeners::Inherited;
@@ -213,7 +213,7 @@ impl ControlPlane {
         )?;
         let id = Uuid::new_v4();
         let (fleet, shared) = opening::fleet(&settings, &key)?;
-        let nodes = Kept::start(fleet.clone(), nodes_path(&settings.data_directory));
+        let nodes = keep(&fleet, publisher.clone(), &settings);
         let (mut board, claims) = shared.map(|shared| (shared.board, shared.claims)).unzip();
         let plan = settings.plan();
         if let Some(board) = &mut board {
@@ -347,6 +347,15 @@ async fn open(settings: &Settings, key: SecretsKey) -> Result<Publisher, StartEr
     let rotation = Duration::from_secs(settings.session_key_rotation);
     make_session_keys(&publisher, rotation)?;
     Ok(publisher)
+}
+
+/// Keeps the nodes of `fleet` in the data directory, and what `publisher` had.
+fn keep(fleet: &Fleet, publisher: Publisher, settings: &Settings) -> Kept {
+    let nodes = nodes_path(&settings.data_directory);
+    Kept::start(fleet.clone(), nodes, move || Had {
+        generation: publisher.generation(),
+        revision: publisher.config().revision(),
+    })
 }
 
 /// Whether nobody could use the Admin API with a token.

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::data_directory::{nodes_path, store_path};
-use crate::fleet::{Fleet, revision_told};
+use crate::fleet::{Fleet, had};
 use crate::publisher::{Journal, JournalFault, Publisher};
 use crate::settings::Settings;
 use crate::store::etcd::{Board, Claims, EtcdSettings, EtcdStore, Server, Version};
@@ -55,17 +55,19 @@ pub(crate) async fn open(
     opened.expect("opening the store does not panic")
 }
 
-/// Refuses an etcd that is older than what a node in the list `nodes` ran: it was put back to an earlier state, and what is
-/// written there would be of revisions that nodes have otherwise.
+/// Refuses an etcd that is older than what this control plane had when it wrote the list `nodes`: it was put back to an earlier
+/// state, and what is written there would be of revisions that nodes have otherwise. What nodes say that they run counts for
+/// nothing: one that is wrong would keep every control plane from starting.
 fn check_not_behind(nodes: &Path, generation: u64, revision: Revision) -> Result<(), StoreError> {
-    match revision_told(nodes, generation) {
-        Some((ran, node)) if ran > revision => Err(StoreError::NodesAhead {
-            generation,
-            revision,
-            node,
-            ran,
-            path: nodes.display().to_string(),
-        }),
+    match had(nodes) {
+        Some(had) if had.generation == generation && had.revision > revision => {
+            Err(StoreError::WasAhead {
+                generation,
+                revision,
+                had: had.revision,
+                path: nodes.display().to_string(),
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -142,28 +144,38 @@ async fn catch_up(publisher: Publisher) {
 #[cfg(test)]
 mod tests {
     use shared::clock::UnixTime;
+    use shared::snapshot::Position;
 
     use super::*;
-    use crate::fleet::Kept;
     use crate::fleet::tests::{at, introduction};
+    use crate::fleet::{Had, Kept};
 
     #[tokio::test]
-    async fn an_etcd_that_is_older_than_what_nodes_ran_is_not_written_on() {
+    async fn an_etcd_that_is_older_than_what_was_known_here_is_not_written_on() {
         let directory = tempfile::tempdir().unwrap();
         let nodes = nodes_path(directory.path());
-        let runs = at(34);
         let check = |generation, revision| check_not_behind(&nodes, generation, Revision(revision));
-        check(runs.generation, 1).unwrap();
+        check(3, 1).unwrap();
         let fleet = Fleet::default();
-        let _member = fleet.join(introduction("a", runs), UnixTime::from_secs(10_000));
-        Kept::start(fleet, nodes.clone()).stop();
+        // What a node claims stops nobody.
+        let absurd = Position {
+            generation: 3,
+            revision: Revision(u64::MAX),
+            ..at(1)
+        };
+        let _member = fleet.join(introduction("a", absurd), UnixTime::from_secs(10_000));
+        let had = Had {
+            generation: 3,
+            revision: Revision(34),
+        };
+        Kept::start(fleet, nodes.clone(), move || had).stop();
         for revision in [34, 35] {
-            check(runs.generation, revision).unwrap();
+            check(3, revision).unwrap();
         }
         // A store of another generation says nothing of that one.
-        check(runs.generation + 1, 2).unwrap();
-        let told = check(runs.generation, 19).unwrap_err().to_string();
-        for part in ["revision 19 of", "ran revision 34", "nodes.json away"] {
+        check(4, 2).unwrap();
+        let told = check(3, 19).unwrap_err().to_string();
+        for part in ["revision 19 of", "had revision 34", "nodes.json away"] {
             assert!(told.contains(part), "{told}");
         }
     }

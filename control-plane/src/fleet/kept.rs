@@ -1,6 +1,7 @@
 //! The nodes in a file: a control plane that starts again shows those that are away, and knows what each has refused.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,10 +29,22 @@ const RETURN: Duration = Duration::from_mins(1);
 /// Bytes of the largest file that is read.
 const LARGEST: usize = 64 * 1024 * 1024;
 
+/// Up to where the control plane had the configuration that it told its nodes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Had {
+    /// The store's generation.
+    pub generation: u64,
+    /// The revision.
+    pub revision: Revision,
+}
+
 /// What the file holds.
 #[derive(Deserialize, Serialize)]
 struct Nodes {
     rows: Vec<Row>,
+    /// Absent in files of earlier versions.
+    #[serde(default)]
+    had: Option<Had>,
     /// Those with a stream, or on their way back, besides the ones in `rows` that are connected.
     #[serde(default)]
     processes: BTreeSet<Process>,
@@ -91,12 +104,9 @@ pub fn generation_told(file: &Path, now: UnixTime) -> u64 {
     told.max().unwrap_or(0)
 }
 
-/// The node in `file` that runs the latest revision of `generation`, and which that is.
-pub fn revision_told(file: &Path, generation: u64) -> Option<(Revision, String)> {
-    let rows = read(file).ok().flatten()?.rows.into_iter();
-    let rows = rows.filter(|row| row.running.generation == generation);
-    let told = rows.map(|row| (row.running.revision, row.introduction.name));
-    told.max()
+/// What the control plane that wrote `file` had then, if it says so.
+pub fn had(file: &Path) -> Option<Had> {
+    read(file).ok().flatten()?.had
 }
 
 /// Whether a store may be of the generation that a node tells at `now`.
@@ -112,26 +122,44 @@ fn read(file: &Path) -> io::Result<Option<Nodes>> {
 }
 
 /// Keeps a fleet in a file.
-#[derive(Debug)]
 pub struct Kept {
     fleet: Fleet,
     file: PathBuf,
+    had: Tell,
     writing: JoinHandle<()>,
 }
 
+/// Tells up to where the configuration is known.
+type Tell = Arc<dyn Fn() -> Had + Send + Sync>;
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Kept {
-    /// Has `fleet` know what `file` says, and keeps it there from now on. Call on the runtime that is to do so.
-    pub fn start(fleet: Fleet, file: PathBuf) -> Self {
+    /// Has `fleet` know what `file` says, and keeps it there from now on, with what `had` says. Call on the runtime that is to
+    /// do so.
+    pub fn start(
+        fleet: Fleet,
+        file: PathBuf,
+        had: impl Fn() -> Had + Send + Sync + 'static,
+    ) -> Self {
         if let Err(error) = fleet.recall(&file, monotonic()) {
             tracing::warn!(
                 file = %file.display(), %error,
                 "data planes that are away are not known: the file is passed over"
             );
         }
-        let writing = tokio::spawn(write(fleet.clone(), file.clone()));
+        let had: Tell = Arc::new(had);
+        let writing = tokio::spawn(write(fleet.clone(), file.clone(), Arc::clone(&had)));
         Self {
             fleet,
             file,
+            had,
             writing,
         }
     }
@@ -139,20 +167,22 @@ impl Kept {
     /// Writes the file once more.
     pub fn stop(self) {
         self.writing.abort();
-        if let Err(error) = self.fleet.keep(&self.file, monotonic()) {
+        let had = (self.had)();
+        if let Err(error) = self.fleet.keep(&self.file, had, monotonic()) {
             tracing::warn!(file = %self.file.display(), %error, "the list of data planes is not kept");
         }
     }
 }
 
-async fn write(fleet: Fleet, file: PathBuf) {
+async fn write(fleet: Fleet, file: PathBuf, had: Tell) {
     let mut trouble = Trouble::default();
     loop {
         tokio::time::sleep(PAUSE).await;
         // Whoever came meanwhile is told of at once.
         _ = tokio::time::timeout(WRITE, fleet.newcomers.notified()).await;
-        let (fleet, path) = (fleet.clone(), file.clone());
-        let written = tokio::task::spawn_blocking(move || fleet.keep(&path, monotonic())).await;
+        let (fleet, path, had) = (fleet.clone(), file.clone(), had());
+        let writing = move || fleet.keep(&path, had, monotonic());
+        let written = tokio::task::spawn_blocking(writing).await;
         match written.map_err(io::Error::other).flatten() {
             Ok(()) => trouble.ends(),
             Err(error) if trouble.is_news(&error.to_string(), monotonic()) => {
@@ -164,8 +194,9 @@ async fn write(fleet: Fleet, file: PathBuf) {
 }
 
 impl Fleet {
-    /// Writes every node to `file`, without what roll-outs are judged by, and who is on its way back at `clock`.
-    fn keep(&self, file: &Path, clock: Instant) -> io::Result<()> {
+    /// Writes every node to `file`, without what roll-outs are judged by, who is on its way back at `clock`, and what the
+    /// control plane `had`.
+    fn keep(&self, file: &Path, had: Had, clock: Instant) -> io::Result<()> {
         let mut nodes = self.nodes();
         let mut rows: Vec<Row> = nodes.rows().into_iter().cloned().collect();
         // Who was not back yet from the restart before is on its way still.
@@ -181,7 +212,12 @@ impl Fleet {
         if let Some(directory) = file.parent() {
             fs::create_dir_all(directory)?;
         }
-        write_whole(file, &serde_json::to_string(&Nodes { rows, processes })?)
+        let nodes = Nodes {
+            rows,
+            had: Some(had),
+            processes,
+        };
+        write_whole(file, &serde_json::to_string(&nodes)?)
     }
 
     /// The processes that had a stream before this one of the control plane started and have none yet, as long as they may
@@ -203,7 +239,10 @@ impl Fleet {
 
     /// Takes in the nodes of `file`, if there is one: they are away until they come.
     fn recall(&self, file: &Path, clock: Instant) -> io::Result<()> {
-        let Some(Nodes { rows, processes }) = read(file)? else {
+        let Some(Nodes {
+            rows, processes, ..
+        }) = read(file)?
+        else {
             return Ok(());
         };
         let mut awaited = processes;
@@ -226,12 +265,16 @@ mod tests {
 
     const NOW: UnixTime = UnixTime::from_secs(10_000);
     const LATER: UnixTime = UnixTime::from_secs(20_000);
+    const HAD: Had = Had {
+        generation: 7,
+        revision: Revision(34),
+    };
 
     #[test]
     fn a_store_that_is_to_lead_the_nodes_comes_after_what_they_run() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("nodes.json");
-        assert_eq!(generation_told(&file, NOW), 0);
+        assert_eq!((generation_told(&file, NOW), had(&file)), (0, None));
         let fleet = Fleet::default();
         let mut members = Vec::new();
         for (name, generation) in [("a", 7), ("b", 20_000), ("c", u64::MAX)] {
@@ -243,13 +286,14 @@ mod tests {
             name.clone_into(&mut joins.name);
             members.push(fleet.join(joins, NOW).unwrap());
         }
-        fleet.keep(&file, monotonic()).unwrap();
+        fleet.keep(&file, HAD, monotonic()).unwrap();
         assert_eq!(generation_told(&file, NOW), 20_000);
-        let told = |generation| revision_told(&file, generation);
-        assert_eq!(told(7), Some((at(1).revision, "a".to_owned())));
-        assert_eq!(told(8), None);
+        assert_eq!(had(&file), Some(HAD));
+        // An earlier version says nothing of that.
+        fs::write(&file, r#"{"rows":[]}"#).unwrap();
+        assert_eq!(had(&file), None);
         fs::write(&file, "damaged").unwrap();
-        assert_eq!(generation_told(&file, NOW), 0);
+        assert_eq!((generation_told(&file, NOW), had(&file)), (0, None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -257,7 +301,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("nodes.json");
         let fleet = Fleet::default();
-        let _kept = Kept::start(fleet.clone(), file.clone());
+        let _kept = Kept::start(fleet.clone(), file.clone(), || HAD);
         let mut members = Vec::new();
         for name in ["a", "b"] {
             tokio::time::sleep(WRITE * 3 / 2).await;
@@ -288,7 +332,7 @@ mod tests {
         before.recall(&file, start).unwrap();
         let (member, _) = before.join(introduction("a", at(1)), NOW).unwrap();
         member.refused(at(2), vec![fault("no")], NOW);
-        before.keep(&file, start).unwrap();
+        before.keep(&file, HAD, start).unwrap();
 
         let after = Fleet::default();
         after.recall(&file, start).unwrap();
@@ -339,7 +383,7 @@ mod tests {
             named("node-2", "a", false),
         ];
         let members = joined.map(|joins| first.join(joins, NOW).unwrap());
-        first.keep(&file, start).unwrap();
+        first.keep(&file, HAD, start).unwrap();
 
         // One is back as the second ends; of the other node neither process is.
         let second = Fleet::default();
@@ -355,7 +399,7 @@ mod tests {
             second.awaited_processes(start),
             all[..2].iter().cloned().collect()
         );
-        second.keep(&file, start + RETURN / 2).unwrap();
+        second.keep(&file, HAD, start + RETURN / 2).unwrap();
 
         let third = Fleet::default();
         third.recall(&file, start).unwrap();
@@ -364,7 +408,7 @@ mod tests {
         assert_eq!(third.awaited(start), both.into());
 
         // Who has not come for long is not awaited for ever.
-        second.keep(&file, start + RETURN).unwrap();
+        second.keep(&file, HAD, start + RETURN).unwrap();
         let later = Fleet::default();
         later.recall(&file, start).unwrap();
         assert_eq!(
@@ -374,7 +418,7 @@ mod tests {
 
         // A process that has ended is not awaited.
         drop(members);
-        first.keep(&file, start).unwrap();
+        first.keep(&file, HAD, start).unwrap();
         let later = Fleet::default();
         later.recall(&file, start).unwrap();
         assert!(later.awaited_processes(start).is_empty());

@@ -50,22 +50,20 @@ pub enum StoreError {
         /// The export.
         path: String,
     },
-    /// etcd answers, but a data plane runs what it does not know.
+    /// etcd answers, but this control plane had what it does not know.
     #[error(
-        "the store has lost writes: etcd is at revision {revision} of generation {generation}, and data plane {node} ran \
-         revision {ran} of it; restore the newest export (`wardgate-control-plane restore`), one of a control plane that \
+        "the store has lost writes: etcd is at revision {revision} of generation {generation}, and this control plane had \
+         revision {had} of it; restore the newest export (`wardgate-control-plane restore`), one of a control plane that \
          still runs if there is one, or move {path} away to go on without"
     )]
-    NodesAhead {
+    WasAhead {
         /// The store's generation.
         generation: u64,
         /// The store's revision.
         revision: Revision,
-        /// The name of the data plane.
-        node: String,
-        /// What it ran.
-        ran: Revision,
-        /// The list of data planes that says so.
+        /// What this control plane had.
+        had: Revision,
+        /// The file that says so, which holds the list of data planes, too.
         path: String,
     },
     /// The store opens, but its end is gone.
