@@ -227,6 +227,7 @@ mod tests {
     use prost::Message as _;
     use proto::v1::{Chunk, ControlMessage};
     use serde_json::json;
+    use shared::entity::Revocation;
     use shared::snapshot::{Key, Revision};
     use uuid::Uuid;
 
@@ -389,17 +390,22 @@ mod tests {
         // All at once, if it is due only by then.
         let mut late = Told::of(root, &target);
         assert_eq!(told(&late.go_on(&newest).await), (101, 9));
+        // What an operator says of a target is over in a minute.
+        let mark = Revocation::mark(Uuid::nil(), None, false).as_u128();
+        let more = without(&more, mark..mark + 1);
+        let newest = Arc::clone(follower.publish(more.clone()));
+        assert_eq!(told(&late.go_on(&newest).await), (1, 10));
         // Of what a node runs that is not remembered nobody knows what it lacks.
         let mut unknown = Told::of([9; 32], &target);
         assert!(unknown.due(&target).is_none());
-        assert_eq!(told(&unknown.go_on(&newest).await), (1, 9));
+        assert_eq!(told(&unknown.go_on(&newest).await), (2, 10));
         assert_eq!(unknown.whole(), None);
         // Very many come with the update, which they would hold up.
         let many = without(&more, 1_000..3_000);
         let target = Arc::clone(follower.publish(many.clone()));
         let newest = Arc::clone(follower.publish(without(&many, 3_000..3_002)));
         let mut node = Told::of(root, &target);
-        assert_eq!(told(&node.go_on(&newest).await), (2, 11));
+        assert_eq!(told(&node.go_on(&newest).await), (2, 12));
         assert!(node.due(&newest).is_none() && node.whole().is_none());
     }
 }

@@ -35,15 +35,13 @@ impl Published {
         Arc::clone(made.await)
     }
 
-    /// What has been revoked since `before`. The health of targets is no matter of sessions, and waits.
+    /// What has been revoked since `before`, and what operators have said of targets.
     fn revocations(&self, before: &Inventory) -> Vec<Revocation> {
         let puts = self.inventory.since(before).puts.into_iter();
         let keys = puts.filter(|key| key.kind == Revocation::KIND);
         let records = keys.filter_map(|key| self.config.stored(key));
         let revocations = records.filter_map(|stored| serde_json::from_slice(stored.json()).ok());
-        revocations
-            .filter(|revocation: &Revocation| !revocation.is_mark())
-            .collect()
+        revocations.collect()
     }
 
     fn tell_of(&self, revocations: &[Revocation]) -> Arc<[Frame]> {

@@ -370,7 +370,12 @@ impl Applier {
 }
 
 /// Sets the health of targets of `compiled` as operators say among what is `added`.
-fn heed(balancers: &Balancers, compiled: &CompiledSnapshot, added: &[Revocation], now: UnixTime) {
+pub(super) fn heed(
+    balancers: &Balancers,
+    compiled: &CompiledSnapshot,
+    added: &[Revocation],
+    now: UnixTime,
+) {
     if added.iter().any(Revocation::is_mark) {
         marks::heed(compiled.balancers(balancers), added, now);
     }

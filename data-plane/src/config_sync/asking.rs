@@ -12,9 +12,12 @@ use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 use tokio::sync::{mpsc, oneshot};
 
+use super::applier::heed;
 use super::beside::{Heard, revocations};
 use super::follow::Ended;
 use crate::ask::{Asked, Given, Wanted};
+use crate::balancer::Balancers;
+use crate::live::Live;
 
 /// Questions that may wait for their answers.
 const UNANSWERED: usize = 4096;
@@ -30,6 +33,8 @@ struct Waiting {
 pub(super) struct Asking<'a> {
     given: &'a Given,
     revocations: &'a Revocations,
+    /// What requests run by, and the balancers of that: operators say how targets are.
+    live: (&'a Live, &'a Balancers),
     outgoing: mpsc::Sender<NodeMessage>,
     /// Who waits for which answer.
     asked: HashMap<u64, Waiting>,
@@ -42,11 +47,13 @@ impl<'a> Asking<'a> {
     pub(super) fn new(
         given: &'a Given,
         revocations: &'a Revocations,
+        live: (&'a Live, &'a Balancers),
         outgoing: mpsc::Sender<NodeMessage>,
     ) -> Self {
         Self {
             given,
             revocations,
+            live,
             outgoing,
             asked: HashMap::new(),
             questions: 0,
@@ -152,7 +159,12 @@ impl<'a> Asking<'a> {
         let revocations = revocations(told);
         let is_read = revocations.is_some();
         if let Some(revocations) = revocations {
-            self.revocations.add(revocations, UnixTime::now());
+            let ((live, balancers), now) = (self.live, UnixTime::now());
+            if let Some(live) = live.load().as_deref() {
+                // Once more with what brings it: a target may be new there.
+                heed(balancers, live, &revocations, now);
+            }
+            self.revocations.add(revocations, now);
         } else {
             tracing::warn!("what was revoked cannot be read; it comes with the next configuration");
         }
@@ -165,16 +177,26 @@ impl<'a> Asking<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proto::v1::node_message::Kind;
+    use serde_json::json;
+    use shared::entity::Revocation;
+    use shared::snapshot::Snapshot;
+    use uuid::Uuid;
 
     use super::*;
+    use crate::balancer::report;
+    use crate::balancer::tests::record;
+    use crate::compile::compile;
 
     #[test]
     fn work_that_was_begun_without_the_answer_is_left_to_nobody_else() {
         for is_begun in [true, false] {
             let (given, revocations) = <(Given, _)>::default();
+            let (live, balancers) = Default::default();
             let (outgoing, mut sent) = mpsc::channel(2);
-            let mut asking = Asking::new(&given, &revocations, outgoing);
+            let mut asking = Asking::new(&given, &revocations, (&live, &balancers), outgoing);
             let (answer, answered) = oneshot::channel();
             let key = Bytes::from_static(&[7; 32]);
             let what = request::What::Flight(Flight {
@@ -199,10 +221,42 @@ mod tests {
     }
 
     #[test]
+    fn what_operators_say_of_a_target_holds_beside_an_update() {
+        let (given, revocations) = <(Given, _)>::default();
+        let (live, balancers) = <(Live, Balancers)>::default();
+        let target = json!({ "target": "127.0.0.1:80", "upstream": { "id": Uuid::from_u128(1) } });
+        let records = vec![
+            record("upstreams", 1, json!({ "name": "u.test" })),
+            record("targets", 2, target),
+        ];
+        let compiled = compile(&Snapshot::new(1, Revision(1), records)).unwrap();
+        let running = Arc::new(compiled);
+        live.store(Some(Arc::clone(&running)));
+        let ill = || report::unhealthy(&running.balancers(&balancers)[0]);
+        let (outgoing, mut sent) = mpsc::channel(1);
+        let mut asking = Asking::new(&given, &revocations, (&live, &balancers), outgoing);
+        assert!(ill().is_empty());
+        let mark = Revocation {
+            id: Revocation::mark(Uuid::from_u128(2), None, false),
+            before: 1,
+            expires_at: UnixTime::now().as_secs() + 60,
+        };
+        let told = Revoke {
+            revision: 9,
+            revocations: serde_json::to_vec(&[mark]).unwrap().into(),
+        };
+        assert!(asking.revoke(&told, Revision(1)).is_ok());
+        assert_eq!(ill(), [Uuid::from_u128(2)]);
+        let answer = sent.try_recv().unwrap().kind;
+        assert_eq!(answer, Some(Kind::Revoked(Revoked { revision: 9 })));
+    }
+
+    #[test]
     fn who_asks_what_cannot_be_sent_hears_at_once_that_there_is_no_answer() {
         let (given, revocations) = Default::default();
+        let (live, balancers) = Default::default();
         let (outgoing, mut sent) = mpsc::channel(1);
-        let mut asking = Asking::new(&given, &revocations, outgoing);
+        let mut asking = Asking::new(&given, &revocations, (&live, &balancers), outgoing);
         let mut ask = || {
             let (answer, answered) = oneshot::channel();
             let what = request::What::Echo(true);

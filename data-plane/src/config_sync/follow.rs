@@ -116,7 +116,12 @@ pub(super) async fn follow(
         applier,
         gateway,
         figures: Figures::default(),
-        asking: Asking::new(&gateway.questions.given, &gateway.revocations, outgoing),
+        asking: Asking::new(
+            &gateway.questions.given,
+            &gateway.revocations,
+            (&gateway.live, &gateway.balancers),
+            outgoing,
+        ),
         late: VecDeque::new(),
         receiver: Receiver::default(),
         heartbeat: Duration::from_secs(10),
