@@ -439,8 +439,7 @@ impl Admin {
                 healthy,
                 ..
             } => {
-                self.mark(origin, (target.id, address), healthy).await?;
-                return Ok(Answer::without_body(StatusCode::NO_CONTENT));
+                return self.mark(origin, (target.id, address), healthy).await;
             }
             Endpoint::ValidateEntity(entity) => return schemas::validate(entity, &body),
             Endpoint::ValidatePlugin => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{Entity, Revocation};
-use shared::snapshot::Key;
+use shared::snapshot::{Key, Revision};
 use shared::telemetry::Trouble;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -79,7 +79,7 @@ pub struct Revoker {
 struct Asked {
     origin: Origin,
     revocations: Vec<Revocation>,
-    answer: oneshot::Sender<Result<(), Refused>>,
+    answer: oneshot::Sender<Result<Revision, Refused>>,
 }
 
 impl Revoker {
@@ -110,11 +110,16 @@ impl Revoker {
     /// Keeps the revocations in `request`, a JSON array; returns once they are on disk.
     pub async fn revoke(&self, request: &[u8]) -> Result<(), Refused> {
         let now = self.fleet.latest_time(UnixTime::now());
-        self.keep(Origin::system(), parse(request, now)?).await
+        let asked = parse(request, now)?;
+        self.keep(Origin::system(), asked).await.map(drop)
     }
 
-    /// Keeps `revocations`, which `origin` asks for; returns once they are on disk.
-    pub async fn keep(&self, origin: Origin, revocations: Vec<Revocation>) -> Result<(), Refused> {
+    /// Keeps `revocations`, which `origin` asks for; returns once they are on disk, with the revision that nodes have them at.
+    pub async fn keep(
+        &self,
+        origin: Origin,
+        revocations: Vec<Revocation>,
+    ) -> Result<Revision, Refused> {
         let (answer, answered) = oneshot::channel();
         let asked = Asked {
             origin,
@@ -134,7 +139,7 @@ async fn commit(
     publisher: &Publisher,
     origin: Origin,
     together: Vec<Asked>,
-) -> Result<(), Refused> {
+) -> Result<Revision, Refused> {
     let all: Vec<Revocation> = together
         .iter()
         .flat_map(|asked| asked.revocations.iter().copied())
@@ -150,9 +155,9 @@ async fn commit(
 }
 
 /// Logs what has become of revocations. Whoever is refused asks again, each node for itself: that is told once.
-fn tell(outcome: &Result<(), Refused>, trouble: &mut Trouble) {
+fn tell(outcome: &Result<Revision, Refused>, trouble: &mut Trouble) {
     match outcome {
-        Ok(()) => trouble.ends(),
+        Ok(_) => trouble.ends(),
         Err(refused) => {
             if trouble.is_news(&refused.to_string(), monotonic()) {
                 tracing::error!(error = %refused, "revocations are not kept");
@@ -252,13 +257,13 @@ fn change(config: &Config, asked: &[Revocation], most: usize) -> Result<Change, 
     Ok(change)
 }
 
-fn keep(publisher: &Publisher, origin: &Origin, asked: &[Revocation]) -> Result<(), Refused> {
+fn keep(publisher: &Publisher, origin: &Origin, asked: &[Revocation]) -> Result<Revision, Refused> {
     let outcome = publisher.transact(origin, UnixTime::now(), |config, _| {
         change(config, asked, MOST)
     });
     // Whoever is signed out must not be let in while more changes are waited for.
     publisher.hurry();
-    outcome.map(drop)
+    outcome.map(|(revision, _)| revision)
 }
 
 /// Removes what has expired at `now`, which more clocks than one should say. Blocks on the store.
@@ -285,8 +290,6 @@ pub fn sweep(publisher: &Publisher, now: UnixTime) -> Result<(), Refused> {
 
 #[cfg(test)]
 mod tests {
-    use shared::snapshot::Revision;
-
     use super::*;
 
     fn revocation(id: u128, before: u64, expires_at: u64) -> Revocation {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::Request;
-use http::{Method, StatusCode};
+use http::Method;
 use plugins::bundled::openid_connect::OpenidConnect;
 use plugins::bundled::openid_connect::check::{self, Said};
 use plugins::bundled::openid_connect::client_keys::ClientKeys;
@@ -121,12 +121,12 @@ pub(super) async fn write(
     };
     let now = UnixTime::now();
     let ids = issuers.iter().map(|issuer| Revocation::issuer(issuer));
-    admin.revoke(origin, ids.collect(), now, LONGEST).await?;
+    let answer = admin.revoke(origin, ids.collect(), now, LONGEST).await?;
     let mut seen = admin.providers.lock();
     for issuer in issuers {
         seen.insert(issuer, Seen::Deleted(now));
     }
-    Ok(Answer::without_body(StatusCode::NO_CONTENT))
+    Ok(answer)
 }
 
 impl Admin {

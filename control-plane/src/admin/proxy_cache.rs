@@ -3,7 +3,7 @@
 //! A control plane keeps none itself and does not know theirs, so there is nothing to look at. It does tell them to
 //! drop what they have kept so far.
 
-use http::{Method, StatusCode};
+use http::Method;
 use plugins::bundled::proxy_cache::{LONGEST, ProxyCache};
 use plugins::filter::Plugin as _;
 use shared::clock::UnixTime;
@@ -71,10 +71,7 @@ pub(super) async fn write(
             vec![name(&key)?]
         }
     };
-    admin
-        .revoke(origin, names, UnixTime::now(), LONGEST)
-        .await?;
-    Ok(Answer::without_body(StatusCode::NO_CONTENT))
+    admin.revoke(origin, names, UnixTime::now(), LONGEST).await
 }
 
 fn is_cache(fields: &Fields) -> bool {

@@ -8,8 +8,8 @@ use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use uuid::Uuid;
 
-use super::Admin;
 use super::error::Refusal;
+use super::{Admin, Answer};
 use crate::history::Origin;
 use crate::revocations;
 
@@ -35,7 +35,7 @@ impl Admin {
         origin: Origin,
         (target, address): (Uuid, Option<(IpAddr, Option<u16>)>),
         healthy: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Answer, Refusal> {
         let (config, now) = (self.publisher.config(), UnixTime::now());
         let [said, denied] = [healthy, !healthy].map(|healthy| {
             let id = Revocation::mark(target, address, healthy);
@@ -48,16 +48,16 @@ impl Admin {
     }
 
     /// Ends on all nodes, at `now`, what bears one of `ids` and has begun, none of which is older than `longest`: a
-    /// request of `origin`, whose answer has no body.
+    /// request of `origin`, and its answer.
     pub(super) async fn revoke(
         &self,
         origin: Origin,
         ids: Vec<Uuid>,
         now: UnixTime,
         longest: Duration,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Answer, Refusal> {
         if ids.is_empty() {
-            return Ok(());
+            return Ok(Answer::without_body(StatusCode::NO_CONTENT));
         }
         let config = self.publisher.config();
         let of = |id| revocations::anew(&config, id, now, longest);
@@ -65,10 +65,15 @@ impl Admin {
             .await
     }
 
-    async fn have_kept(&self, origin: Origin, asked: Vec<Revocation>) -> Result<(), Refusal> {
+    async fn have_kept(&self, origin: Origin, asked: Vec<Revocation>) -> Result<Answer, Refusal> {
         let revoker = self.revoker.as_ref().ok_or(Refusal::NotFound)?;
-        let origin = origin.answered(StatusCode::NO_CONTENT);
-        let kept = revoker.keep(origin, asked).await;
-        kept.map_err(|refused| Refusal::ReadOnly(refused.to_string()))
+        let status = StatusCode::NO_CONTENT;
+        let kept = revoker.keep(origin.answered(status), asked).await;
+        let revision = kept.map_err(|refused| Refusal::ReadOnly(refused.to_string()))?;
+        Ok(Answer {
+            revision: Some(revision),
+            urgent: true,
+            ..Answer::without_body(status)
+        })
     }
 }

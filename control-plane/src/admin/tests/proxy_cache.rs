@@ -3,7 +3,9 @@
 use serde_json::json;
 use shared::entity::{Entity, Revocation};
 
-use super::{Api, Uuid, id, made};
+use tower::ServiceExt as _;
+
+use super::{Api, HttpBody, Uuid, id, made};
 
 #[tokio::test]
 async fn what_data_planes_keep_of_answers_is_dropped() {
@@ -61,4 +63,35 @@ async fn what_data_planes_keep_of_answers_is_dropped() {
         json!([method, path, status]),
         json!(["DELETE", "/proxy-cache", 204])
     );
+}
+
+#[tokio::test]
+async fn what_nodes_are_to_end_is_told_with_the_revision_that_they_have_it_at() {
+    let (api, publisher) = Api::revoking();
+    made(&api, "/upstreams", json!({ "name": "u" })).await;
+    let target = json!({ "target": "10.0.0.1:80" });
+    made(&api, "/upstreams/u/targets", target).await;
+    let config = json!({ "issuer": "https://i.example" });
+    let plugin = json!({ "name": "openid-connect", "config": config });
+    made(&api, "/plugins", plugin).await;
+    for (method, url) in [
+        ("DELETE", format!("/proxy-cache/{}", "ab".repeat(32))),
+        (
+            "DELETE",
+            "/openid-connect/issuers/https%3A%2F%2Fi.example".to_owned(),
+        ),
+        (
+            "PUT",
+            "/upstreams/u/targets/10.0.0.1:80/unhealthy".to_owned(),
+        ),
+    ] {
+        let before = publisher.config().revision();
+        let request = http::Request::builder().method(method).uri(&url);
+        let request = request.body(HttpBody::empty()).unwrap();
+        let response = api.0.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 204, "{url}");
+        let told = response.headers().get("x-wardgate-revision").unwrap();
+        let expected = before.next().0.to_string();
+        assert_eq!(told.to_str().unwrap(), expected, "{url}");
+    }
 }
