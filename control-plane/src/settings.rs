@@ -344,7 +344,8 @@ fn origin(text: &str) -> Result<String, String> {
 /// A name that a data plane's certificate may have. Names are compared letter by letter, so that a pattern fits nobody.
 fn data_plane_name(text: &str) -> Result<String, String> {
     let name = tls::group_of(text).unwrap_or(text);
-    if name.is_empty() || name.contains(|one: char| one.is_whitespace() || one == '*') {
+    let is_none = |one: char| one.is_whitespace() || one == '*';
+    if name.is_empty() || name.starts_with('.') || name.contains(is_none) {
         return Err(
             "expected the whole name in a certificate, such as `edge-1`, or `*.edge` for the group `edge`; patterns are none"
                 .to_owned(),
@@ -363,6 +364,18 @@ impl Default for Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_data_planes_are_whole() {
+        for name in ["edge-1", "*.edge", "edge-1.site.example", "*.edge.site"] {
+            assert_eq!(data_plane_name(name).as_deref(), Ok(name));
+        }
+        for name in [
+            "", "*", "*.", ".edge", "*..edge", "edge-*", "a b", "*.*.edge",
+        ] {
+            assert!(data_plane_name(name).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn the_defaults_are_those_of_the_guide() {
