@@ -339,8 +339,7 @@ impl ControlPlane {
 
 /// Opens the store, and sees to it that there is what serving needs: session keys, and a user where tokens are asked for.
 async fn open(settings: &Settings, key: SecretsKey) -> Result<Publisher, StartError> {
-    let exports = export_path(&settings.data_directory);
-    let publisher = opening::open(settings, key, exports).await?;
+    let publisher = opening::open(settings, key).await?;
     if settings.needs_user() && has_no_user(&publisher) {
         return Err(StartError::NoUser);
     }
@@ -352,10 +351,7 @@ async fn open(settings: &Settings, key: SecretsKey) -> Result<Publisher, StartEr
 /// Keeps the nodes of `fleet` in the data directory, and what `publisher` had.
 fn keep(fleet: &Fleet, publisher: Publisher, settings: &Settings) -> Kept {
     let nodes = nodes_path(&settings.data_directory);
-    Kept::start(fleet.clone(), nodes, move || Had {
-        generation: publisher.generation(),
-        revision: publisher.config().revision(),
-    })
+    Kept::start(fleet.clone(), nodes, move || Had::of(&publisher))
 }
 
 /// Whether nobody could use the Admin API with a token.

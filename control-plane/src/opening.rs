@@ -1,37 +1,33 @@
 //! Opening whichever store is set, and following what others write to it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use shared::snapshot::Revision;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use crate::data_directory::{nodes_path, store_path};
-use crate::fleet::{Fleet, had};
+use crate::data_directory::{export_path, nodes_path, store_path};
+use crate::fleet::{self, Fleet, Had};
 use crate::publisher::{Journal, JournalFault, Publisher};
 use crate::settings::Settings;
 use crate::store::etcd::{Board, Claims, EtcdSettings, EtcdStore, Server, Version};
-use crate::store::{SecretsKey, Store, StoreError, export};
+use crate::store::{Found, SecretsKey, Store, StoreError, export};
 
 /// How often the store is asked for what other control planes have committed.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Opens the store that `settings` name, whichever it is.
-pub(crate) async fn open(
-    settings: &Settings,
-    key: SecretsKey,
-    exports: PathBuf,
-) -> Result<Publisher, StoreError> {
-    let nodes = nodes_path(&settings.data_directory);
-    let directory = store_path(&settings.data_directory);
+pub(crate) async fn open(settings: &Settings, key: SecretsKey) -> Result<Publisher, StoreError> {
+    let data = settings.data_directory.clone();
     let etcd = settings.etcd.used().cloned();
     let revisions = settings.history_revisions;
     let opening = move || {
         let (config, generation, journal): (_, _, Box<dyn Journal>) = match etcd {
             None => {
-                let (store, config) = Store::open(&directory, &key)?;
+                let (store, config) = Store::open(&store_path(&data), &key)?;
+                let found = Found::at(store.generation(), config.revision());
+                export::check_not_behind(&export_path(&data), &found)?;
                 (
                     config,
                     store.generation(),
@@ -39,8 +35,8 @@ pub(crate) async fn open(
                 )
             }
             Some(etcd) => {
-                let (store, config) = EtcdStore::open(&etcd, &key)?;
-                check_not_behind(&nodes, store.generation(), config.revision())?;
+                let permits = |found: &Found| check_found(found, &data, None);
+                let (store, config) = EtcdStore::open(&etcd, &key, permits)?;
                 (
                     config,
                     store.generation(),
@@ -48,32 +44,33 @@ pub(crate) async fn open(
                 )
             }
         };
-        export::check_not_behind(&exports, generation, config.revision())?;
         Ok(Publisher::new(config, generation, journal))
     };
     let opened = tokio::task::spawn_blocking(opening).await;
     opened.expect("opening the store does not panic")
 }
 
-/// Refuses an etcd that is older than what this control plane had when it wrote the list `nodes`: it was put back to an earlier
-/// state, and what is written there would be of revisions that nodes have otherwise. What nodes say that they run counts for
-/// nothing: one that is wrong would keep every control plane from starting.
-fn check_not_behind(nodes: &Path, generation: u64, revision: Revision) -> Result<(), StoreError> {
-    match had(nodes) {
-        Some(had) if had.generation == generation && had.revision > revision => {
-            Err(StoreError::WasAhead {
-                generation,
-                revision,
-                had: had.revision,
-                path: nodes.display().to_string(),
-            })
-        }
-        _ => Ok(()),
+/// Refuses an etcd that lacks what this control plane `had`, or had when it wrote the list of nodes and the exports in `data`: it was
+/// put back to an earlier state or begun anew, and what is written there would be of revisions that nodes have otherwise. What
+/// nodes say that they run counts for nothing: one that is wrong would keep every control plane from starting.
+pub(crate) fn check_found(found: &Found, data: &Path, had: Option<Had>) -> Result<(), StoreError> {
+    let nodes = nodes_path(data);
+    let all = [had, fleet::had(&nodes)].into_iter().flatten();
+    let mut lacking = all.filter(|had| found.lacks(had.generation, had.revision));
+    if let Some(had) = lacking.next() {
+        return Err(StoreError::WasAhead {
+            generation: found.generation,
+            revision: found.revision,
+            had: had.revision,
+            of: had.generation,
+            path: nodes.display().to_string(),
+        });
     }
+    export::check_not_behind(&export_path(data), found)
 }
 
-/// Says why the store in etcd cannot be opened with `key`, if it cannot, without reading more than its head.
-pub(crate) async fn try_etcd(settings: EtcdSettings, key: SecretsKey) -> Result<(), StoreError> {
+/// What is in etcd, or why it cannot be opened with `key`, without reading more than its head.
+pub(crate) async fn try_etcd(settings: EtcdSettings, key: SecretsKey) -> Result<Found, StoreError> {
     let tried = tokio::task::spawn_blocking(move || EtcdStore::try_open(&settings, &key)).await;
     Ok(tried.expect("asking etcd does not panic")?)
 }
@@ -144,7 +141,7 @@ async fn catch_up(publisher: Publisher) {
 #[cfg(test)]
 mod tests {
     use shared::clock::UnixTime;
-    use shared::snapshot::Position;
+    use shared::snapshot::{Position, Revision};
 
     use super::*;
     use crate::fleet::tests::{at, introduction};
@@ -154,7 +151,10 @@ mod tests {
     async fn an_etcd_that_is_older_than_what_was_known_here_is_not_written_on() {
         let directory = tempfile::tempdir().unwrap();
         let nodes = nodes_path(directory.path());
-        let check = |generation, revision| check_not_behind(&nodes, generation, Revision(revision));
+        let check = |generation, revision| {
+            let found = Found::at(generation, Revision(revision));
+            check_found(&found, directory.path(), None)
+        };
         check(3, 1).unwrap();
         let fleet = Fleet::default();
         // What a node claims stops nobody.
@@ -172,11 +172,32 @@ mod tests {
         for revision in [34, 35] {
             check(3, revision).unwrap();
         }
-        // A store of another generation says nothing of that one.
+        // One that was restored as another generation is meant to be.
         check(4, 2).unwrap();
-        let told = check(3, 19).unwrap_err().to_string();
-        for part in ["revision 19 of", "had revision 34", "nodes.json away"] {
-            assert!(told.contains(part), "{told}");
+        let began = |generation, revision| Found {
+            begun: true,
+            ..Found::at(generation, Revision(revision))
+        };
+        check_found(&began(3, 34), directory.path(), None).unwrap();
+        for found in [
+            Found::at(3, Revision(19)),
+            Found::at(2, Revision(40)),
+            // Nothing at all, or what somebody else has begun.
+            Found::at(0, Revision(0)),
+            began(4, 40),
+        ] {
+            let refused = check_found(&found, directory.path(), None).unwrap_err();
+            let told = refused.to_string();
+            let parts = ["had revision 34 of generation 3", "nodes.json away"];
+            for part in parts {
+                assert!(told.contains(part), "{told}");
+            }
         }
+        // What is known in memory counts as well.
+        let had = Some(Had {
+            generation: 3,
+            revision: Revision(36),
+        });
+        check_found(&Found::at(3, Revision(35)), directory.path(), had).unwrap_err();
     }
 }

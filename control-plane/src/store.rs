@@ -13,6 +13,7 @@ pub mod export;
 mod fault;
 mod files;
 mod first_format;
+mod found;
 mod past;
 mod pieces;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use checkpoint::{Checkpoint, Checkpoints};
 pub use fault::{Fault, StoreError};
 use files::file_error;
 use first_format::Proof;
+pub use found::Found;
 use past::Past;
 pub use past::REVISIONS;
 use reserve::Reserve;

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::data_directory::{Held, hold, store_path};
+use crate::fleet::Had;
 use crate::opening;
 use crate::settings::Settings;
 use crate::store::{self, SecretsKey, StoreError};
@@ -74,7 +75,10 @@ impl ControlPlane {
         let is_own = self.store.place == Place::of(settings);
         if let Some(etcd) = settings.etcd.used() {
             let key = SecretsKey::read(&settings.secrets_key_path())?;
-            opening::try_etcd(etcd.clone(), key).await?;
+            let found = opening::try_etcd(etcd.clone(), key).await?;
+            // What is only known here would be gone with this process.
+            let had = is_own.then(|| Had::of(&self.publisher));
+            opening::check_found(&found, directory, had)?;
         } else if is_own {
             self.could_be_opened_by(settings)?;
         }

@@ -16,6 +16,7 @@ use shared::telemetry::Trouble;
 use tokio::task::JoinHandle;
 
 use super::{Fleet, Introduction, Row};
+use crate::publisher::Publisher;
 
 /// How often the file is written. What happens in between a crash loses, but for who is there.
 const WRITE: Duration = Duration::from_mins(1);
@@ -36,6 +37,16 @@ pub struct Had {
     pub generation: u64,
     /// The revision.
     pub revision: Revision,
+}
+
+impl Had {
+    /// Up to where `publisher` has it.
+    pub fn of(publisher: &Publisher) -> Self {
+        Self {
+            generation: publisher.generation(),
+            revision: publisher.config().revision(),
+        }
+    }
 }
 
 /// What the file holds.

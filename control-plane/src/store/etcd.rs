@@ -39,6 +39,7 @@ use uuid::Uuid;
 
 use super::past::REVISIONS;
 use super::seal::{Sealer, SecretsKey};
+use super::{Found, StoreError};
 use crate::config::Config;
 use crate::history::{Entry, History, HistoryFault};
 use crate::publisher::{Journal, JournalFault, Newer};
@@ -71,6 +72,9 @@ struct Head {
     chain: Hash,
     /// Which write it was: tells after a lost answer whether it came through.
     write: Uuid,
+    /// Whether a restore put the store there, rather than that it was begun where nothing was; none of earlier versions.
+    #[serde(default)]
+    restored: Option<bool>,
 }
 
 /// A log entry's value: the entry itself, or which write its parts belong to.
@@ -266,21 +270,21 @@ impl Shelf {
 }
 
 impl EtcdStore {
-    /// Opens the store and reads all of it.
-    pub fn open(settings: &EtcdSettings, key: &SecretsKey) -> Result<(Self, Config), EtcdError> {
+    /// Opens the store and reads all of it. Nothing is written if `permits` has something against what is found.
+    pub fn open(
+        settings: &EtcdSettings,
+        key: &SecretsKey,
+        permits: impl FnOnce(&Found) -> Result<(), StoreError>,
+    ) -> Result<(Self, Config), StoreError> {
         let shelf = Self::shelf(settings, key)?;
         let (head, seen) = shelf.head()?;
+        permits(&head.found())?;
         let mut store = Self::at(shelf, head, seen);
         if store.seen == 0 {
             store.declare_generation(UnixTime::now())?;
         }
         let config = store.shelf.load(&store.head)?;
         Ok((store, config))
-    }
-
-    /// Says why [`Self::open`] would not open the store, as far as its head tells.
-    pub fn try_open(settings: &EtcdSettings, key: &SecretsKey) -> Result<(), EtcdError> {
-        Self::shelf(settings, key)?.head().map(drop)
     }
 
     fn shelf(settings: &EtcdSettings, key: &SecretsKey) -> Result<Shelf, EtcdError> {
@@ -341,6 +345,7 @@ impl EtcdStore {
             revision: entry.revision.0,
             chain: *blake3::hash(&packed).as_bytes(),
             write,
+            ..self.head
         };
         let large = packed.len() > VALUE;
         let value = if large {
@@ -442,15 +447,15 @@ impl Journal for EtcdStore {
         self.unreachable = looked.as_ref().err().cloned();
         self.lost = None;
         let (head, version) = looked?;
-        self.regression.look(&head, &self.head, monotonic())?;
-        if (head.generation, head.revision) <= (self.head.generation, self.head.revision) {
-            if head.generation == self.head.generation && head.revision == self.head.revision {
-                self.parted = head.chain != self.head.chain;
-                if self.parted {
-                    return Err(JournalFault::Broken(PARTED.to_owned()));
-                }
-                self.seen = version;
+        if self.regression.look(&head, &self.head, monotonic())? {
+            return Ok(Newer::Changes(Vec::new()));
+        }
+        if (head.generation, head.revision) == (self.head.generation, self.head.revision) {
+            self.parted = head.chain != self.head.chain;
+            if self.parted {
+                return Err(JournalFault::Broken(PARTED.to_owned()));
             }
+            self.seen = version;
             return Ok(Newer::Changes(Vec::new()));
         }
         if head.generation != self.head.generation && self.seen != 0 {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::files::write_whole;
 use super::room::Room;
 use super::seal::{Sealer, SecretsKey};
-use super::{StoreError, file_error};
+use super::{Found, StoreError, file_error};
 use crate::config::{Change, Config, Stored};
 
 /// What a file begins with. It is also what the rest is sealed to.
@@ -259,30 +259,22 @@ pub(super) fn newest_generation(directory: &Path) -> Result<u64, StoreError> {
 }
 
 /// Refuses a store that is older than an export of it: damage at the end of sled's file looks to sled
-/// like a commit that never happened, and so does a store that somebody put back by hand. One that holds nothing is
-/// older than any, whenever it was made.
-pub fn check_not_behind(
-    directory: &Path,
-    generation: u64,
-    revision: Revision,
-) -> Result<(), StoreError> {
+/// like a commit that never happened, and so does a store that somebody put back by hand. One that was begun anew is
+/// older than any of before, whenever that was.
+pub fn check_not_behind(directory: &Path, found: &Found) -> Result<(), StoreError> {
     let exports = all(directory)?;
-    let own = if revision == Revision::default() {
-        (0, 0)
-    } else {
-        (generation, revision.0)
-    };
     let newest = exports
         .iter()
         .filter_map(|path| Some((position(path)?, path)))
+        .filter(|((generation, revision), _)| found.lacks(*generation, Revision(*revision)))
         .max();
     match newest {
-        Some((position, path)) if position > own => Err(StoreError::Behind {
-            generation,
-            revision,
+        Some((_, path)) => Err(StoreError::Behind {
+            generation: found.generation,
+            revision: found.revision,
             path: path.display().to_string(),
         }),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -53,7 +53,7 @@ pub enum StoreError {
     /// etcd answers, but this control plane had what it does not know.
     #[error(
         "the store has lost writes: etcd is at revision {revision} of generation {generation}, and this control plane had \
-         revision {had} of it; restore the newest export (`wardgate-control-plane restore`), one of a control plane that \
+         revision {had} of generation {of}; restore the newest export (`wardgate-control-plane restore`), one of a control plane that \
          still runs if there is one, or move {path} away to go on without"
     )]
     WasAhead {
@@ -63,6 +63,8 @@ pub enum StoreError {
         revision: Revision,
         /// What this control plane had.
         had: Revision,
+        /// The generation of that.
+        of: u64,
         /// The file that says so, which holds the list of data planes, too.
         path: String,
     },

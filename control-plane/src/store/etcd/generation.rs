@@ -1,16 +1,34 @@
 //! What generation a store in etcd is, which its control planes have to agree on before they lead any node.
 
 use shared::clock::UnixTime;
+use shared::snapshot::Revision;
 
-use super::client::{Comparison, EtcdError, Put};
+use super::client::{Comparison, EtcdError, EtcdSettings, Put};
 use super::{EtcdStore, HEAD, Head};
-use crate::store::generation_after;
+use crate::store::{Found, SecretsKey, generation_after};
+
+impl Head {
+    /// What it tells of the store.
+    pub(super) fn found(&self) -> Found {
+        let found = Found::at(self.generation, Revision(self.revision));
+        Found {
+            begun: found.begun || self.restored == Some(false),
+            ..found
+        }
+    }
+}
 
 impl EtcdStore {
+    /// What [`Self::open`] would find, or why it would not open the store, as far as its head tells.
+    pub fn try_open(settings: &EtcdSettings, key: &SecretsKey) -> Result<Found, EtcdError> {
+        Ok(Self::shelf(settings, key)?.head()?.0.found())
+    }
+
     /// Says what generation this is, unless another control plane has: all of them must say the same.
     pub(super) fn declare_generation(&mut self, now: UnixTime) -> Result<(), EtcdError> {
         let head = Head {
             generation: generation_after(0, now),
+            restored: Some(false),
             ..Head::default()
         };
         let none = Comparison {

@@ -1,6 +1,8 @@
-//! An etcd that was put back to an earlier state while control planes run that know a later one.
+//! An etcd that was put back to an earlier state, or begun anew, while control planes run that know another.
 
 use std::time::{Duration, Instant};
+
+use shared::snapshot::Revision;
 
 use super::Head;
 use crate::publisher::JournalFault;
@@ -17,7 +19,8 @@ pub(super) struct Regression {
 }
 
 impl Regression {
-    /// Takes in that at `now` etcd has the head `found` where `known` is the newest that is known here.
+    /// Takes in that at `now` etcd has the head `found` where `known` is the newest that is known here. Whether it lacks that,
+    /// which may be a stale answer.
     ///
     /// # Errors
     ///
@@ -27,28 +30,36 @@ impl Regression {
         found: &Head,
         known: &Head,
         now: Instant,
-    ) -> Result<(), JournalFault> {
-        if (found.generation, found.revision) >= (known.generation, known.revision) {
+    ) -> Result<bool, JournalFault> {
+        if !found
+            .found()
+            .lacks(known.generation, Revision(known.revision))
+        {
             *self = Self::default();
-            return Ok(());
+            return Ok(false);
         }
         let since = *self.since.get_or_insert(now);
         if now.saturating_duration_since(since) >= BEHIND {
             let there = match found {
-                Head { generation: 0, .. } => "holds no configuration".to_owned(),
+                Head { generation: 0, .. } => "holds no configuration, older than".to_owned(),
+                found if found.generation > known.generation => format!(
+                    "was begun anew and is at revision {} of generation {}, without",
+                    found.revision, found.generation
+                ),
                 found => format!(
-                    "is at revision {} of generation {}",
+                    "is at revision {} of generation {}, older than",
                     found.revision, found.generation
                 ),
             };
             self.found = Some(format!(
-                "etcd {there}, older than revision {} of generation {} that this control plane has: it was put back to an \
+                "etcd {there} revision {} of generation {} that this control plane has: it was put back to an \
                  earlier state; `POST /clustering/exports` here, stop all control planes, `restore --from` that export, \
                  start them",
                 known.revision, known.generation
             ));
         }
-        self.check()
+        self.check()?;
+        Ok(true)
     }
 
     /// An error if it was put back.
@@ -70,6 +81,7 @@ mod tests {
             revision,
             chain: [0; 32],
             write: uuid::Uuid::nil(),
+            restored: None,
         }
     }
 
@@ -82,6 +94,13 @@ mod tests {
             (head(7, 19), "etcd is at revision 19 of generation 7, older"),
             (head(6, 40), "etcd is at revision 40 of generation 6, older"),
             (Head::default(), "etcd holds no configuration, older"),
+            (
+                Head {
+                    restored: Some(false),
+                    ..head(9, 2)
+                },
+                "etcd was begun anew and is at revision 2 of generation 9, without revision 34",
+            ),
         ] {
             let mut regression = Regression::default();
             for ms in [0, 2999] {
@@ -89,16 +108,25 @@ mod tests {
                 regression.check().unwrap();
             }
             // A stale answer in between begins anew.
-            regression.look(&known, &known, at(3000)).unwrap();
-            regression.look(&found, &known, at(3100)).unwrap();
+            assert!(!regression.look(&known, &known, at(3000)).unwrap());
+            assert!(regression.look(&found, &known, at(3100)).unwrap());
             regression.look(&found, &known, at(6099)).unwrap();
             let told = regression.look(&found, &known, at(6100)).unwrap_err();
             assert!(matches!(told, JournalFault::Broken(_)), "{told:?}");
             assert!(told.to_string().contains(said), "{told}");
             regression.check().unwrap_err();
             // The right state was put back in its place.
-            regression.look(&head(7, 35), &known, at(7000)).unwrap();
+            assert!(!regression.look(&head(7, 35), &known, at(7000)).unwrap());
             regression.check().unwrap();
+        }
+        // A restore that raised the generation is none of that.
+        let restored = Head {
+            restored: Some(true),
+            ..head(9, 2)
+        };
+        let mut regression = Regression::default();
+        for ms in [0, 9000] {
+            assert!(!regression.look(&restored, &known, at(ms)).unwrap());
         }
     }
 }

@@ -83,6 +83,7 @@ impl EtcdStore {
         self.head = Head {
             generation,
             revision: config.revision().0,
+            restored: Some(true),
             ..Head::default()
         };
         if ours && self.write(entry)? {

@@ -9,13 +9,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use shared::clock::UnixTime;
+use shared::snapshot::Revision;
 
 use super::{Subject, commit, put, username};
 use crate::config::Config;
 use crate::history::Entry;
 use crate::publisher::{Journal, JournalFault, Newer};
 use crate::store::etcd::{Board, Claimed, Claims, EtcdSettings, EtcdStore, Post, Server};
-use crate::store::{SecretsKey, StoreError, generation_after};
+use crate::store::{Found, SecretsKey, StoreError, generation_after};
 
 /// One member of etcd with a store of its own; ended when dropped.
 pub(crate) struct InEtcd {
@@ -64,7 +65,7 @@ impl InEtcd {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
-            if EtcdStore::open(&self.settings(), &self.key()).is_ok() {
+            if EtcdStore::open(&self.settings(), &self.key(), |_| Ok(())).is_ok() {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -134,7 +135,7 @@ impl Subject for InEtcd {
     }
 
     fn open(&self, key: &SecretsKey) -> Result<(EtcdStore, Config, u64), StoreError> {
-        let (store, config) = EtcdStore::open(&self.settings(), key)?;
+        let (store, config) = EtcdStore::open(&self.settings(), key, |_| Ok(()))?;
         let generation = store.generation();
         Ok((store, config, generation))
     }
@@ -249,6 +250,12 @@ fn an_etcd_that_went_back_is_neither_followed_nor_written_on() {
     assert!(told.contains("put back to an earlier state"), "{told}");
     let fault = commit(&mut one, &mut ours.clone(), &put(3, "on what is lost")).unwrap_err();
     assert_eq!(fault.to_string(), told);
+    // Nobody who had more begins there, and that writes nothing.
+    let refused = EtcdStore::open(&subject.settings(), &subject.key(), |found| {
+        assert!(found.lacks(one.generation(), ours.revision()), "{found:?}");
+        Err(StoreError::Key("refused".to_owned()))
+    });
+    refused.unwrap_err();
     // Another goes on from what there is, until it has written as much.
     let (mut other, mut theirs) = subject.opened();
     commit(&mut other, &mut theirs, &put(2, "instead")).unwrap();
@@ -415,6 +422,51 @@ fn work_is_claimed_by_one_control_plane_and_what_comes_of_it_known_to_all() {
 }
 
 #[test]
+fn an_etcd_that_was_emptied_is_not_begun_anew_by_who_knows_what_was_there() {
+    let Some(mut subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut one, mut ours) = subject.opened();
+    commit(&mut one, &mut ours, &put(1, "kept")).unwrap();
+    subject.kill();
+    std::fs::remove_dir_all(subject.files()).unwrap();
+    subject.clear(&mut one);
+    let open = |permits: fn(&Found) -> Result<(), StoreError>| {
+        EtcdStore::open(&subject.settings(), &subject.key(), permits)
+    };
+    let refused = open(|found| Err(StoreError::Key(format!("{found:?}")))).unwrap_err();
+    let nothing = format!("{:?}", Found::at(0, Revision(0)));
+    assert_eq!(refused.to_string(), nothing);
+    let found = EtcdStore::try_open(&subject.settings(), &subject.key()).unwrap();
+    assert_eq!(found, Found::at(0, Revision(0)), "nothing was written");
+    // Whoever knows of nothing begins. Who had all of it still says what to do.
+    let (mut other, mut theirs) = {
+        let (store, config) = open(|_| Ok(())).unwrap();
+        (store, config)
+    };
+    for id in 2..5 {
+        commit(&mut other, &mut theirs, &put(id, "instead")).unwrap();
+    }
+    let told = (0..600).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        one.newer().err()
+    });
+    let told = told.expect("it is no stale answer").to_string();
+    for part in ["was begun anew", "/clustering/exports", "restore --from"] {
+        assert!(told.contains(part), "{told}");
+    }
+    let found = EtcdStore::try_open(&subject.settings(), &subject.key()).unwrap();
+    assert!(found.lacks(one.generation(), ours.revision()), "{found:?}");
+    // A restore makes it whole again.
+    let entry = Entry::restored(ours.revision().next(), UnixTime::now(), Path::new("export"));
+    let restored = subject.replace(&subject.key(), &ours, &entry);
+    let found = EtcdStore::try_open(&subject.settings(), &subject.key()).unwrap();
+    assert_eq!(found.generation, restored);
+    assert!(!found.lacks(one.generation(), ours.revision()), "{found:?}");
+    assert!(!found.begun);
+}
+
+#[test]
 fn what_was_begun_and_never_finished_is_taken_away() {
     let Some(subject) = InEtcd::start() else {
         return;
@@ -436,10 +488,7 @@ fn what_was_begun_and_never_finished_is_taken_away() {
     store.begin("part/there").unwrap();
     assert!(store.names("part/there").unwrap());
     // What is named stays: the history of the large change, and what a start begins with.
-    let entry = store
-        .history()
-        .entry(shared::snapshot::Revision(1))
-        .unwrap();
+    let entry = store.history().entry(Revision(1)).unwrap();
     assert_eq!(entry.unwrap().edits.len(), 1);
     let (_, read) = subject.opened();
     assert_eq!(super::content(&read), super::content(&config));

@@ -195,8 +195,9 @@ fn a_store_that_is_older_than_its_export_has_lost_writes() {
     let (place, path) = exported();
     let own = place.open().unwrap().0.generation();
     let directory = path.parent().unwrap();
-    let check =
-        |generation, revision| export::check_not_behind(directory, generation, Revision(revision));
+    let check = |generation, revision| {
+        export::check_not_behind(directory, &Found::at(generation, Revision(revision)))
+    };
     check(own, 20).unwrap();
     check(own, 21).unwrap();
     check(own + 1, 3).unwrap();
