@@ -71,7 +71,7 @@ const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(20);
 /// Bytes under way to a node before it has to read some.
 const WINDOW: u32 = 1024 * 1024;
-/// Nodes that are sent all records at once; the others wait their turn.
+/// Nodes that are sent all records at once; the others wait their turn, which is over in a moment.
 const TRANSFERS: usize = 32;
 
 pub use certificates::{Certificates, judge};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::v1::control_message::Kind;
 use proto::v1::{Begin, Commit};
 use shared::snapshot::{BucketSet, Hash, Position};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -20,6 +20,10 @@ const BESIDE: Duration = Duration::from_millis(100);
 
 /// Messages that tell what the update itself revokes, at most: more of them would hold it up, and come packed with it.
 const MOST: usize = 16;
+
+/// How long whoever is sent everything has its turn at most: over a slow link it goes on without, and holds up nobody who would be
+/// done sooner. It costs little then, since no more of it is under way than the link takes in a moment.
+const TURN: Duration = Duration::from_secs(2);
 
 /// How far an update is.
 pub(super) enum Update {
@@ -37,7 +41,24 @@ type Frames = Box<dyn Iterator<Item = Frame> + Send>;
 pub(super) struct Pieces {
     frames: Peekable<Frames>,
     /// Its place among those that are sent everything.
-    _turn: Option<OwnedSemaphorePermit>,
+    _turn: Option<Turn>,
+}
+
+/// A place among those that are sent everything, until this is dropped or has lasted for long.
+struct Turn {
+    _held: oneshot::Sender<()>,
+}
+
+impl Turn {
+    /// Begins now.
+    fn of(permit: OwnedSemaphorePermit) -> Self {
+        let (held, over) = oneshot::channel();
+        tokio::spawn(async move {
+            _ = tokio::time::timeout(TURN, over).await;
+            drop(permit);
+        });
+        Self { _held: held }
+    }
 }
 
 impl Update {
@@ -164,7 +185,7 @@ impl Plan {
         let frames: Frames = Box::new(begin.chain(frames).chain(commit));
         Some(Pieces {
             frames: frames.peekable(),
-            _turn: turn,
+            _turn: turn.map(Turn::of),
         })
     }
 }
@@ -265,7 +286,31 @@ mod tests {
             sent += 1;
         }
         assert!(sent >= 2 && update.is_sent());
-        assert_eq!(transfers.available_permits(), 1);
+        // Whoever waits has the next turn.
+        drop(transfers.acquire().await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_long_has_no_turn_for_long() {
+        let follower = Follower::new(Config::default(), 1, SharedSigner::default());
+        let plan = plan(follower.newest());
+        let transfers = Arc::clone(&plan.transfers);
+        let mut update = Update::of(plan);
+        update = Update::Sending(update.made().await.unwrap());
+        let began = Instant::now();
+        assert!(update.next().is_some());
+        drop(transfers.acquire().await.unwrap());
+        assert!(began.elapsed() >= TURN && !update.is_sent());
+        assert!(update.next().is_some());
+        // One that is broken off has none.
+        let plan = self::plan(follower.newest());
+        let transfers = Arc::clone(&plan.transfers);
+        let mut update = Update::of(plan);
+        update = Update::Sending(update.made().await.unwrap());
+        let began = Instant::now();
+        drop(update);
+        drop(transfers.acquire().await.unwrap());
+        assert!(began.elapsed() < TURN);
     }
 
     #[tokio::test]

@@ -121,7 +121,7 @@ pub struct EtcdStore {
 
 /// Why nothing is written once that is so.
 const PARTED: &str = "etcd went back to an earlier state, and on from there in another way: what this control plane \
-                      knows is not there any more; start it again to take what is";
+                      knows is not there any more; `POST /clustering/exports` here keeps it, start it again to take what is";
 
 /// What is read and written, without an opinion on what is newest.
 struct Shelf {

@@ -53,8 +53,8 @@ impl Regression {
             };
             self.found = Some(format!(
                 "etcd {there} revision {} of generation {} that this control plane has: it was put back to an \
-                 earlier state; `POST /clustering/exports` here, stop all control planes, `restore --from` that export, \
-                 start them",
+                 earlier state; `POST /clustering/exports` at the control plane that names the highest revision, stop all \
+                 control planes, `restore --from` that export, start them",
                 known.revision, known.generation
             ));
         }

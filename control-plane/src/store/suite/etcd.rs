@@ -65,7 +65,7 @@ impl InEtcd {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
-            if EtcdStore::open(&self.settings(), &self.key(), |_| Ok(())).is_ok() {
+            if EtcdStore::try_open(&self.settings(), &self.key()).is_ok() {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(50));
