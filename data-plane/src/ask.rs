@@ -14,10 +14,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 pub(crate) use self::given::Given;
 
 /// How long an answer may take that needs no work.
-pub(crate) const PROMPT: Duration = Duration::from_secs(1);
-
-/// How long it may take to answer whether anybody is there, where others go on alone after [`PROMPT`] twice.
-pub(crate) const ANSWERED: Duration = Duration::from_millis(500);
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// Questions that may wait for the stream.
 const WAITING: usize = 1024;
@@ -163,11 +160,6 @@ impl Questions {
                 },
             }
         }
-    }
-
-    /// Whether a control plane answers.
-    pub(crate) async fn is_answered(&self) -> bool {
-        self.ask(request::What::Echo(true), ANSWERED).await.is_ok()
     }
 
     /// A stream has begun.

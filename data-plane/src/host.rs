@@ -20,7 +20,7 @@ use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{
-    Claim, FetchError, FetchLimits, Host, LOOK, Number, Repeatable, RevokeError, Waits, Work,
+    Claim, FetchError, FetchLimits, Host, Number, Repeatable, RevokeError, Waits, Work,
 };
 use plugins::sessions::revocations::Revocations;
 use proto::v1::flight::Step;
@@ -33,7 +33,7 @@ use shared::entity::Revocation;
 use shared::secret::Secret;
 use shared::telemetry::{Trouble, chain};
 
-use crate::ask::{AGAIN, ANSWERED, PROMPT, Unanswered};
+use crate::ask::{AGAIN, Unanswered};
 use crate::body::RequestBody;
 use crate::core::Core;
 use crate::forward::{self, Outgoing, Way, fields};
@@ -224,13 +224,6 @@ const HEARD: Duration = Duration::from_secs(10);
 /// How long it may take to find it, also with other control planes: a user waits.
 const FOUND: Duration = Duration::from_secs(3);
 
-/// A control plane that was heard so lately is heard.
-const LATELY: Duration = Duration::from_millis(250);
-
-// Who is at work knows that nobody is told of it before another node goes on alone ([`Questions::ask_patiently`]).
-const _: () =
-    assert!(LATELY.as_millis() + LOOK.as_millis() + ANSWERED.as_millis() < 2 * PROMPT.as_millis());
-
 /// How long a revocation may be on its way before it is kept on disk meanwhile.
 const SOON: Duration = Duration::from_millis(500);
 
@@ -399,12 +392,6 @@ impl Host for CoreHost {
 
     fn undertake(&self, key: [u8; 32]) -> Number {
         self.0.node.questions.given.begins(&key)
-    }
-
-    async fn is_heard(&self) -> bool {
-        let node = &self.0.node;
-        node.contact.is_connected()
-            && (node.contact.silence(monotonic()) < LATELY || node.questions.is_answered().await)
     }
 
     fn publish(&self, key: [u8; 32], begun: Number, sealed: Option<Vec<u8>>) {

@@ -22,10 +22,6 @@ use crate::bundled::openid_connect::client_keys::{ClientCertificate, ClientKeys}
 use crate::proxies::Proxies;
 use crate::sessions::revocations::Revocations;
 
-/// How often it is looked whether control planes are heard that others learn by what becomes of an operation. They need longer
-/// than that, and an answer, to know that they do not hear one ([`Claim::Alone`]).
-pub const LOOK: Duration = Duration::from_millis(500);
-
 /// The port to the outside. Cheap to clone; a clone may outlive the request, in a task of its own.
 pub trait Host: Clone + 'static {
     /// Sends `request` to a provider and reads the whole answer.
@@ -131,12 +127,6 @@ pub trait Host: Clone + 'static {
     /// result: a control plane that is heard again takes it for the caller's.
     fn undertake(&self, _key: [u8; 32]) -> Number {
         Number::default()
-    }
-
-    /// Whether a control plane is heard, by which others learn what this node publishes: looked at each [`LOOK`] by who has
-    /// another way to tell them.
-    fn is_heard(&self) -> impl Future<Output = bool> {
-        std::future::ready(false)
     }
 
     /// Puts `sealed` aside as `key` for whichever node needs it next: no longer than [`LONGEST_ASIDE`], for some minutes, and

@@ -80,8 +80,6 @@ struct Inner {
     cluster: RefCell<Option<Rc<Landed>>>,
     /// What comes of each claim, if not what the others have told.
     claim: RefCell<Option<Claim>>,
-    /// Whether no control plane is heard any more.
-    cut_off: Cell<bool>,
     disk: RefCell<Rc<Landed>>,
 }
 
@@ -121,7 +119,6 @@ impl FakeHost {
             pool: RefCell::new(Some(pool)),
             cluster: RefCell::default(),
             claim: RefCell::default(),
-            cut_off: Cell::default(),
             disk: RefCell::default(),
         }))
     }
@@ -139,16 +136,6 @@ impl FakeHost {
     /// Lets this come of each claim, whatever the others have told.
     pub(crate) fn claims(&self, claim: impl Into<Option<Claim>>) {
         *self.0.claim.borrow_mut() = claim.into();
-    }
-
-    /// How often randomness was asked for.
-    pub(crate) fn drawn(&self) -> u64 {
-        self.0.drawn.get()
-    }
-
-    /// Lets the node hear no control plane any more.
-    pub(crate) fn cut_off(&self) {
-        self.0.cut_off.set(true);
     }
 
     pub(crate) fn node_states(&self) -> Arc<NodeStates> {
@@ -425,10 +412,6 @@ impl Host for FakeHost {
             );
             cluster.borrow_mut().insert(key, sealed);
         }
-    }
-
-    async fn is_heard(&self) -> bool {
-        !self.0.cut_off.get()
     }
 
     async fn put_aside(&self, key: [u8; 32], sealed: Vec<u8>) {

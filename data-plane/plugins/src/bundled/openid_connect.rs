@@ -68,6 +68,7 @@ mod tests;
 mod token_endpoint;
 mod token_exchange;
 mod told;
+mod turn;
 mod under_way;
 mod user_info;
 mod verify;

@@ -2,24 +2,21 @@
 //! for whoever brings the same response again, because the page was reloaded or its answer was lost (RFC 6749 §4.1.2).
 //!
 //! ```text
-//! response ─► redeemed here before? ─► claim in the cluster ─► token endpoint, verify ─► result, told to all
-//!                                           │ no control plane is heard            ▲
-//!                                           └─► turn in Redis, where there is one ─┘
+//! response ─► redeemed here before? ─► claim in the cluster ─► turn in Redis ─► token endpoint, verify ─► result, told to all
+//!                                      if one is heard         where there is one
 //! ```
+//!
+//! A node that hears a control plane takes its turn in Redis as well: another one may hear none.
 //!
 //! Who brings it has the cookie of the sign-in, which the answer takes away. Where a code is spent and its tokens cannot be
 //! verified, since the provider's keys are out of reach, these are kept for a while: a reload goes on with them.
 
 mod finish;
-mod turn;
 
 use std::borrow::Cow;
-use std::cell::Cell;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::{Either, join, select};
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use subtle::ConstantTimeEq;
@@ -30,12 +27,12 @@ use super::rules::{Rules, sha256};
 use super::single_flight::Flights;
 use super::token_endpoint::{PassedOn, Tokens};
 use super::told;
+use super::turn::{Turn, Whose};
 use crate::exchange::Exchange;
 use crate::expiring::Expiring;
-use crate::host::{Claim, Host, LOOK, Number, Work};
+use crate::host::{Claim, Host, Number, Work};
 use crate::sessions::session_keys::KeyRing;
 use finish::Given;
-use turn::{Turn, Whose};
 
 /// What other nodes are told of a code whose result cannot be told: that it is spent. No sealed text is that short.
 const SPENT: &[u8] = b"spent";
@@ -103,15 +100,10 @@ struct Finished {
     given: Option<Given>,
 }
 
-/// Who tells the other nodes what became of a code that this one has redeemed.
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Teller {
-    /// Nobody: it was another node's, or it is known to all.
-    Nobody,
-    /// A control plane, for as long as it is heard.
-    ControlPlane,
-    /// The Redis server that nodes share, and control planes that are heard later.
-    Redis,
+/// A code that is this node's to redeem, and to tell the others of.
+struct Ours<H> {
+    begun: Number,
+    turn: Option<Turn<H>>,
 }
 
 impl Finished {
@@ -217,29 +209,21 @@ impl<H: Host> Redemption<H> {
             };
             let host = self.telling.host.clone();
             host.spawn(Box::pin(async move {
-                let teller = {
-                    let (Finished { landed, given }, teller) = match given {
-                        Some(given) => (self.finish(Some(given)).await, Teller::Nobody),
-                        None => self.run().await,
-                    };
-                    let kept = given.map(|given| Landed::Given(digest, given));
-                    let kept = kept.as_ref().unwrap_or(&landed);
-                    redemptions.remember(self.telling.key, kept, self.telling.host.now());
-                    pilot.land(&landed);
-                    teller
+                let (finished, ours) = match given {
+                    Some(given) => (self.finish(Some(given)).await, None),
+                    None => self.run().await,
                 };
+                let kept = finished.given.clone();
+                let kept = kept.map(|given| Landed::Given(digest, given));
+                let kept = kept.as_ref().unwrap_or(&finished.landed);
+                redemptions.remember(self.telling.key, kept, self.telling.host.now());
+                pilot.land(&finished.landed);
                 let telling = self.into_telling();
-                let tells = async {
-                    if teller != Teller::Nobody {
-                        telling.go_on(&redemptions).await;
-                    }
-                };
-                let stores = async {
-                    if teller == Teller::ControlPlane {
-                        telling.store_if_cut_off(&redemptions).await;
-                    }
-                };
-                join(tells, stores).await;
+                if let Some(ours) = ours {
+                    // Whoever waits for the answer does not wait for Redis: other nodes do.
+                    telling.publish(ours, &finished).await;
+                    telling.go_on(&redemptions).await;
+                }
             }));
         }
         waiting.await.unwrap_or_else(|_| {
@@ -253,73 +237,36 @@ impl<H: Host> Redemption<H> {
         self.telling
     }
 
-    /// How far it has come, and who tells others.
-    async fn run(&self) -> (Finished, Teller) {
-        match self.telling.host.claim(self.telling.key, Work::Code).await {
-            Claim::Theirs(told) => (self.hear(&told).await, Teller::Nobody),
-            Claim::Alone => self.run_alone().await,
-            Claim::Taken => (self.taken(), Teller::Nobody),
-            Claim::Ours(begun) => self.run_heard(begun).await,
-        }
-    }
-
-    /// The same where it is this node's turn, as a control plane says. Where that goes away, others look into Redis.
-    async fn run_heard(&self, begun: Number) -> (Finished, Teller) {
-        let turn = Turn::of(&self.telling.rules, &self.telling.host, &self.telling.key);
-        let (begins, mut is_begun) = (Cell::new(false), false);
-        let finished = {
-            let cut_off = async {
-                let Some(turn) = &turn else {
-                    return std::future::pending().await;
-                };
-                loop {
-                    self.telling.host.sleep(LOOK).await;
-                    if !self.telling.host.is_heard().await {
-                        begins.set(true);
-                        // It may have begun though nobody said so.
-                        return turn.begin().await != Some(false);
-                    }
-                }
-            };
-            match select(pin!(self.finish(None)), pin!(cut_off)).await {
-                Either::Left((finished, cut_off)) => {
-                    if begins.get() {
-                        is_begun = cut_off.await;
-                    }
-                    finished
-                }
-                Either::Right((is_ours, finishing)) => {
-                    is_begun = is_ours;
-                    finishing.await
-                }
-            }
+    /// How far it has come, and what it takes to tell others, if it was this node's to do.
+    async fn run(&self) -> (Finished, Option<Ours<H>>) {
+        let Telling {
+            rules, host, key, ..
+        } = &self.telling;
+        let claimed = match host.claim(*key, Work::Code).await {
+            Claim::Theirs(told) => return (self.hear(&told).await, None),
+            Claim::Taken => return (self.taken(), None),
+            Claim::Ours(begun) => Some(begun),
+            Claim::Alone => None,
         };
-        let turn = turn.filter(|_| is_begun);
-        let teller = match turn {
-            Some(_) => Teller::Redis,
-            None => Teller::ControlPlane,
-        };
-        self.telling.publish(begun, turn, &finished).await;
-        (finished, teller)
-    }
-
-    /// The same where no control plane says whose turn it is. One that is heard again hears of it.
-    async fn run_alone(&self) -> (Finished, Teller) {
-        let turn = Turn::of(&self.telling.rules, &self.telling.host, &self.telling.key);
+        let turn = Turn::of_code(rules, host, key);
         let whose = match &turn {
             Some(turn) => turn.take().await,
             None => Ok(Whose::Unknown),
         };
-        match whose {
-            Ok(Whose::Theirs(told)) => return (self.hear(&told).await, Teller::Nobody),
-            Ok(Whose::Taken) => return (self.taken(), Teller::Nobody),
-            Ok(Whose::Ours | Whose::Unknown) => {}
-            Err(failure) => return (self.failed(failure), Teller::Nobody),
+        let theirs = match whose {
+            Ok(Whose::Ours | Whose::Unknown) => {
+                let begun = claimed.unwrap_or_else(|| host.undertake(*key));
+                return (self.finish(None).await, Some(Ours { begun, turn }));
+            }
+            Ok(Whose::Theirs(told)) => self.hear(&told).await,
+            Ok(Whose::Taken) => self.taken(),
+            Err(failure) => self.failed(failure),
+        };
+        if let Some(begun) = claimed {
+            // Who asks next finds the same in Redis.
+            host.publish(*key, begun, None);
         }
-        let begun = self.telling.host.undertake(self.telling.key);
-        let finished = self.finish(None).await;
-        self.telling.publish(begun, turn, &finished).await;
-        (finished, Teller::Redis)
+        (theirs, None)
     }
 
     fn taken(&self) -> Finished {
@@ -375,8 +322,8 @@ impl<H: Host> Redemption<H> {
 }
 
 impl<H: Host> Telling<H> {
-    /// Tells the other nodes what has come of the beginning `begun`, also where this node has its `turn`.
-    async fn publish(&self, begun: Number, turn: Option<Turn<'_, H>>, finished: &Finished) {
+    /// Tells the other nodes what has come of what was `ours`.
+    async fn publish(&self, Ours { begun, turn }: Ours<H>, finished: &Finished) {
         let told = self.tell(finished);
         self.host.publish(self.key, begun, told.clone());
         if let Some(turn) = turn {
@@ -420,28 +367,6 @@ impl<H: Host> Telling<H> {
         };
         let seal = |given: &Given| Some(self.seal_given(given));
         told::go_on(&self.host, self.key, Work::Code, kept, seal).await;
-    }
-
-    /// Leaves where other nodes look that hear no control plane what became of the code, if this one hears none any more
-    /// while it is remembered.
-    async fn store_if_cut_off(&self, redemptions: &Redemptions) {
-        let Some(turn) = Turn::of(&self.rules, &self.host, &self.key) else {
-            return;
-        };
-        loop {
-            self.host.sleep(LOOK).await;
-            let Some(landed) = redemptions.find(&self.key, self.host.now()) else {
-                return;
-            };
-            if self.host.is_heard().await {
-                continue;
-            }
-            let (told, lasts) = match landed {
-                Landed::Given(_, given) => (Some(self.seal_given(&given)), UNJUDGED),
-                landed => (self.tell(&landed.into()), REMEMBERED),
-            };
-            return turn.end(told, lasts).await;
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! afterwards (OpenID Connect Core §12).
 
 mod contested;
+mod heard;
 mod results;
 mod unjudged;
 
@@ -26,7 +27,6 @@ use super::rules::Rules;
 use super::session_store::SessionStore;
 use super::single_flight::Flights;
 use super::token_endpoint::{self, PassedOn, TokenError, Tokens};
-use super::told;
 use super::verify::{Expected, Refusal, Verifier};
 use crate::host::{Claim, Host, Work};
 use crate::sessions::session_keys::KeyRing;
@@ -231,9 +231,6 @@ fn lasts_until(rules: &Rules, tokens: &Tokens, now: UnixTime) -> UnixTime {
     rules.remembered_until(due, now)
 }
 
-/// What tokens are sealed as on their way to another node. No cookie has such a name.
-const NAME: &str = "=refresh";
-
 impl<H: Host> Refresh<H> {
     /// The result, and whether it was for this node to have it.
     async fn run(&mut self) -> (Outcome, bool) {
@@ -242,12 +239,9 @@ impl<H: Host> Refresh<H> {
         };
         match claim {
             Claim::Theirs(sealed) => {
-                if let Some(tokens) = self.open(&sealed) {
+                if let Some(tokens) = self.hear(&sealed) {
                     return (self.take(tokens).await, false);
                 }
-                let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
-                let unjudged = &self.refreshes.unjudged;
-                unjudged.hear(rules, ring, host, self.key, &sealed);
                 (self.ask_in_turn().await, false)
             }
             Claim::Alone => {
@@ -311,21 +305,6 @@ impl<H: Host> Refresh<H> {
             passed_on: self.passed_on.clone(),
             steps: self.steps,
         }
-    }
-
-    /// The tokens that another node has published.
-    fn open(&self, sealed: &[u8]) -> Option<Tokens> {
-        told::open(&self.rules, &self.ring, &self.host, NAME, sealed)
-    }
-
-    /// What other nodes are told: the tokens, judged or not.
-    fn tell(&self, outcome: &Outcome) -> Option<Vec<u8>> {
-        let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
-        if let Ok(tokens) = outcome {
-            return told::seal(rules, ring, host, NAME, tokens.as_ref());
-        }
-        let given = self.refreshes.unjudged.find(&self.key, host.now())?;
-        given.seal(rules, ring, host, &self.want.token)
     }
 
     async fn go_on_telling(&self) {

@@ -1,5 +1,5 @@
 //! What the nodes share in Redis (Kong 3.9, `cluster_cache_strategy`): introspection answers, which proofs of possession were
-//! used, and who redeems a code where no control plane says so.
+//! used, and who redeems a code or refreshes a session in a cookie.
 //!
 //! They are sealed like cookies: whoever can write to the store can make nobody's token active. A store
 //! that fails is passed by; the provider is asked then.

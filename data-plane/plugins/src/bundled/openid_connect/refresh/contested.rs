@@ -1,5 +1,5 @@
 //! Refreshes that another node may be at, unseen by this one or by its control plane. Where sessions are stored, the store
-//! says whose turn it is. Where nobody says so, another node may have been faster: a refusal does not end the session at once,
+//! says whose turn it is, and where nodes share answers in Redis, they say it there. Where nobody says so, another node may have been faster: a refusal does not end the session at once,
 //! which may go on with what that was given.
 
 use std::sync::{Mutex, PoisonError};
@@ -73,7 +73,7 @@ impl<H: Host> Refresh<H> {
             return Err(contested());
         }
         let (Some(store), Some(session)) = (self.store(), &self.session) else {
-            return self.ask().await;
+            return self.ask_or_hear().await;
         };
         let name = hexadecimal(&self.replaces());
         let lasts = longest(&self.rules);
@@ -100,7 +100,7 @@ impl<H: Host> Refresh<H> {
 
     /// Names what new tokens replace, whatever a node knows of those before: nodes that have read the same session name it
     /// alike.
-    fn replaces(&self) -> [u8; 32] {
+    pub(super) fn replaces(&self) -> [u8; 32] {
         match &self.want.held {
             Some(held) if self.key == self.first => replacing(&self.first, &held.access_token),
             _ => self.key,

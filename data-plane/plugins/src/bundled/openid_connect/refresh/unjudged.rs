@@ -22,7 +22,7 @@ use crate::host::{Host, Work};
 use crate::sessions::session_keys::KeyRing;
 
 /// How long it waits for the key that has signed it to become known.
-const KEPT: Duration = Duration::from_mins(5);
+pub(super) const KEPT: Duration = Duration::from_mins(5);
 
 /// Most that a node keeps.
 const MOST: usize = 1_000;

@@ -1,4 +1,4 @@
-//! Refreshes of sessions in Redis by several nodes at once, and of tokens that are not.
+//! Refreshes by several nodes at once that share a Redis server, of sessions that lie there and of others.
 
 use std::rc::Rc;
 
@@ -218,4 +218,87 @@ fn rule_41_no_refresh_token_is_spent_for_a_session_whose_shard_takes_no_writes()
         let spent = usize::from(!is_its_own);
         assert_eq!(one.provider.called("/token"), calls + spent, "{is_its_own}");
     }
+}
+
+/// Nodes that keep sessions in cookies and share answers in Redis, the second or the first of which hears no control plane.
+fn sharing(first_is_heard: bool) -> (Gateway, Gateway, Rc<Redis>) {
+    let (one, two, redis) = gateways(&json!({
+        "session_storage": "cookie", "cluster_cache_strategy": "redis", "refresh_grace": 0,
+    }));
+    let unheard = if first_is_heard { &two } else { &one };
+    unheard.host.claims(Claim::Alone);
+    (one, two, redis)
+}
+
+#[test]
+fn rule_41_of_two_nodes_one_of_which_hears_no_control_plane_one_refreshes_a_session_in_a_cookie() {
+    for first_is_heard in [true, false] {
+        let (mut one, mut two, redis) = sharing(first_is_heard);
+        let browser = due(&mut one, &two);
+        let calls = one.provider.called("/token");
+        let renewed = browser.clone().get(&mut one, "/api");
+        let late = browser.clone().get(&mut two, "/api");
+        let outcome = (late.status, late.ends_session());
+        assert_eq!(outcome, (200, false), "{first_is_heard}");
+        assert_eq!(late.seen("authorization"), renewed.seen("authorization"));
+        assert_eq!(one.provider.called("/token"), calls + 1);
+        let values = redis.values.borrow();
+        let refreshes = values.iter().filter(|(key, _)| key.contains("=refresh:"));
+        let told: Vec<_> = refreshes.map(|(_, told)| told).collect();
+        assert!(told.len() == 1 && !told[0].contains("refresh-"), "{told:?}");
+    }
+}
+
+#[test]
+fn rule_41_while_a_node_refreshes_a_session_in_a_cookie_another_one_does_not() {
+    for first_is_heard in [true, false] {
+        let (mut one, mut two, redis) = sharing(first_is_heard);
+        let browser = due(&mut one, &two);
+        let calls = one.provider.called("/token");
+        let store = Rc::clone(&redis);
+        two.host.connect_redis(Rc::new(move |asked: &[Command]| {
+            // Somebody is at it for as long as it is looked.
+            let key = String::from_utf8_lossy(&asked[0].0[1]).into_owned();
+            if key.contains("=refresh:") {
+                store.values.borrow_mut().insert(key, "1".to_owned());
+            }
+            store.answer(asked)
+        }));
+        let reply = browser.clone().get(&mut two, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (503, false));
+        assert_eq!(one.provider.called("/token"), calls);
+        // A server that is away costs nobody the session.
+        redis.down.set(true);
+        assert_eq!(browser.clone().get(&mut one, "/api").status, 200);
+        assert_eq!(one.provider.called("/token"), calls + 1);
+    }
+}
+
+#[test]
+fn rule_41_what_a_refresh_brought_serves_no_other_session() {
+    let (mut one, mut two, redis) = sharing(true);
+    let mut first = due(&mut one, &two);
+    let reply = first.get(&mut one, "/api");
+    let values = redis.values.borrow().clone();
+    let mut told = values
+        .into_iter()
+        .filter(|(key, _)| key.contains("=refresh:"));
+    let (_, told) = told.next().unwrap();
+    one.provider.script.borrow_mut().lifetime = Some(3);
+    let mut second = Browser::default();
+    assert_eq!(second.sign_in(&mut one, "/api").status, 200);
+    one.advance(3);
+    two.host.set_clock(one.host.now());
+    // Whoever can write there puts it in the place of another one.
+    let store = Rc::clone(&redis);
+    two.host.connect_redis(Rc::new(move |asked: &[Command]| {
+        let key = String::from_utf8_lossy(&asked[0].0[1]).into_owned();
+        if key.contains("=refresh:") {
+            store.values.borrow_mut().insert(key, told.clone());
+        }
+        store.answer(asked)
+    }));
+    let other = second.get(&mut two, "/api");
+    assert_eq!(other.status, 200);
+    assert_ne!(other.seen("authorization"), reply.seen("authorization"));
 }

@@ -1,8 +1,9 @@
-//! Whose turn it is to redeem a code where no control plane says so: nodes that share a Redis server say it to one another
-//! there. Nothing is written while control planes are heard.
+//! Whose turn it is to redeem a code, or to refresh tokens that lie in no store: nodes that share a Redis server say it to
+//! one another there, also those that no control plane hears.
 //!
 //! ```text
-//! <prefix>:code:<digest>     a node is at it ("1"); then what it tells the others, sealed
+//! <prefix>:code:<digest>        a node is at it ("1"); then what it tells the others, sealed
+//! <prefix>:refresh:<digest>
 //! ```
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use shared::hexadecimal::hexadecimal;
 use tracing::warn;
 
+use crate::bundled::openid_connect::config::AuthMethod;
 use crate::bundled::openid_connect::failure::Failure;
 use crate::bundled::openid_connect::rules::Rules;
 use crate::bundled::openid_connect::session_store;
@@ -44,40 +46,61 @@ pub(super) enum Whose {
     Unknown,
 }
 
-/// The place where nodes say who redeems one code.
-pub(super) struct Turn<'a, H> {
-    host: &'a H,
-    server: &'a Arc<RedisServer>,
+/// The place where nodes say who does one piece of work.
+pub(super) struct Turn<H> {
+    host: H,
+    server: Arc<RedisServer>,
     place: String,
     lasts: Duration,
-    /// Whether nothing comes of the sign-in while the server is away.
+    /// Whether nothing comes of the work while the server is away.
     is_needed: bool,
 }
 
-impl<'a, H: Host> Turn<'a, H> {
+impl<H: Host> Turn<H> {
     /// Where the nodes that run `rules` say who redeems the code `key`; none if they share no server.
-    pub(super) fn of(rules: &'a Rules, host: &'a H, key: &[u8; 32]) -> Option<Self> {
+    pub(super) fn of_code(rules: &Rules, host: &H, key: &[u8; 32]) -> Option<Self> {
         let name = format!("code:{}", hexadecimal(key));
-        let store = rules.storage.as_deref().map(|store| store.shared(&name));
-        let is_needed = store.is_some();
-        let answers = || Some(rules.shared_answers.as_ref()?.shared(&name));
-        let (server, place) = store.or_else(answers)?;
+        match &rules.storage {
+            Some(store) => {
+                let is_needed = rules.keeps_session(AuthMethod::AuthorizationCode);
+                Some(Self::new(rules, host, store.shared(&name), is_needed))
+            }
+            None => Self::beside_answers(rules, host, &name),
+        }
+    }
+
+    /// The same for the refresh `key`, of tokens that lie in no store.
+    pub(super) fn of_refresh(rules: &Rules, host: &H, key: &[u8; 32]) -> Option<Self> {
+        Self::beside_answers(rules, host, &format!("refresh:{}", hexadecimal(key)))
+    }
+
+    fn beside_answers(rules: &Rules, host: &H, name: &str) -> Option<Self> {
+        let shared = rules.shared_answers.as_ref()?.shared(name);
+        Some(Self::new(rules, host, shared, false))
+    }
+
+    fn new(
+        rules: &Rules,
+        host: &H,
+        (server, place): (&Arc<RedisServer>, String),
+        is_needed: bool,
+    ) -> Self {
         // Longer than all calls take: discovery and tokens, both again where the endpoint has moved, and keys.
         let timeout = rules.config.provider.timeout.milliseconds();
-        Some(Self {
-            host,
-            server,
+        Self {
+            host: host.clone(),
+            server: Arc::clone(server),
             place,
             lasts: TURN.max(timeout.saturating_mul(5).saturating_add(BETWEEN)),
             is_needed,
-        })
+        }
     }
 
     /// Takes the turn, or waits for what comes of that of another node.
     ///
     /// # Errors
     ///
-    /// If the server fails, and what comes of the code could not be stored there: it stays unspent.
+    /// If the server fails, and what comes of a code could not be stored there: it stays unspent.
     pub(super) async fn take(&self) -> Result<Whose, Failure> {
         let (mut waited, mut pause) = (Duration::ZERO, LOOK.0);
         loop {
@@ -101,15 +124,15 @@ impl<'a, H: Host> Turn<'a, H> {
         }
     }
 
-    /// Says that this node redeems the code, unless another one has said so: whether it has not. `None`: the server fails.
-    pub(super) async fn begin(&self) -> Option<bool> {
+    /// Says that this node is at it, unless another one has said so: whether it has not. `None`: the server fails.
+    async fn begin(&self) -> Option<bool> {
         let set = Command::new("SET").arg(self.place.clone()).arg(AT_IT);
         let set = set.arg("PX").number(milliseconds(self.lasts)).arg("NX");
         Some(self.ask(set).await? != Reply::Nil)
     }
 
-    /// Tells what has come of it, which is worth knowing for as long as it `lasts`. `None`: the code may still be good, and is
-    /// another node's to redeem.
+    /// Tells what has come of it, which is worth knowing for as long as it `lasts`. `None`: nothing may have been
+    /// spent, and it is another node's turn.
     pub(super) async fn end(&self, told: Option<Vec<u8>>, lasts: Duration) {
         let place = self.place.clone();
         let command = match told {
@@ -133,14 +156,17 @@ impl<'a, H: Host> Turn<'a, H> {
     }
 
     async fn ask(&self, command: Command) -> Option<Reply> {
-        let error = match self.host.redis(self.server, vec![command]).await {
+        let error = match self.host.redis(&self.server, vec![command]).await {
             Ok(mut replies) => match replies.pop() {
                 Some(Reply::Error(error)) => error,
                 reply => return reply,
             },
             Err(error) => error.to_string(),
         };
-        warn!(error, "nodes cannot agree in Redis on who redeems a code");
+        warn!(
+            error,
+            "nodes cannot agree in Redis on who redeems a code or refreshes tokens"
+        );
         None
     }
 }

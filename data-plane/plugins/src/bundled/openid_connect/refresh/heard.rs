@@ -1,0 +1,81 @@
+//! What nodes tell one another of refreshes: by their control planes, and in Redis where they share answers.
+
+use std::time::Duration;
+
+use shared::hexadecimal::hexadecimal;
+
+use super::contested::contested;
+use super::{Outcome, Refresh, unjudged};
+use crate::bundled::openid_connect::token_endpoint::Tokens;
+use crate::bundled::openid_connect::told;
+use crate::bundled::openid_connect::turn::{Turn, Whose};
+use crate::host::Host;
+
+/// What tokens are sealed as on their way to another node. No cookie has such a name.
+const NAME: &str = "=refresh";
+
+/// How long other nodes can hear of new tokens in Redis: as long as of a control plane.
+const TOLD: Duration = Duration::from_mins(1);
+
+impl<H: Host> Refresh<H> {
+    /// The tokens that another node has published; none if nobody has judged them yet, which is noted.
+    pub(super) fn hear(&self, sealed: &[u8]) -> Option<Tokens> {
+        let tokens = self.open(sealed);
+        if tokens.is_none() {
+            let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
+            let unjudged = &self.refreshes.unjudged;
+            unjudged.hear(rules, ring, host, self.key, sealed);
+        }
+        tokens
+    }
+
+    /// The tokens that another node has published, if they are judged.
+    pub(super) fn open(&self, sealed: &[u8]) -> Option<Tokens> {
+        told::open(&self.rules, &self.ring, &self.host, NAME, sealed)
+    }
+
+    /// What other nodes are told: the tokens, judged or not.
+    pub(super) fn tell(&self, outcome: &Outcome) -> Option<Vec<u8>> {
+        let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
+        if let Ok(tokens) = outcome {
+            return told::seal(rules, ring, host, NAME, tokens.as_ref());
+        }
+        let given = self.refreshes.unjudged.find(&self.key, host.now())?;
+        given.seal(rules, ring, host, &self.want.token)
+    }
+
+    /// New tokens, of this node's asking or of that of another one, where nodes share a server in which no session lies.
+    pub(super) async fn ask_or_hear(&self) -> Outcome {
+        let name = self.replaces();
+        let Some(turn) = Turn::of_refresh(&self.rules, &self.host, &name) else {
+            return self.ask().await;
+        };
+        let sealed_as = format!("{NAME} {}", hexadecimal(&name));
+        let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
+        match turn.take().await? {
+            Whose::Ours | Whose::Unknown => {}
+            Whose::Taken => return Err(contested()),
+            Whose::Theirs(told) => {
+                // It serves at no other place than this one, whoever can write there.
+                let told: Option<String> = told::open(rules, ring, host, &sealed_as, &told);
+                let tokens = told.and_then(|told| self.hear(told.as_bytes()));
+                // A refresh token that is not used up serves whoever wants more.
+                let tokens = tokens.filter(|tokens| self.want.takes(tokens, host.now()));
+                return match tokens {
+                    Some(tokens) => self.take(tokens).await,
+                    None => self.ask().await,
+                };
+            }
+        }
+        let outcome = self.ask().await;
+        let told = self.tell(&outcome);
+        let told = told.and_then(|told| String::from_utf8(told).ok());
+        let told = told.and_then(|told| told::seal(rules, ring, host, &sealed_as, &told));
+        let lasts = match outcome {
+            Ok(_) => TOLD,
+            Err(_) => unjudged::KEPT,
+        };
+        turn.end(told, lasts).await;
+        outcome
+    }
+}
