@@ -96,6 +96,15 @@ fn gather(arguments: Vec<(String, String)>) -> Callback {
     callback
 }
 
+/// Whether the query answers a sign-in, as far as its state shows, which need not open any more. Applications that are clients
+/// of a provider themselves, be it the same one, get answers with states of their own.
+pub(super) fn is_in_query(rules: &Rules, exchange: &Exchange<'_>) -> bool {
+    let mode = rules.config.sign_in.response_mode;
+    let arguments = request::query(exchange).into_owned().collect();
+    let state = response(mode, arguments).and_then(|answer| answer.state);
+    state.is_some_and(|state| mark::is_likely(&state))
+}
+
 /// The answer to a response that came by another way than was asked for when `pending` began, from the provider's page or
 /// from somebody else: it says what that way is, and uses nothing up. An error is heard by whatever way it comes.
 pub(super) fn wrong_way(
@@ -167,7 +176,7 @@ pub(super) struct Lost {
 ///
 /// # Errors
 ///
-/// If it belongs to none, but this browser has others under way.
+/// If it belongs to none, but this browser has others under way that lead here, or by its state it is of a gateway.
 pub(super) fn find(
     rules: &Rules,
     exchange: &Exchange<'_>,
@@ -179,7 +188,8 @@ pub(super) fn find(
     let ring = &exchange.environment.session_keys;
     let state = callback.state.as_deref().unwrap_or_default();
     let name = rules.names.sign_in(&under_way::suffix(state));
-    let mut other = false;
+    let here = sign_in::own_url(exchange);
+    let (mut other, mut leads_here) = (false, false);
     for (held, noted) in under_way::all(rules, ring, jar, now) {
         let expired = flow::expired(rules, noted.started_at(), now);
         if held == name {
@@ -196,9 +206,11 @@ pub(super) fn find(
             });
         }
         other |= !expired;
+        leads_here |= !expired && noted.leads_to(&here);
     }
     let mark = mark::read(rules, ring, state, now);
-    if other {
+    // Where no provider leads to, an application has answers of its own.
+    if other && (leads_here || mark::is_likely(state)) {
         return Err(match mark {
             None => Failure::refused("state_unknown", "the state is not the one that was sent"),
             Some(_) if redemption::knows(host, state) => {

@@ -196,7 +196,7 @@ async fn arrive(
     };
     let interactive = matches!(cause, Cause::Interaction(_));
     // Whose the arguments of an answer are that it has.
-    let is_answered = matches!(cause, Cause::Lost(_)) || leads_here(rules, exchange);
+    let is_answered = matches!(cause, Cause::Lost(_)) || is_answer(rules, exchange);
     // With what a provider says of a sign-in, the request is for nobody's page.
     let came_back = matches!(cause, Cause::Lost(_))
         || exchange.request.uri.query().is_some_and(|query| {
@@ -261,8 +261,8 @@ async fn arrive(
     })
 }
 
-/// The query of the request that is kept over the sign-in; of one that looks like a provider's answer without what that adds.
-/// Applications have arguments of these names, too: unless the request `is_answered`, as it may be, they are theirs.
+/// The query of the request that is kept over the sign-in; if by it a sign-in `is_answered`, without what a provider adds.
+/// Applications have arguments of these names, too.
 fn preserved_query(
     rules: &Rules,
     exchange: &Exchange<'_>,
@@ -273,24 +273,24 @@ fn preserved_query(
     if !rules.config.sign_in.preserve_query_args && !is_form {
         return None;
     }
-    let has = |wanted: &str| request::query(exchange).any(|(name, _)| name == wanted);
-    let is_answer = is_answered && has("state") && (has("code") || has("error"));
-    let of_answers = |name: &str| {
-        matches!(
-            name,
-            "code" | "state" | "session_state" | "iss" | "error" | "error_description"
-        )
-    };
-    let ours = |name: &str| !is_answer || !of_answers(name);
-    Some(request::kept_arguments(query, ours)).filter(|query| !query.is_empty())
+    let kept = |name: &str| !is_answered || !request::added_by_provider(name);
+    Some(request::kept_arguments(query, kept)).filter(|query| !query.is_empty())
 }
 
-/// Whether providers lead browsers to the path of the request. What host they are told is seen here only as proxies tell it.
+/// Whether the query is an answer to a sign-in, or may be: with a state of a gateway, or with any at a URL that providers are
+/// configured to lead to.
+fn is_answer(rules: &Rules, exchange: &Exchange<'_>) -> bool {
+    let has = |wanted: &str| request::query(exchange).any(|(name, _)| name == wanted);
+    let looks = has("state") && (has("code") || has("error"));
+    callback::is_in_query(rules, exchange) || (looks && leads_here(rules, exchange))
+}
+
+/// Whether a `redirect_uri` has the path of the request. What host providers are told is seen here only as proxies tell it.
 fn leads_here(rules: &Rules, exchange: &Exchange<'_>) -> bool {
     let here = own_address::encoded(exchange.request.uri.path()).to_string();
     let leads = |uri: &str| Url::parse(uri).map_or(true, |uri| uri.path() == here);
     let mut clients = rules.clients.iter();
-    clients.any(|client| client.redirect_uri.as_deref().is_none_or(leads))
+    clients.any(|client| client.redirect_uri.as_deref().is_some_and(leads))
 }
 
 /// Arguments of the request that the configuration lets through to the provider.

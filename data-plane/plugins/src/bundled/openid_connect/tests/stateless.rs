@@ -1,11 +1,15 @@
 //! Answers of a provider that say too little of which sign-in they answer.
 
+use std::rc::Rc;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::conformance::reason;
 use super::gateway::{Browser, Gateway};
+use crate::sessions::session_keys::KeyRing;
+use crate::testing::session_key;
 
 /// What becomes of `answer` at the URL that the provider was told, with `{state}` in the place of the sign-in's.
 fn answered(config: Value, answer: &str) -> (u16, String) {
@@ -158,17 +162,16 @@ fn rule_1_a_state_that_is_not_taken_is_told_why() {
 }
 
 #[test]
-fn arguments_of_an_application_outlast_a_sign_in_unless_they_are_an_answer() {
-    for (asked, kept) in [
-        ("state=CA&city=LA", "state=CA&city=LA"),
-        ("code=5&a=1", "code=5&a=1"),
-        ("error=1&error_description=z", "error=1&error_description=z"),
-        (
-            "iss=x&session_state=1&response=2",
-            "iss=x&session_state=1&response=2",
-        ),
-        ("state=CA&code=5&city=LA", "city=LA"),
-        ("state=CA&error=e&iss=i&city=LA&&", "city=LA&&"),
+fn arguments_of_an_application_outlast_a_sign_in() {
+    for asked in [
+        "state=CA&city=LA",
+        "code=5&a=1",
+        "error=1&error_description=z",
+        "iss=x&session_state=1&response=2",
+        "state=CA&code=5&city=LA",
+        "state=CA&error=e&iss=i&city=LA&&",
+        // It is a client of the same provider.
+        "code=5&state=mine&iss=https%3A%2F%2Fidp.example&session_state=1",
     ] {
         for action in ["redirect", "upstream"] {
             let mut gateway = Gateway::new(json!({
@@ -180,11 +183,11 @@ fn arguments_of_an_application_outlast_a_sign_in_unless_they_are_an_answer() {
             let back = gateway.provider.authorize(start.location());
             let reply = browser.get(&mut gateway, &format!("/x?{back}"));
             if action == "redirect" {
-                let expected = format!("http://gateway.example/x?{kept}");
+                let expected = format!("http://gateway.example/x?{asked}");
                 assert_eq!((reply.status, reply.location()), (302, &*expected));
             } else {
                 let (uri, _) = reply.upstream.unwrap();
-                assert_eq!(uri, &*format!("/x?{kept}"), "{asked}");
+                assert_eq!(uri, &*format!("/x?{asked}"));
             }
             // With the session, all of it is the application's.
             let (uri, _) = browser
@@ -244,6 +247,67 @@ fn what_no_provider_leads_to_has_arguments_of_answers_that_are_its_own() {
                 let reply = browser.get(&mut gateway, &format!("/cb?{back}"));
                 assert_eq!(reply.location(), expected, "{uri}");
             }
+        }
+    }
+}
+
+#[test]
+fn an_application_has_answers_of_its_own_beside_a_sign_in_that_leads_elsewhere() {
+    for config in [
+        json!({}),
+        json!({ "redirect_uri": ["http://gateway.example/cb"] }),
+    ] {
+        let (mut gateway, mut browser) = (Gateway::new(config), Browser::default());
+        let start = browser.get(&mut gateway, "/api");
+        let own = "/own/cb?code=mine&state=mine&iss=x";
+        assert_eq!(browser.get(&mut gateway, own).status, 302);
+        assert_eq!(
+            browser
+                .post(&mut gateway, "/own/form", "code=mine&state=mine")
+                .status,
+            302
+        );
+        // The sign-in lands, and then it is for the application.
+        let uri = url::Url::parse(&start.argument("redirect_uri").unwrap()).unwrap();
+        let back = gateway.provider.authorize(start.location());
+        let here = format!("{}?{back}", uri.path());
+        assert!(browser.get(&mut gateway, &here).sets_session());
+        assert_eq!(browser.get(&mut gateway, own).upstream.unwrap().0, own);
+        // One that looks as ours do is refused wherever it comes, and so is any where the sign-in leads.
+        let mut browser = Browser::default();
+        browser.get(&mut gateway, "/api");
+        for refused in [
+            format!("/own/cb?{}", back.replace("state=AQE", "state=AQF")),
+            format!("{}?code=mine&state=mine", uri.path()),
+        ] {
+            let reply = browser.get(&mut gateway, &refused);
+            assert_eq!(
+                (reply.status, reason(&gateway)),
+                (401, "state_unknown".to_owned())
+            );
+        }
+    }
+}
+
+#[test]
+fn rule_25_nothing_of_an_answer_that_opens_no_more_outlasts_the_next_sign_in() {
+    for mode in ["query", "query.jwt"] {
+        let config = json!({ "preserve_query_args": true, "response_mode": mode });
+        let (mut gateway, mut browser) = (Gateway::new(config.clone()), Browser::default());
+        let start = browser.get(&mut gateway, "/api?a=1");
+        let lost = gateway.provider.authorize(start.location());
+        // By a gateway that has made it, and by one that has other keys.
+        let mut other = Gateway::with_provider(&config, Rc::clone(&gateway.provider), 2);
+        other.environment.session_keys = KeyRing {
+            keys: vec![session_key(9)],
+        };
+        for node in [&mut gateway, &mut other] {
+            let mut browser = Browser::default();
+            let start = browser.get(node, &format!("/api?{lost}&scope=x&b=2"));
+            assert_eq!(start.status, 302, "{mode}");
+            let back = node.provider.authorize(start.location());
+            let reply = browser.get(node, &format!("/api?{back}"));
+            assert_eq!(reply.upstream.unwrap().0, "/api?b=2", "{mode}");
         }
     }
 }
