@@ -201,6 +201,7 @@ impl Outside for Outbound {
 mod tests {
     use plugins::host::{Reach, Repeatable};
     use plugins::proxies::{Proxies, Proxy};
+    use shared::tls::Mistrust;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
@@ -299,7 +300,13 @@ mod tests {
             });
             match asked.await.unwrap() {
                 Ok(answer) => assert!(!verify_tls && answer.body().as_ref() == b"hi"),
-                Err(error) => assert!(verify_tls, "{error}"),
+                Err(error) => {
+                    let why = match &error {
+                        FetchError::Untrusted { why, .. } => Some(*why),
+                        _ => None,
+                    };
+                    assert!(verify_tls && why == Some(Mistrust::Issuer), "{error}");
+                }
             }
         }
     }

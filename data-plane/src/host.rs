@@ -32,6 +32,7 @@ use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
 use shared::secret::Secret;
 use shared::telemetry::{Trouble, chain};
+use shared::tls::Mistrust;
 
 use crate::ask::{AGAIN, Unanswered};
 use crate::body::RequestBody;
@@ -199,6 +200,13 @@ fn is_broken_off(error: &UpstreamError) -> bool {
 fn fetch_error(authority: &str, error: &UpstreamError) -> FetchError {
     let (authority, reason) = (authority.to_owned(), chain(error).to_string());
     match error {
+        UpstreamError::Tls { source, .. } if let Some(why) = Mistrust::of(source) => {
+            FetchError::Untrusted {
+                authority,
+                reason,
+                why,
+            }
+        }
         UpstreamError::Forbidden { address } => FetchError::Forbidden {
             authority,
             address: *address,

@@ -1,6 +1,7 @@
 //! TLS configurations from PEM files, with one cryptography provider: aws-lc-rs.
 
 mod judge;
+mod mistrust;
 mod unverified;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::clock::UnixTime;
 use crate::expiry::Expiry;
 use crate::renewal::Renewal;
 pub use judge::Role;
+pub use mistrust::Mistrust;
 pub use unverified::Unverified;
 
 /// The name that every control plane's certificate carries and that every data plane demands, by

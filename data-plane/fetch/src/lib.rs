@@ -25,6 +25,7 @@ use rustls_pki_types::ServerName;
 use shared::authority::bare;
 use shared::network::Network;
 use shared::telemetry::chain;
+use shared::tls::Mistrust;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -233,9 +234,14 @@ fn host_and_port(url: &Uri) -> Result<(String, u16), FetchError> {
     Ok((host, url.port_u16().unwrap_or(own)))
 }
 
+/// Host and port as they stand in `url`.
+fn authority(url: &Uri) -> String {
+    url.authority().map(ToString::to_string).unwrap_or_default()
+}
+
 fn unreachable(url: &Uri, reason: &impl ToString) -> FetchError {
     FetchError::Connect {
-        authority: url.authority().map(ToString::to_string).unwrap_or_default(),
+        authority: authority(url),
         reason: reason.to_string(),
     }
 }
@@ -253,7 +259,7 @@ impl<O: Outside> Way<'_, O> {
             return Ok(());
         }
         Err(FetchError::Forbidden {
-            authority: url.authority().map(ToString::to_string).unwrap_or_default(),
+            authority: authority(url),
             address,
         })
     }
@@ -289,10 +295,18 @@ impl<O: Outside> Way<'_, O> {
         let name = ServerName::try_from(host).map_err(|error| unreachable(url, &error))?;
         let connector = self.outside.connector(self.limits.verify_tls, certificate);
         let connector = connector.map_err(|error| unreachable(url, &error))?;
-        let stream = connector
-            .connect(name, stream)
-            .await
-            .map_err(|error| unreachable(url, &error))?;
+        let stream =
+            connector
+                .connect(name, stream)
+                .await
+                .map_err(|error| match Mistrust::of(&error) {
+                    Some(why) => FetchError::Untrusted {
+                        authority: authority(url),
+                        reason: error.to_string(),
+                        why,
+                    },
+                    None => unreachable(url, &error),
+                })?;
         Ok(Box::new(stream))
     }
 }

@@ -17,6 +17,7 @@ use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use shared::network::{self, Network};
 use shared::secret::Secret;
+use shared::tls::Mistrust;
 
 use crate::bundled::openid_connect::client_keys::{ClientCertificate, ClientKeys};
 use crate::proxies::Proxies;
@@ -292,6 +293,16 @@ pub enum FetchError {
         authority: String,
         /// What went wrong, without secrets.
         reason: String,
+    },
+    /// The server's certificate is not believed.
+    #[error("connecting to {authority}: {reason}")]
+    Untrusted {
+        /// Host and port.
+        authority: String,
+        /// What TLS said.
+        reason: String,
+        /// What is wrong with it.
+        why: Mistrust,
     },
     /// The server's address is none that may be connected to.
     #[error(

@@ -4,6 +4,8 @@
 
 mod discovered;
 mod offered;
+mod reached;
+mod same_site;
 mod way_back;
 mod ways;
 
@@ -25,6 +27,7 @@ use crate::host::Host;
 use crate::registry;
 
 pub use discovered::{Discovered, Said, discover};
+use reached::tell;
 
 /// The issuer that a configuration names, without a well-known suffix and without a slash at its end.
 pub fn issuer(config: &Value) -> Option<String> {
@@ -52,6 +55,7 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
     audience(&rules, &mut findings);
     openid(&rules, &mut findings);
     offered::unverified(&rules, &mut findings);
+    same_site::check(&rules, &mut findings);
     ways::check(&rules, &mut findings);
     ways::algorithms(&rules, &mut findings);
     if rules.config.provider.using_pseudo_issuer {
@@ -59,8 +63,8 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
     } else {
         match provider::metadata(&rules, host).await {
             Err(error) => {
-                let fix = "Compare issuer with the provider's documentation, and see whether this machine reaches it.";
-                findings.fail("discovery", &tell(&error), fix);
+                let fix = "Compare issuer with the provider's documentation.";
+                findings.fail("discovery", &tell(&error), reached::fix(&error, fix));
             }
             Ok(found) => {
                 findings.pass("discovery", "the discovery document is there");
@@ -133,17 +137,6 @@ impl Findings {
     fn add(&mut self, check: &str, result: &str, detail: &str, fix: Option<&str>) {
         self.all
             .push(json!({ "check": check, "result": result, "detail": detail, "fix": fix }));
-    }
-}
-
-/// What goes wrong with a provider, in fixed words: an address that refuses, one that is silent and
-/// one that speaks something else look the same.
-fn tell(error: &ProviderError) -> String {
-    match error {
-        ProviderError::Issuer { expected, found } => {
-            format!("the provider names the issuer {found}, configured is {expected}")
-        }
-        other => other.failure().detail.into_owned(),
     }
 }
 
@@ -372,7 +365,7 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
         Err(error) => {
             let fix =
                 "See whether jwks_uri is reachable and its keys are of a kind that is accepted.";
-            findings.fail("keys", &tell(&error), fix);
+            findings.fail("keys", &tell(&error), reached::fix(&error, fix));
             return;
         }
     };
@@ -445,7 +438,7 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
             Err(TokenError::Provider(error)) => findings.fail(
                 "client",
                 &tell(&error),
-                "See whether the token endpoint is reachable.",
+                reached::fix(&error, "See whether token_endpoint is the provider's."),
             ),
         }
     }

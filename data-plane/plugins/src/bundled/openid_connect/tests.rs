@@ -7,6 +7,7 @@ mod bearer;
 mod bindings;
 mod callback;
 mod check;
+mod check_reach;
 mod client;
 mod conformance;
 mod conformance_fapi;

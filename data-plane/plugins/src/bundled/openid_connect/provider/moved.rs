@@ -29,7 +29,7 @@ pub(in crate::bundled::openid_connect) fn is_untaken(error: &ProviderError) -> b
     match error {
         ProviderError::Status(status) => StatusCode::from_u16(*status).is_ok_and(is_missing),
         // Not even the connection came about.
-        ProviderError::Fetch(FetchError::Connect { .. }) => true,
+        ProviderError::Fetch(FetchError::Connect { .. } | FetchError::Untrusted { .. }) => true,
         _ => false,
     }
 }

@@ -17,7 +17,7 @@ use crate::bundled::openid_connect::token_endpoint::Tokens;
 use crate::host::Host;
 use crate::testing::START;
 
-fn checked(gateway: &Gateway, config: &Value) -> Value {
+pub(super) fn checked(gateway: &Gateway, config: &Value) -> Value {
     let mut all = json!({
         "issuer": ISSUER, "client_id": ["client"], "client_secret": ["secret"],
     });
@@ -27,7 +27,7 @@ fn checked(gateway: &Gateway, config: &Value) -> Value {
     gateway.host.run(check::run(&all, &gateway.host)).unwrap()
 }
 
-fn result(report: &Value, name: &str) -> String {
+pub(super) fn result(report: &Value, name: &str) -> String {
     let all = report["findings"].as_array().unwrap();
     let found = all.iter().filter(|finding| finding["check"] == name);
     let results: Vec<&str> = found

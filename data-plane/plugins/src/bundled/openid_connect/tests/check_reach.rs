@@ -1,0 +1,116 @@
+//! Configurations checked against providers that are not reached, or that browsers do not come back from.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shared::tls::Mistrust;
+
+use super::check::{checked, result};
+use super::gateway::Gateway;
+use crate::host::FetchError;
+
+/// The finding `name` of a report, as far as somebody has to act.
+fn told(report: &Value, name: &str) -> (String, String) {
+    let all = report["findings"].as_array().unwrap();
+    let found = all.iter().find(|finding| finding["check"] == name);
+    let found = found.unwrap_or_else(|| panic!("{name}: {report}"));
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    (text("detail"), text("fix"))
+}
+
+#[test]
+fn a_certificate_that_is_not_believed_is_told_from_a_provider_that_is_not_reached() {
+    let (authority, reason) = ("idp.example:443".to_owned(), "canary".to_owned());
+    let untrusted = |why| FetchError::Untrusted {
+        authority: authority.clone(),
+        reason: reason.clone(),
+        why,
+    };
+    let fails = |error: FetchError| {
+        let gateway = Gateway::new(json!({}));
+        gateway.host.connect(Rc::new(move |_| Err(error.clone())));
+        let report = checked(&gateway, &json!({}));
+        assert!(!report.to_string().contains("canary"), "{report}");
+        told(&report, "discovery")
+    };
+    for (why, detail, fix) in [
+        (Mistrust::Issuer, "no authority", "add that authority"),
+        (Mistrust::Expired, "has expired", "renewed"),
+        (Mistrust::NotYet, "not valid yet", "clock"),
+        (Mistrust::Name, "another name", "subjectAltName"),
+        (Mistrust::Other, "none that a server", "version 3"),
+    ] {
+        let told = fails(untrusted(why));
+        assert!(
+            told.0.contains("certificate") && told.0.contains(detail),
+            "{told:?}"
+        );
+        assert!(told.1.contains(fix), "{told:?}");
+    }
+    // Nobody learns what a network is like.
+    let unreached = [
+        FetchError::Connect {
+            authority: authority.clone(),
+            reason: reason.clone(),
+        },
+        FetchError::Timeout {
+            authority: authority.clone(),
+            timeout: Duration::from_secs(1),
+        },
+        FetchError::Broken {
+            authority: authority.clone(),
+            reason: reason.clone(),
+        },
+    ];
+    for error in unreached {
+        let (detail, fix) = fails(error);
+        assert_eq!(detail, "the OpenID provider does not answer");
+        assert!(
+            fix.contains("name resolves") && fix.contains("connect"),
+            "{fix}"
+        );
+    }
+    let forbidden = FetchError::Forbidden {
+        authority: authority.clone(),
+        address: [10, 0, 0, 1].into(),
+    };
+    assert!(fails(forbidden).1.contains("provider_networks"));
+    // Of keys and of the token endpoint, which may be elsewhere.
+    for (path, name) in [("/jwks", "keys"), ("/token", "client")] {
+        let gateway = Gateway::new(json!({}));
+        let provider = Rc::clone(&gateway.provider);
+        let error = untrusted(Mistrust::Expired);
+        gateway.host.connect(Rc::new(move |request| {
+            if request.uri().path() == path {
+                return Err(error.clone());
+            }
+            provider.handle(request)
+        }));
+        let told = told(&checked(&gateway, &json!({})), name);
+        assert!(told.0.contains("has expired"), "{name}: {told:?}");
+        assert!(told.1.contains("renewed"), "{name}: {told:?}");
+    }
+}
+
+#[test]
+fn rule_18_cookies_that_no_provider_brings_back_are_told() {
+    let gateway = Gateway::new(json!({}));
+    for name in ["session_cookie_same_site", "authorization_cookie_same_site"] {
+        for (more, expected) in [
+            (json!({ name: "Strict" }), "warn"),
+            (json!({ name: "Lax" }), ""),
+            (json!({}), ""),
+            (json!({ name: "Strict", "auth_methods": ["bearer"] }), ""),
+        ] {
+            let report = checked(&gateway, &more);
+            assert_eq!(result(&report, name), expected, "{more}");
+            assert_eq!(report["ok"], true, "{report}");
+        }
+    }
+    let posted = json!({
+        "authorization_cookie_same_site": "Strict", "response_mode": "form_post",
+    });
+    let report = checked(&gateway, &posted);
+    assert_eq!(result(&report, "authorization_cookie_same_site"), "");
+}
