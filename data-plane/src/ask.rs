@@ -31,8 +31,8 @@ pub(crate) const AGAIN: Duration = Duration::from_millis(20);
 /// How long it is told to control planes that start how a flight ended: they keep it for as long.
 const KEPT: Duration = Duration::from_mins(1);
 
-/// KiB of results that are kept for that.
-const ROOM: usize = 8 * 1024;
+/// KiB of results that no control plane has heard yet.
+const UNHEARD: usize = 32 * 1024;
 
 /// Results that are told again at once.
 const TOLD_AGAIN: usize = 16;
@@ -92,7 +92,7 @@ pub(crate) struct Questions {
     sender: mpsc::Sender<Asked>,
     receiver: Mutex<mpsc::Receiver<Asked>>,
     lengthy: Semaphore,
-    room: Semaphore,
+    unheard: Semaphore,
     telling_again: Semaphore,
     /// How many streams have begun.
     streams: watch::Sender<u64>,
@@ -107,7 +107,7 @@ impl Default for Questions {
             sender,
             receiver: Mutex::new(receiver),
             lengthy: Semaphore::new(LENGTHY),
-            room: Semaphore::new(ROOM),
+            unheard: Semaphore::new(UNHEARD),
             telling_again: Semaphore::new(TOLD_AGAIN),
             streams: watch::Sender::new(0),
             given: Given::default(),
@@ -225,25 +225,33 @@ impl Questions {
         } = landing;
         let mut over = pin!(tokio::time::sleep(KEPT));
         let length = length(&ended);
-        let is_result = length.is_some();
-        let room = length.and_then(|length| self.room.try_acquire_many(length).ok());
-        let (mut is_heard, mut is_kept, mut turn) = (false, false, None);
+        let mut waits = length.map(|length| self.unheard.try_acquire_many(length));
+        let has_room = !matches!(waits, Some(Err(_)));
+        let (mut kept, mut turn) = (None, None);
         loop {
-            is_heard |= matches!(tokio::time::timeout(ARRIVED, arrived).await, Ok(Ok(_)));
+            let is_heard = matches!(tokio::time::timeout(ARRIVED, arrived).await, Ok(Ok(_)));
             drop(turn.take());
-            if is_heard && !is_kept {
-                is_kept = room.is_some() && self.given.lands(&key, number);
-                if !is_kept {
+            if is_heard && kept.is_none() {
+                // What is no result says nothing to whoever starts later.
+                kept = length.and_then(|length| self.given.lands(&key, number, length));
+                drop(waits.take());
+                if kept.is_none() {
                     break;
                 }
             }
-            // One that has no number is nobody's to whoever starts.
-            if number == Number::default() || (is_result && room.is_none()) {
+            if kept.is_none() && !has_room {
                 break;
             }
+            let is_over = async {
+                match &mut kept {
+                    Some(kept) => _ = kept.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = &mut over => break,
+                () = is_over => break,
                 _ = streams.changed() => {}
             }
             // All have something to tell to whoever has just started.

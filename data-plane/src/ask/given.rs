@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use plugins::host::Number;
 use shared::clock::monotonic;
+use tokio::sync::oneshot;
 
 /// After which time a control plane gives a flight to somebody else.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -15,8 +16,11 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Most of them: a control plane that is told of more knows no more.
 const MOST: usize = 1_024;
 
-/// Most of them whose result is kept for control planes that start.
-const LANDED: usize = 256;
+/// Most of them whose result is kept for control planes that start: the newest, which somebody asks for next.
+pub(super) const LANDED: usize = 256;
+
+/// KiB of results that are kept for that.
+pub(super) const ROOM: u32 = 8 * 1024;
 
 /// All that are under way, and those whose result is kept.
 #[derive(Debug, Default)]
@@ -27,6 +31,8 @@ struct All {
     /// Each by its key.
     flights: HashMap<Bytes, Flight>,
     landed: usize,
+    /// KiB of their results.
+    kept: u32,
     begun: u64,
 }
 
@@ -35,7 +41,15 @@ struct Flight {
     number: Number,
     /// Since when it is under way, or its result is kept.
     since: Instant,
-    has_landed: bool,
+    /// Its result, if it has landed and that is kept.
+    kept: Option<Kept>,
+}
+
+/// A result that is kept elsewhere, which hears when it is not to be any more.
+#[derive(Debug)]
+struct Kept {
+    kib: u32,
+    _held: oneshot::Sender<()>,
 }
 
 impl Flight {
@@ -46,13 +60,21 @@ impl Flight {
 
 impl All {
     fn remove(&mut self, key: &[u8]) {
-        if self
-            .flights
-            .remove(key)
-            .is_some_and(|flight| flight.has_landed)
-        {
+        let removed = self.flights.remove(key);
+        if let Some(kept) = removed.and_then(|flight| flight.kept) {
             self.landed -= 1;
+            self.kept -= kept.kib;
         }
+    }
+
+    /// The result that is kept for the longest time.
+    fn oldest(&self) -> Option<Bytes> {
+        let landed = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.kept.is_some());
+        let oldest = landed.min_by_key(|(_, flight)| (flight.since, flight.number.0));
+        oldest.map(|(key, _)| key.clone())
     }
 }
 
@@ -61,7 +83,7 @@ impl Given {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The flight `key` is this process's to do.
+    /// The flight `key` is this process's to do: which beginning of it that is, unless there are too many.
     pub(crate) fn begins(&self, key: &[u8]) -> Number {
         let now = monotonic();
         let mut all = self.lock();
@@ -70,18 +92,19 @@ impl Given {
         all.remove(key);
         if all.flights.len() >= MOST {
             // Whoever does these comes first.
-            all.landed = 0;
+            (all.landed, all.kept) = (0, 0);
             all.flights
-                .retain(|_, flight| !flight.has_landed && flight.is_held(now));
+                .retain(|_, flight| flight.kept.is_none() && flight.is_held(now));
         }
-        if all.flights.len() < MOST {
-            let flight = Flight {
-                number,
-                since: now,
-                has_landed: false,
-            };
-            all.flights.insert(Bytes::copy_from_slice(key), flight);
+        if all.flights.len() >= MOST {
+            return Number::default();
         }
+        let flight = Flight {
+            number,
+            since: now,
+            kept: None,
+        };
+        all.flights.insert(Bytes::copy_from_slice(key), flight);
         number
     }
 
@@ -99,22 +122,34 @@ impl Given {
         let now = monotonic();
         let all = self.lock();
         let flight = all.flights.get(key);
-        flight.is_some_and(|flight| !flight.has_landed && flight.is_held(now))
+        flight.is_some_and(|flight| flight.kept.is_none() && flight.is_held(now))
     }
 
-    /// It is done, and whoever gave it knows that: whether its result is kept, for a minute, for those that start since. Not if
-    /// there are too many, or if one of its name has begun since.
-    pub(crate) fn lands(&self, key: &[u8], number: Number) -> bool {
+    /// It is done, and whoever gave it knows that: its result, of so many `kib`, is kept for those that start since, for a minute,
+    /// or until newer ones need the room, which ends what is given back. `None`: it is too long, or one of its name has begun
+    /// since.
+    pub(crate) fn lands(
+        &self,
+        key: &[u8],
+        number: Number,
+        kib: u32,
+    ) -> Option<oneshot::Receiver<()>> {
         let mut all = self.lock();
-        let has_room = all.landed < LANDED;
-        match all.flights.get_mut(key) {
-            Some(flight) if flight.number == number && has_room && !flight.has_landed => {
-                (flight.since, flight.has_landed) = (monotonic(), true);
-                all.landed += 1;
-                true
-            }
-            _ => false,
+        let flight = all.flights.get(key)?;
+        if flight.number != number || flight.kept.is_some() || kib > ROOM {
+            return None;
         }
+        while all.landed >= LANDED || all.kept + kib > ROOM {
+            let oldest = all.oldest()?;
+            all.remove(&oldest);
+        }
+        let (held, is_over) = oneshot::channel();
+        let flight = all.flights.get_mut(key)?;
+        flight.since = monotonic();
+        flight.kept = Some(Kept { kib, _held: held });
+        all.landed += 1;
+        all.kept += kib;
+        Some(is_over)
     }
 
     /// It is done, or given up, and nothing of it is kept. One of its name that has begun since goes on.

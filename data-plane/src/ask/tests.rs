@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::given::LANDED;
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(12);
@@ -137,7 +138,98 @@ async fn a_result_is_told_to_control_planes_that_start_for_as_long_as_it_serves(
     };
     tokio::join!(questions.landed(landing), control_planes);
     assert!(questions.given.all().is_empty());
-    assert_eq!(questions.room.available_permits(), ROOM);
+    assert_eq!(questions.unheard.available_permits(), UNHEARD);
+}
+
+/// A result of so many KiB.
+fn result(kib: usize) -> request::What {
+    request::What::Flight(proto::v1::Flight {
+        step: Step::Land.into(),
+        result: vec![7; kib * 1024 - 1].into(),
+        ..proto::v1::Flight::default()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_results_the_newest_are_kept_for_control_planes_that_start() {
+    // Too many of them, and too much of them.
+    for (count, kib, left) in [(300_u16, 1, LANDED), (40, 512, 16)] {
+        let questions = Questions::default();
+        let landings: Vec<_> = (0..count)
+            .map(|key| {
+                let key = key.to_be_bytes();
+                let number = questions.given.begins(&key);
+                questions.land(&key, number, result(kib)).unwrap()
+            })
+            .collect();
+        let control_planes = async {
+            for _ in 0..count {
+                let told = questions.next().await.unwrap();
+                told.answer(answer::What::Echo(true));
+                tokio::time::sleep(AGAIN).await;
+            }
+            let mut all = questions.given.all();
+            all.sort();
+            let oldest = count - u16::try_from(left).unwrap();
+            let newest: Vec<_> = (oldest..count)
+                .map(|key| Bytes::copy_from_slice(&key.to_be_bytes()))
+                .collect();
+            assert_eq!(all, newest);
+            // And only they are told again.
+            questions.begin_stream();
+            let mut again = 0;
+            while let Ok(told) = tokio::time::timeout(PROMPT, questions.next()).await {
+                told.unwrap().answer(answer::What::Echo(true));
+                again += 1;
+            }
+            assert_eq!(again, left);
+        };
+        let landed = landings.into_iter().map(|one| questions.landed(one));
+        tokio::join!(futures::future::join_all(landed), control_planes);
+        assert!(questions.given.all().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_control_plane_has_heard_is_told_though_nothing_of_it_can_be_kept() {
+    let questions = Questions::default();
+    let key = [7; 32];
+    // More than are known by a number.
+    for other in 0..2_000_u16 {
+        questions.given.begins(&other.to_be_bytes());
+    }
+    let number = questions.given.begins(&key);
+    assert_eq!(questions.given.number(&key), Number::default());
+    let landing = questions.land(&key, number, result(1)).unwrap();
+    // As much waits as may be kept, and more.
+    let many: Vec<_> = (0..20_u16)
+        .map(|key| {
+            let key = key.to_be_bytes();
+            let number = questions.given.number(&key);
+            questions.land(&key, number, result(512)).unwrap()
+        })
+        .collect();
+    let control_planes = async {
+        for is_there in [false, true] {
+            for _ in 0..21 {
+                let told = questions.next().await.unwrap();
+                if is_there {
+                    told.answer(answer::What::Echo(true));
+                }
+            }
+            questions.begin_stream();
+        }
+    };
+    let landed = many.into_iter().map(|one| questions.landed(one));
+    let landed =
+        async { tokio::join!(questions.landed(landing), futures::future::join_all(landed)) };
+    let both = async { tokio::join!(landed, control_planes) };
+    // Each is heard; what is kept is told a third time, for which nobody is there.
+    let nobody = async {
+        both.await;
+    };
+    assert!(tokio::time::timeout(KEPT * 2, nobody).await.is_ok());
+    assert_eq!(questions.unheard.available_permits(), UNHEARD);
 }
 
 #[tokio::test(start_paused = true)]

@@ -145,11 +145,12 @@ impl<'a> Copies<'a> {
 
     /// The value number `round`, if it is none that nobody looks at.
     fn joined(&self, round: usize) -> Option<String> {
-        let (mut value, mut rest) = (self.first.to_owned(), round);
+        let (mut chunks, mut rest) = (vec![self.first], round);
         for held in &self.further {
-            value.push_str(held.get(rest % held.len())?);
+            chunks.push(held.get(rest % held.len())?);
             rest /= held.len();
         }
-        (rest == 0 && value.len() <= seal::LONGEST).then_some(value)
+        let length: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        (rest == 0 && length <= seal::LONGEST).then(|| chunks.concat())
     }
 }
