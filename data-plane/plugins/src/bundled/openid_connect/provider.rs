@@ -282,7 +282,7 @@ impl Providers {
                 let outcome = entries.entry(key).or_default().take_up(
                     fetched,
                     |had| serves(&rules, had, now),
-                    now,
+                    (now, random(&its_host)),
                 );
                 drop(entries);
                 match &outcome {
@@ -314,6 +314,13 @@ impl CoreCopies {
         };
         copies.insert(key, (Arc::clone(document), at));
     }
+}
+
+/// Any number, by which nodes differ.
+fn random(host: &impl Host) -> u16 {
+    let mut bytes = [0; 2];
+    host.random(&mut bytes);
+    u16::from_be_bytes(bytes)
 }
 
 async fn wait(flight: Flight) -> Outcome {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
 use super::moved::is_missing;
-use super::{ProviderError, Providers, limits};
+use super::{ProviderError, Providers, limits, random};
 use crate::bundled::openid_connect::rules::Rules;
 use crate::host::Host;
 
@@ -75,7 +75,7 @@ pub(in crate::bundled::openid_connect) async fn guarded<T>(
                 }
             }
             let health = failing.entry(endpoint.to_owned()).or_default();
-            health.record(Some(error), host.now());
+            health.record(Some(error), host.now(), random(host));
         }
         Ok(_) | Err(_) => _ = failing.remove(endpoint),
     }

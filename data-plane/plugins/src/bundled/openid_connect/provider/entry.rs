@@ -45,12 +45,12 @@ impl Entry {
     }
 
     /// Takes up what was `fetched`, unless it takes away what nobody signs in without and has not said so for long. What an
-    /// operator has dropped is not kept, and neither is what is too old to serve, as `serves` says.
+    /// operator has dropped is not kept, and neither is what is too old to serve, as `serves` says. `random` is any number.
     pub(super) fn take_up(
         &mut self,
         fetched: Result<Document, ProviderError>,
         serves: impl FnOnce(&Document) -> bool,
-        now: UnixTime,
+        (now, random): (UnixTime, u16),
     ) -> Outcome {
         let outcome = fetched.and_then(|document| {
             let had = self.document.as_ref();
@@ -70,7 +70,7 @@ impl Entry {
             self.document = Some(Arc::clone(document));
             self.emptied_since = None;
         }
-        self.discovery.record(outcome.as_ref().err(), now);
+        self.discovery.record(outcome.as_ref().err(), now, random);
         outcome
     }
 }
@@ -96,12 +96,15 @@ pub(super) struct Health {
     /// When the first of these was, and the last.
     pub(super) failing_since: UnixTime,
     pub(super) failed_at: UnixTime,
+    /// How much of its rest it has, in 65,536ths of the half that is not certain.
+    share: u16,
     /// The last failure: what is told while it rests.
     pub(super) error: Option<ProviderError>,
 }
 
 impl Health {
-    pub(super) fn record(&mut self, error: Option<&ProviderError>, now: UnixTime) {
+    /// Notes how a call went, with any number that is `random`.
+    pub(super) fn record(&mut self, error: Option<&ProviderError>, now: UnixTime, random: u16) {
         self.error = error.cloned();
         if error.is_none() {
             self.failures = 0;
@@ -110,7 +113,7 @@ impl Health {
                 self.failing_since = now;
             }
             self.failures = self.failures.saturating_add(1);
-            self.failed_at = now;
+            (self.failed_at, self.share) = (now, random);
         }
     }
 
@@ -123,10 +126,36 @@ impl Health {
     }
 
     /// Whether it should be left alone: after `tolerated` failures, for one second more with each
-    /// further one. A clock that was set back ends the rest.
+    /// further one, of which up to the half is spared: nodes that failed together do not all ask again at once. A clock that
+    /// was set back ends the rest.
     pub(super) fn rests(&self, tolerated: u32, now: UnixTime) -> bool {
         let over = self.failures.saturating_sub(tolerated);
         let rest = Duration::from_secs(over.into()).min(LONGEST_REST);
+        let rest = rest / 2 + rest / 2 * u32::from(self.share) / (1 << 16);
         over > 0 && now >= self.failed_at && now.saturating_since(self.failed_at) < rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_77_nodes_that_fail_together_do_not_ask_again_together() {
+        let at = UnixTime::from_millis;
+        let rest = |failures: u32, random: u16| {
+            let mut health = Health::default();
+            for _ in 0..failures {
+                health.record(Some(&ProviderError::GivenUp), at(1_000), random);
+            }
+            let rested = (1_000..10_000).take_while(|now| health.rests(0, at(*now)));
+            rested.count()
+        };
+        // A second more with each failure, five at most; by half of that nodes differ.
+        for (failures, longest) in [(1, 1_000), (3, 3_000), (5, 5_000), (100, 5_000)] {
+            assert_eq!(rest(failures, 0), longest / 2);
+            assert_eq!(rest(failures, 1 << 15), longest * 3 / 4);
+            assert!((longest - 1..=longest).contains(&rest(failures, u16::MAX)));
+        }
     }
 }
