@@ -61,6 +61,8 @@ struct Inner {
     revocations: Revocations,
     /// Whether a control plane takes revocations.
     stores: Cell<bool>,
+    /// How often revocations are taken still.
+    room: Cell<Option<usize>>,
     stored: RefCell<Vec<Revocation>>,
     /// What is to be sent on once one does.
     unstored: RefCell<Vec<Revocation>>,
@@ -103,6 +105,7 @@ impl FakeHost {
             node,
             revocations: Revocations::default(),
             stores: Cell::new(true),
+            room: Cell::default(),
             stored: RefCell::default(),
             unstored: RefCell::default(),
             network: RefCell::default(),
@@ -206,6 +209,11 @@ impl FakeHost {
             let mut unstored = self.0.unstored.borrow_mut();
             self.0.stored.borrow_mut().append(&mut unstored);
         }
+    }
+
+    /// Lets the node take revocations in so many times more; as often as they come, if that is not said.
+    pub(crate) fn has_room(&self, left: impl Into<Option<usize>>) {
+        self.0.room.set(left.into());
     }
 
     /// How many revocations a control plane has taken.
@@ -439,6 +447,10 @@ impl Host for FakeHost {
 
     async fn revoke(&self, revocations: Vec<Revocation>) -> Result<(), RevokeError> {
         let known = &self.0.revocations;
+        match self.0.room.get() {
+            Some(0) => return Err(RevokeError::Full),
+            room => self.0.room.set(room.map(|room| room - 1)),
+        }
         if !known.add_own(revocations.iter().copied(), self.now()) {
             return Err(RevokeError::Full);
         }

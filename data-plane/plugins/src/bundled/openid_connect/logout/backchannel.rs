@@ -166,10 +166,16 @@ async fn hear(rules: &Rules, host: &impl Host, asked: Asked) -> Result<(), Failu
         before: host.now().as_millis(),
         expires_at: host.now().saturating_add(2 * (RECENT + SKEW)).as_secs(),
     };
-    if let Err(error) = host.revoke(vec![used]).await {
-        warn!(%error, "a used logout token could not be noted");
+    match host.revoke(vec![used]).await {
+        Ok(()) => Ok(()),
+        // It is noted here, and told to the others later.
+        Err(error @ RevokeError::NotStored) => {
+            warn!(%error, "a used logout token is noted on this node only, so far");
+            Ok(())
+        }
+        // Anybody who has it could bring it again: it is to come until that is noted.
+        Err(error @ RevokeError::Full) => Err(unstored(error)),
     }
-    Ok(())
 }
 
 /// Verifies `token`, which `address` has sent, with the keys that are known, and once more with new ones if none fits.

@@ -121,6 +121,26 @@ fn rule_102_a_token_that_comes_to_two_nodes_is_heard_by_one() {
 }
 
 #[test]
+fn rule_102_a_token_that_cannot_be_noted_as_used_is_to_come_again() {
+    let (mut gateway, mut browser) = back_channel();
+    let one = token(&gateway, "one");
+    gateway.host.has_room(1);
+    assert_eq!(post_token(&mut gateway, &one).status, 503);
+    // What it ends is over.
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+    gateway.host.has_room(None);
+    assert_eq!(post_token(&mut gateway, &one).status, 200);
+    assert_eq!(post_token(&mut gateway, &one).status, 400);
+    // One that is noted here, and nowhere else yet, is used.
+    let two = token(&gateway, "two");
+    gateway.host.store(false);
+    assert_eq!(post_token(&mut gateway, &two).status, 503);
+    gateway.host.store(true);
+    assert_eq!(post_token(&mut gateway, &two).status, 200);
+    assert_eq!(post_token(&mut gateway, &two).status, 400);
+}
+
+#[test]
 fn a_logout_token_may_be_signed_with_the_secret_of_the_client_that_it_is_for() {
     let mut gateway = Gateway::new(json!({
         "backchannel_logout_uri_suffix": "/backchannel", "enable_hs_signatures": true,
