@@ -82,7 +82,7 @@ pub(super) fn begin(
         .require_pushed_authorization_requests
         .unwrap_or(context.document.requires_pushed_requests);
     if pushes && endpoint.is_none() {
-        return Err(Failure::unexpected(
+        return Err(Failure::faulty(
             "idp_error",
             "the OpenID provider has no pushed authorization request endpoint",
         ));

@@ -219,6 +219,18 @@ fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Finding
     // Theirs is another, which is known.
     let own = [Some(Preset::Cognito), Some(Preset::Auth0)].contains(&config.provider.preset);
     let logs_out = logs_out(config) && !own;
+    let announces = |name: &str| metadata.get(name) == Some(&Value::Bool(true));
+    if rules.methods.authorization_code
+        && config.sign_in.require_signed_request_object.is_none()
+        && announces("require_signed_request_object")
+    {
+        findings.warn(
+            "client_key",
+            "the provider takes signed authorization requests only",
+            "Set require_signed_request_object to true: keys of the cluster are made for plugins that name what needs them. Then \
+             register /openid-connect/jwks at the provider, if client_jwk is not set.",
+        );
+    }
     for (name, own, needed, fatal) in [
         (
             "authorization_endpoint",
@@ -236,7 +248,7 @@ fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Finding
             "pushed_authorization_request_endpoint",
             &config.sign_in.pushed_authorization_request_endpoint,
             rules.methods.authorization_code
-                && config.sign_in.require_pushed_authorization_requests == Some(true),
+                && pushes(rules, announces("require_pushed_authorization_requests")),
             true,
         ),
         (
@@ -270,6 +282,12 @@ fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Finding
         }
     }
     supported(rules, metadata, findings);
+}
+
+/// Whether authorization requests are pushed to the provider, which may `demand` it.
+fn pushes(rules: &Rules, demands: bool) -> bool {
+    let configured = rules.config.sign_in.require_pushed_authorization_requests;
+    configured.unwrap_or(demands)
 }
 
 /// Whether the configuration says what means logout.

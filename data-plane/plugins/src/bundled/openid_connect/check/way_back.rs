@@ -1,6 +1,8 @@
 //! Whether the provider would lead a browser back: it is asked as one would ask that may show its user nothing
 //! (`prompt=none`, OpenID Connect Core §3.1.2.1). Only to a redirect URI that is registered does it say no.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -8,11 +10,12 @@ use http::header::{ACCEPT, LOCATION};
 use http::{HeaderValue, Request};
 use url::Url;
 
-use super::Findings;
+use super::{Findings, reached, tell};
 use crate::bundled::openid_connect::authorization_request;
 use crate::bundled::openid_connect::page;
-use crate::bundled::openid_connect::provider::{self, Document};
+use crate::bundled::openid_connect::provider::{self, Document, ProviderError};
 use crate::bundled::openid_connect::rules::{Rules, sha256};
+use crate::bundled::openid_connect::token_endpoint::{self, Endpoint};
 use crate::host::Host;
 
 /// Longest answer that is read: a page for signing in, if it is none of those that are wanted.
@@ -28,7 +31,7 @@ const SILENT: [&str; 5] = [
 ];
 
 pub(super) async fn check(
-    rules: &Rules,
+    rules: &Arc<Rules>,
     document: &Document,
     host: &impl Host,
     position: usize,
@@ -37,6 +40,12 @@ pub(super) async fn check(
     let Some(back) = &rules.client(position).redirect_uri else {
         return;
     };
+    if authorization_request::is_signed(rules, document) {
+        return;
+    }
+    if super::pushes(rules, document.requires_pushed_requests) {
+        return push(rules, document, host, (position, back), findings).await;
+    }
     let Some(location) = ask(rules, document, host, position, back).await else {
         return;
     };
@@ -68,6 +77,35 @@ pub(super) async fn check(
     }
 }
 
+/// Whether the provider takes a request that is pushed to it (RFC 9126 §2).
+async fn push(
+    rules: &Arc<Rules>,
+    document: &Document,
+    host: &impl Host,
+    (position, back): (usize, &str),
+    findings: &mut Findings,
+) {
+    let auth = rules.client(position).auth;
+    if Endpoint::PushedRequest.of(rules, document, auth).is_none() {
+        // That is told of already.
+        return;
+    }
+    let name = "pushed_authorization_request";
+    let arguments = arguments(rules, position, back);
+    match token_endpoint::push(rules, document, position, host, arguments).await {
+        Ok(_) => findings.pass(name, "the provider takes a request that is pushed to it"),
+        Err(ProviderError::Status(status)) => findings.warn(
+            name,
+            &format!("the provider answers {status} to a request that is pushed to it"),
+            "Compare client_id, client_secret, client_auth and redirect_uri with the client at the provider.",
+        ),
+        Err(error) => {
+            let fix = "See whether pushed_authorization_request_endpoint is the provider's.";
+            findings.fail(name, &tell(&error), reached::fix(&error, fix));
+        }
+    }
+}
+
 /// Where the provider leads, if anywhere. `None`: that cannot be found out from here.
 async fn ask(
     rules: &Rules,
@@ -76,15 +114,29 @@ async fn ask(
     position: usize,
     back: &str,
 ) -> Option<Option<Url>> {
-    let sign_in = &rules.config.sign_in;
-    let pushes = sign_in.require_pushed_authorization_requests;
-    let pushes = pushes.unwrap_or(document.requires_pushed_requests);
-    if pushes || authorization_request::is_signed(rules, document) {
-        return None;
-    }
     let configured = rules.config.client.authorization_endpoint.as_ref();
     let endpoint = configured.or(document.authorization_endpoint.as_ref())?;
     let endpoint = Url::parse(endpoint).ok()?;
+    let url = page::url(&endpoint, &arguments(rules, position, back));
+    let mut request = Request::get(provider::target(&url).ok()?)
+        .body(Bytes::new())
+        .ok()?;
+    let headers = request.headers_mut();
+    headers.insert(ACCEPT, HeaderValue::from_static("text/html"));
+    let limits = provider::limits(rules, LONGEST);
+    let answer = host.fetch(request, limits).await.ok()?;
+    if answer.status().is_server_error() {
+        return None;
+    }
+    let leads = answer.headers().get(LOCATION);
+    let leads = leads.filter(|_| answer.status().is_redirection());
+    let leads = leads.and_then(|leads| endpoint.join(leads.to_str().ok()?).ok());
+    Some(leads)
+}
+
+/// A request that may show its user nothing.
+fn arguments(rules: &Rules, position: usize, back: &str) -> Vec<(String, String)> {
+    let sign_in = &rules.config.sign_in;
     let scopes = sign_in.scope_words().join(" ");
     let challenge = URL_SAFE_NO_PAD.encode(sha256(b"a configuration is checked, nobody signs in"));
     let mut arguments = vec![
@@ -103,20 +155,5 @@ async fn ask(
         arguments.push(("code_challenge_method", "S256"));
     }
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    let arguments: Vec<(String, String)> = arguments.iter().map(owned).collect();
-    let url = page::url(&endpoint, &arguments);
-    let mut request = Request::get(provider::target(&url).ok()?)
-        .body(Bytes::new())
-        .ok()?;
-    let headers = request.headers_mut();
-    headers.insert(ACCEPT, HeaderValue::from_static("text/html"));
-    let limits = provider::limits(rules, LONGEST);
-    let answer = host.fetch(request, limits).await.ok()?;
-    if answer.status().is_server_error() {
-        return None;
-    }
-    let leads = answer.headers().get(LOCATION);
-    let leads = leads.filter(|_| answer.status().is_redirection());
-    let leads = leads.and_then(|leads| endpoint.join(leads.to_str().ok()?).ok());
-    Some(leads)
+    arguments.iter().map(owned).collect()
 }

@@ -154,7 +154,7 @@ fn rule_12_a_request_that_is_not_taken_is_not_sent_by_the_browser_instead() {
     let mut gateway = Gateway::new(json!({ "require_pushed_authorization_requests": true }));
     gateway.provider.script.borrow_mut().discovery =
         vec![("pushed_authorization_request_endpoint", json!(null))];
-    assert_eq!(Browser::default().get(&mut gateway, "/api").status, 500);
+    assert_eq!(Browser::default().get(&mut gateway, "/api").status, 502);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use shared::tls::Mistrust;
 
 use super::check::{checked, result};
-use super::gateway::Gateway;
+use super::gateway::{Browser, Gateway};
 use crate::host::FetchError;
 
 /// The finding `name` of a report, as far as somebody has to act.
@@ -113,4 +113,48 @@ fn rule_18_cookies_that_no_provider_brings_back_are_told() {
     });
     let report = checked(&gateway, &posted);
     assert_eq!(result(&report, "authorization_cookie_same_site"), "");
+}
+
+#[test]
+fn rule_12_a_provider_that_demands_pushed_requests_and_takes_none_is_told() {
+    let demanded = ("require_pushed_authorization_requests", json!(true));
+    let back = json!({ "redirect_uri": ["http://gateway.example/cb"] });
+    let name = "pushed_authorization_request_endpoint";
+    for (endpoint, expected) in [(Value::Null, "fail"), (json!(5), "fail")] {
+        let mut gateway = Gateway::new(back.clone());
+        gateway.provider.script.borrow_mut().discovery = vec![(name, endpoint), demanded.clone()];
+        assert_eq!(result(&checked(&gateway, &back), "endpoints"), expected);
+        // It is the provider's fault, and no riddle.
+        let reply = Browser::default().get(&mut gateway, "/api");
+        assert_eq!(reply.status, 502);
+    }
+    let pushed = |answer: Option<(u16, Value)>, gone: bool| {
+        let gateway = Gateway::new(back.clone());
+        {
+            let mut script = gateway.provider.script.borrow_mut();
+            script.discovery = vec![demanded.clone()];
+            script.push_answer = answer;
+            if gone {
+                script.gone = vec![("/par", 0)];
+            }
+        }
+        result(&checked(&gateway, &back), "pushed_authorization_request")
+    };
+    assert_eq!(pushed(None, false), "pass");
+    assert_eq!(pushed(Some((401, json!({}))), false), "warn");
+    assert_eq!(pushed(None, true), "fail");
+}
+
+#[test]
+fn rule_13_a_provider_that_demands_signed_requests_is_told_unless_keys_are_named() {
+    let gateway = Gateway::new(json!({}));
+    let check = |config: Value| result(&checked(&gateway, &config), "client_key");
+    assert_eq!(check(json!({})), "");
+    gateway.provider.script.borrow_mut().discovery =
+        vec![("require_signed_request_object", json!(true))];
+    assert_eq!(check(json!({})), "warn");
+    for configured in [true, false] {
+        let config = json!({ "require_signed_request_object": configured });
+        assert_eq!(check(config), "");
+    }
 }
