@@ -159,6 +159,8 @@ pub(super) async fn refresh(
                         (false, false) => now,
                     }
                 }
+                // No session hangs on it, and it may be taken the next time.
+                Err(_) if refresh.session.is_none() => now,
                 _ => late,
             };
             refreshes.results.remember(key, &outcome, until, now);
@@ -382,8 +384,10 @@ impl<H: Host> Refresh<H> {
         asked.await.map_err(|error| match error {
             // That ends no session: it says nothing of the token.
             TokenError::Unexplained(status) => ProviderError::Status(status).failure(),
-            // The user can sign in again by another grant.
-            TokenError::NotAllowed(code) => TokenError::Refused(code).failure(REFUSED),
+            // The user can sign in again by another grant; who has brought the token cannot.
+            TokenError::NotAllowed(code) if self.session.is_some() => {
+                TokenError::Refused(code).failure(REFUSED)
+            }
             error => error.failure(REFUSED),
         })
     }

@@ -293,3 +293,32 @@ fn a_refusal_is_doubted_for_as_long_as_the_session_goes_on_without() {
         }
     }
 }
+
+#[test]
+fn a_refusal_of_a_refresh_token_that_a_client_brings_is_not_remembered() {
+    for (error, status) in [
+        ("invalid_grant", 401),
+        ("invalid_scope", 401),
+        ("unauthorized_client", 502),
+        ("unsupported_grant_type", 502),
+    ] {
+        for keeps in [true, false] {
+            let mut gateway = Gateway::new(json!({
+                "auth_methods": ["refresh_token"], "refresh_token_param_name": "refresh_token",
+                "cache_tokens": keeps,
+            }));
+            let mut other = Gateway::with_provider(&json!({}), Rc::clone(&gateway.provider), 3);
+            Browser::default().sign_in(&mut other, "/api");
+            let mut bring = |gateway: &mut Gateway| {
+                let mut client = Browser::default();
+                let (name, token) = ("refresh-token", "refresh-1");
+                client.get_with(gateway, "/api", name, token).status
+            };
+            let answer = (400, json!({ "error": error }));
+            gateway.provider.script.borrow_mut().token_answer = Some(answer);
+            assert_eq!(bring(&mut gateway), status, "{error} {keeps}");
+            gateway.provider.script.borrow_mut().token_answer = None;
+            assert_eq!(bring(&mut gateway), 200, "{error} {keeps}");
+        }
+    }
+}
