@@ -5,6 +5,7 @@
 //! anew each time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -38,6 +39,9 @@ use crate::host::{Host, Repeatable};
 use crate::sessions::session_keys::KeyRing;
 
 const NOWHERE: ProviderError = ProviderError::Unusable("there is no introspection endpoint");
+
+/// How far the provider's clock may be ahead, whatever `leeway` says.
+const SKEW: Duration = Duration::from_mins(1);
 
 /// What the provider said of a token that is active.
 pub(super) struct Answer {
@@ -316,13 +320,11 @@ impl Question {
         if !fits {
             return refused("the introspection answer is a JWT of another kind");
         }
-        // One that is for anybody may have been given to another client (RFC 9701 §5); providers before the RFC did not say.
-        let says = statement.claims.contains_key("aud");
         if statement.kind.as_deref() == Some("token-introspection+jwt")
             && rules.config.credentials.verify_claims
-            && !says
+            && let Some(fault) = fault(rules, &statement.claims, host.now())
         {
-            return refused("the introspection answer does not say which client it is for");
+            return refused(fault);
         }
         let claims = match statement.claims.get("token_introspection") {
             Some(Value::Object(claims)) => claims.clone(),
@@ -398,6 +400,39 @@ fn place(rules: &Rules, position: usize, document: &Document) -> Option<String> 
 fn auth(rules: &Rules, position: usize) -> Option<ClientAuth> {
     let own = rules.config.client.introspection_endpoint_auth_method;
     own.or(rules.client(position).auth)
+}
+
+/// What an answer of RFC 9701 lacks (§5): one that is for anybody may have been given to another client, and one of long ago
+/// says nothing of now. Providers before the RFC said less.
+fn fault(rules: &Rules, claims: &Claims, now: UnixTime) -> Option<&'static str> {
+    let leeway = rules.config.credentials.leeway.seconds();
+    let made_at = jws::time(claims, "iat").ok().flatten();
+    let early = now.saturating_add(leeway.max(SKEW));
+    let inner = claims.get("token_introspection");
+    [
+        (
+            !claims.contains_key("iss"),
+            "the introspection answer does not say whose it is",
+        ),
+        (
+            !claims.contains_key("aud"),
+            "the introspection answer does not say which client it is for",
+        ),
+        (
+            made_at.is_none_or(|made_at| made_at > early),
+            "the introspection answer does not say when it was made, or is of the future",
+        ),
+        (
+            !jws::unexpired(claims, now, leeway),
+            "the introspection answer has expired",
+        ),
+        (
+            !inner.is_some_and(Value::is_object),
+            "the introspection answer has no token_introspection",
+        ),
+    ]
+    .into_iter()
+    .find_map(|(is_wrong, fault)| is_wrong.then_some(fault))
 }
 
 fn check_issuer(rules: &Rules, claims: &Claims) -> Result<(), Failure> {

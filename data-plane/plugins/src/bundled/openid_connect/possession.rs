@@ -333,6 +333,12 @@ fn check_time(
     let credentials = &rules.config.credentials;
     let lifetime = credentials.dpop_proof_lifetime.seconds();
     let leeway = credentials.leeway.seconds();
+    if !jws::unexpired(claims, now, leeway) {
+        return Err(refused("the DPoP proof has expired"));
+    }
+    if !jws::begun(claims, "nbf", now, leeway.max(AHEAD)) {
+        return Err(refused("the DPoP proof is not valid yet"));
+    }
     let made_at = jws::time(claims, "iat").ok().flatten();
     let made_at = made_at.ok_or_else(|| refused("the DPoP proof does not say when it was made"))?;
     let dated_at = if credentials.dpop_use_nonce {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway, Reply};
 use super::provider::SigningKey;
-use crate::testing::Request;
+use crate::testing::{Request, START};
 
 fn send(gateway: &mut Gateway, headers: &[(&'static str, String)]) -> Reply {
     let mut request = Request::get("/api");
@@ -230,39 +230,39 @@ fn a_session_of_an_opaque_token_is_asked_about_again_if_that_is_configured() {
 
 #[test]
 fn a_signed_introspection_is_verified() {
-    let check = |kind: &'static str,
-                 typ: Option<&'static str>,
-                 nested: bool,
-                 forged: bool,
-                 status: u16| {
-        let mut gateway = Gateway::new(json!({
-            "auth_methods": ["introspection"],
-            "introspection_accept": "application/token-introspection+jwt",
-            "upstream_introspection_jwt_header": "x-jwt",
-        }));
-        let said = json!({ "active": true, "username": "john" });
-        let answer = if nested {
-            json!({ "iss": "https://idp.example", "aud": "client", "token_introspection": said })
-        } else {
-            said
+    let check =
+        |kind: &'static str, typ: Option<&'static str>, nested: bool, forged: bool, status: u16| {
+            let mut gateway = Gateway::new(json!({
+                "auth_methods": ["introspection"],
+                "introspection_accept": "application/token-introspection+jwt",
+                "upstream_introspection_jwt_header": "x-jwt",
+            }));
+            let said = json!({ "active": true, "username": "john" });
+            let answer = if nested {
+                json!({
+                    "iss": "https://idp.example", "aud": "client", "iat": START.as_secs(),
+                    "token_introspection": said,
+                })
+            } else {
+                said
+            };
+            {
+                let mut script = gateway.provider.script.borrow_mut();
+                script.signed_answers = Some((kind, typ));
+                script.introspection = Some((200, answer));
+                script.signs_with = forged.then(|| SigningKey::es256("one"));
+            }
+            let reply = gateway.call("opaque");
+            assert_eq!(reply.status, status, "{kind} {typ:?} {nested} {forged}");
+            if status == 200 {
+                assert!(reply.seen("x-jwt").unwrap().starts_with("ey"));
+                let asked = gateway.provider.last("/introspect");
+                assert_eq!(
+                    asked.headers()["accept"],
+                    "application/token-introspection+jwt"
+                );
+            }
         };
-        {
-            let mut script = gateway.provider.script.borrow_mut();
-            script.signed_answers = Some((kind, typ));
-            script.introspection = Some((200, answer));
-            script.signs_with = forged.then(|| SigningKey::es256("one"));
-        }
-        let reply = gateway.call("opaque");
-        assert_eq!(reply.status, status, "{kind} {typ:?} {nested} {forged}");
-        if status == 200 {
-            assert!(reply.seen("x-jwt").unwrap().starts_with("ey"));
-            let asked = gateway.provider.last("/introspect");
-            assert_eq!(
-                asked.headers()["accept"],
-                "application/token-introspection+jwt"
-            );
-        }
-    };
     let kind = "application/token-introspection+jwt";
     check(kind, Some("token-introspection+jwt"), true, false, 200);
     check("application/jwt", None, false, false, 200);
@@ -276,13 +276,38 @@ fn a_signed_introspection_is_verified() {
 fn rule_43_a_signed_introspection_is_for_the_client_that_has_asked() {
     let said = json!({ "active": true, "username": "john" });
     let answer = |audience: Value| {
-        let mut answer = json!({ "iss": "https://idp.example", "token_introspection": said });
+        let mut answer = json!({
+            "iss": "https://idp.example", "iat": START.as_secs(), "token_introspection": said,
+        });
         if !audience.is_null() {
             answer["aud"] = audience;
         }
         answer
     };
+    let with = |name: &str, value: Value| {
+        let mut answer = answer(json!("client"));
+        if value.is_null() {
+            answer.as_object_mut().unwrap().remove(name);
+        } else {
+            answer[name] = value;
+        }
+        answer
+    };
+    let now = START.as_secs();
     for (answer, verifies, status) in [
+        (with("iss", Value::Null), true, 401),
+        (with("iss", Value::Null), false, 200),
+        (with("iat", Value::Null), true, 401),
+        (with("iat", json!(now + 30)), true, 200),
+        (with("iat", json!(now + 5_000)), true, 401),
+        (with("exp", json!(now + 50)), true, 200),
+        (with("exp", json!(now - 50)), true, 401),
+        (with("token_introspection", json!("active")), true, 401),
+        (
+            json!({ "iss": "https://idp.example", "aud": "client", "iat": now, "active": true }),
+            true,
+            401,
+        ),
         (answer(json!("client")), true, 200),
         (answer(json!(["other", "client"])), true, 200),
         (answer(json!("other")), true, 401),

@@ -200,6 +200,10 @@ fn rule_52_a_proof_must_be_right_in_everything() {
     check(&[("iat", json!(now + 60))], 401);
     check(&[("iat", json!(now - 300))], 401);
     check(&[("iat", json!(null))], 401);
+    check(&[("exp", json!(now + 1)), ("nbf", json!(now + 5))], 200);
+    check(&[("exp", json!(now))], 401);
+    check(&[("exp", json!("soon"))], 401);
+    check(&[("nbf", json!(now + 60))], 401);
     check(&[("htm", json!("POST"))], 401);
     check(&[("htu", json!("http://gateway.example/other"))], 401);
     check(&[("htu", json!("https://gateway.example/api"))], 401);
