@@ -10,7 +10,7 @@ use super::config::{AuthMethod, LoginAction, ResponseMode};
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::flow::{self, Callback, Pending, Way};
-use super::jws::Jws;
+use super::jws::{Jws, JwsError};
 use super::mark::{self, Mark};
 use super::redemption;
 use super::request;
@@ -263,6 +263,10 @@ pub(super) async fn broken(
     if let Some((_, response)) = response.filter(|_| mode.is_signed()) {
         return match Jws::parse(response, LONGEST_RESPONSE) {
             Ok(_) => refused("state_missing", "the authorization response has no state"),
+            Err(JwsError::Encrypted) => refused(
+                "jarm",
+                "the authorization response is encrypted, which the gateway does not read: register the client without authorization_encrypted_response_alg",
+            ),
             Err(_) => refused("idt_alg", "the authorization response is no signed JWT"),
         };
     }

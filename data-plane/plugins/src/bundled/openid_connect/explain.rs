@@ -161,6 +161,9 @@ pub(super) fn of_error(code: &str) -> Option<&'static str> {
         "unsupported_grant_type" => {
             "The provider does not offer this grant: take its method out of auth_methods, or see whether token_endpoint is the provider's."
         }
+        "interaction_required" | "login_required" | "consent_required" | "access_denied" => {
+            "The provider does not do that without its user, or does not let this one: have the user sign in there, or let the client do it at the provider."
+        }
         "invalid_scope" => "Let the client have each of scopes at the provider, or ask for fewer.",
         "invalid_target" => {
             "The provider knows no such resource for the client: compare resource and audience among the arguments of the token request with what it calls its APIs."
@@ -333,7 +336,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
     (
         &["introspect_inactive"],
         "introspection",
-        "The provider says that the token is not active: get a new one.",
+        "The provider says that the token is not active, or nothing of it: get a new one. If each is refused, its log says why: compare client_auth and introspection_accept with how the client is registered.",
     ),
     (
         &["dpop_proof", "mtls_binding"],

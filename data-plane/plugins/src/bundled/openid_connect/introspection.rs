@@ -254,10 +254,9 @@ impl Question {
             // What clients send must not pass for an outage of the provider.
             status => {
                 debug!(issuer = rules.issuer, %status, "introspection refused");
-                return Err(Failure::refused(
-                    "introspect_inactive",
-                    "the introspection endpoint does not take the token",
-                ));
+                let detail = "the introspection endpoint does not take the token";
+                let refused = Failure::refused("introspect_inactive", detail);
+                return Err(refused.with("status", status.as_u16().to_string()));
             }
         }
         let answer = self.read(rules, host, document, &response).await?;

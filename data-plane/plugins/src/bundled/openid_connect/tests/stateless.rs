@@ -83,6 +83,9 @@ fn rule_26_a_response_that_nobody_signed_is_a_failed_sign_in() {
         );
         assert_eq!((outcome.0, &*outcome.1), (401, "idt_alg"), "{answer}");
     }
+    let encrypted = "response=eyJhbGciOiJSU0ExXzUiLCJlbmMiOiJBMTI4R0NNIn0.a.b.c.d";
+    let outcome = answered(json!({ "response_mode": "jwt" }), encrypted);
+    assert_eq!((outcome.0, &*outcome.1), (401, "jarm"));
 }
 
 #[test]
