@@ -1,10 +1,12 @@
 //! Providers that do not keep to the rules beyond what `conformance` asks: documents and answers.
 
+use std::rc::Rc;
+
 use serde_json::{Value, json};
 
 use super::conformance::{outcome, reason};
 use super::gateway::{Browser, Gateway, request};
-use super::provider::basic;
+use super::provider::{basic, plain};
 use crate::bundled::openid_connect::explain::Explanations;
 use crate::host::Host as _;
 
@@ -167,5 +169,25 @@ fn an_endpoint_that_nobody_can_ask_is_not_there() {
             });
             assert_eq!(outcome.0, 200, "{name} {value}");
         }
+    }
+}
+
+#[test]
+fn rule_31_a_pushed_request_with_two_names_has_none() {
+    for (answer, status) in [
+        (r#"{"request_uri":"urn:a","expires_in":60}"#, 302),
+        (r#"{"request_uri":"urn:a","request_uri":"urn:b"}"#, 502),
+        (r#"["urn:a"]"#, 502),
+    ] {
+        let mut gateway = Gateway::new(json!({ "require_pushed_authorization_requests": true }));
+        let provider = Rc::clone(&gateway.provider);
+        gateway.host.connect(Rc::new(move |request| {
+            if request.uri().path() == "/par" {
+                return Ok(plain(201, "application/json", answer.to_owned()));
+            }
+            provider.handle(request)
+        }));
+        let reply = Browser::default().get(&mut gateway, "/api");
+        assert_eq!(reply.status, status, "{answer}");
     }
 }

@@ -309,7 +309,7 @@ fn a_refusal_of_a_refresh_token_that_a_client_brings_is_not_remembered() {
             }));
             let mut other = Gateway::with_provider(&json!({}), Rc::clone(&gateway.provider), 3);
             Browser::default().sign_in(&mut other, "/api");
-            let mut bring = |gateway: &mut Gateway| {
+            let bring = |gateway: &mut Gateway| {
                 let mut client = Browser::default();
                 let (name, token) = ("refresh-token", "refresh-1");
                 client.get_with(gateway, "/api", name, token).status

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::super::failure::Failure;
 use super::super::provider::{self, Document, ProviderError};
 use super::super::rules::Rules;
+use super::super::strict_json;
 use super::{Caller, Endpoint, Post, post_guarded};
 use crate::host::{Host, Repeatable};
 
@@ -64,8 +65,8 @@ pub(in crate::bundled::openid_connect) async fn push(
         if !response.status().is_success() {
             return Err(ProviderError::Status(response.status().as_u16()));
         }
-        let answer: Value = serde_json::from_slice(response.body())
-            .map_err(|_| ProviderError::Unusable("it is not JSON"))?;
+        let answer = strict_json::object(response.body())
+            .ok_or(ProviderError::Unusable("it is not a JSON object"))?;
         let request_uri = answer.get("request_uri").and_then(Value::as_str);
         request_uri
             .filter(|request_uri| (1..=LONGEST_NAME).contains(&request_uri.len()))
