@@ -31,7 +31,7 @@ pub enum LogFormat {
 pub enum TelemetryError {
     /// The filter is not one.
     #[error(
-        "`log` must be a level (error, warn, info, debug, trace) or directives such as `info,data_plane=debug`"
+        "`log` must be a level (error, warn, info, debug) or directives such as `info,data_plane=debug`"
     )]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// The thread that writes it does not start.
@@ -464,6 +464,13 @@ mod tests {
     fn a_bad_filter_is_refused() {
         assert!(check("info,control_plane=debug").is_ok());
         assert!(check("control_plane=loud").is_err());
+    }
+
+    #[test]
+    fn rule_129_no_library_tells_what_requests_bear() {
+        use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
+        // Fields of a head, say, as HTTP/2's does at `trace`, whatever the filter is.
+        assert_eq!(STATIC_MAX_LEVEL, LevelFilter::DEBUG);
     }
 
     #[test]

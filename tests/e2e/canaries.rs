@@ -61,7 +61,7 @@ const OPTIONS: &str = "--data config.scopes=offline_access --data config.leeway=
 
 #[tokio::test]
 async fn rule_129_nothing_secret_is_told_whatever_happens() {
-    let cluster = Cluster::start_with(1, &[("WARDGATE_LOG", "debug")]).await;
+    let cluster = Cluster::start_with(1, &[("WARDGATE_LOG", "trace")]).await;
     let mut guide = Guide::set_up(cluster, OPTIONS).await;
     let file = guide.cluster.directory().join("exchanges.log");
     let logging = json!({ "name": "file-log", "config": { "path": file } });
