@@ -13,6 +13,8 @@ const TOLD: usize = 192;
 pub(crate) struct ToldField {
     name: HeaderName,
     start: &'static [u8],
+    /// Whether its value is never told again.
+    once: bool,
 }
 
 impl ToldField {
@@ -23,10 +25,21 @@ impl ToldField {
 
     /// That of lines with this `start`: a name in lower case, a colon and a space.
     pub(crate) const fn of(start: &'static str) -> Self {
+        Self::told(start, false)
+    }
+
+    /// The same of a field whose value is another one each time. The table of an HTTP/2 connection is no place for such
+    /// (RFC 7541 §6.2.3): it would drop what is told again, and each value is searched for among all that were before.
+    pub(crate) const fn of_once(start: &'static str) -> Self {
+        Self::told(start, true)
+    }
+
+    const fn told(start: &'static str, once: bool) -> Self {
         let (name, _) = start.split_at(start.len() - 2);
         Self {
             name: HeaderName::from_static(name),
             start: start.as_bytes(),
+            once,
         }
     }
 }
@@ -81,7 +94,8 @@ impl<B> Returned<B> {
         match &mut self.headers {
             Headers::Raw(_) => self.line(field.start, value),
             Headers::Map(map) => {
-                if let Ok(value) = HeaderValue::from_bytes(value) {
+                if let Ok(mut value) = HeaderValue::from_bytes(value) {
+                    value.set_sensitive(field.once);
                     map.insert(field.name.clone(), value);
                 }
             }
@@ -164,6 +178,7 @@ mod tests {
             b"x-kong-proxy-latency: 7: 8\r\nvia: 1.1 a\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n"
         );
         let headers = raw.into_response().into_parts().0.headers;
+        assert!(headers.values().all(|value| !value.is_sensitive()));
         let mut map = Returned::new(StatusCode::OK, Headers::Map(HeaderMap::new()), ());
         map.map().insert("a", HeaderValue::from_static("1"));
         map.tell(&NAME, b"7: 8");
@@ -172,5 +187,15 @@ mod tests {
             map.add(name, value);
         }
         assert_eq!(map.into_response().headers(), &headers);
+    }
+
+    #[test]
+    fn what_is_told_once_is_for_no_table() {
+        static ONCE: ToldField = ToldField::of_once("x-kong-request-id: ");
+        let mut map = Returned::new(StatusCode::OK, Headers::Map(HeaderMap::new()), ());
+        map.tell(&ONCE, b"7");
+        let response = map.into_response();
+        let told = &response.headers()["x-kong-request-id"];
+        assert!(told == "7" && told.is_sensitive());
     }
 }

@@ -339,7 +339,7 @@ fn request(
     let others = others.filter_map(|(name, value)| added(name, value));
     let lines = outgoing.lines.iter().flat_map(|lines| values_of(lines));
     for (name, mut value) in at_hand.chain(others).chain(lines) {
-        value.set_sensitive(may_be_secret(&name));
+        value.set_sensitive(is_for_no_table(&name));
         headers.append(name, value);
     }
     // A server of gRPC takes nobody for a client who takes no trailers.
@@ -361,11 +361,11 @@ fn added(name: &str, value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     Some((name, HeaderValue::from_bytes(value).ok()?))
 }
 
-/// Whether a field that the gateway adds may hold a token that filters have put there: the tables of the connection's
-/// compression are to keep no copy of such (RFC 7541 §7.1.3).
-fn may_be_secret(name: &HeaderName) -> bool {
+/// Whether the tables of the connection's compression are to keep no copy of a field that the gateway adds: it may hold a
+/// token that filters have put there (RFC 7541 §7.1.3), or what no other request has.
+fn is_for_no_table(name: &HeaderName) -> bool {
     let kind = Kind::of(name);
-    kind == Kind::OTHER || kind.is_any_of(Kind::SECRET)
+    kind == Kind::OTHER || kind.is_any_of(Kind::SECRET.and(Kind::REQUEST_ID))
 }
 
 /// An answer's body, with the wait for its next part bounded.
@@ -430,17 +430,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_filters_put_is_kept_in_no_table() {
+    fn what_filters_put_or_is_said_once_is_kept_in_no_table() {
         for (name, sensitive) in [
             ("authorization", true),
             ("x-id-token", true),
+            ("x-kong-request-id", true),
             ("cookie", true),
             ("x-forwarded-for", false),
             ("x-consumer-id", false),
             ("via", false),
         ] {
             let name = HeaderName::from_static(name);
-            assert_eq!(may_be_secret(&name), sensitive, "{name}");
+            assert_eq!(is_for_no_table(&name), sensitive, "{name}");
         }
     }
 }
