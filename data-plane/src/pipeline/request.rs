@@ -136,8 +136,15 @@ pub(super) fn authority(head: &RequestHead, peer: &Peer) -> Result<Rc<str>, Gate
         return Err(GatewayError::BadRequest("the path has a malformed triplet"));
     }
     let headers = head.headers.view();
-    if head.uri.authority().is_none()
-        && let Some(host) = headers.sole(Kind::HOST, &HOST)
+    // Where it is said in one place, and no other request of the connection can have said it in another.
+    let once = match head.uri.authority() {
+        None => headers.sole(Kind::HOST, &HOST),
+        Some(authority) => {
+            let alone = head.version == Version::HTTP_2 && !headers.has(Kind::HOST, &HOST);
+            alone.then_some(authority.as_str().as_bytes())
+        }
+    };
+    if let Some(host) = once
         && let Some(known) = peer.kept.borrow().host(host)
     {
         return Ok(known);
@@ -160,7 +167,7 @@ pub(super) fn authority(head: &RequestHead, peer: &Peer) -> Result<Rc<str>, Gate
             .unwrap_or_default(),
     };
     let host: Rc<str> = host.to_ascii_lowercase().into();
-    if head.uri.authority().is_none() {
+    if head.uri.authority().is_none() || once.is_some() {
         peer.kept.borrow_mut().keep_host(&host);
     }
     Ok(host)
@@ -298,8 +305,9 @@ fn is_said(name: &'static str, headers: View<'_>, trusted: bool) -> bool {
     trusted && headers.has(Kind::FORWARDED_URL, &HeaderName::from_static(name))
 }
 
-/// What [`forwarded`] and [`via`] add to a request by HTTP/1.1 of a client that nobody else speaks for, as lines:
-/// written once for all of its requests for the same host. `None`: they are to be asked.
+/// What [`forwarded`] and [`via`] add to a request of a client that nobody else speaks for, as lines: written once for all
+/// of its requests for the same host, which come by the same version of HTTP unless that is 1.0. `None`: they are to be
+/// asked.
 pub(super) fn usual_lines(
     headers: View<'_>,
     version: Version,
@@ -307,8 +315,11 @@ pub(super) fn usual_lines(
     trusted: bool,
     client: &Client,
 ) -> Option<Rc<[u8]>> {
-    let others = Kind::FORWARDED_FOR.and(Kind::VIA);
-    if trusted || version != Version::HTTP_11 || headers.may_have(others) {
+    if trusted
+        || version == Version::HTTP_10
+        || headers.has(Kind::FORWARDED_FOR, &FORWARDED_FOR)
+        || headers.has(Kind::VIA, &header::VIA)
+    {
         return None;
     }
     peer.kept.borrow_mut().lines(&client.authority, || {
@@ -353,98 +364,4 @@ pub(super) const fn replaced(trusted: bool) -> Kind {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::Request;
-    use plugins::config::reserved_headers::Message;
-
-    use super::*;
-
-    #[test]
-    fn what_is_replaced_is_for_no_filter_to_set() {
-        let ours = replaced(false).and(Kind::HOP_BY_HOP).and(Kind::TRAILER);
-        let reserved: Vec<_> = Message::Request.reserved().collect();
-        for name in &reserved {
-            let kind = Kind::of_text(name.as_bytes());
-            assert!(kind.is_any_of(ours) || *name == "cookie", "{name}");
-        }
-        let none = HeaderMap::new();
-        let peer = Peer::new("10.0.0.1:4000".parse().unwrap(), 8000, false);
-        let client = client(None, &peer, None, &"gate.internal".into());
-        let mut added = Vec::new();
-        let view = View::Map(&none);
-        let path = forwarded_path(view, false, "/", Some("/"));
-        forwarded(view, &peer, false, &client, &mut added);
-        added.push(via(view, Version::HTTP_11));
-        let path = path.iter().map(|told| told.unwrap().0);
-        for name in added.iter().map(|(name, _)| *name).chain(path) {
-            assert!(reserved.contains(&name), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_trusted_proxy_says_which_url_was_asked_for() {
-        let check = |trusted: bool, fields: &[(&str, &str)], https, authority: &str| {
-            let mut request = Request::get("/");
-            for (name, value) in fields {
-                request = request.header(*name, *value);
-            }
-            let (parts, ()) = request.body(()).unwrap().into_parts();
-            let peer = Peer::new("10.0.0.1:4000".parse().unwrap(), 8000, false);
-            let trusted = trusted.then_some(&parts.headers);
-            let found = client(trusted, &peer, None, &"gate.internal:8000".into());
-            assert_eq!(
-                (found.https, &*found.authority),
-                (https, authority),
-                "{fields:?}"
-            );
-        };
-        let host = ("x-forwarded-host", "app.example.com");
-        let proto = ("x-forwarded-proto", "https");
-        let port = |port| ("x-forwarded-port", port);
-        check(true, &[], false, "gate.internal:8000");
-        check(true, &[host, proto], true, "app.example.com");
-        check(true, &[host, proto, port("443")], true, "app.example.com");
-        check(
-            true,
-            &[host, proto, port("8443")],
-            true,
-            "app.example.com:8443",
-        );
-        check(true, &[host, port("80")], false, "app.example.com");
-        check(true, &[proto, port("443")], true, "gate.internal");
-        check(true, &[host, port("x")], false, "app.example.com");
-        check(
-            true,
-            &[
-                ("x-forwarded-host", "a.test, b.test"),
-                ("x-forwarded-proto", "https, http"),
-            ],
-            true,
-            "a.test",
-        );
-        check(
-            true,
-            &[("x-forwarded-host", "a b")],
-            false,
-            "gate.internal:8000",
-        );
-        check(
-            true,
-            &[("x-forwarded-host", "user@a.test")],
-            false,
-            "gate.internal:8000",
-        );
-        check(
-            true,
-            &[("x-forwarded-host", "[::1]:1"), port("8443")],
-            false,
-            "[::1]:8443",
-        );
-        check(
-            false,
-            &[host, proto, port("8443")],
-            false,
-            "gate.internal:8000",
-        );
-    }
-}
+mod tests;
