@@ -5,11 +5,12 @@ mod corked;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use rustix::net::{SendFlags, send};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -104,7 +105,7 @@ impl Stream {
         input: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Plain(stream) => pin!(stream.read_buf(input)).poll(cx),
+            Self::Plain(stream) => read(cx, stream, input),
             Self::Tls(stream) => {
                 let mut stream = Pin::new(&mut **stream);
                 let decrypted = ready!(stream.as_mut().poll_fill_buf(cx))?;
@@ -138,7 +139,7 @@ impl Stream {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match (self, parts) {
-            (Self::Plain(stream), [only]) => Pin::new(stream).poll_write(cx, only),
+            (Self::Plain(stream), [only]) => write(cx, stream, only),
             (Self::Plain(stream), _) => Pin::new(stream).poll_write_vectored(cx, parts),
             (Self::Tls(stream), _) => Pin::new(stream).poll_write_vectored(cx, parts),
         }
@@ -174,6 +175,50 @@ impl Stream {
     }
 }
 
+/// Reads what has arrived into the room that `input` has: what `AsyncReadExt::read_buf` does, with one look in place of three at
+/// what the runtime knows of the socket.
+fn read(cx: &mut Context<'_>, socket: &TcpStream, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+    let room = input.capacity() - input.len();
+    loop {
+        match socket.try_read_buf(input) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                ready!(socket.poll_read_ready(cx))?;
+            }
+            Ok(count) => {
+                is_through(socket, Interest::READABLE, count, room);
+                return Poll::Ready(Ok(count));
+            }
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+}
+
+/// Writes some of `bytes`, by the system call alone: the C library's would look whether the thread is to be cancelled.
+fn write(cx: &mut Context<'_>, socket: &TcpStream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    loop {
+        let sends = || Ok(send(socket, bytes, SendFlags::NOSIGNAL)?);
+        match socket.try_io(Interest::WRITABLE, sends) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                ready!(socket.poll_write_ready(cx))?;
+            }
+            Ok(count) => {
+                is_through(socket, Interest::WRITABLE, count, bytes.len());
+                return Poll::Ready(Ok(count));
+            }
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+}
+
+/// Has the next read or write wait to be told of more, and cost no system call until then, if this one, of `count` of so many
+/// bytes, has taken all there was, or filled all room (epoll(7)). Of none since can it have been told: this thread's runtime
+/// has had no turn.
+fn is_through(socket: &TcpStream, interest: Interest, count: usize, of: usize) {
+    if 0 < count && count < of {
+        let _: io::Result<()> = socket.try_io(interest, || Err(io::ErrorKind::WouldBlock.into()));
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -194,7 +239,7 @@ impl AsyncWrite for Stream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Plain(stream) => write(cx, stream, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
@@ -222,12 +267,13 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::sync::Arc;
 
     use rustls::crypto::CryptoProvider;
     use rustls::{ClientConfig, RootCertStore, ServerConfig};
     use shared::tls::provider;
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -312,6 +358,66 @@ mod tests {
             drop(input.split());
         }
         assert!(longest > 16 * 1024, "{longest}");
+    }
+
+    #[tokio::test]
+    async fn a_read_that_leaves_room_has_taken_all_there_was() {
+        let (near, far) = sockets().await;
+        let mut far = far.into_std().unwrap();
+        let mut stream = Stream::Plain(near);
+        let mut input = Input::default();
+        for sent in ["a", "bc"] {
+            far.write_all(sent.as_bytes()).unwrap();
+            poll_fn(|cx| stream.poll_fill(cx, &mut input))
+                .await
+                .unwrap();
+            assert_eq!(input.split(), sent);
+            far.write_all(b"more").unwrap();
+            assert!(stream.is_silent(&mut input), "nobody has been told of it");
+            poll_fn(|cx| stream.poll_fill(cx, &mut input))
+                .await
+                .unwrap();
+            assert_eq!(input.split(), "more");
+        }
+        drop(far);
+        let end = poll_fn(|cx| stream.poll_fill(cx, &mut input)).await;
+        assert_eq!(end.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_write_waits_for_the_other_end_and_tells_that_it_is_gone() {
+        const SENT: usize = 8 * 1024 * 1024;
+        let (near, mut far) = sockets().await;
+        let mut stream = Stream::Plain(near);
+        let reading = tokio::spawn(async move {
+            let mut read = vec![0; SENT];
+            far.read_exact(&mut read).await.unwrap();
+            assert!(read.iter().all(|byte| *byte == b'x'));
+        });
+        let bytes = vec![b'x'; SENT];
+        let (mut sent, mut waits) = (0, 0);
+        while sent < SENT {
+            let parts = [IoSlice::new(&bytes[sent..])];
+            sent += poll_fn(|cx| {
+                let written = stream.poll_write_parts(cx, &parts);
+                waits += usize::from(written.is_pending());
+                written
+            })
+            .await
+            .unwrap();
+        }
+        assert!(waits > 0, "it is more than a socket takes at once");
+        reading.await.unwrap();
+        // The first of them may be taken before the answer comes that nobody is there.
+        let gone = poll_fn(|cx| stream.poll_write_parts(cx, &[IoSlice::new(&bytes)]));
+        let mut gone = gone.await;
+        while gone.is_ok() {
+            tokio::task::yield_now().await;
+            gone = poll_fn(|cx| stream.poll_write_parts(cx, &[IoSlice::new(&bytes)])).await;
+        }
+        let error = gone.unwrap_err().kind();
+        let expected = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+        assert!(expected.contains(&error), "{error}");
     }
 
     #[tokio::test]

@@ -146,7 +146,7 @@ impl AsyncWrite for Corked {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.passes() {
-            return Pin::new(&mut this.socket).poll_write(cx, bytes);
+            return super::write(cx, &this.socket, bytes);
         }
         this.poll_hold(cx, &[IoSlice::new(bytes)])
     }
@@ -159,7 +159,7 @@ impl AsyncWrite for Corked {
         let this = self.get_mut();
         match parts {
             _ if !this.passes() => this.poll_hold(cx, parts),
-            [only] => Pin::new(&mut this.socket).poll_write(cx, only),
+            [only] => super::write(cx, &this.socket, only),
             _ => Pin::new(&mut this.socket).poll_write_vectored(cx, parts),
         }
     }
