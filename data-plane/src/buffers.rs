@@ -31,11 +31,11 @@ pub(crate) fn take() -> BytesMut {
 }
 
 /// Gives an empty `buffer` back, unless parts of what was in it are still in use, or it has grown: then it stays where it
-/// is. One that parts were taken of must not have grown before.
-pub(crate) fn give_back(buffer: &mut BytesMut) {
+/// is. One that parts were taken of must not have grown before. Says whether it has gone.
+pub(crate) fn give_back(buffer: &mut BytesMut) -> bool {
     let whole = buffer.is_empty() && buffer.try_reclaim(LENGTH) && buffer.capacity() == LENGTH;
     if !whole {
-        return;
+        return false;
     }
     let buffer = std::mem::take(buffer);
     // At the end of a thread nothing is kept.
@@ -45,13 +45,14 @@ pub(crate) fn give_back(buffer: &mut BytesMut) {
             spare.push(buffer);
         }
     });
+    true
 }
 
 /// What has arrived on a connection and is not taken yet, with room for more.
 #[derive(Debug, Default)]
 pub(crate) struct Input {
     bytes: BytesMut,
-    /// How long the memory behind `bytes` is: that does not tell.
+    /// How long the memory behind `bytes` is, which does not tell; 0 if there is none.
     length: usize,
     /// How much room the next read gets. Doubled by each read that has filled what it had.
     wanted: usize,
@@ -98,8 +99,13 @@ impl Input {
 
     /// Gives the memory back, if nothing is in it. Parts that are in use elsewhere keep what has grown for themselves.
     pub(crate) fn give_back(&mut self) {
+        if self.length == 0 {
+            return;
+        }
         if self.length <= LENGTH {
-            give_back(&mut self.bytes);
+            if give_back(&mut self.bytes) {
+                self.length = 0;
+            }
         } else if self.bytes.is_empty() {
             self.bytes = BytesMut::new();
             self.length = 0;
