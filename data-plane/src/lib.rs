@@ -18,6 +18,7 @@
 //! that it began with.
 
 mod access_log;
+mod apart;
 mod ask;
 mod balancer;
 mod body;

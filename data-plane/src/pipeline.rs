@@ -31,6 +31,7 @@ use self::proxied::{Inbound, Sent, Ways};
 pub(crate) use self::record::milliseconds;
 use self::record::{Progress, Record, Run};
 use self::request::{authority, client, received_host};
+use crate::apart::apart;
 use crate::body::{RequestBody, ResponseBody};
 use crate::compile::CompiledService;
 use crate::core::{Core, Held};
@@ -244,8 +245,9 @@ async fn answer(
             return request.pass(ways, service, head, pass, record).await;
         }
     }
-    // Filters may have much to remember, and connections of which nobody asks them need no room for it.
-    Box::pin(request.show(ways, &snapshot, head, record)).await
+    // Filters may have much to remember.
+    let shown = &snapshot;
+    apart(move || request.show(ways, shown, head, record)).await
 }
 
 /// A request whose route is known.

@@ -36,6 +36,7 @@ pub(crate) use self::client::ClientBody;
 use self::client::{Client, Next};
 pub(crate) use self::date::Date;
 use self::head::Incoming;
+use crate::apart::apart;
 use crate::body::RequestBody;
 use crate::core::Core;
 use crate::http1::request::Refusal;
@@ -140,7 +141,7 @@ pub(crate) async fn serve(
             Next::Http2 => {
                 if let Ok(client) = Rc::try_unwrap(client) {
                     let (stream, early) = client.into_inner().into_parts();
-                    Box::pin(http2::serve(core, stream, early, peer, orders)).await;
+                    apart(move || http2::serve(core, stream, early, peer, orders)).await;
                 }
                 return;
             }

@@ -12,6 +12,7 @@ use shared::authority::split_port;
 use shared::clock::{UnixTime, monotonic};
 
 use super::{Outgoing, Way};
+use crate::apart::apart;
 use crate::balancer::{Lease, NoPeer, Peer};
 use crate::body::RequestBody;
 use crate::core::Core;
@@ -159,13 +160,13 @@ pub(super) async fn once(
         }
     };
     if attempt.origin.key().http2 {
-        let seat = match Box::pin(http2::connect(pool, connect)).await {
+        let seat = match apart(|| http2::connect(pool, connect)).await {
             Ok(seat) => seat,
             Err(error) => return Err(connecting(error, body)),
         };
         let spare = body.try_clone();
         let host = &attempt.host;
-        return Box::pin(http2::exchange(pool, seat, outgoing, host, framing, body))
+        return apart(move || http2::exchange(pool, seat, outgoing, host, framing, body))
             .await
             .map_err(|http2::Failure { error, seen }| {
                 let (stage, body) = match seen {
@@ -182,7 +183,7 @@ pub(super) async fn once(
     let spare = body.try_clone();
     let (mut connection, pooled) = match (!fresh).then(|| pool.take(outgoing.now)).flatten() {
         Some(connection) => (connection, true),
-        None => match Box::pin(pool.connect(connect, fresh)).await {
+        None => match apart(|| pool.connect(connect, fresh)).await {
             Ok(connected) => connected,
             Err(error) => return Err(connecting(error, body)),
         },

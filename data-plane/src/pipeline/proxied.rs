@@ -17,6 +17,7 @@ use super::owned::{Put, remove_owned};
 use super::record::{Progress, milliseconds};
 use super::request::{Added, AtHand, Peer, forwarded, forwarded_path, replaced, usual_lines, via};
 use super::returned::Returned;
+use crate::apart::apart;
 use crate::balancer::hash::{self, Hashable};
 use crate::body::{Bound, RequestBody, RequestBodyError, ResponseBody};
 use crate::compile::{CompiledRoute, CompiledService, CompiledSnapshot, Destination};
@@ -312,7 +313,7 @@ async fn way<'a>(
         .get(place)
         .ok_or(GatewayError::Upstream(UpstreamError::NoPeer))?;
     if balancer.has_names() {
-        Box::pin(balancer.ready(&core.resolver)).await;
+        apart(|| balancer.ready(&core.resolver)).await;
     }
     let config = &balancer.config;
     let hashed = hash::hash(
