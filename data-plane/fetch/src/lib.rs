@@ -78,14 +78,14 @@ pub fn without_query(url: &Uri) -> String {
         .map_or(text.clone(), |(before, _)| before.to_owned())
 }
 
-/// Connects to `address`, for as long as `reach` has patience.
+/// Connects to `address`, for as long as `reach` has patience if there is another one (`has_next`).
 ///
 /// # Errors
 ///
 /// If that fails, or takes longer.
-pub async fn dial(address: SocketAddr, reach: Reach) -> io::Result<TcpStream> {
+pub async fn dial(address: SocketAddr, reach: Reach, has_next: bool) -> io::Result<TcpStream> {
     let connecting = TcpStream::connect(address);
-    let stream = match reach.patience() {
+    let stream = match reach.patience().filter(|_| has_next) {
         None => connecting.await?,
         Some(limit) => timeout(limit, connecting).await??,
     };
@@ -270,14 +270,19 @@ impl<O: Outside> Way<'_, O> {
         let found = self.outside.addresses(&host.to_ascii_lowercase()).await;
         let found = found.map_err(|error| unreachable(url, &error))?;
         let mut failure = unreachable(url, &"the name has no address");
+        let mut allowed = Vec::new();
         for (address, own) in found {
-            if let Err(forbidden) = self.check(address, url) {
-                failure = forbidden;
-                continue;
+            match self.check(address, url) {
+                Ok(()) => {
+                    let port = own.filter(|port| *port != 0).unwrap_or(port);
+                    allowed.push(SocketAddr::new(address, port));
+                }
+                Err(forbidden) => failure = forbidden,
             }
-            let port = own.filter(|port| *port != 0).unwrap_or(port);
-            let address = SocketAddr::new(address, port);
-            match dial(address, self.limits.reach).await {
+        }
+        let mut allowed = allowed.into_iter().peekable();
+        while let Some(address) = allowed.next() {
+            match dial(address, self.limits.reach, allowed.peek().is_some()).await {
                 Ok(stream) => return Ok(Box::new(stream)),
                 Err(error) => failure = unreachable(url, &error),
             }

@@ -257,8 +257,8 @@ pub enum Reach {
 }
 
 impl Reach {
-    /// How long an address may take to take a connection before the next one of its name is tried; none: as long as all of
-    /// them. Where a provider's name leads is not ours to choose, and one of its servers may be gone.
+    /// How long an address may take to take a connection before the next one of its name is tried, if there is one; none: as
+    /// long as all of them. Where a provider's name leads is not ours to choose, and one of its servers may be gone.
     pub const fn patience(self) -> Option<Duration> {
         match self {
             Self::Anywhere => None,

@@ -324,38 +324,29 @@ impl Pool {
             host: self.origin.key().host.clone(),
             source: io::Error::new(io::ErrorKind::NotFound, "no address"),
         };
-        let mut tried = Vec::new();
+        let reach = self.origin.key().reach;
+        let mut open: Vec<SocketAddr> = Vec::new();
         for offset in 0..addresses.len() {
             let Some(address) = addresses.get(turn.wrapping_add(offset) % addresses.len()) else {
                 continue;
             };
-            if tried.contains(&address) {
-                continue;
-            }
-            tried.push(address);
             // Of the very address that is connected to: what a name led to before does not count.
-            if !self
-                .origin
-                .key()
-                .reach
-                .allows(address.ip(), &self.permitted)
-            {
+            if !reach.allows(address.ip(), &self.permitted) {
                 failure = UpstreamError::Forbidden {
                     address: address.ip(),
                 };
-                continue;
+            } else if !open.contains(address) {
+                open.push(*address);
             }
-            match fetch::dial(*address, self.origin.key().reach).await {
+        }
+        let mut open = open.into_iter().peekable();
+        while let Some(address) = open.next() {
+            match fetch::dial(address, reach, open.peek().is_some()).await {
                 Ok(stream) => {
-                    let stream = self.secure(*address, stream).await?;
-                    return Ok((stream, *address));
+                    let stream = self.secure(address, stream).await?;
+                    return Ok((stream, address));
                 }
-                Err(source) => {
-                    failure = UpstreamError::Connect {
-                        address: *address,
-                        source,
-                    }
-                }
+                Err(source) => failure = UpstreamError::Connect { address, source },
             }
         }
         Err(failure)

@@ -221,8 +221,8 @@ impl Outside for Name {
     }
 }
 
-#[tokio::test]
-async fn rule_74_an_address_that_answers_nothing_is_passed_over_for_the_next() {
+/// A server that answers nobody who comes now, and what waits for it already.
+fn silent() -> (TcpListener, Vec<std::net::TcpStream>) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let silent = socket.listen(0).unwrap();
@@ -233,6 +233,47 @@ async fn rule_74_an_address_that_answers_nothing_is_passed_over_for_the_next() {
     while let Ok(connected) = come() {
         queued.push(connected);
     }
+    (silent, queued)
+}
+
+#[tokio::test]
+async fn an_address_that_is_slow_to_answer_is_waited_for_where_there_is_no_other() {
+    let (slow, queued) = silent();
+    let address = slow.local_addr().unwrap();
+    // Nobody may connect to the second one.
+    let name = Name(vec![
+        (address.ip(), Some(address.port())),
+        ("10.0.0.1".parse().unwrap(), None),
+    ]);
+    let limits = FetchLimits {
+        reach: Reach::Public { loopback: true },
+        ..limits()
+    };
+    let asked = fetch::fetch(request("http://idp.test/"), &limits, &name);
+    let served = async {
+        // Longer than the patience with one of several.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        for _ in &queued {
+            slow.accept().await.unwrap();
+        }
+        let (mut stream, _) = slow.accept().await.unwrap();
+        let mut head = [0; 1024];
+        assert!(stream.read(&mut head).await.unwrap() > 0);
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+        stream.write_all(answer).await.unwrap();
+        stream
+    };
+    let both = async { tokio::join!(asked, served) };
+    let (answer, _) = tokio::time::timeout(Duration::from_mins(1), both)
+        .await
+        .unwrap();
+    assert_eq!(answer.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn rule_74_an_address_that_answers_nothing_is_passed_over_for_the_next() {
+    let (silent, _queued) = silent();
+    let address = silent.local_addr().unwrap();
     let (port, served) = server(&["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"]).await;
     let ports = [address.port(), port];
     let name = Name(ports.map(|port| (address.ip(), Some(port))).to_vec());
