@@ -1,6 +1,5 @@
 //! A client's connection of HTTP/2, served by the library that speaks it (RFC 9113).
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -83,10 +82,8 @@ pub(super) async fn serve(
         _ => SHORT_STREAM_WINDOW,
     };
     let of_requests = Rc::clone(&peer);
-    let asked = Rc::new(Cell::new(0_u32));
-    let (counter, answers) = (Rc::clone(&asked), Rc::clone(&taking));
+    let answers = Rc::clone(&taking);
     let service = service_fn(move |request: Request<Incoming>| {
-        counter.set(counter.get().saturating_add(1));
         let (core, peer) = (Rc::clone(&core), Rc::clone(&of_requests));
         let exchange = answers.begin();
         let (mut parts, body) = request.into_parts();
@@ -112,7 +109,8 @@ pub(super) async fn serve(
             Ok::<_, Infallible>(response.map(|body| exchange.answered(body)))
         })
     });
-    let mut connection = pin!(builder(stream_window).serve_connection(io, service));
+    let executor = Exchanges(Rc::clone(&taking));
+    let mut connection = pin!(builder(executor, stream_window).serve_connection(io, service));
     let shed = orders.borrow().shed;
     // To shed the connection is as good as to stop: its requests end, and the client makes another one.
     let mut stopping = pin!(changed(orders, shed));
@@ -128,7 +126,7 @@ pub(super) async fn serve(
             connection.as_mut().graceful_shutdown();
         }
         let served = connection.as_mut().poll(cx);
-        match conduct.judge(peer.given_up(), asked.get(), monotonic) {
+        match conduct.judge(peer.given_up(), taking.begun(), monotonic) {
             Verdict::Fair => {}
             Verdict::Fickle if stopped => {}
             Verdict::Fickle => {
@@ -141,7 +139,7 @@ pub(super) async fn serve(
                 return Poll::Ready(Ok(()));
             }
         }
-        match patience.look(cx, &taking, asked.get()) {
+        match patience.look(cx, &taking) {
             Some(Word::Leave) if !stopped => {
                 stopped = true;
                 connection.as_mut().graceful_shutdown();
@@ -159,8 +157,8 @@ pub(super) async fn serve(
 }
 
 /// What connections have in common, whose clients may send `stream_window` bytes ahead on each stream.
-fn builder(stream_window: u32) -> Builder<LocalExecutor> {
-    let mut builder = Builder::new(LocalExecutor);
+fn builder(executor: Exchanges, stream_window: u32) -> Builder<Exchanges> {
+    let mut builder = Builder::new(executor);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -202,7 +200,7 @@ struct Conduct {
     since: Instant,
     /// What it had given up, and how many requests it had made, then.
     given_up: GivenUp,
-    asked: u32,
+    asked: u64,
 }
 
 /// What is thought of a client.
@@ -217,7 +215,7 @@ enum Verdict {
 
 impl Conduct {
     /// Judges a client that has made so many requests on its connection and given up so many of them.
-    fn judge(&mut self, given_up: GivenUp, asked: u32, now: impl FnOnce() -> Instant) -> Verdict {
+    fn judge(&mut self, given_up: GivenUp, asked: u64, now: impl FnOnce() -> Instant) -> Verdict {
         let (all, hasty) = (
             given_up.all - self.given_up.all,
             given_up.hasty - self.given_up.hasty,
@@ -235,7 +233,7 @@ impl Conduct {
             Verdict::Fair
         } else if hasty > MAX_HASTY {
             Verdict::Hostile
-        } else if all > of / 2 {
+        } else if u64::from(all) > of / 2 {
             Verdict::Fickle
         } else {
             Verdict::Fair
@@ -270,6 +268,17 @@ pub(crate) struct LocalExecutor;
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(future);
+    }
+}
+
+/// Runs the exchanges of a client's connection, so that each of them can be ended alone.
+#[derive(Clone, Debug)]
+struct Exchanges(Rc<Taking>);
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Exchanges {
+    /// The library asks for this as soon as the service has begun the exchange.
+    fn execute(&self, future: F) {
+        self.0.runs(tokio::task::spawn_local(future).abort_handle());
     }
 }
 

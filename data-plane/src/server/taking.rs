@@ -1,7 +1,8 @@
 //! Whether a client of HTTP/2 takes the answers that it has asked for: there it says for each of them how much of it may come
 //! (RFC 9113 §5.2), so a connection may be well while nothing is taken of some.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -9,31 +10,39 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::task::AbortHandle;
 
 use crate::limits::Limits;
 use crate::listening::connections::Requests;
 use crate::timer::Timer;
 
-/// Most answers of a connection that may be left lying while others are taken: a browser does that with a film or two. A
-/// trusted proxy's may be those of many clients, none of whom is to end what the others have asked for.
-const MOST_LEFT: u32 = 15;
+/// Most answers of a connection that may be left lying while others are taken: a browser does that with a film or two. Of
+/// more, those end that have lain longest, and no others: a proxy's connection carries what many clients ask for.
+const MOST_LEFT: usize = 15;
 
-/// The exchanges of one connection that are under way, counted by turns of some length.
+/// The exchanges of one connection that are under way, looked at by turns of some length.
 #[derive(Debug, Default)]
 pub(super) struct Taking {
     /// Those of all connections of the client's address, and how many there may be.
     requests: Option<(Requests, usize)>,
-    open: Cell<u32>,
-    /// Those whose client waits for their server: for the answer, or for more of it.
-    waiting: Cell<u32>,
-    /// Those of which it has taken something in this turn, or else in the one before.
-    taken: [Cell<u32>; 2],
-    /// Whether it has taken anything in this turn, and in the one before, also of what has ended since.
+    /// By their numbers.
+    open: RefCell<BTreeMap<u64, Open>>,
+    /// How many have begun: the number of the last one.
+    begun: Cell<u64>,
+    /// Whether the client has taken anything in this turn, and in the one before, also of what has ended since.
     takes: [Cell<bool>; 2],
     turn: Cell<u32>,
     /// Whether bytes had to wait for the client in this turn, or in the one before: then it need not be up to it which
     /// answers go on.
     blocked: [Cell<bool>; 2],
+}
+
+/// What is known of an exchange that is under way.
+#[derive(Debug)]
+struct Open {
+    last: Last,
+    /// What runs it.
+    task: Option<AbortHandle>,
 }
 
 /// What a client that takes nothing, or asks for nothing, is to be told.
@@ -53,7 +62,7 @@ pub(super) struct Patience {
     /// How long a connection may be without exchanges before it is told to end.
     limit: Duration,
     /// How many exchanges had begun at the last look.
-    known: u32,
+    known: u64,
     idle: Duration,
 }
 
@@ -70,13 +79,8 @@ impl Patience {
         }
     }
 
-    /// What to tell a client that has `begun` so many exchanges, once it is time to look at it.
-    pub(super) fn look(
-        &mut self,
-        cx: &mut Context<'_>,
-        taking: &Taking,
-        begun: u32,
-    ) -> Option<Word> {
+    /// What to tell the client, once it is time to look at it.
+    pub(super) fn look(&mut self, cx: &mut Context<'_>, taking: &Taking) -> Option<Word> {
         let mut word = None;
         while self.timer.poll_fired(cx) {
             self.timer.set(self.turn);
@@ -84,6 +88,7 @@ impl Patience {
                 tracing::debug!("a client does not take its answers: it is cut off");
                 return Some(Word::Gone);
             }
+            let begun = taking.begun();
             let before = std::mem::replace(&mut self.known, begun);
             if taking.is_open() || begun != before {
                 self.idle = Duration::ZERO;
@@ -102,6 +107,7 @@ impl Patience {
 /// What the client last did about one of them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Last {
+    /// It waits for the server: for the answer, or for more of it.
     Waits,
     /// It has taken something in this turn.
     Took(u32),
@@ -120,18 +126,34 @@ impl Taking {
     pub(super) fn begin(self: &Rc<Self>) -> Exchange {
         let counted = self.requests.as_ref();
         let is_one_too_many = counted.is_some_and(|(requests, most)| !requests.take(*most));
-        self.open.set(self.open.get() + 1);
-        self.count(Last::Waits, 1);
+        let number = self.begun.get() + 1;
+        self.begun.set(number);
+        let (last, task) = (Last::Waits, None);
+        self.open.borrow_mut().insert(number, Open { last, task });
         Exchange {
             taking: Rc::clone(self),
-            last: Last::Waits,
+            number,
+            last,
             is_one_too_many,
         }
     }
 
+    /// The exchange that has begun last is run by `task`.
+    pub(super) fn runs(&self, task: AbortHandle) {
+        if let Some(open) = self.open.borrow_mut().get_mut(&self.begun.get()) {
+            // What it leads to, as an upgrade, is no exchange.
+            open.task.get_or_insert(task);
+        }
+    }
+
+    /// How many have begun.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.get()
+    }
+
     /// Whether any is under way.
     pub(super) fn is_open(&self) -> bool {
-        self.open.get() > 0
+        !self.open.borrow().is_empty()
     }
 
     /// Bytes wait for the client.
@@ -145,37 +167,34 @@ impl Taking {
         self.takes[0].set(true);
     }
 
-    /// Ends a turn. Whether the client has left all answers lying for two turns, or more of them than it may.
+    /// Ends a turn, and those answers that were left lying beside others for two turns and are more than may be. Whether
+    /// the client has left all of them.
     pub(super) fn turns(&self) -> bool {
-        let [now, before] = &self.taken;
-        let open = self.open.get();
-        let left = open - self.waiting.get() - now.get() - before.get();
+        let open = self.open.borrow();
+        let turn = self.turn.get();
+        let ages = open.iter().filter_map(|(number, open)| match open.last {
+            Last::Waits => None,
+            Last::Took(took) => Some((turn.wrapping_sub(took), *number)),
+        });
+        let mut left: Vec<(u32, u64)> = ages.filter(|(age, _)| *age >= 2).collect();
+        let all = left.len() == open.len();
         let (takes, blocked) = (&self.takes, &self.blocked);
         let [takes_some, blocked_once] = [takes, blocked].map(|turns| turns.iter().any(Cell::get));
-        before.set(now.take());
-        self.turn.set(self.turn.get().wrapping_add(1));
+        self.turn.set(turn.wrapping_add(1));
         for [now, before] in [takes, blocked] {
             before.set(now.take());
         }
-        let all = left == open && !takes_some;
-        let is_many = left > MOST_LEFT && self.requests.is_some();
-        left > 0 && (all || (is_many && !blocked_once))
-    }
-
-    /// Counts one more, or one less, of which this was the last.
-    fn count(&self, last: Last, more: i32) {
-        let count = match last {
-            Last::Waits => Some(&self.waiting),
-            Last::Took(turn) => {
-                let ago = self.turn.get().wrapping_sub(turn);
-                usize::try_from(ago)
-                    .ok()
-                    .and_then(|ago| self.taken.get(ago))
-            }
-        };
-        if let Some(count) = count {
-            count.set(count.get().saturating_add_signed(more));
+        if all && !takes_some {
+            return !left.is_empty();
         }
+        if left.len() > MOST_LEFT && !blocked_once {
+            tracing::debug!("a client does not take some of its answers: they end");
+            left.sort_unstable();
+            let longest = left.iter().skip(MOST_LEFT);
+            let tasks = longest.filter_map(|(_, number)| open.get(number)?.task.as_ref());
+            tasks.for_each(AbortHandle::abort);
+        }
+        false
     }
 }
 
@@ -183,6 +202,7 @@ impl Taking {
 #[derive(Debug)]
 pub(super) struct Exchange {
     taking: Rc<Taking>,
+    number: u64,
     last: Last,
     is_one_too_many: bool,
 }
@@ -203,18 +223,19 @@ impl Exchange {
     }
 
     fn moves(&mut self, last: Last) {
-        if last != self.last {
-            self.taking.count(self.last, -1);
-            self.taking.count(last, 1);
-            self.last = last;
+        if last == self.last {
+            return;
+        }
+        self.last = last;
+        if let Some(open) = self.taking.open.borrow_mut().get_mut(&self.number) {
+            open.last = last;
         }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.taking.count(self.last, -1);
-        self.taking.open.set(self.taking.open.get() - 1);
+        self.taking.open.borrow_mut().remove(&self.number);
         if let Some((requests, _)) = self.taking.requests.as_ref()
             && !self.is_one_too_many
         {
@@ -292,7 +313,7 @@ mod tests {
         let _ = Pin::new(answer).poll_frame(&mut cx);
     }
 
-    fn answers(taking: &Rc<Taking>, count: u32) -> Vec<Answer<Endless>> {
+    fn answers(taking: &Rc<Taking>, count: usize) -> Vec<Answer<Endless>> {
         let answer = |_| taking.begin().answered(Endless(true));
         (0..count).map(answer).collect()
     }
@@ -336,27 +357,8 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_a_trusted_proxy_do_not_end_what_others_ask_for() {
-        let taking = Rc::<Taking>::default();
-        let waits = taking.begin();
-        let left = answers(&taking, 2 * MOST_LEFT);
-        for _ in 0..5 {
-            assert!(!taking.turns(), "another one waits for its server");
-        }
-        let mut other = answers(&taking, 1);
-        for _ in 0..5 {
-            take(&mut other[0]);
-            assert!(!taking.turns(), "another one takes its answer");
-        }
-        drop((waits, other));
-        assert!(!taking.turns());
-        assert!(taking.turns(), "nobody takes anything");
-        drop(left);
-    }
-
-    #[test]
     fn who_waits_for_a_server_has_left_nothing() {
-        let taking = Rc::new(Taking::new(Some(Requests::default()), 100));
+        let taking = Rc::<Taking>::default();
         let waits = taking.begin();
         for _ in 0..5 {
             assert!(taking.is_open() && !taking.turns(), "it has no answer yet");
@@ -366,24 +368,67 @@ mod tests {
         for _ in 0..5 {
             assert!(!taking.turns());
         }
-        let few = answers(&taking, MOST_LEFT);
-        for _ in 0..5 {
-            assert!(!taking.turns(), "some may lie beside it");
-        }
-        let one = answers(&taking, 1);
-        // Which of them go on may be up to the connection.
-        taking.is_blocked();
-        for _ in 0..2 {
-            assert!(!taking.turns());
-            taking.is_blocked();
-        }
-        assert!(!taking.turns() && !taking.turns());
-        assert!(taking.turns(), "many may not");
-        drop((few, one));
-        assert!(!taking.turns());
         waits.body.0 = true;
         take(&mut waits);
         assert!(!taking.turns() && !taking.turns());
         assert!(taking.turns());
+    }
+
+    /// Runs an exchange of whose answer something is taken whenever `takes` says so.
+    fn run(taking: &Rc<Taking>, takes: &Rc<Cell<bool>>) -> AbortHandle {
+        let (exchange, takes) = (taking.begin(), Rc::clone(takes));
+        let mut answer = exchange.answered(Endless(true));
+        let running = tokio::task::spawn_local(async move {
+            loop {
+                if takes.get() {
+                    take(&mut answer);
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        let handle = running.abort_handle();
+        taking.runs(handle.clone());
+        handle
+    }
+
+    #[tokio::test]
+    async fn of_too_many_that_are_left_beside_others_the_longest_left_end_and_nothing_else() {
+        let local = tokio::task::LocalSet::new();
+        let test = async {
+            let taking = Rc::<Taking>::default();
+            let waits = taking.begin();
+            let (not, always) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(true)));
+            let taken = run(&taking, &always);
+            let first: Vec<_> = (0..3).map(|_| run(&taking, &not)).collect();
+            let turn = async || {
+                for _ in 0..3 {
+                    tokio::task::yield_now().await;
+                }
+                assert!(!taking.turns(), "others go on");
+                for _ in 0..3 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            turn().await;
+            let later: Vec<_> = (0..MOST_LEFT - 1).map(|_| run(&taking, &not)).collect();
+            turn().await;
+            turn().await;
+            let ended = |all: &[AbortHandle]| all.iter().filter(|one| one.is_finished()).count();
+            assert_eq!(ended(&first), 0, "so few may lie");
+            // Which of them go on may be up to the connection.
+            taking.is_blocked();
+            turn().await;
+            turn().await;
+            assert_eq!(ended(&first) + ended(&later), 0);
+            turn().await;
+            assert_eq!((ended(&first), ended(&later)), (2, 0));
+            for _ in 0..3 {
+                turn().await;
+            }
+            assert_eq!((ended(&first), ended(&later)), (2, 0), "the rest may lie");
+            assert!(!taken.is_finished());
+            drop(waits);
+        };
+        local.run_until(test).await;
     }
 }

@@ -167,20 +167,38 @@ fn ask_for(stream: &mut TcpStream, id: u32, path: &str) {
     stream.write_all(&frame(1, 5, id, &head)).unwrap();
 }
 
+/// The next frame: its kind, its stream and what it carries.
+fn next_frame(stream: &mut TcpStream) -> (u8, u32, Vec<u8>) {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).unwrap();
+    let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+    stream.read_exact(&mut payload).unwrap();
+    let id = u32::from_be_bytes(head[5..].try_into().unwrap());
+    (head[3], id, payload)
+}
+
 /// Waits for a frame of this kind on the stream `id`; what it carries.
 fn wait_for(stream: &mut TcpStream, kind: u8, id: u32) -> Vec<u8> {
     loop {
-        let mut head = [0; 9];
-        stream.read_exact(&mut head).unwrap();
-        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
-        stream.read_exact(&mut payload).unwrap();
-        if head[3] == kind && head[5..] == id.to_be_bytes() {
+        let (found, of, payload) = next_frame(stream);
+        if (found, of) == (kind, id) {
             return payload;
         }
     }
 }
 
-/// A server whose answer to `/small` is that, and whose others do not end; says when one of these was given up.
+/// Waits until a stream is given up (RFC 9113 §6.4); which.
+fn reset(stream: &mut TcpStream) -> u32 {
+    loop {
+        let (kind, id, _) = next_frame(stream);
+        if kind == 3 {
+            return id;
+        }
+    }
+}
+
+/// A server whose answer to `/small` is that, which has none for `/later`, and whose others do not end; says when one of
+/// these was given up.
 fn endless_server() -> (u16, std::sync::mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -192,6 +210,9 @@ fn endless_server() -> (u16, std::sync::mpsc::Receiver<()>) {
                 while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
                     if head.starts_with("GET /small ") {
                         stream.write_all(OK.as_bytes()).unwrap();
+                        continue;
+                    }
+                    if head.starts_with("GET /later ") {
                         continue;
                     }
                     let long = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
@@ -250,6 +271,40 @@ fn an_answer_may_lie_while_others_are_taken() {
         .write_all(&frame(8, 0, 1, &1_000_u32.to_be_bytes()))
         .unwrap();
     assert_eq!(wait_for(&mut stream, 0, 1), [b'x'; 1_000]);
+    assert!(ends.try_recv().is_err());
+    drop(stream);
+    stop(proxy);
+}
+
+#[test]
+fn answers_that_lie_beside_others_end_alone() {
+    let (port, ends) = endless_server();
+    let limits = Limits {
+        send: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    let proxy = with_limits(port, limits);
+    let mut stream = reluctant(&proxy);
+    ask_for(&mut stream, 1, "/later");
+    let ids: Vec<u32> = (3..43).step_by(2).collect();
+    for id in &ids {
+        ask_for(&mut stream, *id, "/");
+        wait_for(&mut stream, 1, *id);
+    }
+    // As many may lie as a browser leaves.
+    let mut ended: Vec<u32> = (0..ids.len() - 15).map(|_| reset(&mut stream)).collect();
+    ended.sort_unstable();
+    ended.dedup();
+    assert_eq!(ended.len(), 5);
+    for _ in &ended {
+        ends.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+    ask_for(&mut stream, 43, "/small");
+    wait_for(&mut stream, 1, 43);
+    let left = ids.iter().find(|id| !ended.contains(id)).unwrap();
+    let room = frame(8, 0, *left, &1_000_u32.to_be_bytes());
+    stream.write_all(&room).unwrap();
+    assert_eq!(wait_for(&mut stream, 0, *left), [b'x'; 1_000]);
     assert!(ends.try_recv().is_err());
     drop(stream);
     stop(proxy);
