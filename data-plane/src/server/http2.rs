@@ -35,9 +35,11 @@ use crate::timer::Timer;
 
 use super::taking::{Patience, Taking, Word};
 
-/// How often a silent client is asked for a sign of life, and how long it may take for one.
+/// How often a silent client is asked for a sign of life.
 const PING: Duration = Duration::from_mins(1);
-const PONG: Duration = Duration::from_secs(20);
+/// How long it may take for one: it comes to the question behind all that waits before it, in our system's buffer (4 MiB) and
+/// in its own (6 MiB), and a slow way carries 16 KiB a second. Who takes nothing of that is let go sooner.
+const PONG: Duration = Duration::from_secs((4 + 6) * 1024 / 16);
 /// Most requests at a time on one connection.
 const MAX_STREAMS: u32 = 100;
 /// Bytes that a client may send ahead on one stream: an upload gets one window per round trip. All streams of a connection

@@ -20,6 +20,10 @@ use crate::timer::Timer;
 /// more, those end that have lain longest, and no others: a proxy's connection carries what many clients ask for.
 const MOST_LEFT: usize = 15;
 
+/// After how many spells without exchanges, of each of which it is to leave after the first, a client is cut off: it may have to
+/// take what it was sent before it comes to hear that.
+const SPELLS: u32 = 10;
+
 /// The exchanges of one connection that are under way, looked at by turns of some length.
 #[derive(Debug, Default)]
 pub(super) struct Taking {
@@ -95,7 +99,7 @@ impl Patience {
             } else {
                 self.idle += self.turn;
             }
-            if self.idle >= self.limit.saturating_mul(2) {
+            if self.idle >= self.limit.saturating_mul(SPELLS) {
                 return Some(Word::Gone);
             }
             word = (self.idle >= self.limit).then_some(Word::Leave);
