@@ -22,6 +22,7 @@ use plugins::filter::Filter as _;
 use plugins::registry::AnyFilter;
 use serde_json::{Value, json};
 use shared::clock::{UnixTime, monotonic};
+use shared::machine::resident_bytes;
 use shared::shares::Shares;
 use shared::snapshot::{Position, short_hash};
 use shared::telemetry::chain;
@@ -165,6 +166,7 @@ fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
             "text/plain; version=0.0.4; charset=utf-8",
             Sum::of(&node.metrics).render(&node.id)
                 + &identity(node)
+                + &memory(node)
                 + &health(node)
                 + &configuration(node, position)
                 + &openid_connect(node)
@@ -239,6 +241,19 @@ fn identity(node: &Node) -> String {
          # TYPE kong_node_info gauge\n\
          kong_node_info{{node_id=\"{id}\",version=\"{KONG_VERSION}\"}} 1\n"
     )
+}
+
+/// What memory this process has in use, under the name of what Kong tells of each worker: there is one, without a Lua VM.
+fn memory(node: &Node) -> String {
+    let name = "kong_memory_workers_lua_vms_bytes";
+    let (id, process) = (escape(&node.id), std::process::id());
+    let bytes = resident_bytes();
+    let help = "Resident memory of the process in bytes";
+    let line =
+        format!("{name}{{node_id=\"{id}\",pid=\"{process}\",kong_subsystem=\"http\"}} {bytes}\n");
+    let mut text = String::new();
+    family(&mut text, name, "gauge", help, &line);
+    text
 }
 
 /// The health of targets as metrics, where a `prometheus` plugin asks for it.

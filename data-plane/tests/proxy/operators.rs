@@ -72,6 +72,12 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
         let found = lines.any(|line| line.starts_with(&begins) && line.contains(rest));
         assert!(found, "{name}\n{metrics}");
     }
+    let process = format!(",pid=\"{}\",kong_subsystem=\"http\"}} ", std::process::id());
+    let mut lines = metrics.lines();
+    let memory =
+        lines.find(|line| line.starts_with("kong_memory_workers_lua_vms_bytes{node_id=\""));
+    let (_, bytes) = memory.unwrap().split_once(&process).unwrap();
+    assert!(bytes.parse::<u64>().unwrap() > 1 << 20, "{bytes}");
     let status = get(proxy.addresses().status.unwrap(), "/status");
     let body: Value = serde_json::from_str(status.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(body["server"]["total_requests"], 2);
