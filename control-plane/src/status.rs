@@ -35,8 +35,11 @@ pub struct Told {
 pub(crate) fn router(told: Told) -> Router {
     Router::new()
         .route("/status", get(status))
+        .route("/status/", get(status))
         .route("/status/ready", get(ready))
+        .route("/status/ready/", get(ready))
         .route("/metrics", get(metrics))
+        .route("/metrics/", get(metrics))
         .fallback(|| async {
             let body = Json(json!({ "message": "Not found" }));
             (StatusCode::NOT_FOUND, body).into_response()

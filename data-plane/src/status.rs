@@ -84,6 +84,8 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
 
 async fn answer(node: &Node, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
+    // As in Kong.
+    let path = path.strip_suffix('/').unwrap_or(path);
     if path == READY && request.method() == Method::POST {
         return readiness::set(node, request).await;
     }

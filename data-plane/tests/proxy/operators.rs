@@ -230,6 +230,11 @@ fn rule_136_the_status_listener_has_what_it_has_and_no_files() {
     }
     for (method, path, status) in [
         ("HEAD", "/status", "200"),
+        ("GET", "/status/", "200"),
+        ("GET", "/metrics/", "200"),
+        ("DELETE", "/status/ready/", "405"),
+        ("GET", "/status//", "404"),
+        ("GET", "/", "404"),
         ("POST", "/status", "405"),
         ("DELETE", "/status/ready", "405"),
         ("FOO", "/metrics", "405"),
