@@ -290,7 +290,12 @@ fn decide_record(
                 }
             }
             let fields = draft.complete(config, context)?;
-            store(config, entity, key_of(entity, &fields)?, fields, context)
+            let key = key_of(entity, &fields)?;
+            // What nobody had by this name is new, and so has its id to be: another record is not renamed by that.
+            if found.is_none() && matches!(selector, Selector::Name(_)) && config.contains(key) {
+                return Err(Rejection::IdTaken(key.id));
+            }
+            store(config, entity, key, fields, context)
         }
         Action::Patch(selector, body) => {
             let key = existing(config, entity, selector, &command.parents)?;

@@ -105,6 +105,30 @@ fn put_replaces_and_patch_merges() {
 }
 
 #[test]
+fn a_put_by_a_new_name_takes_no_other_record_s_id() {
+    let mut session = Session::new();
+    let mut create = |name: &str| {
+        let made = session.create("consumers", json!({ "username": name }));
+        made.unwrap()["id"].clone()
+    };
+    let (one, other) = (create("one"), create("other"));
+    let before = session.config.len();
+    let mut put = |name: &str, id: &Value| {
+        let body = Body::Json(fields(json!({ "id": id })));
+        session.run("consumers", Action::Upsert(by_name(name), body))
+    };
+    let taken = Uuid::parse_str(one.as_str().unwrap()).unwrap();
+    assert_eq!(put("new", &one), Err(Rejection::IdTaken(taken)));
+    // What is there has its id, whatever the body says.
+    assert_eq!(put("other", &one).unwrap()["id"], other);
+    let free = json!(Uuid::from_u128(99));
+    assert_eq!(put("new", &free).unwrap()["id"], free);
+    assert_eq!(session.config.len(), before + 1);
+    let kept = session.config.find("consumers", "username", "one");
+    assert_eq!(kept, Some(taken));
+}
+
+#[test]
 fn a_deleted_service_is_refused_while_it_has_routes_and_a_route_takes_its_plugins_along() {
     let mut session = Session::new();
     session
