@@ -124,7 +124,8 @@ pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
 ///
 /// A new attempt is made after a failure to connect, and after a later failure only for a method that
 /// may be repeated (RFC 9110 §9.2.2) and a body that is still at hand; it goes to another target, if
-/// there is one. A pooled connection that turns out to be dead costs no attempt.
+/// there is one. A pooled connection that turns out to be dead costs no attempt. Of the attempts after a later failure, those
+/// that fail as well, or go to a target that has failed, are bounded for each server.
 pub(crate) async fn send(
     core: &Core,
     outgoing: &mut Outgoing<'_>,
@@ -138,12 +139,23 @@ pub(crate) async fn send(
     let mut attempts_left = outgoing.retries;
     let mut kept: Option<Attempt<'_>> = None;
     let mut fresh = outgoing.fresh;
+    // Why a request failed that was sent: the server that is asked next has to be able to bear that.
+    let mut sent: Option<UpstreamError> = None;
+    let mut is_given_back = false;
     loop {
         let attempt = if let Some(attempt) = kept.take() {
             attempt
         } else {
             let began = tries.is_some().then(monotonic);
             let attempt = choose(core, outgoing, &failing)?;
+            let is_paid = sent.is_some();
+            if let Some(error) = sent.take()
+                && !core.pools.of(&attempt.origin).may_retry()
+            {
+                tracing::debug!("that server has had too many further attempts");
+                return Err(error);
+            }
+            is_given_back = is_paid && attempt.is_elsewhere(&failing);
             if let (Some(tries), Some(began)) = (&mut tries, began) {
                 tries.push(attempt.told(began));
             }
@@ -167,6 +179,9 @@ pub(crate) async fn send(
         .await
         {
             Ok(answer) => {
+                if is_given_back {
+                    pool.gave_answer();
+                }
                 if let Some(lease) = &attempt.lease {
                     lease.answered(answer.head.status);
                 }
@@ -196,16 +211,14 @@ pub(crate) async fn send(
             fresh = true;
             continue;
         }
-        let may = match failed.stage {
-            Stage::Connecting => true,
-            Stage::Exchanging | Stage::Stale | Stage::Unseen => repeatable && pool.may_retry(),
-            Stage::Hopeless => false,
-        };
+        let is_sent = failed.stage != Stage::Connecting;
+        let may = !is_sent || (repeatable && failed.stage != Stage::Hopeless);
         if attempts_left == 0 || !may {
             return Err(failed.error);
         }
         attempts_left -= 1;
         tracing::debug!(error = %failed.error, "trying again");
+        sent = is_sent.then_some(failed.error);
         if let Some(lease) = &attempt.lease {
             failing.push(Arc::clone(&lease.peer));
         }

@@ -115,6 +115,12 @@ impl Attempt<'_> {
         }
     }
 
+    /// Whether it goes to a target that is none of those that have failed.
+    pub(super) fn is_elsewhere(&self, failing: &[Arc<Peer>]) -> bool {
+        let lease = self.lease.as_ref();
+        lease.is_some_and(|lease| !failing.iter().any(|peer| Arc::ptr_eq(peer, &lease.peer)))
+    }
+
     /// What is logged of it, which was begun to be looked for at `began`.
     pub(super) fn told(&self, began: Instant) -> Try {
         let key = self.origin.key();

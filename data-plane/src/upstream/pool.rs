@@ -185,7 +185,7 @@ impl Pool {
         Some(taken)
     }
 
-    /// Whether a request that was sent may be sent again.
+    /// Whether a request that was sent before may be sent to this server.
     pub(crate) fn may_retry(&self) -> bool {
         match self.retries.get().checked_sub(COST) {
             Some(left) => {
@@ -194,6 +194,12 @@ impl Pool {
             }
             None => false,
         }
+    }
+
+    /// Such a request has been answered, which another server had failed: it was none too many.
+    pub(crate) fn gave_answer(&self) {
+        let back = self.retries.get() + COST;
+        self.retries.set(back.min(MAX_RETRIES));
     }
 
     /// An idle connection that is still open, as far as the system has told us, to the address whose turn it is.

@@ -413,6 +413,29 @@ fn a_server_that_fails_everybody_is_not_asked_again_for_each() {
 }
 
 #[test]
+fn each_is_asked_of_another_target_while_that_answers() {
+    let (port, heads) = crate::gateway::upstream(&[""]);
+    let one = server();
+    let targets = [port, one.port].map(|port| format!("127.0.0.1:{port}"));
+    let settings = Settings {
+        workers: 1,
+        ..settings()
+    };
+    let proxy = start_with(
+        &settings,
+        Limits::default(),
+        balanced(json!({}), &targets, &json!({})),
+    );
+    for _ in 0..400 {
+        let answer = get(&proxy, "/", "");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    let failed = heads.try_iter().count();
+    assert!(failed > 150, "{failed}");
+    stop(proxy);
+}
+
+#[test]
 fn a_cookie_keeps_a_client_with_its_target() {
     let servers: Vec<Server> = (0..3).map(|_| server()).collect();
     let targets: Vec<String> = servers
