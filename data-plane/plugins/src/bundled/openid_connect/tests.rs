@@ -54,3 +54,4 @@ mod under_way;
 mod user_info;
 mod user_info_kept;
 mod withheld;
+mod wycheproof;
