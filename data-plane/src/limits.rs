@@ -13,8 +13,10 @@ pub struct Limits {
     pub idle: Duration,
     /// Longest wait for the next bytes of a request's body.
     pub body: Duration,
-    /// Longest wait for a client to take the next bytes of its answer.
+    /// Longest wait for a client to take as much of its answer as makes room for more.
     pub send: Duration,
+    /// Longest wait for it to take any of that: however slow its way is, it acknowledges some, or says that it has room.
+    pub take: Duration,
     /// How long a client that goes on sending after its last answer is heard (nginx, `lingering_time`).
     pub linger: Duration,
     /// How long it may be silent meanwhile (nginx, `lingering_timeout`).
@@ -86,6 +88,7 @@ impl Default for Limits {
             idle: Duration::from_secs(75),
             body: Duration::from_secs(30),
             send: Duration::from_mins(1),
+            take: Duration::from_secs(30),
             linger: Duration::from_secs(30),
             linger_silence: Duration::from_secs(5),
             handshake: Duration::from_secs(10),

@@ -62,6 +62,8 @@ pub(super) struct Client {
     timer: Timer,
     limits: Limits,
     wait: Wait,
+    /// How long it may take nothing, until the system is told.
+    take: Option<Duration>,
     metrics: Arc<Metrics>,
     /// Counts while a head is here in part.
     reading: Option<Reading>,
@@ -115,6 +117,7 @@ impl Client {
             timer,
             limits,
             wait: Wait::Nothing,
+            take: Some(limits.take),
             metrics,
             reading: None,
             finder: HeadFinder::default(),
@@ -397,7 +400,12 @@ impl Client {
             }
             Wait::Rest => self.timer.set(self.limits.idle.saturating_sub(SOON)),
             Wait::Head => self.timer.set(self.limits.head),
-            Wait::Send => self.timer.set(self.limits.send),
+            Wait::Send => {
+                self.timer.set(self.limits.send);
+                if let Some(limit) = self.take.take() {
+                    self.stream.give_up_after(limit);
+                }
+            }
             Wait::Linger => self.set_linger(self.lingers_until.unwrap_or_else(monotonic)),
         }
     }

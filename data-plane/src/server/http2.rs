@@ -76,6 +76,7 @@ pub(super) async fn serve(
         early,
         timer: core.timers.timer(),
         limit: limits.send,
+        take: Some(limits.take),
         stalled: false,
         taking: Rc::clone(&taking),
     });
@@ -291,8 +292,10 @@ struct Watched {
     /// What has arrived and not been read.
     early: BytesMut,
     timer: Timer,
-    /// Longest wait for the client to take bytes.
+    /// Longest wait for the client to take as many bytes as make room for more.
     limit: Duration,
+    /// Longest wait for it to take any, until the system is told.
+    take: Option<Duration>,
     /// Whether the timer watches.
     stalled: bool,
     taking: Rc<Taking>,
@@ -315,6 +318,9 @@ impl Watched {
         self.taking.is_blocked();
         if !std::mem::replace(&mut self.stalled, true) {
             self.timer.set(self.limit);
+            if let Some(limit) = self.take.take() {
+                self.stream.give_up_after(limit);
+            }
         }
         if self.timer.poll_fired(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

@@ -37,7 +37,7 @@ pub(super) struct Taking {
     takes: [Cell<bool>; 2],
     turn: Cell<u32>,
     /// Whether bytes had to wait for the client in this turn, or in the one before: then it need not be up to it which
-    /// answers go on.
+    /// answers go on, and whether any of them do is seen where bytes are written.
     blocked: [Cell<bool>; 2],
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Patience {
 
 impl Patience {
     pub(super) fn new(timer: Timer, limits: &Limits) -> Self {
-        let turn = limits.send.min(limits.idle) / 2;
+        let turn = limits.take.min(limits.idle) / 2;
         timer.set(turn);
         Self {
             timer,
@@ -188,10 +188,13 @@ impl Taking {
         for [now, before] in [takes, blocked] {
             before.set(now.take());
         }
+        if blocked_once {
+            return false;
+        }
         if all && !takes_some {
             return !left.is_empty();
         }
-        if left.len() > MOST_LEFT && !blocked_once {
+        if left.len() > MOST_LEFT {
             tracing::debug!("a client does not take some of its answers: they end");
             left.sort_unstable();
             let longest = left.iter().skip(MOST_LEFT);
@@ -353,10 +356,12 @@ mod tests {
             taking.goes_on();
             assert!(!taking.turns(), "bytes were taken, if of no whole frame");
         }
-        taking.is_blocked();
+        for _ in 0..5 {
+            taking.is_blocked();
+            assert!(!taking.turns(), "how long that may last is seen elsewhere");
+        }
         assert!(!taking.turns());
-        taking.is_blocked();
-        assert!(taking.turns(), "none were");
+        assert!(taking.turns(), "none were, and none had to wait");
         drop(all);
     }
 

@@ -231,7 +231,7 @@ fn endless_server() -> (u16, std::sync::mpsc::Receiver<()>) {
 fn a_client_that_gives_its_answers_no_room_is_let_go() {
     let (port, ends) = endless_server();
     let limits = Limits {
-        send: Duration::from_millis(400),
+        take: Duration::from_millis(400),
         ..Limits::default()
     };
     let proxy = with_limits(port, limits);
@@ -251,7 +251,7 @@ fn a_client_that_gives_its_answers_no_room_is_let_go() {
 fn an_answer_may_lie_while_others_are_taken() {
     let (port, ends) = endless_server();
     let limits = Limits {
-        send: Duration::from_secs(2),
+        take: Duration::from_secs(2),
         ..Limits::default()
     };
     let proxy = with_limits(port, limits);

@@ -1,13 +1,15 @@
 //! A client that is slow, silent or one too many keeps nothing from others.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use data_plane::limits::Limits;
 use data_plane::proxy::Proxy;
 use serde_json::json;
 use shared::clock::monotonic;
+use socket2::{Domain, Socket, Type};
 
 use crate::gateway::{
     OK, configuration, connect, read_until, settings, start_with, stop, upstream,
@@ -124,11 +126,11 @@ fn a_body_that_stops_is_given_up() {
     stop(proxy);
 }
 
-#[test]
-fn a_client_that_does_not_read_is_let_go() {
+/// A server with one answer that does not end; says how much of it was written once it was given up.
+fn endless_answer() -> (u16, Receiver<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (sender, ended) = std::sync::mpsc::channel();
+    let (sender, ended) = channel();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         read_until(&mut stream, "\r\n\r\n").unwrap();
@@ -142,17 +144,58 @@ fn a_client_that_does_not_read_is_let_go() {
         }
         sender.send(written).unwrap();
     });
-    let limits = Limits {
+    (port, ended)
+}
+
+#[test]
+fn a_client_that_does_not_read_is_let_go() {
+    let by_us = Limits {
         send: SHORT,
         ..Limits::default()
     };
+    let by_the_system = Limits {
+        take: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    for limits in [by_us, by_the_system] {
+        let (port, ended) = endless_answer();
+        let proxy = impatient(port, limits);
+        let mut stream = connect(&proxy);
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        // Only the buffers of the sockets are in between.
+        let written = ended.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(written < 64 * 1024 * 1024, "{written}");
+        drop(stream);
+        stop(proxy);
+    }
+}
+
+#[test]
+fn a_client_that_reads_slowly_is_not_let_go_until_it_stops() {
+    let (port, ended) = endless_answer();
+    let limits = Limits {
+        take: Duration::from_secs(2),
+        ..Limits::default()
+    };
     let proxy = impatient(port, limits);
-    let mut stream = connect(&proxy);
+    // With little room on its own side, each of its reads makes some; much of what waits on the other side has to go
+    // before more can be written there, which takes several times as long as it may take nothing.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    let address = proxy.addresses().proxy.unwrap();
+    socket.connect(&address.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .unwrap();
-    // Only the buffers of the sockets are in between.
-    let written = ended.recv_timeout(Duration::from_secs(10)).unwrap();
+    for _ in 0..60 {
+        stream.read_exact(&mut [0; 16 * 1024]).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(ended.try_recv().is_err(), "it still reads");
+    }
+    let written = ended.recv_timeout(Duration::from_secs(30)).unwrap();
     assert!(written < 64 * 1024 * 1024, "{written}");
     drop(stream);
     stop(proxy);
