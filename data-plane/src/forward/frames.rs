@@ -6,8 +6,26 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
-/// A close frame with the code 1008: the client may not go on (RFC 6455 §5.5.1, §7.4.1).
-const CLOSE: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
+/// Why a WebSocket is over (RFC 6455 §7.4.1).
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reason {
+    /// The node stops, and waits no longer: the client may connect again.
+    GoingAway,
+    /// The client may not go on.
+    Policy,
+}
+
+impl Reason {
+    /// A close frame that says so (RFC 6455 §5.5.1).
+    fn frame(self) -> [u8; 4] {
+        let code: u16 = match self {
+            Self::GoingAway => 1001,
+            Self::Policy => 1008,
+        };
+        let [high, low] = code.to_be_bytes();
+        [0x88, 0x02, high, low]
+    }
+}
 
 /// Longest head of a frame (RFC 6455 §5.2).
 const LONGEST_HEAD: usize = 14;
@@ -28,9 +46,9 @@ impl<S: AsyncWrite + Unpin> Framed<S> {
     }
 
     /// Tells the client that it is over, if that can be told between two frames, and ends the connection.
-    pub(super) async fn close(&mut self) -> io::Result<()> {
+    pub(super) async fn close(&mut self, reason: Reason) -> io::Result<()> {
         if self.frames.are_whole() {
-            self.stream.write_all(&CLOSE).await?;
+            self.stream.write_all(&reason.frame()).await?;
         }
         self.stream.shutdown().await
     }
@@ -162,14 +180,23 @@ mod tests {
     #[tokio::test]
     async fn rule_95_the_client_of_a_websocket_is_told_that_it_is_over() {
         use tokio::io::AsyncReadExt as _;
-        for (sent, told) in [
-            (&b"\x81\x02hi"[..], &b"\x81\x02hi\x88\x02\x03\xf0"[..]),
-            (&b"\x81\x02h"[..], &b"\x81\x02h"[..]),
+        for (sent, reason, told) in [
+            (
+                &b"\x81\x02hi"[..],
+                Reason::Policy,
+                &b"\x81\x02hi\x88\x02\x03\xf0"[..],
+            ),
+            (
+                b"\x01\x02hi",
+                Reason::GoingAway,
+                b"\x01\x02hi\x88\x02\x03\xe9",
+            ),
+            (b"\x81\x02h", Reason::Policy, b"\x81\x02h"),
         ] {
             let (ours, mut theirs) = tokio::io::duplex(64);
             let mut framed = Framed::new(ours);
             framed.write_all(sent).await.unwrap();
-            framed.close().await.unwrap();
+            framed.close(reason).await.unwrap();
             let mut heard = Vec::new();
             theirs.read_to_end(&mut heard).await.unwrap();
             assert_eq!(heard, told);

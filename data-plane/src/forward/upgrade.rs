@@ -1,6 +1,5 @@
 //! After `101 Switching Protocols`: raw bytes both ways.
 
-use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use plugins::sessions::tenure::Tenure;
 use tokio::sync::oneshot;
 
 use super::Hold;
-use super::frames::Framed;
+use super::frames::{Framed, Reason};
 use crate::carry::{Carried, Early, carry};
 use crate::core::Core;
 use crate::ending::Ending;
@@ -101,24 +100,25 @@ pub(crate) fn tunnel(
             to_server: early.to_vec(),
         };
         let server = &mut upstream.stream;
-        let whole = async {
-            let Some(ending) = switching.ending else {
-                return carry(client, server, early, idle, &carried).await;
-            };
-            let mut client = Framed::new(client);
-            let carrying = carry(&mut client, server, early, idle, &carried);
-            tokio::select! {
-                ended = carrying => ended,
-                () = ending.over() => {
-                    tracing::debug!("a WebSocket ends with what its request was let through by");
-                    let told = tokio::time::timeout(FAREWELL, client.close()).await;
-                    told.unwrap_or_else(|late| Err(late.into()))
-                }
+        let mut client = Framed::new(client);
+        let over = async {
+            match switching.ending {
+                Some(ending) => ending.over().await,
+                None => std::future::pending().await,
             }
         };
         let ended = tokio::select! {
-            ended = whole => ended,
-            () = switching.core.until_cut_off() => Err(io::ErrorKind::ConnectionAborted.into()),
+            ended = carry(&mut client, server, early, idle, &carried) => Ok(ended),
+            () = over => Err(Reason::Policy),
+            () = switching.core.until_cut_off() => Err(Reason::GoingAway),
+        };
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(reason) => {
+                tracing::debug!(?reason, "a WebSocket is ended");
+                let told = tokio::time::timeout(FAREWELL, client.close(reason)).await;
+                told.unwrap_or_else(|late| Err(late.into()))
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "a tunnel broke");

@@ -54,7 +54,7 @@ fn serve(mut stream: TcpStream) {
             ("", true)
         } else if head.starts_with("GET /ws ") {
             (
-                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x01\x05hello",
                 true,
             )
         } else {
@@ -224,14 +224,15 @@ fn what_the_end_of_a_node_cuts_off_is_told_of() {
     let proxy = start_with(&one_core(&access, 300), Limits::default(), records(&told));
     let mut waits = connect(&proxy);
     waits.write_all(WAIT.as_bytes()).unwrap();
-    let _streams = [
-        begin(connect(&proxy), STREAM),
-        begin(connect(&proxy), UPGRADE),
-        begin(to_bytes(&proxy), ""),
-    ];
+    let _streams = [begin(connect(&proxy), STREAM), begin(to_bytes(&proxy), "")];
+    let mut web_socket = begin(connect(&proxy), UPGRADE);
     let _http2 = begin_http2(&proxy);
     assert!(ask(&proxy, PLAIN).starts_with("HTTP/1.1 200 "));
     stop(proxy);
+    // Its client is told why (RFC 6455 §7.4.1, 1001): it may connect again.
+    let mut last = Vec::new();
+    web_socket.read_to_end(&mut last).unwrap();
+    assert_eq!(last, [0x88, 2, 0x03, 0xe9]);
     let mut ends: Vec<_> = lines(&access, 6)
         .iter()
         .map(|line| {
