@@ -7,6 +7,7 @@
 )]
 
 mod across_nodes;
+mod all_at_once;
 /// What the data plane's own tests believe servers by.
 #[path = "../../data-plane/tests/proxy/anyone.rs"]
 mod anyone;
