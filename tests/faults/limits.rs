@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use harness::{Browser, Cluster, Demo, eventually};
 use http::Method;
 use serde_json::json;
@@ -347,6 +348,67 @@ async fn clients_that_do_not_get_on_are_let_go_and_cost_nobody_else() {
         assert!(most < Duration::from_secs(longest), "{what}: {most:?}");
     }
     load.end().await.none_failed();
+}
+
+/// Clients that read nothing of what they have asked for. Each takes megabytes of the kernel's memory.
+const READERS: usize = 100;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: tests/faults/run"]
+async fn clients_that_read_nothing_are_let_go_and_cost_nobody_else() {
+    let demo = Demo::start(&[]).await;
+    let cluster = limited(&demo, &[], &[]).await;
+    cluster.route(&long_answers().await, "/long").await;
+    cluster.settled().await;
+    let node = &cluster.data_planes[0];
+    let address = node.process.address("proxy");
+    let load = Load::start(100, vec![Target::of(&cluster.url(0), "/p")]);
+    println!(
+        "without them: {}",
+        load.within(Duration::from_secs(5)).await
+    );
+    let before = (node.process.memory_now(), node.process.descriptors());
+    let _ = load.lap();
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let request = b"GET /long HTTP/1.1\r\nHost: app.test\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        // It reads that it is answered, and nothing more.
+        stream.read_u8().await.unwrap();
+        readers.push(stream);
+    }
+    // Of each, one to the client and one to the server.
+    let more = || node.process.descriptors().saturating_sub(before.1);
+    assert!(more() >= READERS, "{}", more());
+    let each = node.process.memory_now().saturating_sub(before.0) / u64::try_from(READERS).unwrap();
+    let gone = eventually("those that do not read are let go", async || {
+        (more() < READERS / 2).then_some(())
+    });
+    let ((), took) = timed(gone).await;
+    let figures = load.lap();
+    println!(
+        "{READERS} clients that do not read 10 MB: let go after {took:.1?}, {} KB each; meanwhile {figures}",
+        each / 1_024
+    );
+    figures.none_failed();
+    assert!(took < Duration::from_secs(32), "{took:?}");
+    drop(readers);
+    load.end().await.none_failed();
+}
+
+/// A server with answers of 10 MB, for as long as the runtime lasts.
+async fn long_answers() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let body = Bytes::from(vec![b'x'; 10_000_000]);
+    let answer = move || {
+        let body = body.clone();
+        async move { body }
+    };
+    let router = axum::Router::new().fallback(answer);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
 }
 
 /// Redirects of a browser are of no interest here: one route, asked again.

@@ -34,6 +34,7 @@ mod replicas;
 mod rotation;
 mod slow_links;
 mod soak;
+mod suites;
 mod versions;
 
 use tokio::sync::{Mutex, MutexGuard};

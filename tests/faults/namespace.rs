@@ -106,6 +106,26 @@ impl Link {
         command("tc", &arguments);
     }
 
+    /// Loses `percent` of the packets of each way by chance, until what this returns is dropped. They are lost where they arrive: the
+    /// kernel would tell a sender of what it drops on its side.
+    pub(crate) fn lose_some(&self, percent: u8) -> Loss {
+        let probability = format!("0.{percent:02}");
+        let [ours, theirs] = self.devices.each_ref().map(|device| {
+            let chance = ["-m", "statistic", "--mode", "random", "--probability"];
+            let rule = ["INPUT", "-i", device].into_iter().chain(chance).chain([
+                probability.as_str(),
+                "-j",
+                "DROP",
+            ]);
+            rule.map(str::to_owned).collect::<Vec<_>>()
+        });
+        iptables("-A", &ours);
+        let there = ["netns", "exec", &self.namespace, "iptables", "-w", "-A"];
+        let theirs = theirs.iter().map(String::as_str);
+        ip(&there.into_iter().chain(theirs).collect::<Vec<_>>());
+        Loss { rule: ours }
+    }
+
     /// Carries again what is sent.
     pub(crate) fn heal(&self) {
         for way in [Way::FromUs, Way::ToUs] {
@@ -126,13 +146,32 @@ impl Link {
     }
 }
 
+/// What is lost by chance. The rule on our side would outlive the link; the other goes with its namespace.
+pub(crate) struct Loss {
+    rule: Vec<String>,
+}
+
+impl Drop for Loss {
+    fn drop(&mut self) {
+        iptables("-D", &self.rule);
+    }
+}
+
+fn iptables(action: &str, rule: &[String]) {
+    let rule = rule.iter().map(String::as_str);
+    command(
+        "iptables",
+        &["-w", action].into_iter().chain(rule).collect::<Vec<_>>(),
+    );
+}
+
 fn ip(arguments: &[&str]) {
     command("ip", arguments);
 }
 
 fn command(program: &str, arguments: &[&str]) {
     let ran = Command::new(program).args(arguments).output();
-    let ran = ran.expect("iproute2 is installed: tests/faults/run sees to it");
+    let ran = ran.expect("iproute2 and iptables are installed: tests/faults/run sees to it");
     let said = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{program} {arguments:?}: {said}");
 }

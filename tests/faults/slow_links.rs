@@ -1,4 +1,5 @@
-//! What does not wait for a large update that a slow link takes a minute to carry.
+//! Links that are worse than those of a data centre: what does not wait for a large update that a slow one takes a minute to
+//! carry, and one that loses every tenth packet.
 
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::load::{Load, Target, percentile};
 use crate::namespace::Namespace;
 use crate::replicas::timed;
 
@@ -127,4 +129,88 @@ async fn a_logout_passes_a_large_update_on_a_slow_link() {
     assert_eq!(status(1, &sessions[0]).await, 200);
     let log = cluster.data_planes[1].process.log();
     assert_eq!(log.matches("following a control plane").count(), 1, "{log}");
+}
+
+/// Changes of a route that a node on a bad link follows.
+const CHANGES: usize = 50;
+
+/// Requests over a bad link.
+const REQUESTS: usize = 100;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root: tests/faults/run"]
+async fn a_link_that_loses_every_tenth_packet_costs_time_and_nothing_else() {
+    let namespace = Namespace::make("lossy");
+    let [control, clean, clients] = [9, 10, 11].map(|number| namespace.link(number));
+    let listen = format!("{}:0", control.ours);
+    let mut cluster = Cluster::start_with(0, &[("WARDGATE_CLUSTER_LISTEN", &listen)]).await;
+    cluster.certify("node-1");
+    // One listener, which clients reach over either link.
+    let proxy = ("WARDGATE_PROXY_LISTEN", "0.0.0.0:0".to_owned());
+    cluster.run_under(&namespace.command());
+    cluster.start_data_plane_with("node-1", &[proxy]).await;
+    let route = cluster.create("/routes", json!({ "paths": ["/p"] })).await;
+    let config = |message: usize| json!({ "config": { "status_code": 200, "message": message.to_string() } });
+    let mut plugin = config(0);
+    plugin["name"] = json!("request-termination");
+    plugin["route"] = json!({ "id": route["id"] });
+    let plugin = cluster.create("/plugins", plugin).await;
+    let plugin = format!("/plugins/{}", plugin["id"].as_str().unwrap());
+    cluster.settled().await;
+    let port = cluster.url(0).rsplit(':').next().unwrap().to_owned();
+    let over = |link: &crate::namespace::Link| format!("http://{}:{port}", link.theirs);
+    let load = Load::start(50, vec![Target::of(&over(&clean), "/p")]);
+    let before = load.within(Duration::from_secs(3)).await;
+
+    let _losses = [control.lose_some(10), clients.lose_some(10)];
+    let mut changes = Vec::new();
+    for number in 1..=CHANGES {
+        cluster.patch(&plugin, config(number)).await;
+        let url = format!("{}/p", over(&clean));
+        let served = eventually("the node serves the change", async || {
+            let reply = Browser::new().get(&url).await;
+            (reply.json()["message"] == json!(number.to_string())).then_some(())
+        });
+        changes.push(timed(served).await.1);
+    }
+    let many = (0..2_000).map(|number| json!({ "username": number.to_string() }));
+    let many = with_consumers(&many.collect::<Vec<_>>());
+    let reply = cluster.admin(Method::POST, "/config", &many).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let ((), large) = timed(cluster.settled()).await;
+    let mut requests = Vec::new();
+    for _ in 0..REQUESTS {
+        let url = format!("{}/p", over(&clients));
+        let (reply, took) = timed(async { Browser::new().get(&url).await }).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        requests.push(took);
+    }
+    changes.sort_unstable();
+    requests.sort_unstable();
+    let figures = load.end().await;
+    for (what, times) in [("changes", &changes), ("new connections", &requests)] {
+        println!(
+            "10 % lost: {} {what}: p50 {:.1?}, p99 {:.1?}",
+            times.len(),
+            percentile(times, 50),
+            percentile(times, 99)
+        );
+    }
+    println!(
+        "10 % lost: 2,000 consumers after {large:.1?}; traffic before {before}, meanwhile {figures}"
+    );
+    figures.none_failed();
+    // What is late is not gone: nobody takes the other for dead.
+    let log = cluster.data_planes[0].process.log();
+    assert_eq!(log.matches("following a control plane").count(), 1, "{log}");
+}
+
+/// The route that is asked for, with `consumers`.
+fn with_consumers(consumers: &[Value]) -> Value {
+    let ends = json!({ "name": "request-termination", "config": { "status_code": 200 } });
+    json!({
+        "_format_version": "3.0",
+        "routes": [{ "name": "r", "paths": ["/p"], "plugins": [ends] }],
+        "consumers": consumers,
+    })
 }
