@@ -44,7 +44,8 @@ pub struct Client {
     #[serde(default = "default::client_id")]
     pub client_arg: String,
 
-    /// Certificate that the gateway presents to the provider for `tls_client_auth`.
+    /// Certificate that the gateway presents to the provider for `tls_client_auth`. A client without secret and key proves itself by
+    /// it also where no method is configured.
     #[serde(default)]
     pub tls_client_auth_cert_id: Option<String>,
 

@@ -5,7 +5,7 @@ use shared::secret::Secret;
 
 use super::Client;
 use crate::bundled::openid_connect::assertion::Signer;
-use crate::bundled::openid_connect::config::OpenidConnect;
+use crate::bundled::openid_connect::config::{ClientAuth, OpenidConnect};
 
 /// Reads them; there is always a first.
 pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Client> {
@@ -14,6 +14,17 @@ pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Clie
         let list = list.as_deref().unwrap_or_default();
         list.get(position).or_else(|| list.first()).cloned()
     };
+    // A certificate may be for one endpoint alone.
+    let own_ways = [
+        config.client.token_endpoint_auth_method,
+        config.client.introspection_endpoint_auth_method,
+        config.client.revocation_endpoint_auth_method,
+        config
+            .sign_in
+            .pushed_authorization_request_endpoint_auth_method,
+    ];
+    let has_certificate =
+        config.client.tls_client_auth_cert_id.is_some() && own_ways.iter().all(Option::is_none);
     (0..ids.len().max(1))
         .map(|position| {
             let secrets = config.client.client_secret.as_deref().unwrap_or_default();
@@ -33,6 +44,9 @@ pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Clie
                     .map_err(|problem| errors.add(&["client_jwk"], problem))
                     .ok()
             });
+            // Who has nothing but a certificate proves itself by it.
+            let bare = has_certificate && secret.is_none() && key.is_none();
+            let auth = auths.get(position).or_else(|| auths.first()).copied();
             Client {
                 id: ids.get(position).cloned().unwrap_or_default(),
                 secret: secret.map(|secret| Secret::new(secret.expose().to_owned())),
@@ -43,7 +57,7 @@ pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Clie
                 secret_signer: secret.map(|secret| Signer::of_secret(secret.expose(), algorithm)),
                 key_signer,
                 algorithm,
-                auth: auths.get(position).or_else(|| auths.first()).copied(),
+                auth: auth.or(bare.then_some(ClientAuth::TlsClientAuth)),
                 redirect_uri: at(&config.sign_in.redirect_uri, position),
                 login_redirect_uri: at(&config.sign_in.login_redirect_uri, position),
                 logout_redirect_uri: at(&config.logout.logout_redirect_uri, position),

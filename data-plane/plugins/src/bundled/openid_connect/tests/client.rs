@@ -112,7 +112,12 @@ fn rule_30_a_certificate_takes_the_place_of_the_secret() {
         "/mtls/token",
     );
     let own = json!({ "mtls_token_endpoint": format!("{ISSUER}/mtls/token") });
-    check(own, None, "/mtls/token");
+    check(own.clone(), None, "/mtls/token");
+    // There is nothing else that it could prove itself by.
+    check(json!({ "client_auth": null }), None, "/token");
+    let mut unnamed = own;
+    unnamed["client_auth"] = Value::Null;
+    check(unnamed, None, "/mtls/token");
 }
 
 #[test]
