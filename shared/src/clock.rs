@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
 /// A point on the wall clock: milliseconds since 1970-01-01T00:00:00Z. For lifetimes of tokens, keys
@@ -67,4 +68,59 @@ impl UnixTime {
 )]
 pub fn monotonic() -> Instant {
     Instant::now()
+}
+
+/// How long a core has worked for one thread since a moment: what the system counts, whatever else runs.
+#[derive(Clone, Copy, Debug)]
+pub struct CoreTime {
+    clock: ClockId,
+    since: Duration,
+}
+
+impl CoreTime {
+    /// From now on, for the thread that calls this.
+    pub fn of_this_thread() -> Self {
+        // Linux names the clock of a thread by its id: `MAKE_THREAD_CPUCLOCK` of <linux/posix-timers.h>, as
+        // pthread_getcpuclockid(3) has it, which would ask for unsafe code.
+        let thread = nix::unistd::gettid().as_raw();
+        let clock = ClockId::from_raw(!thread << 3 | 6);
+        Self {
+            clock,
+            since: told(clock).unwrap_or_default(),
+        }
+    }
+
+    /// So far. Nothing, once the thread has ended.
+    pub fn elapsed(self) -> Duration {
+        told(self.clock).map_or(Duration::ZERO, |now| now.saturating_sub(self.since))
+    }
+}
+
+fn told(clock: ClockId) -> Option<Duration> {
+    clock.now().ok().map(Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_sleeps_takes_no_core() {
+        let (began, begun) = std::sync::mpsc::channel();
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let taken = CoreTime::of_this_thread();
+            began.send(taken).unwrap();
+            let _ = gone.recv();
+            while taken.elapsed() < Duration::from_millis(20) {
+                std::hint::spin_loop();
+            }
+        });
+        let taken = begun.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(taken.elapsed() < Duration::from_millis(20), "{taken:?}");
+        drop(go);
+        thread.join().unwrap();
+        assert_eq!(taken.elapsed(), Duration::ZERO, "it has ended");
+    }
 }

@@ -1,9 +1,9 @@
 //! Makes a received snapshot the one that requests run by, or says why not.
 
 mod again;
+mod bounded;
 mod saving;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,10 +28,10 @@ use crate::last_good::{Kept, LastGood};
 use crate::live::Live;
 use crate::secrets::Secrets;
 use again::Again;
+use bounded::guarded;
 use saving::{Unsaved, save};
 
-/// How long a snapshot may take to compile, and how much longer for each record: ten times what it takes on
-/// an idle core, so that a busy node refuses nothing that it could run.
+/// How long a core may work on compiling a snapshot, and how much longer for each record: ten times what it takes.
 const COMPILE: Duration = Duration::from_secs(5);
 const OF_A_RECORD: Duration = Duration::from_micros(100);
 /// Faults of one refusal, and records that cannot be run, that are told.
@@ -460,24 +460,6 @@ async fn compile_guarded(
         None => secrets.compile(&snapshot, &room),
     })
     .await
-}
-
-/// What comes of `work`, on a thread of its own, unless that panics or takes longer than the `budget`.
-async fn guarded<T: Send + 'static>(
-    budget: Duration,
-    work: impl FnOnce() -> Result<T, Vec<CompileFault>> + Send + 'static,
-) -> Result<T, Vec<Fault>> {
-    let work = move || std::panic::catch_unwind(AssertUnwindSafe(work));
-    match tokio::time::timeout(budget, tokio::task::spawn_blocking(work)).await {
-        Ok(Ok(Ok(done))) => {
-            done.map_err(|faults| faults.into_iter().take(FAULTS).map(told).collect())
-        }
-        Ok(Ok(Err(_)) | Err(_)) => Err(vec![fault(Code::Panic, "compiling it panicked")]),
-        Err(_) => {
-            let message = format!("compiling it took over {} s", budget.as_secs());
-            Err(vec![fault(Code::Timeout, message)])
-        }
-    }
 }
 
 pub(super) fn told(fault: CompileFault) -> Fault {

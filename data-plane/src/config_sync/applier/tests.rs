@@ -173,28 +173,6 @@ async fn what_no_node_could_run_is_refused_by_its_field_whatever_it_is() {
 }
 
 #[tokio::test]
-async fn a_compiler_that_panics_or_does_not_end_is_a_refusal_that_says_so() {
-    let long = Duration::from_mins(10);
-    let refused = guarded::<()>(long, || panic!("a mistake in the compiler")).await;
-    let faults = refused.unwrap_err();
-    assert_eq!(faults.len(), 1, "{faults:?}");
-    assert_eq!(faults[0].code(), Code::Panic);
-    assert_eq!(faults[0].message, "compiling it panicked");
-    // It is over once it is let go, and not before.
-    let (go, gone) = std::sync::mpsc::channel::<()>();
-    let endless = move || {
-        let _ = gone.recv();
-        Ok(())
-    };
-    let faults = guarded(Duration::from_millis(10), endless).await;
-    let faults = faults.unwrap_err();
-    assert_eq!(faults.len(), 1, "{faults:?}");
-    assert_eq!(faults[0].code(), Code::Timeout);
-    drop(go);
-    assert_eq!(guarded(long, || Ok(7)).await, Ok(7));
-}
-
-#[tokio::test]
 async fn what_does_not_lie_ahead_is_refused_whatever_it_holds() {
     let root = tempfile::tempdir().unwrap();
     let (signer, verifier) = cluster(CONTROL_PLANE_NAME);
