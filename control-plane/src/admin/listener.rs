@@ -45,6 +45,9 @@ const MAX_STREAMS: u32 = 100;
 const MAX_HEAD: u32 = 64 * 1024;
 /// Connections that any address may have.
 const LEAST_SHARE: usize = 16;
+/// How many times as long as it may be idle a client of HTTP/2 may take to answer a question, or to leave: over a slow way
+/// either comes to it behind what it was sent, 4 MiB in our system's buffer and 6 MiB in its own.
+const SPELLS: u32 = 10;
 /// The protocol that ALPN calls HTTP/2.
 const H2: &[u8] = b"h2";
 
@@ -271,6 +274,7 @@ impl Serving {
                 Ok::<_, Infallible>(answer.map(|body| Answering::new(body, under_way)))
             }
         });
+        let farewell = self.limits.idle.saturating_mul(SPELLS);
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -283,7 +287,7 @@ impl Serving {
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEAD)
             .keep_alive_interval(self.limits.idle)
-            .keep_alive_timeout(self.limits.handshake);
+            .keep_alive_timeout(farewell);
         let builder = if http2 {
             builder.http2_only()
         } else {
@@ -309,7 +313,7 @@ impl Serving {
                 // Where there is nothing to finish, this is only a farewell.
                 tokio::select! {
                     result = connection => result,
-                    () = requests.none_for(self.limits.handshake) => Ok(()),
+                    () = requests.none_for(farewell) => Ok(()),
                     () = async {
                         let _ = stopped.wait_for(|stopped| *stopped).await;
                         requests.none_for(QUIET).await;

@@ -209,6 +209,39 @@ async fn an_answer_of_http2_that_is_read_slowly_is_finished() {
     served.await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_http2_comes_whole_over_a_slow_way() {
+    // More than the way holds: only then the server asks.
+    const LENGTH: usize = 4 * 1024 * 1024;
+    let whole = || async { vec![b'a'; LENGTH] };
+    let (serving, _stop) = serving(Router::new().route("/", get(whole)));
+    let [(near, end), (other_end, far)] = [(); 2].map(|()| tokio::io::duplex(LENGTH / 4));
+    let (mut asks, mut told) = tokio::io::split(end);
+    let (mut answers, mut asked) = tokio::io::split(other_end);
+    tokio::spawn(async move { tokio::io::copy(&mut asks, &mut asked).await });
+    tokio::spawn(async move {
+        let mut piece = vec![0; 16 * 1024];
+        while let Ok(count @ 1..) = answers.read(&mut piece).await {
+            told.write_all(&piece[..count]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    tokio::spawn(async move { serving.speak(far, address, true).await });
+    let window = u32::try_from(2 * LENGTH).unwrap();
+    let (mut asking, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
+        .handshake(TokioIo::new(near))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://localhost/").body(Empty::new());
+    let answer = asking.send_request(request.unwrap()).await.unwrap();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body.len(), LENGTH);
+}
+
 #[tokio::test]
 async fn what_a_client_that_has_gone_asked_to_read_is_not_worked_off() {
     const ASKED: usize = 100;
