@@ -95,6 +95,16 @@ impl Form {
         }
     }
 
+    /// Whether a field says anything. In Lua, which Kong looks at JSON with, `false` and `null` are nothing.
+    pub(crate) fn says(&self, name: &str) -> bool {
+        match self {
+            Self::Json(map) => {
+                !matches!(map.get(name), None | Some(Value::Null | Value::Bool(false)))
+            }
+            others => !others.values(name).is_empty(),
+        }
+    }
+
     /// All fields, as Kong shows them; none of what cannot be looked into.
     pub(crate) fn shown(&self) -> Option<Value> {
         match self {

@@ -129,10 +129,24 @@ pub enum Strategy {
     Memory,
 }
 
+/// Names that Kong has for memory, in its own template.
+const DICTIONARIES: [&str; 10] = [
+    "kong",
+    "kong_cluster_events",
+    "kong_core_db_cache",
+    "kong_core_db_cache_miss",
+    "kong_db_cache",
+    "kong_db_cache_miss",
+    "kong_healthchecks",
+    "kong_locks",
+    "kong_rate_limiting_counters",
+    "kong_secrets",
+];
+
 /// The memory of a node.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Memory {
-    /// Kong's name for it; there is one.
+    /// One of Kong's names for it; all mean the same.
     #[serde(default = "dictionary")]
     pub dictionary_name: String,
 }
@@ -201,8 +215,8 @@ impl Plugin for ProxyCache {
         if self.cache_ttl <= 0 {
             errors.add(&["cache_ttl"], "value must be greater than 0");
         }
-        if self.memory.dictionary_name != dictionary() {
-            let name = &self.memory.dictionary_name;
+        let name = &self.memory.dictionary_name;
+        if !DICTIONARIES.contains(&name.as_str()) {
             errors.add_rule(format!("missing shared dict '{name}'"));
         }
         let mut vary_headers = Vec::new();

@@ -337,9 +337,7 @@ impl SessionFilter {
             return true;
         }
         match &config.logout_post_arg {
-            Some(name) if config.read_body_for_logout => {
-                !body::form(exchange).await.values(name).is_empty()
-            }
+            Some(name) if config.read_body_for_logout => body::form(exchange).await.says(name),
             _ => false,
         }
     }

@@ -39,6 +39,23 @@ fn ask(filter: &ProxyCacheFilter, host: &FakeHost, uri: &str, control: &str) -> 
 }
 
 #[test]
+fn memory_has_the_names_that_it_has_in_kong() {
+    let compiled = |name: &str| {
+        let config = json!({ "strategy": "memory", "memory": { "dictionary_name": name } });
+        let config: ProxyCache = serde_json::from_value(config).unwrap();
+        config.compile(&Instance { id: Uuid::nil() })
+    };
+    for name in ["kong", "kong_db_cache", "kong_locks"] {
+        assert!(compiled(name).is_ok(), "{name}");
+    }
+    for name in ["", "nope", "kong_"] {
+        let errors = compiled(name).err().unwrap();
+        let said = json!([format!("missing shared dict '{name}'")]);
+        assert_eq!(errors.by_field["@entity"], said);
+    }
+}
+
+#[test]
 fn an_answer_serves_those_who_ask_the_same_until_it_is_old() {
     let host = FakeHost::default();
     let filter = filter(&json!({"cache_ttl": 10}));

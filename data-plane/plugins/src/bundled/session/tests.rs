@@ -210,8 +210,12 @@ fn a_logout_ends_the_session_and_not_only_the_cookie() {
         request.method = method;
         request.uri = uri.to_owned();
         request.body = Bytes::from_static(body.as_bytes());
-        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-        request.headers.push((http::header::CONTENT_TYPE, form));
+        let kind = if body.starts_with('{') {
+            HeaderValue::from_static("application/json")
+        } else {
+            HeaderValue::from_static("application/x-www-form-urlencoded")
+        };
+        request.headers.push((http::header::CONTENT_TYPE, kind));
         answer_of(&session, &host, &request)
     };
     let sent = begun(&session, &host);
@@ -232,16 +236,26 @@ fn a_logout_ends_the_session_and_not_only_the_cookie() {
     let sent = begun(&session, &host);
     ask(Method::POST, "/", "session_logout=1", &sent);
     assert_eq!(who(&ask(Method::GET, "/", "", &sent)), "");
+    let sent = begun(&session, &host);
+    for nothing in [
+        r#"{"session_logout":false}"#,
+        r#"{"session_logout":null}"#,
+        r#"{"a":1}"#,
+    ] {
+        assert_eq!(who(&ask(Method::POST, "/", nothing, &sent)), "coop");
+    }
+    ask(Method::POST, "/", r#"{"session_logout":true}"#, &sent);
+    assert_eq!(who(&ask(Method::GET, "/", "", &sent)), "");
     // Other nodes hear of it once a control plane can be told.
-    assert_eq!(host.stored(), 2);
+    assert_eq!(host.stored(), 3);
     let sent = begun(&session, &host);
     host.store(false);
     ask(Method::DELETE, "/?session_logout", "", &sent);
     assert_eq!(who(&ask(Method::GET, "/", "", &sent)), "");
-    assert_eq!(host.stored(), 2);
+    assert_eq!(host.stored(), 3);
     host.store(true);
     host.run(host.sleep(Duration::from_mins(10)));
-    assert_eq!(host.stored(), 3, "nobody brings it a second time");
+    assert_eq!(host.stored(), 4, "nobody brings it a second time");
 }
 
 #[test]
