@@ -106,17 +106,17 @@ mod tests {
 
     #[test]
     fn a_thread_that_sleeps_takes_no_core() {
-        let (began, begun) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::channel();
         let (go, gone) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
             let taken = CoreTime::of_this_thread();
-            began.send(taken).unwrap();
+            tell.send(taken).unwrap();
             let _ = gone.recv();
             while taken.elapsed() < Duration::from_millis(20) {
                 std::hint::spin_loop();
             }
         });
-        let taken = begun.recv().unwrap();
+        let taken = told.recv().unwrap();
         std::thread::sleep(Duration::from_millis(50));
         assert!(taken.elapsed() < Duration::from_millis(20), "{taken:?}");
         drop(go);

@@ -44,10 +44,10 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// Largest head of an answer.
 const MAX_HEAD: u32 = 64 * 1024;
-/// How often a silent server is asked for a sign of life while exchanges wait, and how long it may take for one. Servers
-/// of gRPC drop whoever asks more often than every five minutes (gRPC A8).
+/// How often a silent server is asked for a sign of life while exchanges wait, and how long it may take for one: the question
+/// comes to it behind what waits of an upload. Servers of gRPC drop whoever asks more often than every five minutes (gRPC A8).
 const PING: Duration = Duration::from_secs(330);
-const PONG: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_mins(1);
 
 /// A connection that exchanges share.
 pub(crate) struct Shared {

@@ -236,7 +236,7 @@ async fn an_answer_of_http2_comes_whole_over_a_slow_way() {
         .await
         .unwrap();
     tokio::spawn(connection);
-    let request = Request::get("http://localhost/").body(Empty::new());
+    let request = Request::get("http://localhost/").body(Empty::<Bytes>::new());
     let answer = asking.send_request(request.unwrap()).await.unwrap();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(body.len(), LENGTH);
