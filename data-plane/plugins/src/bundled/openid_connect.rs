@@ -81,7 +81,7 @@ use http::{HeaderName, Method};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use shared::schema::FieldErrors;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub use config::OpenidConnect;
 pub use provider::Trouble;
@@ -421,21 +421,24 @@ async fn use_refresh_token(
     exchange
         .response_headers
         .extend(tokens.headers.iter().cloned());
-    if rules.keeps_session(AuthMethod::RefreshToken) {
+    let method = AuthMethod::RefreshToken;
+    if rules.keeps_session(method) {
         // It serves on if none came in its place (RFC 6749 §6).
         let kept = || found.token.clone();
         session.refresh_token.get_or_insert_with(kept);
-        sign_in::keep(rules, exchange, host, jar, &session, News::Tokens).await?;
+        let kept = sign_in::keep(rules, exchange, host, jar, &session, News::Tokens).await;
+        if let Err(failure) = kept {
+            // Who comes again with one that is spent is given the same, for as long as that is remembered.
+            let is_lost = tokens.in_place_of(&found.token).is_some()
+                && !login::tells_refresh_token(rules, method);
+            if is_lost || failure.class != Class::Unavailable {
+                return Err(failure);
+            }
+            debug!(error = %failure, "no session for a refresh token");
+        }
     }
     let client = rules.client(client);
-    let answer = login::answer(
-        rules,
-        exchange,
-        client,
-        AuthMethod::RefreshToken,
-        None,
-        &tokens,
-    );
+    let answer = login::answer(rules, exchange, client, method, None, &tokens);
     Ok(answer.map_or(Flow::Continue, Flow::Answer))
 }
 

@@ -88,6 +88,25 @@ pub(super) fn returns(rules: &Rules, client: &Client, method: AuthMethod) -> boo
     }
 }
 
+/// Whether the client that comes by `method`, or the service behind, is told its new refresh token, so that it is not the
+/// session alone that holds it.
+pub(super) fn tells_refresh_token(rules: &Rules, method: AuthMethod) -> bool {
+    let (sign_in, headers) = (&rules.config.sign_in, &rules.config.headers);
+    let hands_out = |token| {
+        sign_in
+            .login_tokens
+            .iter()
+            .flatten()
+            .any(|one| *one == token)
+    };
+    let answers = sign_in.login_action == LoginAction::Response
+        && sign_in.login_methods.contains(&method)
+        && (hands_out(LoginToken::RefreshToken) || hands_out(LoginToken::Tokens));
+    answers
+        || headers.upstream_refresh_token_header.is_some()
+        || headers.downstream_refresh_token_header.is_some()
+}
+
 /// The URL that the browser wanted at first.
 pub(super) fn origin(pending: &Pending) -> String {
     match &pending.query {

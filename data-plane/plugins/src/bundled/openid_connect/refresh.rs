@@ -19,9 +19,10 @@ use self::contested::Contested;
 pub(super) use self::contested::{CONTESTED, REFUSED};
 use self::results::{Held, Known, Results, STEPS, Want, replacing};
 use self::unjudged::{Given, Unjudged};
-use super::config::UnsignedMethod;
+use super::config::{AuthMethod, UnsignedMethod};
 use super::failure::Failure;
 use super::jws::{self, Claims, Jws};
+use super::login;
 use super::provider::{self, Document, ProviderError, Reason, Unaccepted};
 use super::rules::Rules;
 use super::session_store::SessionStore;
@@ -375,6 +376,15 @@ impl<H: Host> Refresh<H> {
         let document = document(rules, host)
             .await
             .map_err(|error| error.failure())?;
+        let method = AuthMethod::RefreshToken;
+        if self.session.is_none()
+            && let Some(store) = &rules.storage
+            && rules.keeps_session(method)
+            && !login::tells_refresh_token(rules, method)
+        {
+            // What takes the place of a client's token would be lost.
+            store.try_out(host).await?;
+        }
         let form = vec![
             ("grant_type".to_owned(), "refresh_token".to_owned()),
             ("refresh_token".to_owned(), self.want.token.clone()),

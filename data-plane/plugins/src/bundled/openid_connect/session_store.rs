@@ -7,6 +7,7 @@
 //! <prefix>:form:<name>             a form that was posted before a sign-in
 //! <prefix>:refreshed:<name>        new tokens whose key is not known yet
 //! <prefix>:code:<digest>           who redeems a code, where no control plane says so, and what came of it
+//! <prefix>:trial                   written for a second, to see whether the store takes writes
 //! <prefix>:turn:<name>             whose turn it is to refresh a session; in a cluster: turn:{<prefix>:<id>}:<name>
 //! <prefix>:<audience>:<subject>    the ids of a user's sessions, by when they end (session_store_metadata)
 //! ```
@@ -52,6 +53,9 @@ pub(super) struct SessionStore {
     keeps_metadata: bool,
     hashes_subjects: bool,
 }
+
+/// How long the key stands that was written on trial.
+const TRIAL: Duration = Duration::from_secs(1);
 
 /// What the cookie holds.
 #[derive(Deserialize, Serialize)]
@@ -206,6 +210,18 @@ impl SessionStore {
             commands.push(Command::new("PEXPIRE").arg(list).number(left));
         }
         self.ask(host, commands).await.map(|_| ())
+    }
+
+    /// Sees whether a session could be stored now.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer, or takes no writes.
+    pub(super) async fn try_out(&self, host: &impl Host) -> Result<(), Failure> {
+        let lasts = i64::try_from(TRIAL.as_millis()).unwrap_or(i64::MAX);
+        let set = Command::new("SET").arg(format!("{}:trial", self.prefix));
+        let set = set.arg("1").arg("PX").number(lasts);
+        self.ask(host, vec![set]).await.map(|_| ())
     }
 
     /// What is stored of the session `id`, sealed.

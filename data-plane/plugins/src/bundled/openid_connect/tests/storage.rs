@@ -19,7 +19,7 @@ pub(super) struct Redis {
     lists: RefCell<BTreeMap<String, Vec<String>>>,
     pub(super) down: Cell<bool>,
     /// What is said to commands that write.
-    refuses: Cell<Option<&'static str>>,
+    pub(super) refuses: Cell<Option<&'static str>>,
     /// What is said to those that read, in place of a value.
     babbles: RefCell<Option<Reply>>,
 }

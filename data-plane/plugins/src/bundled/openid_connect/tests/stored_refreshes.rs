@@ -164,6 +164,80 @@ fn a_refresh_token_that_a_client_brings_needs_no_redis() {
 }
 
 #[test]
+fn a_refresh_token_that_a_client_brings_is_spent_once_what_comes_in_its_place_has_one_to_hold_it() {
+    // Whether Redis fails before the provider is asked, what tells the new one, and what comes of it.
+    let response = json!({
+        "login_action": "response", "login_methods": ["refresh_token"], "login_tokens": ["tokens"],
+    });
+    let header = json!({ "downstream_refresh_token_header": "x-refresh" });
+    let upstream = json!({ "upstream_refresh_token_header": "x-refresh" });
+    let unkept = json!({ "disable_session": ["refresh_token"] });
+    for (more, status, calls) in [
+        (&json!({}), 503, 0),
+        (&response, 200, 1),
+        (&header, 200, 1),
+        (&upstream, 200, 1),
+        (&unkept, 200, 1),
+    ] {
+        for is_down in [true, false] {
+            let mut config = json!({
+                "auth_methods": ["session", "refresh_token"], "refresh_token_param_name": "refresh_token",
+            });
+            let members = config.as_object_mut().unwrap();
+            members.extend(more.as_object().unwrap().clone());
+            let (mut one, _, redis) = gateways(&config);
+            let mut other = Gateway::with_provider(&json!({}), Rc::clone(&one.provider), 3);
+            Browser::default().sign_in(&mut other, "/api");
+            redis.down.set(is_down);
+            redis
+                .refuses
+                .set((!is_down).then_some("OOM command not allowed"));
+            let mut client = Browser::default();
+            let mut bring = |one: &mut Gateway| {
+                let reply = client.get_with(one, "/api", "refresh-token", "refresh-1");
+                (
+                    reply.status,
+                    reply.sets_session(),
+                    one.provider.called("/token") - 1,
+                )
+            };
+            assert_eq!(bring(&mut one), (status, false, calls), "{more}");
+            redis.down.set(false);
+            redis.refuses.set(None);
+            assert_eq!(bring(&mut one), (200, *more != unkept, 1), "{more}");
+        }
+    }
+}
+
+#[test]
+fn a_refresh_token_that_serves_on_needs_no_session_and_one_that_is_spent_is_given_the_same_again() {
+    for (rotates, status) in [(true, 503), (false, 200)] {
+        let config = json!({
+            "auth_methods": ["session", "refresh_token"], "refresh_token_param_name": "refresh_token",
+        });
+        let (mut one, _, redis) = gateways(&config);
+        let mut other = Gateway::with_provider(&json!({}), Rc::clone(&one.provider), 3);
+        Browser::default().sign_in(&mut other, "/api");
+        one.provider.script.borrow_mut().no_refresh_token = !rotates;
+        // Redis goes away while the provider answers.
+        let (store, provider) = (Rc::clone(&redis), Rc::clone(&one.provider));
+        one.host.connect(Rc::new(move |request| {
+            store.down.set(request.uri().path() == "/token");
+            provider.handle(request)
+        }));
+        let mut client = Browser::default();
+        let mut bring = |one: &mut Gateway| {
+            let reply = client.get_with(one, "/api", "refresh-token", "refresh-1");
+            (reply.status, reply.sets_session())
+        };
+        assert_eq!(bring(&mut one), (status, false), "{rotates}");
+        redis.down.set(false);
+        assert_eq!(bring(&mut one), (200, true), "{rotates}");
+        assert_eq!(one.provider.called("/token"), 2, "{rotates}");
+    }
+}
+
+#[test]
 fn rule_41_a_turn_that_brought_the_same_token_again_is_over() {
     let (mut one, _, redis) = gateways(&json!({ "refresh_grace": 0 }));
     one.provider.script.borrow_mut().opaque = true;
