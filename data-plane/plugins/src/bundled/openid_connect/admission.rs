@@ -74,6 +74,11 @@ impl Lookups {
         }
     }
 
+    /// Whether user info is asked for.
+    pub(super) fn asks_user_info(self) -> bool {
+        self.user_info
+    }
+
     /// Whether something has to be asked of any token.
     pub(super) fn any(self) -> bool {
         self.user_info || self.keys || self.exchange || self.sources

@@ -219,6 +219,7 @@ fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Finding
     // Theirs is another, which is known.
     let own = [Some(Preset::Cognito), Some(Preset::Auth0)].contains(&config.provider.preset);
     let logs_out = logs_out(config) && !own;
+    let vouches = listed(rules, AuthMethod::Userinfo);
     let announces = |name: &str| metadata.get(name) == Some(&Value::Bool(true));
     if rules.methods.authorization_code
         && config.sign_in.require_signed_request_object.is_none()
@@ -241,7 +242,10 @@ fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Finding
         (
             "token_endpoint",
             &config.client.token_endpoint,
-            rules.methods.authorization_code || rules.methods.password,
+            rules.methods.authorization_code
+                || rules.methods.password
+                || rules.methods.refresh_token
+                || listed(rules, AuthMethod::ClientCredentials),
             true,
         ),
         (
@@ -254,8 +258,16 @@ fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Finding
         (
             "introspection_endpoint",
             &config.client.introspection_endpoint,
-            listed(rules, AuthMethod::Introspection),
+            listed(rules, AuthMethod::Introspection)
+                || (rules.methods.bearer && config.credentials.introspect_jwt_tokens),
             true,
+        ),
+        (
+            "userinfo_endpoint",
+            &config.client.userinfo_endpoint,
+            vouches || rules.lookups.asks_user_info(),
+            // What the tokens say themselves may be enough.
+            vouches,
         ),
         (
             "revocation_endpoint",

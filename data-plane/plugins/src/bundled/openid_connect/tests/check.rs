@@ -150,6 +150,46 @@ fn each_finding_is_told() {
 }
 
 #[test]
+fn each_endpoint_that_is_needed_and_not_there_is_told() {
+    let (needs, one) = ("fail", |method: &str| json!({ "auth_methods": [method] }));
+    let refreshes = json!({
+        "auth_methods": ["refresh_token"], "refresh_token_param_name": "refresh_token",
+    });
+    let grouped = json!({ "search_user_info": true, "groups_required": ["a"] });
+    for (endpoint, config, expected) in [
+        ("userinfo_endpoint", one("userinfo"), needs),
+        ("userinfo_endpoint", grouped, "warn"),
+        (
+            "userinfo_endpoint",
+            json!({ "upstream_user_info_header": "x-info" }),
+            "warn",
+        ),
+        ("userinfo_endpoint", json!({}), ""),
+        ("introspection_endpoint", one("introspection"), needs),
+        (
+            "introspection_endpoint",
+            json!({ "introspect_jwt_tokens": true }),
+            needs,
+        ),
+        ("introspection_endpoint", json!({}), ""),
+        ("token_endpoint", refreshes, needs),
+        ("token_endpoint", one("client_credentials"), needs),
+        ("token_endpoint", one("password"), needs),
+        ("token_endpoint", one("bearer"), ""),
+    ] {
+        let gateway = Gateway::new(json!({}));
+        gateway.provider.script.borrow_mut().discovery = vec![(endpoint, Value::Null)];
+        let report = checked(&gateway, &config);
+        assert_eq!(result(&report, "endpoints"), expected, "{config} {report}");
+        assert_eq!(report["ok"], expected != needs, "{config} {report}");
+        let mut own = config.clone();
+        own[endpoint] = json!("https://idp.example/other");
+        let report = checked(&gateway, &own);
+        assert_eq!(result(&report, "endpoints"), "", "{own} {report}");
+    }
+}
+
+#[test]
 fn what_would_open_the_door_or_fail_each_sign_in_is_told() {
     let gateway = Gateway::new(json!({}));
     let check = |config: Value, name: &str, expected: &str| {
