@@ -1,9 +1,13 @@
 //! Answers that filters make themselves, in Kong's shape.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, LOCATION, PRAGMA, REFERRER_POLICY};
 use http::{HeaderValue, Response, StatusCode, Version};
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 use shared::error_form::{ErrorForm, grpc_status, is_grpc};
+use url::Url;
 
 use crate::exchange::Exchange;
 
@@ -86,7 +90,7 @@ pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Byt
 /// A 302 that no cache keeps and that tells the target nothing of where it came from (RFC 9700 §4.2,
 /// §4.12). A location that is no header value answers 500.
 pub(crate) fn redirect(location: &str, request_id: &str) -> Response<Bytes> {
-    let Ok(location) = HeaderValue::from_str(location) else {
+    let Ok(location) = HeaderValue::from_str(&reference(location)) else {
         return message(
             StatusCode::INTERNAL_SERVER_ERROR,
             "An unexpected error occurred",
@@ -101,4 +105,49 @@ pub(crate) fn redirect(location: &str, request_id: &str) -> Response<Bytes> {
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
+}
+
+/// `location` as a URI reference, which has neither blanks nor octets beyond ASCII (RFC 9110 §10.2.2).
+fn reference(location: &str) -> Cow<'_, str> {
+    if location.bytes().all(|byte| byte.is_ascii() && byte != b' ') {
+        return location.into();
+    }
+    match Url::parse(location) {
+        Ok(url) => String::from(url).into(),
+        Err(_) => utf8_percent_encode(location, BLANK).to_string().into(),
+    }
+}
+
+/// What is escaped besides octets beyond ASCII.
+const BLANK: &AsciiSet = &AsciiSet::EMPTY.add(b' ');
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_leads_to_what_is_a_uri() {
+        for (location, written) in [
+            ("https://a.example/\u{e4} b", "https://a.example/%C3%A4%20b"),
+            (
+                "https://a.example/\u{2028}?\u{e4}#b c",
+                "https://a.example/%E2%80%A8?%C3%A4#b%20c",
+            ),
+            (
+                "https://b\u{fc}cher.example/",
+                "https://xn--bcher-kva.example/",
+            ),
+            ("/\u{e4} b", "/%C3%A4%20b"),
+            // What is one stays letter by letter.
+            ("https://A.example", "https://A.example"),
+            (
+                "https://a.example/%c3%a4?b=[c]",
+                "https://a.example/%c3%a4?b=[c]",
+            ),
+        ] {
+            let answer = redirect(location, "id");
+            assert_eq!(answer.headers()[LOCATION], written);
+        }
+        assert_eq!(redirect("https://a.example/\n", "id").status(), 500);
+    }
 }

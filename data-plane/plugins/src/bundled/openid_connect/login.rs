@@ -35,25 +35,10 @@ pub(super) fn answer(
             let wished = pending.filter(|pending| pending.wished)?;
             Some(answer::redirect(&origin(wished), &exchange.request_id))
         }
-        LoginAction::Response => {
-            let listed = config.login_tokens.as_deref().unwrap_or_default();
-            let introspection = tokens.introspection.as_ref();
-            let introspection =
-                introspection.filter(|_| listed.contains(&LoginToken::Introspection));
-            let body = if listed.contains(&LoginToken::Tokens) {
-                tokens.answer.clone()
-            } else if let Some(introspection) = introspection {
-                introspection.clone()
-            } else {
-                handed_out(rules, tokens)
-                    .map(|(name, token)| (name.to_owned(), token.into()))
-                    .collect()
-            };
-            Some(answer::json(
-                StatusCode::OK,
-                &Value::Object(Map::from_iter(body)),
-            ))
-        }
+        LoginAction::Response => Some(answer::json(
+            StatusCode::OK,
+            &Value::Object(handed_out(rules, tokens)),
+        )),
         LoginAction::Redirect => {
             let target = client.login_redirect_uri.clone().or_else(|| {
                 let pending = pending?;
@@ -115,37 +100,46 @@ pub(super) fn origin(pending: &Pending) -> String {
     }
 }
 
-/// The tokens that `login_tokens` lists and that there are.
-fn handed_out<'a>(
-    rules: &Rules,
-    tokens: &'a Tokens,
-) -> impl Iterator<Item = (&'static str, &'a str)> {
-    let listed = rules
-        .config
-        .sign_in
-        .login_tokens
-        .clone()
-        .unwrap_or_default();
-    listed.into_iter().filter_map(|token| {
-        Some(match token {
-            LoginToken::IdToken => ("id_token", tokens.id_token.as_deref()?),
-            LoginToken::AccessToken => ("access_token", tokens.access_token.as_str()),
-            LoginToken::RefreshToken => ("refresh_token", tokens.refresh_token.as_deref()?),
-            LoginToken::Tokens | LoginToken::Introspection => return None,
-        })
-    })
+/// What `login_tokens` lists and there is: all that the token endpoint answered, or what introspection said, and single tokens.
+fn handed_out(rules: &Rules, tokens: &Tokens) -> Map<String, Value> {
+    let listed = rules.config.sign_in.login_tokens.as_deref();
+    let listed = listed.unwrap_or_default();
+    let mut all = if listed.contains(&LoginToken::Tokens) {
+        tokens.answer.clone()
+    } else if listed.contains(&LoginToken::Introspection) {
+        tokens.introspection.clone().unwrap_or_default()
+    } else {
+        Map::new()
+    };
+    for token in listed {
+        let (name, token) = match token {
+            LoginToken::IdToken => ("id_token", tokens.id_token.as_deref()),
+            LoginToken::AccessToken => ("access_token", Some(tokens.access_token.as_str())),
+            LoginToken::RefreshToken => ("refresh_token", tokens.refresh_token.as_deref()),
+            LoginToken::Tokens | LoginToken::Introspection => continue,
+        };
+        if let Some(token) = token {
+            all.insert(name.to_owned(), token.into());
+        }
+    }
+    all
 }
 
 fn with_tokens(rules: &Rules, target: &str, tokens: &Tokens) -> Option<String> {
     let mut url = Url::parse(target).ok()?;
-    let pairs: Vec<_> = handed_out(rules, tokens).collect();
+    let text = |value: Value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    let pairs = handed_out(rules, tokens).into_iter();
+    let pairs: Vec<_> = pairs.map(|(name, value)| (name, text(value))).collect();
     if pairs.is_empty() {
         return Some(target.to_owned());
     }
     match rules.config.sign_in.login_redirect_mode {
         RedirectMode::Query => {
             // What the browser had brought under these names is not the provider's.
-            let own = |name: &str| pairs.iter().any(|(own, _)| *own == name);
+            let own = |name: &str| pairs.iter().any(|(own, _)| own == name);
             let kept = url
                 .query()
                 .map(|query| request::kept_arguments(query, |name| !own(name)));

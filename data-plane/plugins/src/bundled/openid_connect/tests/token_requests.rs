@@ -174,6 +174,55 @@ fn login_tokens_may_be_the_introspection() {
 }
 
 #[test]
+fn case_26_a_redirect_carries_the_whole_answer_if_that_is_listed() {
+    for (tokens, names) in [
+        (
+            json!(["tokens"]),
+            &[
+                "access_token",
+                "token_type",
+                "expires_in",
+                "refresh_token",
+                "id_token",
+            ][..],
+        ),
+        (json!(["tokens", "id_token"]), &["access_token", "id_token"]),
+        (json!(["refresh_token"]), &["refresh_token"]),
+    ] {
+        for (mode, mark) in [("fragment", '#'), ("query", '?')] {
+            let mut gateway = Gateway::new(json!({
+                "login_action": "redirect", "login_redirect_uri": ["https://a/b"],
+                "login_redirect_mode": mode, "login_tokens": tokens,
+            }));
+            let reply = Browser::default().sign_in(&mut gateway, "/api");
+            let (_, carried) = reply.location().split_once(mark).unwrap();
+            let carried: Vec<_> = form_urlencoded::parse(carried.as_bytes()).collect();
+            for name in names {
+                let found = carried.iter().filter(|(carried, _)| carried == name);
+                assert_eq!(found.count(), 1, "{tokens} {mode} {name}");
+            }
+            let given = |name| carried.iter().find(|(carried, _)| carried == name);
+            let is_number = |text: &str| text.parse::<u32>().is_ok();
+            assert!(given("expires_in").is_none_or(|(_, seconds)| is_number(seconds)));
+        }
+    }
+}
+
+#[test]
+fn a_redirect_carries_the_introspection_if_that_is_listed() {
+    let mut gateway = Gateway::new(json!({
+        "auth_methods": ["introspection"], "login_methods": ["introspection"],
+        "login_action": "redirect", "login_tokens": ["introspection", "access_token"],
+        "login_redirect_uri": ["https://a/b"],
+    }));
+    let reply = gateway.call("opaque");
+    let location = reply.location();
+    for carried in ["active=true", "username=john", "access_token=opaque"] {
+        assert!(location.contains(carried), "{location}");
+    }
+}
+
+#[test]
 fn what_follows_a_session_follows_one_that_is_refreshed_too() {
     let mut gateway = Gateway::new(json!({
         "login_methods": ["session"], "login_action": "response", "login_tokens": ["access_token"],
