@@ -190,6 +190,23 @@ fn arguments(context: Context<'_>, pending: &Pending, let_through: Arguments) ->
     arguments
 }
 
+/// Why a request that has to be signed is not.
+fn missing(rules: &Rules) -> Failure {
+    let sign_in = &rules.config.sign_in;
+    if sign_in.require_signed_request_object.is_none() {
+        // No configuration has the cluster make keys: there will be none.
+        return Failure::faulty(
+            "request_unsigned",
+            "the OpenID provider takes signed authorization requests only, and no key is there to sign them",
+        );
+    }
+    Failure::paused(
+        "client_key_missing",
+        "The gateway has nothing yet to prove itself with at the OpenID provider",
+        "there is no key that could sign the authorization request",
+    )
+}
+
 /// The same request as a JWT that the client signed. What OpenID Connect Core §6.1 wants to be seen
 /// from outside as well, says the same as inside.
 fn signed(
@@ -230,13 +247,7 @@ fn signed(
     let request = context
         .signer
         .and_then(|signer| signer.sign_claims("oauth-authz-req+jwt", &Value::Object(claims)))
-        .ok_or_else(|| {
-            Failure::paused(
-                "client_key_missing",
-                "The gateway has nothing yet to prove itself with at the OpenID provider",
-                "there is no key that could sign the authorization request",
-            )
-        })?;
+        .ok_or_else(|| missing(context.rules))?;
     let outside = ["response_type", "client_id", "scope"];
     let mut outer: Arguments = arguments
         .iter()

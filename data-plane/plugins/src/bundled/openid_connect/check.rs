@@ -16,11 +16,12 @@ use shared::schema::FieldErrors;
 use uuid::Uuid;
 
 use super::OpenidConnect;
+use super::client_keys::ClientKeys;
 use super::config::preset::Preset;
 use super::config::{AuthMethod, ClientAuth};
 use super::explain;
 use super::provider::{self, ProviderError};
-use super::rules::Rules;
+use super::rules::{Client, Rules};
 use super::token_endpoint::{self, Exchanged, PassedOn, TokenError};
 use crate::filter::Plugin;
 use crate::host::Host;
@@ -69,7 +70,7 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
             Ok(found) => {
                 findings.pass("discovery", "the discovery document is there");
                 clock(found.skew, &mut findings);
-                document(&rules, &found.value, &mut findings);
+                document(&rules, &found.value, &host.client_keys(), &mut findings);
             }
         }
         client(&rules, host, &mut findings).await;
@@ -194,7 +195,12 @@ fn clock(skew: Option<std::time::Duration>, findings: &mut Findings) {
 }
 
 /// What discovery offers, against what is configured.
-fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Findings) {
+fn document(
+    rules: &Rules,
+    metadata: &Map<String, Value>,
+    keys: &ClientKeys,
+    findings: &mut Findings,
+) {
     let found = metadata
         .get("issuer")
         .and_then(Value::as_str)
@@ -221,15 +227,17 @@ fn document(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Finding
     let logs_out = logs_out(config) && !own;
     let vouches = listed(rules, AuthMethod::Userinfo);
     let announces = |name: &str| metadata.get(name) == Some(&Value::Bool(true));
+    let signs = |client: &Client| client.request_signer(keys).is_some();
     if rules.methods.authorization_code
         && config.sign_in.require_signed_request_object.is_none()
         && announces("require_signed_request_object")
+        && !rules.clients.iter().all(signs)
     {
-        findings.warn(
+        findings.fail(
             "client_key",
-            "the provider takes signed authorization requests only",
-            "Set require_signed_request_object to true: keys of the cluster are made for plugins that name what needs them. Then \
-             register /openid-connect/jwks at the provider, if client_jwk is not set.",
+            "the provider takes signed authorization requests only, and no key is there to sign them",
+            "Set require_signed_request_object to true, so that keys of the cluster are made once the plugin is saved, and register \
+             /openid-connect/jwks at the provider; or set client_jwk.",
         );
     }
     for (name, own, needed, fatal) in [

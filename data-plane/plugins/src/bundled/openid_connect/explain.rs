@@ -242,6 +242,11 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         "The provider does not know the gateway as its client: compare client_id, client_secret and client_auth with what is registered there; for private_key_jwt register /openid-connect/jwks of the Admin API.",
     ),
     (
+        &["request_unsigned"],
+        "client",
+        "The provider takes signed authorization requests only: set require_signed_request_object to true, so that keys are made for them, and register /openid-connect/jwks of the Admin API there, or set client_jwk.",
+    ),
+    (
         &["login_initiation"],
         "sign-in",
         "Name the configured issuer as iss, and a URL of this host as target_link_uri.",

@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shared::tls::Mistrust;
 
+use super::super::client_keys::ClientKeys;
+use super::authorization::client_key;
 use super::check::{checked, result};
-use super::gateway::{Browser, Gateway};
+use super::gateway::{Browser, Gateway, compile};
 use crate::host::FetchError;
 
 /// The finding `name` of a report, as far as somebody has to act.
@@ -146,15 +148,53 @@ fn rule_12_a_provider_that_demands_pushed_requests_and_takes_none_is_told() {
 }
 
 #[test]
-fn rule_13_a_provider_that_demands_signed_requests_is_told_unless_keys_are_named() {
+fn rule_13_a_provider_that_demands_signed_requests_is_told_unless_keys_are_named_or_there() {
     let gateway = Gateway::new(json!({}));
-    let check = |config: Value| result(&checked(&gateway, &config), "client_key");
+    let check = |config: Value| {
+        let report = checked(&gateway, &config);
+        assert_eq!(
+            report["ok"],
+            result(&report, "client_key") != "fail",
+            "{report}"
+        );
+        result(&report, "client_key")
+    };
     assert_eq!(check(json!({})), "");
     gateway.provider.script.borrow_mut().discovery =
         vec![("require_signed_request_object", json!(true))];
-    assert_eq!(check(json!({})), "warn");
-    for configured in [true, false] {
-        let config = json!({ "require_signed_request_object": configured });
-        assert_eq!(check(config), "");
+    assert_eq!(check(json!({})), "fail");
+    let (private, _) = client_key();
+    for named in [
+        json!({ "require_signed_request_object": true }),
+        json!({ "require_signed_request_object": false }),
+        json!({ "client_alg": ["HS256"] }),
+        json!({ "client_jwk": [private] }),
+        json!({ "auth_methods": ["bearer"] }),
+    ] {
+        assert_eq!(check(named), "");
+    }
+    let mut keys = ClientKeys::default();
+    keys.add_jwk(&private);
+    gateway.host.equip(keys);
+    assert_eq!(check(json!({ "client_alg": ["ES256"] })), "");
+}
+
+#[test]
+fn rule_13_what_no_key_will_ever_sign_is_told_from_what_none_signs_yet() {
+    for (configured, status) in [(Value::Null, 502), (json!(true), 503)] {
+        let mut gateway = Gateway::new(json!({ "require_signed_request_object": configured }));
+        gateway.provider.script.borrow_mut().discovery =
+            vec![("require_signed_request_object", json!(true))];
+        let reply = Browser::default().get(&mut gateway, "/api");
+        assert_eq!(reply.status, status, "{configured}");
+        let (private, _) = client_key();
+        let mut keys = ClientKeys::default();
+        keys.add_jwk(&private);
+        let config = json!({
+            "require_signed_request_object": configured, "client_alg": ["ES256"],
+        });
+        gateway.filter = compile(&config, 8);
+        gateway.host.equip(keys);
+        assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
     }
 }
