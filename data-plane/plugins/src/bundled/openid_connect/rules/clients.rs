@@ -15,16 +15,8 @@ pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Clie
         list.get(position).or_else(|| list.first()).cloned()
     };
     // A certificate may be for one endpoint alone.
-    let own_ways = [
-        config.client.token_endpoint_auth_method,
-        config.client.introspection_endpoint_auth_method,
-        config.client.revocation_endpoint_auth_method,
-        config
-            .sign_in
-            .pushed_authorization_request_endpoint_auth_method,
-    ];
-    let has_certificate =
-        config.client.tls_client_auth_cert_id.is_some() && own_ways.iter().all(Option::is_none);
+    let has_certificate = config.client.tls_client_auth_cert_id.is_some()
+        && own_ways(config).iter().all(Option::is_none);
     (0..ids.len().max(1))
         .map(|position| {
             let secrets = config.client.client_secret.as_deref().unwrap_or_default();
@@ -67,4 +59,16 @@ pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Clie
             }
         })
         .collect()
+}
+
+/// How clients prove themselves at single endpoints, as far as that is said.
+pub(super) fn own_ways(config: &OpenidConnect) -> [Option<ClientAuth>; 4] {
+    [
+        config.client.token_endpoint_auth_method,
+        config.client.introspection_endpoint_auth_method,
+        config.client.revocation_endpoint_auth_method,
+        config
+            .sign_in
+            .pushed_authorization_request_endpoint_auth_method,
+    ]
 }

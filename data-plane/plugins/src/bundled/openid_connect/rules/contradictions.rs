@@ -3,7 +3,8 @@
 use shared::schema::FieldErrors;
 use url::{Host, Url};
 
-use crate::bundled::openid_connect::config::{LogoutMethod, OpenidConnect, TokenPlace};
+use super::clients;
+use crate::bundled::openid_connect::config::{ClientAuth, LogoutMethod, OpenidConnect, TokenPlace};
 
 /// Longest value of a cookie's attribute that browsers heed (RFC 6265bis §5.6).
 const LONGEST_ATTRIBUTE: usize = 1024;
@@ -23,6 +24,12 @@ pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &
         errors.add(
             &["bearer_token_cookie_name"],
             "must differ from the names of the gateway's own cookies",
+        );
+    }
+    if has_idle_certificate(config) {
+        errors.add(
+            &["tls_client_auth_cert_id"],
+            "would be presented nowhere: set client_auth to tls_client_auth or self_signed_tls_client_auth, or leave it out",
         );
     }
     for (field, path) in [
@@ -96,6 +103,21 @@ pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &
     }
 }
 
+/// Whether there is a certificate for the client, which proves itself otherwise everywhere.
+fn has_idle_certificate(config: &OpenidConnect) -> bool {
+    let client = &config.client;
+    let is_empty = |values: Option<usize>| values.is_none_or(|count| count == 0);
+    let auths = client.client_auth.as_deref().unwrap_or_default();
+    let own_ways = clients::own_ways(config);
+    let named = auths.iter().copied().chain(own_ways.into_iter().flatten());
+    let is_named = named.clone().any(ClientAuth::is_mutual_tls);
+    // Who has nothing else goes by it, if nothing is said.
+    let is_all = named.count() == 0
+        && is_empty(client.client_secret.as_ref().map(Vec::len))
+        && is_empty(client.client_jwk.as_ref().map(Vec::len));
+    client.tls_client_auth_cert_id.is_some() && !is_named && !is_all
+}
+
 /// Whether `uri` is plain HTTP to another machine.
 fn is_plain(uri: &str) -> bool {
     let Ok(url) = Url::parse(uri) else {
@@ -151,6 +173,42 @@ mod tests {
             &json!({ "logout_uri_suffix": "/back/bye", "frontchannel_logout_uri_suffix": "/bye" }),
             "logout_uri_suffix",
         );
+        let certified = |more: Value| {
+            let mut config = json!({
+                "tls_client_auth_cert_id": "7fca84d6-7d37-4a74-a7b0-93e576089a41",
+            });
+            let members = config.as_object_mut().unwrap();
+            members.extend(more.as_object().unwrap().clone());
+            config
+        };
+        let field = "tls_client_auth_cert_id";
+        for (more, field) in [
+            (json!({}), ""),
+            (json!({ "client_secret": ["s"] }), field),
+            (
+                json!({ "client_auth": ["client_secret_post"], "client_secret": ["s"] }),
+                field,
+            ),
+            (json!({ "client_auth": ["none"] }), field),
+            (
+                json!({ "introspection_endpoint_auth_method": "none" }),
+                field,
+            ),
+            (
+                json!({ "client_auth": ["tls_client_auth"], "client_secret": ["s"] }),
+                "",
+            ),
+            (
+                json!({ "client_auth": ["none", "self_signed_tls_client_auth"] }),
+                "",
+            ),
+            (
+                json!({ "introspection_endpoint_auth_method": "tls_client_auth", "client_secret": ["s"] }),
+                "",
+            ),
+        ] {
+            check(&certified(more), field);
+        }
         // Rule 58.
         for field in ["session_cookie_path", "authorization_cookie_path"] {
             for (length, refused) in [(1024, ""), (1025, field)] {
