@@ -23,6 +23,8 @@ pub(super) struct Answer {
     pub(super) written: Option<axum::body::Body>,
     /// The body's type, if it is not JSON.
     pub(super) content_type: Option<&'static str>,
+    /// How long others may keep the body, if that is said (RFC 9111 §5.2.2).
+    pub(super) cache_control: Option<&'static str>,
     pub(super) revision: Option<Revision>,
     /// Whether nothing but keys and revocations changed with that.
     pub(super) urgent: bool,
@@ -42,6 +44,7 @@ impl Answer {
             text: None,
             written: None,
             content_type: None,
+            cache_control: None,
             revision: None,
             urgent: false,
             etag: None,
@@ -105,6 +108,9 @@ impl Answer {
         headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
         let latency = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         headers.insert("x-kong-admin-latency", latency.into());
+        if let Some(kept) = self.cache_control {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(kept));
+        }
         if let Some(etag) = self.etag {
             headers.insert(header::ETAG, etag);
         }

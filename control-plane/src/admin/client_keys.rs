@@ -13,12 +13,16 @@ use crate::history::Origin;
 /// The methods of the page, sorted.
 pub(super) const METHODS: &[Method] = &[Method::DELETE, Method::GET, Method::HEAD, Method::OPTIONS];
 
+/// How long a provider may keep the set: it knows no newer key for as long, and refuses clients that sign with one.
+const KEPT: &str = "max-age=60";
+
 /// Shows the keys, which are made if there are none yet.
 pub(super) async fn read(admin: &Admin, origin: Origin) -> Result<Answer, Refusal> {
     carry_out(admin, origin.answered(StatusCode::OK), client_keys::ensure).await?;
     let keys = client_keys::published(&admin.publisher.config());
     Ok(Answer {
         content_type: Some("application/jwk-set+json"),
+        cache_control: Some(KEPT),
         ..Answer::ok(keys)
     })
 }

@@ -39,6 +39,14 @@ async fn case_65_the_keys_are_shown_without_their_private_half_and_replaced_on_d
 }
 
 #[tokio::test]
+async fn providers_are_told_to_read_the_keys_again_soon() {
+    let api = Api::new();
+    let request = http::Request::get("/openid-connect/jwks").body(HttpBody::empty());
+    let response = api.0.oneshot(request.unwrap()).await.unwrap();
+    assert_eq!(response.headers()["cache-control"], "max-age=60");
+}
+
+#[tokio::test]
 async fn who_writes_a_plugin_that_needs_keys_finds_them_made() {
     let form = "name=openid-connect&config.issuer=https://idp.example&config.client_id=c";
     for (needs, expected) in [
