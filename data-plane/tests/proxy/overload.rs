@@ -280,7 +280,7 @@ fn an_answer_may_lie_while_others_are_taken() {
 fn answers_that_lie_beside_others_end_alone() {
     let (port, ends) = endless_server();
     let limits = Limits {
-        send: Duration::from_secs(1),
+        take: Duration::from_secs(2),
         ..Limits::default()
     };
     let proxy = with_limits(port, limits);
