@@ -71,12 +71,13 @@ pub(super) async fn serve(
         limits.requests_per_address,
     ));
     let mut patience = Patience::new(core.timers.timer(), &limits);
+    // From the beginning: the question to a client that has vanished makes nothing wait.
+    stream.give_up_after(limits.take);
     let io = TokioIo::new(Watched {
         stream,
         early,
         timer: core.timers.timer(),
         limit: limits.send,
-        take: Some(limits.take),
         stalled: false,
         taking: Rc::clone(&taking),
     });
@@ -294,8 +295,6 @@ struct Watched {
     timer: Timer,
     /// Longest wait for the client to take as many bytes as make room for more.
     limit: Duration,
-    /// Longest wait for it to take any, until the system is told.
-    take: Option<Duration>,
     /// Whether the timer watches.
     stalled: bool,
     taking: Rc<Taking>,
@@ -318,9 +317,6 @@ impl Watched {
         self.taking.is_blocked();
         if !std::mem::replace(&mut self.stalled, true) {
             self.timer.set(self.limit);
-            if let Some(limit) = self.take.take() {
-                self.stream.give_up_after(limit);
-            }
         }
         if self.timer.poll_fired(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

@@ -9,6 +9,7 @@ use data_plane::limits::Limits;
 use data_plane::proxy::Proxy;
 use data_plane::settings::Settings;
 use serde_json::json;
+use socket2::{SockFilter, SockRef};
 
 use crate::gateway::{
     OK, ask, configuration, connect, read_until, settings, start, start_with, stop, upstream,
@@ -244,6 +245,47 @@ fn a_client_that_gives_its_answers_no_room_is_let_go() {
     for _ in 0..3 {
         ends.recv_timeout(Duration::from_secs(20)).unwrap();
     }
+    stop(proxy);
+}
+
+/// A server whose answer says little, again and again; says when it was given up.
+fn quiet_server() -> (u16, std::sync::mpsc::Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (ended, ends) = channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_until(&mut stream, "\r\n\r\n").unwrap();
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        stream.write_all(head).unwrap();
+        while stream.write_all(b"data: x\n\n").is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        ended.send(()).unwrap();
+    });
+    (port, ends)
+}
+
+#[test]
+fn a_client_that_has_vanished_is_let_go_though_nothing_waits_for_it() {
+    let (port, ends) = quiet_server();
+    let limits = Limits {
+        take: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    let proxy = with_limits(port, limits);
+    let mut stream = TcpStream::connect(proxy.addresses().proxy.unwrap()).unwrap();
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .unwrap();
+    stream.write_all(&frame(4, 0, 0, &[])).unwrap();
+    ask_for(&mut stream, 1, "/");
+    wait_for(&mut stream, 0, 1);
+    // Its end stays, and nothing reaches it any more (`BPF_RET`, of no bytes).
+    let nothing = SockFilter::new(0x06, 0, 0, 0);
+    SockRef::from(&stream).attach_filter(&[nothing]).unwrap();
+    ends.recv_timeout(Duration::from_secs(20)).unwrap();
+    drop(stream);
     stop(proxy);
 }
 
