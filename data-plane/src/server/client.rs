@@ -349,11 +349,10 @@ impl Client {
     /// Ends our side, and if the client may still be sending, reads until it has heard of that.
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>, lingers: bool) -> Poll<()> {
         if self.wait != Wait::Linger {
-            if self.is_over(cx, Wait::Send) {
-                return Poll::Ready(());
-            }
-            if ready!(self.stream.poll_end(cx, lingers)).is_err() || !lingers {
-                return Poll::Ready(());
+            match self.stream.poll_end(cx, lingers) {
+                Poll::Ready(Ok(())) if lingers => {}
+                Poll::Pending if !self.is_over(cx, Wait::Send) => return Poll::Pending,
+                _ => return Poll::Ready(()),
             }
         }
         // To close at once would reset the connection, and the answer with it.
