@@ -42,6 +42,9 @@ const NOWHERE: ProviderError = ProviderError::Unusable("there is no introspectio
 
 /// How far the provider's clock may be ahead, whatever `leeway` says.
 const SKEW: Duration = Duration::from_mins(1);
+/// How long ago an answer may have been made that was asked for just now, whatever `leeway` says: as far as the clock may be
+/// behind, and as long as the answer may take.
+const AGE: Duration = Duration::from_mins(5);
 
 /// What the provider said of a token that is active.
 pub(super) struct Answer {
@@ -407,6 +410,8 @@ fn fault(rules: &Rules, claims: &Claims, now: UnixTime) -> Option<&'static str> 
     let leeway = rules.config.credentials.leeway.seconds();
     let made_at = jws::time(claims, "iat").ok().flatten();
     let early = now.saturating_add(leeway.max(SKEW));
+    let is_of_now =
+        |made_at: UnixTime| made_at <= early && now.saturating_since(made_at) <= leeway.max(AGE);
     let inner = claims.get("token_introspection");
     [
         (
@@ -418,8 +423,8 @@ fn fault(rules: &Rules, claims: &Claims, now: UnixTime) -> Option<&'static str> 
             "the introspection answer does not say which client it is for",
         ),
         (
-            made_at.is_none_or(|made_at| made_at > early),
-            "the introspection answer does not say when it was made, or is of the future",
+            !made_at.is_some_and(is_of_now),
+            "the introspection answer does not say when it was made, or is of another time",
         ),
         (
             !jws::unexpired(claims, now, leeway),
