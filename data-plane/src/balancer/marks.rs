@@ -42,7 +42,7 @@ fn heed_at(balancer: &Balancer, mut marks: HashMap<Uuid, Revocation>, now: UnixT
         return;
     }
     let table = balancer.table();
-    let mut meant: Vec<(u64, &Arc<Peer>, bool)> = Vec::new();
+    let mut meant: Vec<(&Revocation, &Arc<Peer>, bool)> = Vec::new();
     let (mut heeded, mut known) = (HashSet::new(), HashSet::new());
     for entry in &table.entries {
         let Some(target) = balancer.config.targets.get(entry.target) else {
@@ -53,15 +53,21 @@ fn heed_at(balancer: &Balancer, mut marks: HashMap<Uuid, Revocation>, now: UnixT
         let address = Some((key.address, key.port));
         for (id, healthy) in Revocation::marks(target.record.id, address) {
             if let Some(said) = marks.get(&id) {
-                meant.push((said.before, &entry.peer, healthy));
+                meant.push((said, &entry.peer, healthy));
                 heeded.insert(id);
             }
         }
     }
-    // What was said last counts.
-    meant.sort_by_key(|(said, ..)| *said);
-    for (_, peer, healthy) in meant {
-        balancer.set_health(peer, healthy);
+    // What was said last counts, once: what has been found out since, or said, is not undone by hearing it again.
+    meant.sort_by_key(|(said, ..)| said.before);
+    let mut last = HashMap::new();
+    for (said, peer, healthy) in meant {
+        last.insert(peer.number, (peer, healthy, peer.is_told(said, now)));
+    }
+    for (peer, healthy, is_news) in last.into_values() {
+        if is_news {
+            balancer.set_health(peer, healthy);
+        }
     }
     if known.len() < balancer.config.targets.len() {
         marks.retain(|id, _| !heeded.contains(id));
@@ -131,6 +137,39 @@ mod tests {
             let balancers = std::slice::from_ref(&balancer);
             heed(balancers, &heard, UnixTime::from_secs(now));
             assert_eq!(ill(), expected, "{heard:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_heard_again_overrules_nothing() {
+        let node = Balancers::default();
+        let balancer = balancer(&node, json!({}), &[1]);
+        let mark = |healthy: bool, before: u64| Revocation {
+            id: Revocation::mark(Uuid::from_u128(101), None, healthy),
+            before,
+            expires_at: 60,
+        };
+        let (ill, well) = (mark(false, 1), mark(true, 2));
+        for (heard, found, expected) in [
+            (vec![ill], None, true),
+            (vec![well], None, false),
+            // With the configuration that has the first of them, and with the one that has both.
+            (vec![ill], None, false),
+            (vec![ill, well], None, false),
+            // Health checks have found out something else.
+            (vec![ill, well], Some(false), true),
+            (vec![ill, well], Some(true), false),
+            (vec![mark(false, 3), well], None, true),
+            (vec![mark(true, 4)], None, false),
+        ] {
+            if let Some(healthy) = found {
+                let table = balancer.table();
+                table.entries[0].peer.set_health(healthy);
+            }
+            let balancers = std::slice::from_ref(&balancer);
+            heed(balancers, &heard, UnixTime::from_secs(0));
+            let is_ill = !report::unhealthy(&balancer).is_empty();
+            assert_eq!(is_ill, expected, "{heard:?}");
         }
     }
 

@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use shared::clock::monotonic;
+use shared::clock::{UnixTime, monotonic};
+use shared::entity::Revocation;
 
 /// What tells one peer from another.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -30,6 +31,8 @@ pub(crate) struct Peer {
     /// Whether a success has nothing to change.
     spotless: AtomicBool,
     counters: Mutex<Counters>,
+    /// The marks that it has been told of and that still last.
+    told: Mutex<Vec<Revocation>>,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +98,7 @@ impl Peer {
             healthy: AtomicBool::new(true),
             spotless: AtomicBool::new(true),
             counters: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 
@@ -143,6 +147,18 @@ impl Peer {
         self.healthy.store(becomes, Ordering::Relaxed);
         self.spotless.store(becomes, Ordering::Relaxed);
         Some(becomes)
+    }
+
+    /// Notes what an operator has said of it. Whether that is news: what comes beside the configuration comes with it again.
+    pub(super) fn is_told(&self, mark: &Revocation, now: UnixTime) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = told.iter().find(|known| known.id == mark.id);
+        if known.is_some_and(|known| mark.before <= known.before) {
+            return false;
+        }
+        told.retain(|known| known.id != mark.id && now.as_secs() < known.expires_at);
+        told.push(*mark);
+        true
     }
 
     /// Sets the health, and begins to count anew.
