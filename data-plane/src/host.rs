@@ -463,8 +463,8 @@ fn claim_of(
     begun: impl Fn() -> Number,
 ) -> Claim {
     match answer {
-        // Another node may have begun it by itself in the gap, and not have told yet.
-        Some(answer::What::Yours(_)) if is_late => Claim::Alone,
+        // Another node may have begun it by itself in the gap, and not have told yet. Or by way of another control plane.
+        Some(answer::What::Yours(is_sure)) if is_late || !is_sure => Claim::Alone,
         Some(answer::What::Yours(_)) => Claim::Ours(begun()),
         Some(answer::What::Result(sealed)) => Claim::Theirs(sealed.to_vec()),
         // Nor does the end of the control plane make it this node's.
@@ -496,6 +496,8 @@ mod tests {
         let late = |answer| claim_of(Some(answer), CLAIMED, true, || Number(7));
         let ours = Claim::Ours(Number(7));
         check(Some(answer::What::Yours(true)), CLAIMED, ours);
+        // One that could not ask the others knows less, too.
+        check(Some(answer::What::Yours(false)), soon, Claim::Alone);
         // What one says that has just come back is less than another node may know.
         assert_eq!(late(answer::What::Yours(true)), Claim::Alone);
         let result = answer::What::Result(vec![7].into());

@@ -66,6 +66,7 @@ enum Flight<W> {
         since: Instant,
         waiting: Vec<(By, W)>,
         claim: Claim,
+        is_sure: bool,
     },
     Landed {
         result: Bytes,
@@ -76,8 +77,8 @@ enum Flight<W> {
 /// What comes of asking for work.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Joined<W> {
-    /// The asker does it.
-    Yours(W),
+    /// The asker does it; whether that is sure.
+    Yours(W, bool),
     /// It has been done.
     Done(W, Bytes),
     /// Somebody else does it; the asker is told when it is done.
@@ -91,8 +92,8 @@ pub(super) enum Joined<W> {
 /// What follows when nobody here does a piece of work any more.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Next<W> {
-    /// Somebody that waited does it.
-    Yours(W),
+    /// Somebody that waited does it; whether that is sure.
+    Yours(W, bool),
     /// Nobody needs it: the claim is to be released.
     Free(Key, Claim),
     /// Somebody waits, but whoever did it may go on with it at another control plane: it has to be claimed over the claim of
@@ -132,9 +133,12 @@ impl<W> Flights<W> {
                 }
                 // It has not heard that, on the stream before.
                 Flight::Flies {
-                    by: doing, since, ..
+                    by: doing,
+                    since,
+                    is_sure,
+                    ..
                 } if *doing == by.process && now.duration_since(*since) < PATIENCE => {
-                    return Joined::Yours(asker);
+                    return Joined::Yours(asker, *is_sure);
                 }
                 Flight::Flies { since, waiting, .. } if now.duration_since(*since) < PATIENCE => {
                     wait(waiting, by, asker);
@@ -164,9 +168,10 @@ impl<W> Flights<W> {
             since: now,
             waiting: Vec::new(),
             claim: 0,
+            is_sure: true,
         };
         self.known.insert(key, flight);
-        Joined::Yours(asker)
+        Joined::Yours(asker, true)
     }
 
     /// Process `by` says that it does the work `key`, which it was given by a stream that has ended: whether that is news, as
@@ -184,6 +189,8 @@ impl<W> Flights<W> {
             since: now,
             waiting,
             claim: 0,
+            // Another control plane may have given it to somebody meanwhile.
+            is_sure: !self.shared,
         };
         self.known.insert(key, flight);
         true
@@ -226,8 +233,14 @@ impl<W> Flights<W> {
         }
     }
 
-    /// The work `key` is to be done here, under `claim`: who does it; nobody if nobody waits for it any more.
-    pub(super) fn granted(&mut self, key: &Key, claim: Claim, now: Instant) -> Option<W> {
+    /// The work `key` is to be done here, under `claim`: who does it; nobody if nobody waits for it any more. `is_sure`: no other
+    /// control plane has given it to anybody.
+    pub(super) fn granted(
+        &mut self,
+        key: &Key,
+        (claim, is_sure): (Claim, bool),
+        now: Instant,
+    ) -> Option<W> {
         if !self.is_awaited(key) {
             return None;
         }
@@ -240,6 +253,7 @@ impl<W> Flights<W> {
             since: now,
             waiting,
             claim,
+            is_sure,
         };
         self.known.insert(key.clone(), flight);
         Some(asker)
@@ -287,6 +301,7 @@ impl<W> Flights<W> {
             since,
             waiting,
             claim,
+            is_sure,
         }) = self.known.get_mut(key)
         else {
             return None;
@@ -301,7 +316,7 @@ impl<W> Flights<W> {
         }
         let (next, asker) = waiting.remove(0);
         (*doing, *since) = (next.process, now);
-        Some(Next::Yours(asker))
+        Some(Next::Yours(asker, *is_sure))
     }
 
     /// A stream is gone: who has asked by it waits no more.

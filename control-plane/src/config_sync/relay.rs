@@ -1,5 +1,6 @@
 //! Answers what nodes ask for: revocations to be kept, work that one node does for all, what one keeps for another.
 
+mod accord;
 mod aside;
 mod processes;
 mod returns;
@@ -8,7 +9,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prost::bytes::Bytes;
 use proto::v1::control_message::Kind;
@@ -19,6 +20,7 @@ use shared::clock::monotonic;
 use shared::telemetry::Trouble;
 use tokio::sync::mpsc;
 
+use self::accord::Accord;
 use self::processes::Processes;
 use self::returns::Returns;
 use super::flights::{By, Claim, Flights, Joined, Key, Next, PATIENCE};
@@ -36,11 +38,11 @@ const KEY: usize = 64;
 /// How long the other control planes may take to agree on whose work it is: as long as etcd is without a leader.
 const AGREE: Duration = Duration::from_secs(3);
 
-/// After they could not agree, how long nobody waits for that again.
-const APART: Duration = Duration::from_secs(1);
-
 /// How often it is looked whether another control plane has had something done: at first, and at last.
 const LOOK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(400));
+
+/// The claim of a control plane that cannot agree with others: nobody knows what they do, and it decides as if it were alone.
+const ALONE: (Claim, bool) = (0, false);
 
 /// How long a process whose stream has ended may take to come back before others do its work.
 const RETURNS: Duration = Duration::from_secs(3);
@@ -66,6 +68,11 @@ impl Asker {
         });
     }
 
+    /// Has it do what it asks for. `is_sure`: nobody else does.
+    fn give(self, is_sure: bool) {
+        self.answer(answer::What::Yours(is_sure));
+    }
+
     fn refuse(self, why: &str) {
         self.answer(answer::What::Refused(why.to_owned()));
     }
@@ -86,8 +93,8 @@ pub(super) struct Relay {
     asides: aside::Kept,
     /// Where all control planes agree on who does what, if there are several.
     claims: Option<Arc<Claims>>,
-    /// When they could not be asked last.
-    apart: Arc<Mutex<Option<Instant>>>,
+    /// Whether they can.
+    accord: Arc<Mutex<Accord>>,
 }
 
 impl Relay {
@@ -104,7 +111,7 @@ impl Relay {
             processes: Arc::default(),
             asides: aside::Kept::default(),
             claims: claims.map(Arc::new),
-            apart: Arc::default(),
+            accord: Arc::default(),
         }
     }
 
@@ -255,7 +262,7 @@ impl Relay {
         let joined = flights.join(flight.key, by, flight.yields, asker, monotonic());
         drop(flights);
         match joined {
-            Joined::Yours(asker) => asker.answer(answer::What::Yours(true)),
+            Joined::Yours(asker, is_sure) => asker.give(is_sure),
             Joined::Done(asker, result) => asker.answer(answer::What::Result(result)),
             Joined::Waits => {}
             Joined::Claim(over) => _ = tokio::spawn(self.clone().agree(key, over)),
@@ -288,7 +295,7 @@ impl Relay {
 
     fn follow(&self, next: Next<Asker>) {
         match next {
-            Next::Yours(asker) => asker.answer(answer::What::Yours(true)),
+            Next::Yours(asker, is_sure) => asker.give(is_sure),
             Next::Free(key, claim) => self.release(key, claim),
             Next::Claim(key, over) => _ = tokio::spawn(self.clone().agree(key, over)),
         }
@@ -300,23 +307,22 @@ impl Relay {
             return;
         };
         let Some(mut claimed) = self.claim(&claims, &key, over).await else {
-            // Nobody knows what others do: as if this control plane were alone.
-            return self.grant(key, 0);
+            return self.grant(key, ALONE);
         };
         let mut theirs = (over, monotonic());
         let mut pause = LOOK.0;
         loop {
             match claimed {
-                Claimed::Ours(claim) => return self.grant(key, claim),
-                Claimed::Done(result) => {
+                (Claimed::Ours(claim), is_sure) => return self.grant(key, (claim, is_sure)),
+                (Claimed::Done(result), _) => {
                     let result = Bytes::from(result);
                     let waiting = self
                         .flights()
                         .landed_elsewhere(key, result.clone(), monotonic());
                     return tell(waiting, &result);
                 }
-                Claimed::Theirs(claim) if claim != theirs.0 => theirs = (claim, monotonic()),
-                Claimed::Theirs(_) => {}
+                (Claimed::Theirs(claim), _) if claim != theirs.0 => theirs = (claim, monotonic()),
+                (Claimed::Theirs(_), _) => {}
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LOOK.1);
@@ -327,38 +333,35 @@ impl Relay {
             claimed = if is_slow {
                 match self.claim(&claims, &key, theirs.0).await {
                     Some(claimed) => claimed,
-                    None => return self.grant(key, 0),
+                    None => return self.grant(key, ALONE),
                 }
             } else {
                 match claims.look(&key).await {
-                    Ok(Some(claimed)) => claimed,
+                    Ok(Some(claimed)) => (claimed, true),
                     // It was given up.
                     Ok(None) => match self.claim(&claims, &key, 0).await {
                         Some(claimed) => claimed,
-                        None => Claimed::Theirs(theirs.0),
+                        None => (Claimed::Theirs(theirs.0), true),
                     },
                     // It goes on nevertheless.
-                    Err(_) => Claimed::Theirs(theirs.0),
+                    Err(_) => (Claimed::Theirs(theirs.0), true),
                 }
             };
         }
     }
 
-    /// What comes of a claim; none if the control planes cannot agree now.
-    async fn claim(&self, claims: &Claims, key: &Key, over: Claim) -> Option<Claimed> {
-        let apart = || self.apart.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = *apart();
-        if since.is_some_and(|since| monotonic().saturating_duration_since(since) < APART) {
+    /// What comes of a claim, and whether that is sure; none if the control planes cannot agree now.
+    async fn claim(&self, claims: &Claims, key: &Key, over: Claim) -> Option<(Claimed, bool)> {
+        let accord = || self.accord.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = monotonic();
+        if accord().is_apart(began) {
             return None;
         }
         let claiming = tokio::time::timeout(AGREE, claims.claim(key, over)).await;
         match claiming.unwrap_or_else(|_| Err(silent())) {
-            Ok(claimed) => {
-                *apart() = None;
-                Some(claimed)
-            }
+            Ok(claimed) => Some((claimed, accord().agrees(began, monotonic()))),
             Err(error) => {
-                if apart().replace(monotonic()).is_none() {
+                if accord().fails(monotonic()) {
                     tracing::error!(%error, "control planes cannot agree on whose node refreshes a session or redeems a code; each decides alone");
                 }
                 None
@@ -366,11 +369,11 @@ impl Relay {
         }
     }
 
-    /// Has somebody that waits here do the work `key`, under `claim`.
-    fn grant(&self, key: Key, claim: Claim) {
-        let granted = self.flights().granted(&key, claim, monotonic());
+    /// Has somebody that waits here do the work `key`, under a claim, which is sure or not.
+    fn grant(&self, key: Key, (claim, is_sure): (Claim, bool)) {
+        let granted = self.flights().granted(&key, (claim, is_sure), monotonic());
         match granted {
-            Some(asker) => asker.answer(answer::What::Yours(true)),
+            Some(asker) => asker.give(is_sure),
             None => self.release(key, claim),
         }
     }

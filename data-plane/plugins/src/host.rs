@@ -173,8 +173,8 @@ pub enum Claim {
     Theirs(Vec<u8>),
     /// Another node's, which is still at it after a long wait: the caller does without the result.
     Taken,
-    /// Nobody can say, or only who has not been heard for long: the caller [runs](Host::undertake) the operation for itself,
-    /// and another node may be at it, too.
+    /// Nobody can say, or only who has not been heard for long, or could not ask others: the caller [runs](Host::undertake)
+    /// the operation for itself, and another node may be at it, too.
     Alone,
 }
 

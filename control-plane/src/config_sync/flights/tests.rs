@@ -21,7 +21,7 @@ fn one_does_it_and_all_get_what_it_brings() {
     let mut flights = Flights::new(false);
     assert_eq!(
         flights.join(A, by(1), false, "first", now),
-        Joined::Yours("first")
+        Joined::Yours("first", true)
     );
     assert_eq!(flights.join(A, by(2), false, "second", now), Joined::Waits);
     assert_eq!(flights.join(A, by(3), false, "third", now), Joined::Waits);
@@ -34,7 +34,7 @@ fn one_does_it_and_all_get_what_it_brings() {
     assert_eq!(joined, Joined::Done("late", RESULT_OF_A));
     let much_later = now + KEPT;
     let joined = flights.join(A, by(4), false, "again", much_later);
-    assert_eq!(joined, Joined::Yours("again"));
+    assert_eq!(joined, Joined::Yours("again", true));
 }
 
 #[test]
@@ -45,14 +45,17 @@ fn who_fails_or_leaves_or_hangs_is_followed_by_the_next() {
     flights.join(A, by(2), false, 2, now);
     flights.join(A, by(3), false, 3, now);
     assert_eq!(flights.abandon(&A, 2, now), None);
-    assert_eq!(flights.abandon(&A, 1, now), Some(Next::Yours(2)));
+    assert_eq!(flights.abandon(&A, 1, now), Some(Next::Yours(2, true)));
     flights.leave(2);
-    assert_eq!(flights.end(2, now), [Next::Yours(3)]);
+    assert_eq!(flights.end(2, now), [Next::Yours(3, true)]);
     assert_eq!(flights.join(A, by(4), false, 4, now), Joined::Waits);
     flights.leave(4);
     assert_eq!(flights.end(4, now), []);
     let slow = now + PATIENCE;
-    assert_eq!(flights.join(A, by(5), false, 5, slow), Joined::Yours(5));
+    assert_eq!(
+        flights.join(A, by(5), false, 5, slow),
+        Joined::Yours(5, true)
+    );
     assert_eq!(flights.land(A, 3, RESULT_OF_A, slow), None);
     assert_eq!(flights.abandon(&A, 5, slow), Some(Next::Free(A, 0)));
     assert!(flights.known.is_empty());
@@ -63,11 +66,17 @@ fn work_is_a_processes_whatever_stream_it_has() {
     let now = monotonic();
     let on = |process, stream| By { process, stream };
     let mut flights = Flights::new(false);
-    assert_eq!(flights.join(A, on(1, 1), false, 1, now), Joined::Yours(1));
+    assert_eq!(
+        flights.join(A, on(1, 1), false, 1, now),
+        Joined::Yours(1, true)
+    );
     assert_eq!(flights.join(A, on(2, 2), false, 2, now), Joined::Waits);
     // Both have new streams: the one that does it may not know that it does, the other one waits once.
     flights.leave(1);
-    assert_eq!(flights.join(A, on(1, 3), false, 3, now), Joined::Yours(3));
+    assert_eq!(
+        flights.join(A, on(1, 3), false, 3, now),
+        Joined::Yours(3, true)
+    );
     assert_eq!(flights.join(A, on(2, 4), false, 4, now), Joined::Waits);
     flights.leave(2);
     let landed = flights.land(A, 1, RESULT_OF_A, now);
@@ -75,7 +84,7 @@ fn work_is_a_processes_whatever_stream_it_has() {
     // What it never did it is not given again without a claim.
     let mut flights = Flights::new(true);
     assert_eq!(flights.join(A, on(1, 1), false, 1, now), Joined::Claim(0));
-    assert_eq!(flights.granted(&A, 7, now), Some(1));
+    assert_eq!(flights.granted(&A, (7, true), now), Some(1));
     let slow = now + PATIENCE;
     assert_eq!(flights.join(A, on(1, 2), false, 2, slow), Joined::Claim(7));
 }
@@ -94,7 +103,7 @@ fn work_goes_on_that_a_control_plane_did_not_know_of() {
     let mut flights = Flights::new(true);
     assert_eq!(flights.join(A, by(2), false, 2, now), Joined::Claim(0));
     assert!(flights.goes_on(A, 1, now));
-    assert_eq!(flights.granted(&A, 7, now), None);
+    assert_eq!(flights.granted(&A, (7, true), now), None);
     assert!(flights.lacks_claim(&A));
     assert_eq!(flights.claimed(&A, 8), Ok(()));
     assert!(!flights.lacks_claim(&A));
@@ -106,7 +115,7 @@ fn work_goes_on_that_a_control_plane_did_not_know_of() {
     let mut flights = Flights::new(true);
     assert!(flights.goes_on(A, 1, now));
     assert_eq!(flights.join(A, by(2), false, 2, now), Joined::Waits);
-    assert_eq!(flights.abandon(&A, 1, now), Some(Next::Yours(2)));
+    assert_eq!(flights.abandon(&A, 1, now), Some(Next::Yours(2, false)));
     assert_eq!(flights.claimed(&A, 8), Ok(()));
     let landed = flights.land(A, 2, RESULT_OF_A, now);
     assert_eq!(landed, Some((vec![], 8)));
@@ -123,12 +132,29 @@ fn work_of_a_process_that_is_gone_is_claimed_before_another_does_it() {
     let now = monotonic();
     let mut flights = Flights::new(true);
     assert_eq!(flights.join(A, by(1), false, 1, now), Joined::Claim(0));
-    assert_eq!(flights.granted(&A, 7, now), Some(1));
+    assert_eq!(flights.granted(&A, (7, true), now), Some(1));
     assert_eq!(flights.join(A, by(2), false, 2, now), Joined::Waits);
     // It may be at another control plane by now.
     assert_eq!(flights.end(1, now), [Next::Claim(A, 7)]);
-    assert_eq!(flights.granted(&A, 8, now), Some(2));
+    assert_eq!(flights.granted(&A, (8, true), now), Some(2));
     assert_eq!(flights.end(2, now), [Next::Free(A, 8)]);
+}
+
+#[test]
+fn what_was_not_agreed_on_is_sure_for_nobody_that_does_it() {
+    let now = monotonic();
+    let on = |process, stream| By { process, stream };
+    // Without a claim, and with one that does not tell all.
+    for claim in [0, 7] {
+        let mut flights = Flights::new(true);
+        assert_eq!(flights.join(A, on(1, 1), false, 1, now), Joined::Claim(0));
+        assert_eq!(flights.join(A, by(2), false, 2, now), Joined::Waits);
+        assert_eq!(flights.granted(&A, (claim, false), now), Some(1));
+        let again = flights.join(A, on(1, 3), false, 3, now);
+        assert_eq!(again, Joined::Yours(3, false));
+        let next = flights.abandon(&A, 1, now);
+        assert_eq!(next, Some(Next::Yours(2, false)));
+    }
 }
 
 #[test]
@@ -139,7 +165,7 @@ fn there_is_room_for_a_bounded_number() {
     for number in 0..MOST {
         assert_eq!(
             flights.join(key(number), by(1), false, (), now),
-            Joined::Yours(())
+            Joined::Yours((), true)
         );
     }
     assert_eq!(
@@ -151,19 +177,19 @@ fn there_is_room_for_a_bounded_number() {
     for number in 0..MOST_THAT_YIELD {
         assert_eq!(
             flights.join(key(number), by(1), true, (), now),
-            Joined::Yours(())
+            Joined::Yours((), true)
         );
     }
     let next = || key(MOST_THAT_YIELD);
     assert_eq!(flights.join(next(), by(1), true, (), now), Joined::Full(()));
     assert_eq!(
         flights.join(next(), by(1), false, (), now),
-        Joined::Yours(())
+        Joined::Yours((), true)
     );
     let later = now + PATIENCE;
     assert_eq!(
         flights.join(key(MOST), by(1), false, (), later),
-        Joined::Yours(())
+        Joined::Yours((), true)
     );
     let vast = vec![0; LONGEST_RESULT + 1].into();
     assert_eq!(flights.land(key(MOST), 1, vast, later), None);
@@ -183,8 +209,11 @@ fn among_several_control_planes_work_is_claimed_before_anyone_does_it() {
     assert_eq!(flights.land(A, 1, RESULT_OF_A, now), None);
     // The first of those that are still there does it, under the claim.
     flights.leave(1);
-    assert_eq!(flights.granted(&A, 7, now), Some("second"));
-    assert_eq!(flights.abandon(&A, 2, now), Some(Next::Yours("third")));
+    assert_eq!(flights.granted(&A, (7, true), now), Some("second"));
+    assert_eq!(
+        flights.abandon(&A, 2, now),
+        Some(Next::Yours("third", true))
+    );
     assert_eq!(flights.abandon(&A, 3, now), Some(Next::Free(A, 7)));
 
     // What another brings is for all that wait, and for who comes late.
@@ -195,7 +224,7 @@ fn among_several_control_planes_work_is_claimed_before_anyone_does_it() {
     assert_eq!(flights.join(A, by(2), false, "second", now), Joined::Waits);
     let told = flights.landed_elsewhere(A, RESULT_OF_A, now);
     assert_eq!(told, ["first", "second"]);
-    assert_eq!(flights.granted(&A, 8, now), None);
+    assert_eq!(flights.granted(&A, (8, true), now), None);
     let joined = flights.join(A, by(3), false, "late", now);
     assert_eq!(joined, Joined::Done("late", RESULT_OF_A));
 
@@ -205,7 +234,7 @@ fn among_several_control_planes_work_is_claimed_before_anyone_does_it() {
         flights.join(A, by(1), false, "first", later),
         Joined::Claim(0)
     );
-    assert_eq!(flights.granted(&A, 9, later), Some("first"));
+    assert_eq!(flights.granted(&A, (9, true), later), Some("first"));
     let slow = later + PATIENCE;
     assert_eq!(
         flights.join(A, by(2), false, "second", slow),

@@ -262,10 +262,9 @@ impl<H: Host> Redemption<H> {
             Ok(Whose::Taken) => self.taken(),
             Err(failure) => self.failed(failure),
         };
-        if let Some(begun) = claimed {
-            // Who asks next finds the same in Redis.
-            host.publish(*key, begun, None);
-        }
+        // Who asks next finds the same in Redis. Also where this was nobody's for sure, a control plane may wait for its end.
+        let begun = claimed.unwrap_or_else(|| host.undertake(*key));
+        host.publish(*key, begun, None);
         (theirs, None)
     }
 

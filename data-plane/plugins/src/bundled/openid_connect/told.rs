@@ -65,11 +65,16 @@ pub(super) async fn go_on<T>(
     while kept().is_some() {
         host.sleep(pause).await;
         pause = LOOK;
-        if let Some(kept) = kept()
-            && let Claim::Ours(begun) = host.claim(key, work).await
-        {
-            host.publish(key, begun, seal(&kept));
-            pause = REMEMBERED;
-        }
+        let Some(kept) = kept() else {
+            break;
+        };
+        let begun = match host.claim(key, work).await {
+            Claim::Ours(begun) => begun,
+            // It may have been given to this node, and nobody else does it until that is told.
+            Claim::Alone => host.undertake(key),
+            Claim::Theirs(_) | Claim::Taken => continue,
+        };
+        host.publish(key, begun, seal(&kept));
+        pause = REMEMBERED;
     }
 }

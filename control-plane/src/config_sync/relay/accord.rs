@@ -1,0 +1,69 @@
+//! Whether control planes can agree on who does what, as far as this one has noticed.
+
+use std::time::{Duration, Instant};
+
+/// After they could not agree, how long nobody waits for that again.
+const APART: Duration = Duration::from_secs(1);
+
+/// How long after that it is not sure what they agree on: others may have decided alone, and tell of it later.
+const DOUBTED: Duration = Duration::from_secs(10);
+
+/// How long they may take for it to be sure: while they take longer, others may have given up.
+const PROMPT: Duration = Duration::from_secs(1);
+
+/// What is known of it.
+#[derive(Debug, Default)]
+pub(super) struct Accord {
+    /// When they could not agree last.
+    failed: Option<Instant>,
+    /// Whether they have not agreed since.
+    is_apart: bool,
+}
+
+impl Accord {
+    /// Whether they could not agree so lately that it is not tried again.
+    pub(super) fn is_apart(&self, now: Instant) -> bool {
+        self.is_apart && self.has_failed_within(APART, now)
+    }
+
+    fn has_failed_within(&self, time: Duration, now: Instant) -> bool {
+        self.failed
+            .is_some_and(|failed| now.saturating_duration_since(failed) < time)
+    }
+
+    /// They agree at `now` on what they were asked at `began`: whether it is sure that no one else was given it.
+    pub(super) fn agrees(&mut self, began: Instant, now: Instant) -> bool {
+        self.is_apart = false;
+        let is_prompt = now.saturating_duration_since(began) < PROMPT;
+        is_prompt && !self.has_failed_within(DOUBTED, began)
+    }
+
+    /// They cannot agree: whether that is news.
+    pub(super) fn fails(&mut self, now: Instant) -> bool {
+        self.failed = Some(now);
+        !std::mem::replace(&mut self.is_apart, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::clock::monotonic;
+
+    use super::*;
+
+    #[test]
+    fn what_control_planes_agree_on_late_or_soon_after_they_could_not_is_not_sure() {
+        let start = monotonic();
+        let at = |seconds| start + Duration::from_secs_f64(seconds);
+        let mut accord = Accord::default();
+        assert!(!accord.is_apart(start) && accord.agrees(at(0.), at(0.9)));
+        assert!(!accord.agrees(at(0.), at(1.)));
+        assert!(accord.fails(at(2.)) && !accord.fails(at(3.)));
+        assert!(accord.is_apart(at(3.9)) && !accord.is_apart(at(4.)));
+        // Also what was asked before, and is answered afterwards.
+        assert!(!accord.agrees(at(2.9), at(3.)));
+        assert!(!accord.is_apart(at(3.)), "it is tried again");
+        assert!(!accord.agrees(at(12.9), at(12.9)) && accord.agrees(at(13.), at(13.)));
+        assert!(accord.fails(at(14.)));
+    }
+}
