@@ -6,6 +6,7 @@ mod processes;
 mod returns;
 #[cfg(test)]
 mod tests;
+mod unclaimed;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,12 +18,12 @@ use proto::v1::flight::Step;
 use proto::v1::request::What;
 use proto::v1::{Answer, Flight, Request, answer};
 use shared::clock::monotonic;
-use shared::telemetry::Trouble;
 use tokio::sync::mpsc;
 
 use self::accord::Accord;
 use self::processes::Processes;
 use self::returns::Returns;
+use self::unclaimed::Unclaimed;
 use super::flights::{By, Claim, Flights, Joined, Key, Next, PATIENCE};
 use crate::fleet::Process;
 use crate::revocations::Revoker;
@@ -95,6 +96,7 @@ pub(super) struct Relay {
     claims: Option<Arc<Claims>>,
     /// Whether they can.
     accord: Arc<Mutex<Accord>>,
+    unclaimed: Arc<Mutex<Unclaimed>>,
 }
 
 impl Relay {
@@ -112,6 +114,7 @@ impl Relay {
             asides: aside::Kept::default(),
             claims: claims.map(Arc::new),
             accord: Arc::default(),
+            unclaimed: Arc::default(),
         }
     }
 
@@ -124,55 +127,9 @@ impl Relay {
                 news.push(key);
             }
         }
-        if let Some(claims) = self.claims.clone().filter(|_| !news.is_empty()) {
-            tokio::spawn(self.clone().take_over(claims, news));
-        }
+        self.tell_of(news);
         self.returns.is_back(process);
         by
-    }
-
-    /// Has the other control planes know that a process goes on with the work `keys`, which it was given by one of them, or by
-    /// the process before this one. While they cannot be told, it is tried again: what comes of work that nobody has claimed
-    /// reaches none of them.
-    async fn take_over(self, claims: Arc<Claims>, mut keys: Vec<Key>) {
-        let (began, mut pause) = (monotonic(), LOOK.0);
-        let mut trouble = Trouble::default();
-        loop {
-            let mut left = Vec::new();
-            for key in keys {
-                let claiming = tokio::time::timeout(AGREE, claims.take_over(&key)).await;
-                match claiming.unwrap_or_else(|_| Err(silent())) {
-                    Ok(Some(claim)) => self.has_claim(key, claim),
-                    Ok(None) => {}
-                    Err(error) => {
-                        if trouble.is_news(&error.to_string(), monotonic()) {
-                            tracing::warn!(%error, "other control planes are not told yet who goes on to refresh sessions or redeem codes");
-                        }
-                        left.push(key);
-                    }
-                }
-            }
-            if monotonic().saturating_duration_since(began) >= PATIENCE {
-                return;
-            }
-            left.retain(|key| self.flights().lacks_claim(key));
-            if left.is_empty() {
-                return;
-            }
-            keys = left;
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LOOK.1);
-        }
-    }
-
-    /// The work `key`, which somebody goes on with, is claimed from the other control planes by now.
-    fn has_claim(&self, key: Key, claim: Claim) {
-        let claimed = self.flights().claimed(&key, claim);
-        match claimed {
-            Ok(()) => {}
-            Err(Some(result)) => self.finish(key, claim, &result),
-            Err(None) => self.release(key, claim),
-        }
     }
 
     fn processes(&self) -> MutexGuard<'_, Processes> {
@@ -380,7 +337,10 @@ impl Relay {
 
     /// Tells the other control planes what came of the work `key`.
     fn finish(&self, key: Key, claim: Claim, result: &Bytes) {
-        let Some(claims) = self.claims.clone().filter(|_| claim != 0) else {
+        if claim == 0 {
+            return self.tell_of(vec![key]);
+        }
+        let Some(claims) = self.claims.clone() else {
             return;
         };
         let result = result.to_vec();

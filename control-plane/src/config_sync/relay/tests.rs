@@ -206,6 +206,21 @@ async fn what_control_planes_give_that_could_not_agree_is_said_to_be_unsure() {
         assert_eq!(given, answer::What::Yours(false), "{node}");
         says(relay, next, flight::Step::Abandon);
     }
+    // What has come of it all know once they can agree again.
+    let by = one.stream(&of("one"), Vec::new());
+    let given = answered(&mut joins(one, by)).await;
+    assert_eq!(given, answer::What::Yours(false));
+    says(one, by, flight::Step::Land);
+    tokio::time::sleep(LOOK.1).await;
+    subject.revive();
+    let by = other.stream(&of("two"), Vec::new());
+    let claims = Claims::new(&subject.settings(), &key).unwrap();
+    let told = Claimed::Done(SEALED.to_vec());
+    while claims.look(&KEY).await.ok().flatten() != Some(told.clone()) {
+        tokio::time::sleep(LOOK.0).await;
+    }
+    let given = answered(&mut joins(other, by)).await;
+    assert_eq!(given, answer::What::Result(SEALED));
 }
 
 #[tokio::test]
