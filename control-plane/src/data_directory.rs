@@ -5,9 +5,11 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use shared::machine::lock_file;
-
 use crate::store::Fault;
+
+/// The file by whose lock control planes keep each other off a directory. A data plane of the same machine may use the directory, too,
+/// and has a lock of another name there: their files do not meet.
+const LOCK: &str = "control-plane.lock";
 
 /// A data directory that is held: no other control plane uses it, wherever the store of either is.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ pub(crate) fn hold(directory: &Path) -> io::Result<Held> {
     let mut maker = DirBuilder::new();
     let made = maker.recursive(true).mode(0o700).create(directory);
     let locked = made
-        .and_then(|()| lock_file(directory))
+        .and_then(|()| lock_file(&directory.join(LOCK)))
         .and_then(|lock| match lock.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 Err(io::Error::new(ErrorKind::ResourceBusy, Fault::InUse))
@@ -51,6 +53,12 @@ pub(crate) fn hold(directory: &Path) -> io::Result<Held> {
         directory: directory.canonicalize().ok(),
         _lock: lock,
     })
+}
+
+/// The file at `path`, made if it is not there. It is opened to be read: a disk that takes nothing any more is no reason not to start.
+fn lock_file(path: &Path) -> io::Result<File> {
+    let made = || File::create(path).and_then(|_| File::open(path));
+    File::open(path).or_else(|_| made())
 }
 
 /// The file of the key for the store below `data_directory`, if `secrets_key_file` is set to that.
@@ -78,4 +86,29 @@ pub(crate) fn nodes_path(data_directory: &Path) -> PathBuf {
 /// The directory of the store's exports.
 pub(crate) fn export_path(data_directory: &Path) -> PathBuf {
     data_directory.join("exports")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_control_plane_holds_a_directory_and_a_data_plane_may_use_it_too() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("data");
+        // As a data plane of the same machine does.
+        std::fs::create_dir(&directory).unwrap();
+        let node = shared::machine::lock_file(&directory).unwrap();
+        node.try_lock().unwrap();
+        let held = hold(&directory).unwrap();
+        assert!(held.is(&directory));
+        let refused = hold(&directory).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ResourceBusy);
+        assert!(
+            refused.to_string().contains("another control plane"),
+            "{refused}"
+        );
+        drop(held);
+        hold(&directory).unwrap();
+    }
 }
