@@ -1,6 +1,6 @@
 //! Opening whichever store is set, and following what others write to it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -35,7 +35,8 @@ pub(crate) async fn open(settings: &Settings, key: SecretsKey) -> Result<Publish
                 )
             }
             Some(etcd) => {
-                let permits = |found: &Found| check_found(found, &data, None);
+                let known = Known::of(&data, None)?;
+                let permits = |found: &Found| known.check(found);
                 let (store, config) = EtcdStore::open(&etcd, &key, permits)?;
                 (
                     config,
@@ -50,23 +51,42 @@ pub(crate) async fn open(settings: &Settings, key: SecretsKey) -> Result<Publish
     opened.expect("opening the store does not panic")
 }
 
-/// Refuses an etcd that lacks what this control plane `had`, or had when it wrote the list of nodes and the exports in `data`: it was
-/// put back to an earlier state or begun anew, and what is written there would be of revisions that nodes have otherwise. What
-/// nodes say that they run counts for nothing: one that is wrong would keep every control plane from starting.
-pub(crate) fn check_found(found: &Found, data: &Path, had: Option<Had>) -> Result<(), StoreError> {
-    let nodes = nodes_path(data);
-    let all = [had, fleet::had(&nodes)].into_iter().flatten();
-    let mut lacking = all.filter(|had| found.lacks(had.generation, had.revision));
-    if let Some(had) = lacking.next() {
-        return Err(StoreError::WasAhead {
-            generation: found.generation,
-            revision: found.revision,
-            had: had.revision,
-            of: had.generation,
-            path: nodes.display().to_string(),
-        });
+/// What was known here of a store in etcd before that is asked. What it holds then can only be newer: others, and this process as well,
+/// go on writing to it, to the list of nodes and to the exports while it answers.
+pub(crate) struct Known {
+    /// The list of nodes.
+    nodes: PathBuf,
+    had: Vec<Had>,
+    exports: Vec<PathBuf>,
+}
+
+impl Known {
+    /// What this control plane `had`, and had when it wrote the list of nodes and the exports in `data`. What nodes say that they
+    /// run counts for nothing: one that is wrong would keep every control plane from starting.
+    pub(crate) fn of(data: &Path, had: Option<Had>) -> Result<Self, StoreError> {
+        let nodes = nodes_path(data);
+        Ok(Self {
+            had: [had, fleet::had(&nodes)].into_iter().flatten().collect(),
+            exports: export::all(&export_path(data))?,
+            nodes,
+        })
     }
-    export::check_not_behind(&export_path(data), found)
+
+    /// Refuses an etcd that lacks any of it: it was put back to an earlier state or begun anew, and what is written there would be
+    /// of revisions that nodes have otherwise.
+    pub(crate) fn check(&self, found: &Found) -> Result<(), StoreError> {
+        let lacks = |had: &&Had| found.lacks(had.generation, had.revision);
+        if let Some(had) = self.had.iter().find(lacks) {
+            return Err(StoreError::WasAhead {
+                generation: found.generation,
+                revision: found.revision,
+                had: had.revision,
+                of: had.generation,
+                path: self.nodes.display().to_string(),
+            });
+        }
+        export::check_none_ahead(&self.exports, found)
+    }
 }
 
 /// What is in etcd, or why it cannot be opened with `key`, without reading more than its head.
@@ -147,6 +167,11 @@ mod tests {
     use crate::fleet::tests::{at, introduction};
     use crate::fleet::{Had, Kept};
 
+    /// Holds `found` against what is known in `data` and `had`.
+    fn check_found(found: &Found, data: &Path, had: Option<Had>) -> Result<(), StoreError> {
+        Known::of(data, had)?.check(found)
+    }
+
     #[tokio::test]
     async fn an_etcd_that_is_older_than_what_was_known_here_is_not_written_on() {
         let directory = tempfile::tempdir().unwrap();
@@ -188,7 +213,10 @@ mod tests {
         ] {
             let refused = check_found(&found, directory.path(), None).unwrap_err();
             let told = refused.to_string();
-            let parts = ["had revision 34 of generation 3", "nodes.json away"];
+            let parts = [
+                "had revision 34 of generation 3",
+                "nodes.json away",
+            ];
             for part in parts {
                 assert!(told.contains(part), "{told}");
             }
@@ -199,5 +227,30 @@ mod tests {
             revision: Revision(36),
         });
         check_found(&Found::at(3, Revision(35)), directory.path(), had).unwrap_err();
+    }
+    #[tokio::test]
+    async fn what_is_written_while_etcd_is_asked_is_not_held_against_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path();
+        let at = |revision| Had {
+            generation: 3,
+            revision: Revision(revision),
+        };
+        let keep = |revision| {
+            Kept::start(Fleet::default(), nodes_path(data), move || at(revision)).stop();
+        };
+        keep(34);
+        let exports = export_path(data);
+        std::fs::create_dir(&exports).unwrap();
+        let known = Known::of(data, Some(at(35))).unwrap();
+        let found = Found::at(3, Revision(35));
+        keep(36);
+        std::fs::write(exports.join("3-36.export"), "").unwrap();
+        known.check(&found).unwrap();
+        known.check(&Found::at(3, Revision(34))).unwrap_err();
+        // Who asks from now on is told of both.
+        check_found(&found, data, None).unwrap_err();
+        std::fs::remove_file(nodes_path(data)).unwrap();
+        check_found(&found, data, None).unwrap_err();
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::data_directory::{Held, hold, store_path};
 use crate::fleet::Had;
-use crate::opening;
+use crate::opening::{self, Known};
 use crate::settings::Settings;
 use crate::store::{self, SecretsKey, StoreError};
 use crate::{ControlPlane, StartError, has_no_user, listeners};
@@ -75,10 +75,11 @@ impl ControlPlane {
         let is_own = self.store.place == Place::of(settings);
         if let Some(etcd) = settings.etcd.used() {
             let key = SecretsKey::read(&settings.secrets_key_path())?;
-            let found = opening::try_etcd(etcd.clone(), key).await?;
             // What is only known here would be gone with this process.
             let had = is_own.then(|| Had::of(&self.publisher));
-            opening::check_found(&found, directory, had)?;
+            let known = Known::of(directory, had)?;
+            let found = opening::try_etcd(etcd.clone(), key).await?;
+            known.check(&found)?;
         } else if is_own {
             self.could_be_opened_by(settings)?;
         }

@@ -236,7 +236,7 @@ pub fn size(path: &Path) -> Result<u64, StoreError> {
 }
 
 /// All exports: the regular ones of `directory` and those that were asked for.
-fn all(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+pub fn all(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut all = list(directory)?;
     all.extend(list(&directory.join(ON_DEMAND))?);
     Ok(all)
@@ -262,7 +262,11 @@ pub(super) fn newest_generation(directory: &Path) -> Result<u64, StoreError> {
 /// like a commit that never happened, and so does a store that somebody put back by hand. One that was begun anew is
 /// older than any of before, whenever that was.
 pub fn check_not_behind(directory: &Path, found: &Found) -> Result<(), StoreError> {
-    let exports = all(directory)?;
+    check_none_ahead(&all(directory)?, found)
+}
+
+/// Refuses a store that lacks what any of `exports` holds.
+pub fn check_none_ahead(exports: &[PathBuf], found: &Found) -> Result<(), StoreError> {
     let newest = exports
         .iter()
         .filter_map(|path| Some((position(path)?, path)))
