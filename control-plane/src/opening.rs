@@ -215,7 +215,7 @@ mod tests {
             let told = refused.to_string();
             let parts = [
                 "had revision 34 of generation 3",
-                "nodes.json away",
+                "nodes.json and the exports beside it away",
             ];
             for part in parts {
                 assert!(told.contains(part), "{told}");

@@ -40,7 +40,7 @@ pub enum StoreError {
     /// The store opens, but an export of it knows a later state.
     #[error(
         "the store has lost writes: it is at revision {revision} of generation {generation}, older than its export \
-         {path}; restore that (`wardgate-control-plane restore --from {path}`) or move it away to go on without"
+         {path}; restore that (`wardgate-control-plane restore --from {path}`) or move the exports away to go on without"
     )]
     Behind {
         /// The store's generation.
@@ -54,7 +54,7 @@ pub enum StoreError {
     #[error(
         "the store has lost writes: etcd is at revision {revision} of generation {generation}, and this control plane had \
          revision {had} of generation {of}; restore the newest export (`wardgate-control-plane restore`), one of a control plane that \
-         still runs if there is one, or move {path} away to go on without"
+         still runs if there is one, or move {path} and the exports beside it away to go on without"
     )]
     WasAhead {
         /// The store's generation.
