@@ -3,9 +3,10 @@
 mod fault;
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::io::{self, ErrorKind::ConnectionAborted};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,8 @@ struct Member {
     tls: Option<RwLock<TlsConnector>>,
     /// Whether it is shown a certificate.
     shows: bool,
+    /// Whether it has ever answered as etcd does.
+    heard: AtomicBool,
     /// Connections that nobody uses, the one that was used last at the end.
     idle: Mutex<VecDeque<Connection>>,
 }
@@ -193,6 +196,7 @@ fn member(endpoint: &str, settings: &EtcdSettings) -> Result<Member, EtcdError> 
         tls,
         shows: settings.certificate.is_some(),
         url,
+        heard: AtomicBool::new(false),
         idle: Mutex::default(),
     })
 }
@@ -261,8 +265,8 @@ impl Member {
         }
         let why = match ended.await {
             Ok(Err(error)) => fault::of_settings(&self.url, self.shows, &error)
-                .unwrap_or_else(|| fault::without_an_answer(&self.url, &error)),
-            _ => fault::without_an_answer(&self.url, &io::Error::from(ConnectionAborted)),
+                .unwrap_or_else(|| self.without_an_answer(&error)),
+            _ => self.without_an_answer(&io::Error::from(ConnectionAborted)),
         };
         Err(EtcdError::Unreachable(why))
     }
@@ -340,10 +344,14 @@ impl Member {
                 if error.take_message().is_some() {
                     return None;
                 }
-                let why = fault::without_an_answer(&self.url, error.error());
+                let why = self.without_an_answer(error.error());
                 Some(Err(EtcdError::Unknown(why)))
             }
         }
+    }
+
+    fn without_an_answer(&self, error: &dyn Error) -> String {
+        fault::without_an_answer(&self.url, self.heard.load(Ordering::Relaxed), error)
     }
 
     fn unknown(&self, error: &dyn std::fmt::Display) -> EtcdError {
@@ -370,6 +378,7 @@ impl Member {
             }
             Err(error) => return Err(self.unknown(&error)),
         };
+        self.heard.store(true, Ordering::Relaxed);
         if status.is_success() {
             return Ok(answer);
         }

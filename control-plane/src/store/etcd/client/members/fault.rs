@@ -31,9 +31,14 @@ pub(super) fn of_settings(url: &Url, shows: bool, error: &(dyn Error + 'static))
     Some(format!("{url}: {mend} ({fault})"))
 }
 
-/// What is known of a connection to `url` that `error` broke before there was an answer, and what may be behind it.
-pub(super) fn without_an_answer(url: &Url, error: &dyn Error) -> String {
-    let perhaps = if url.scheme() == "http" {
+/// What is known of a connection to `url` that `error` broke before there was an answer, and what may be behind it. One that
+/// has been `heard` over plain HTTP does not speak TLS: it has been stopped.
+pub(super) fn without_an_answer(url: &Url, heard: bool, error: &dyn Error) -> String {
+    let plain = url.scheme() == "http";
+    if plain && heard {
+        return format!("{url}: {}", chain(error));
+    }
+    let perhaps = if plain {
         "if it speaks TLS, write `https://` in etcd_endpoints"
     } else {
         "if its log tells of a bad certificate, look at etcd_certificate"

@@ -220,6 +220,32 @@ async fn another_protocol_is_said_with_what_to_write() {
 }
 
 #[tokio::test]
+async fn a_member_that_has_answered_and_goes_is_not_taken_for_one_of_another_protocol() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let members = Members::new(&EtcdSettings {
+        endpoints: vec![format!("http://localhost:{port}")],
+        ..EtcdSettings::default()
+    });
+    let members = members.unwrap();
+    let body = json!({});
+    let ask = || members.ask("/v3/kv/range", &body, ALL);
+    let (told, ()) = tokio::join!(ask(), close(&listener, b""));
+    let told = told.unwrap_err().to_string();
+    assert!(told.contains("write `https://`"), "{told}");
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+    let (answered, ()) = tokio::join!(ask(), close(&listener, answer));
+    answered.unwrap();
+    let (told, ()) = tokio::join!(ask(), close(&listener, b""));
+    let told = told.unwrap_err().to_string();
+    assert!(
+        told.contains("etcd cannot be reached: http://localhost"),
+        "{told}"
+    );
+    assert!(!told.contains("https"), "{told}");
+}
+
+#[tokio::test]
 async fn a_member_that_goes_is_one_that_does_not_answer() {
     let (one, other) = (
         TcpListener::bind("127.0.0.1:0").await.unwrap(),
