@@ -1,19 +1,11 @@
-//! Routes of two workspaces for the same requests: who may write in one takes no traffic of the other by accident (Kong
-//! Enterprise, `route_validation_strategy=smart`).
+//! Routes of two workspaces for the same requests: who may write in one takes no traffic of the other (Kong Enterprise,
+//! `route_validation_strategy=smart`).
 //!
-//! A route is refused whose host one of another workspace names, and some of whose requests that one would answer: a method,
-//! the headers and the server names of both meet, and a path of its own begins with a plain path of that one, is matched
-//! by an expression of that one, or is an expression that matches such a plain path. Hosts with wildcards, and routes
-//! without hosts, are everybody's. A route that is stored already is judged again only when it is to be for other
-//! requests, also where a file puts another record in its place, and may have longer paths below those that it has.
+//! A route is refused whose host one of another workspace names, and whose path and method that one would match. Hosts
+//! with wildcards, and routes without hosts, are everybody's. A route that is stored already is judged again only when
+//! it is to be for other requests, also where a file puts another record in its place.
 
-#[cfg(test)]
-mod tests;
-
-use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::iter::once;
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use shared::entity::{Entity as _, Route};
@@ -21,325 +13,340 @@ use shared::snapshot::Key;
 use shared::types::patterns;
 use uuid::Uuid;
 
-use crate::config::{Change, Config, Fields, Stored, exact_hosts, host_key};
+use crate::config::{Change, Config, Fields, exact_hosts, host_key};
 
 /// What says which requests a route is for.
-const MATCHED: [&str; 5] = ["hosts", "paths", "methods", "headers", "snis"];
-
-/// Most that is looked at for one change: paths, and pairs of them. What is left then counts as colliding: no file of routes
-/// may hold up all other writers.
-const LOOKS: usize = 50_000_000;
-
-/// How many looks an expression costs that is made ready.
-const COMPILED: usize = 500;
+const MATCHED: &[&str] = &["hosts", "paths", "methods", "headers", "snis"];
 
 /// The routes that `change` puts into the workspace of `config` and that collide with one of another workspace. Not
 /// those for the same requests as one in `before` whose place they take.
 pub(super) fn colliding(before: &Config, config: &Config, change: &Change) -> BTreeSet<Key> {
-    colliding_within(before, config, change, LOOKS)
+    colliding_by(before, config, change, &expression)
 }
 
-/// The same, with so many `looks`.
-fn colliding_within(
+/// The same. Paths of others that are expressions are compiled by `compile`, into what tells whether a path matches.
+fn colliding_by<M: Fn(&str) -> bool>(
     before: &Config,
     config: &Config,
     change: &Change,
-    looks: usize,
+    compile: &impl Fn(&str) -> M,
 ) -> BTreeSet<Key> {
     let routes = change
         .puts
         .iter()
-        .filter(|(key, _)| key.kind == Route::KIND)
-        .map(|(key, record)| (*key, record.fields()));
+        .filter(|(key, _)| key.kind == Route::KIND);
     let new: BTreeMap<Key, Fields> = routes
-        .filter(|(key, new)| {
-            let old = before.record(*key);
-            old.is_none_or(|old| matched(&old) != matched(new))
-        })
+        .map(|(key, record)| (*key, record.fields()))
+        .filter(|(key, new)| !before.record(*key).is_some_and(|old| are_alike(&old, new)))
         .collect();
-    let wants: BTreeMap<Key, Wants> = new
-        .iter()
-        .map(|(key, new)| {
-            let mut wants = Wants::of(new, "/");
-            let old = before.record(*key);
-            if let Some(old) = old.filter(|old| is_for_other_paths_only(old, new)) {
-                wants.had = Wants::of(&old, "/").paths.into_iter().collect();
-                wants.paths.retain(|path| !wants.had.contains(path));
-            }
-            (*key, wants)
-        })
-        .collect();
-    let mut of_hosts: BTreeMap<String, Vec<Key>> = BTreeMap::new();
+    let (here, everywhere) = (config.workspace(), config.everywhere());
+    // Each route of others once, whatever is held against it: its expressions are dear.
+    let mut held: BTreeMap<Key, Vec<(Key, &Fields)>> = BTreeMap::new();
     for (key, new) in &new {
-        for host in exact_hosts(new) {
-            of_hosts.entry(host).or_default().push(*key);
+        let of_host = |host: String| everywhere.children(host_key(&host), Route::KIND, Uuid::nil());
+        let others: BTreeSet<Key> = exact_hosts(new).flat_map(of_host).collect();
+        for other in others {
+            held.entry(other).or_default().push((*key, new));
         }
     }
-    let (here, everywhere) = (config.workspace(), config.everywhere());
-    let (mut colliding, mut looks) = (BTreeSet::new(), Looks(looks));
-    for (host, keys) in of_hosts {
-        let routes = everywhere.children(host_key(&host), Route::KIND, Uuid::nil());
-        let others: Vec<&Stored> = routes
-            .filter_map(|key| everywhere.stored(key))
-            .filter(|route| route.workspace() != here)
-            .collect();
-        if others.is_empty() {
+    let mut colliding = BTreeSet::new();
+    for (other, mut new) in held {
+        let Some(other) = everywhere.stored(other) else {
+            continue;
+        };
+        if other.workspace() == here {
             continue;
         }
-        if !looks.are_over() {
-            let others = others.iter().map(|other| Wants::of(&other.fields(), ""));
-            let open = keys.iter().filter(|key| !colliding.contains(*key));
-            let open = open.filter_map(|key| Some((*key, wants.get(key)?)));
-            let found = answered(
-                &open.collect::<Vec<_>>(),
-                &others.collect::<Vec<_>>(),
-                &mut looks,
-            );
-            colliding.extend(found);
-        }
-        if looks.are_over() {
-            colliding.extend(keys);
-        }
+        new.retain(|(key, _)| !colliding.contains(key));
+        answered(&other.fields(), &new, compile, &mut colliding);
     }
-    if !colliding.is_empty() {
-        let gone = gone(before, config);
-        let replaces = |key: &Key| new.get(key).is_some_and(|new| gone.contains(&matched(new)));
-        colliding.retain(|key| !replaces(key));
-    }
+    colliding.retain(|key| {
+        !new.get(key)
+            .is_some_and(|new| replaces(before, config, new))
+    });
     colliding
 }
 
-/// What the routes were for that were in the workspace before and are to be there no more.
-fn gone(before: &Config, config: &Config) -> HashSet<[Value; 5]> {
-    let keys = before.keys(Route::KIND, Uuid::nil());
-    keys.filter(|key| !config.is_used(*key))
-        .filter_map(|key| before.stored(key))
-        .filter(|route| route.workspace() == before.workspace())
-        .map(|route| matched(&route.fields()))
-        .collect()
+/// Whether a route for the same requests as `new` was in the workspace before and is to be there no more.
+fn replaces(before: &Config, config: &Config, new: &Fields) -> bool {
+    let (here, everywhere) = (before.workspace(), before.everywhere());
+    let host = exact_hosts(new).next().map(|host| host_key(&host));
+    let mut routes = host
+        .into_iter()
+        .flat_map(|host| everywhere.children(host, Route::KIND, Uuid::nil()));
+    routes.any(|key| {
+        let old = everywhere.stored(key);
+        old.is_some_and(|old| old.workspace() == here && are_alike(&old.fields(), new))
+            && !config.is_used(key)
+    })
 }
 
-/// Which requests a route is for, as it is written.
-fn matched(route: &Fields) -> [Value; 5] {
-    MATCHED.map(|field| route.get(field).cloned().unwrap_or_default())
-}
-
-/// Whether two routes differ in their paths and in nothing else that says which requests they are for.
-fn is_for_other_paths_only(old: &Fields, new: &Fields) -> bool {
-    let but_paths = |route| {
-        let [hosts, _, methods, headers, snis] = matched(route);
-        [hosts, methods, headers, snis]
+/// Adds to `colliding` those routes of `new`, which are for one of the hosts of `route`, whose requests that would
+/// answer. What is dear to find out comes last.
+fn answered<M: Fn(&str) -> bool>(
+    route: &Fields,
+    new: &[(Key, &Fields)],
+    compile: &impl Fn(&str) -> M,
+    colliding: &mut BTreeSet<Key>,
+) {
+    let fits = |new: &Fields| {
+        let same = |field: &str| is_empty(route, field) || is_same(route, new, field);
+        let methods: Vec<&str> = texts(new, "methods").collect();
+        let method = methods.is_empty()
+            || is_empty(route, "methods")
+            || texts(route, "methods").any(|method| methods.contains(&method));
+        method && same("headers") && same("snis")
     };
-    but_paths(old) == but_paths(new)
-}
-
-/// How much may still be looked at.
-struct Looks(usize);
-
-impl Looks {
-    /// Takes `count` of them. Whether there are some left.
-    fn take(&mut self, count: usize) -> bool {
-        self.0 = self.0.saturating_sub(count);
-        !self.are_over()
-    }
-
-    const fn are_over(&self) -> bool {
-        self.0 == 0
-    }
-}
-
-/// Those of `new` some of whose requests one of `others` would answer: routes for the same host.
-fn answered(new: &[(Key, &Wants)], others: &[Wants], looks: &mut Looks) -> BTreeSet<Key> {
-    let theirs = by_path(others.iter().map(|other| (other, other)), looks);
-    let asked = by_path(new.iter().map(|(key, new)| (*new, (*key, *new))), looks);
-    let mut found: BTreeSet<Key> = new
+    let mut open: Vec<(Key, Vec<&str>)> = new
         .iter()
-        .filter(|(_, new)| begins(new, &theirs, looks) || reaches(new, &theirs, looks))
-        .map(|(key, _)| *key)
-        .collect();
-    // One at a time, whatever is held against it: many that are ready take much memory.
-    for other in others {
-        for expression in other.paths.iter().filter_map(|path| Expression::of(path)) {
-            for (path, of_path) in expression.near(&asked) {
-                if looks.are_over() {
-                    return found;
-                }
-                for (key, new) in of_path {
-                    let is_open = looks.take(1) && !found.contains(key) && other.meets(new);
-                    if is_open && expression.matches(path, looks) {
-                        found.insert(*key);
-                    }
-                }
-            }
-        }
-    }
-    found
-}
-
-/// Whether a path of `new` begins with a plain one of others, or is the same expression.
-fn begins(new: &Wants, theirs: &ByPath<&Wants>, looks: &mut Looks) -> bool {
-    new.paths.iter().any(|path| {
-        let text = path.trim_start_matches('~');
-        let ends = once(text.len()).chain(text.char_indices().rev().map(|(at, _)| at));
-        for beginning in once(&**path).chain(ends.filter_map(|end| text.get(..end))) {
-            // Longer ones take longer to compare.
-            if !looks.take(1 + beginning.len() / 64) {
-                return false;
-            }
-            let mut others = theirs.get(beginning).into_iter().flatten();
-            if others.any(|other| looks.take(1) && other.meets(new)) {
-                return true;
-            }
-            // Of shorter ones it was the longer before, too: what is one's own may be narrowed.
-            if path == text && new.had.contains(beginning) {
-                return false;
-            }
-        }
-        false
-    })
-}
-
-/// Whether an expression of `new` matches a plain path of others: it comes before that.
-fn reaches(new: &Wants, theirs: &ByPath<&Wants>, looks: &mut Looks) -> bool {
-    let mut expressions = new.paths.iter().filter_map(|path| Expression::of(path));
-    expressions.any(|expression| {
-        expression.near(theirs).any(|(own, others)| {
-            let meets = others.iter().any(|other| looks.take(1) && other.meets(new));
-            meets && expression.matches(own, looks)
+        .filter(|(_, new)| fits(new))
+        .map(|(key, new)| {
+            let paths: Vec<&str> = texts(new, "paths").collect();
+            (*key, if paths.is_empty() { vec!["/"] } else { paths })
         })
-    })
-}
-
-/// What stands at each path, expressions with their sign.
-type ByPath<'a, T> = BTreeMap<&'a str, Vec<T>>;
-
-fn by_path<'a, T: Copy>(
-    routes: impl Iterator<Item = (&'a Wants, T)>,
-    looks: &mut Looks,
-) -> ByPath<'a, T> {
-    let mut all = ByPath::new();
-    for (route, what) in routes {
-        looks.take(route.paths.len());
-        for path in &route.paths {
-            all.entry(&**path).or_default().push(what);
-        }
+        .collect();
+    if is_empty(route, "paths") {
+        colliding.extend(open.iter().map(|(key, _)| *key));
+        return;
     }
-    all
-}
-
-/// A path that is one.
-struct Expression<'a> {
-    pattern: &'a str,
-    ready: OnceCell<Matches>,
-}
-
-/// Whether a text matches.
-type Matches = Box<dyn Fn(&str) -> bool>;
-
-impl<'a> Expression<'a> {
-    fn of(path: &'a str) -> Option<Self> {
-        let pattern = path.strip_prefix('~')?;
-        let ready = OnceCell::new();
-        Some(Self { pattern, ready })
-    }
-
-    /// The plain paths that it may match.
-    fn near<'p, T>(&self, paths: &'p ByPath<T>) -> impl Iterator<Item = (&'p str, &'p Vec<T>)> {
-        let start = self.start();
-        let after = paths.range::<str, _>((Bound::Included(start), Bound::Unbounded));
-        after
-            .map(|(path, what)| (*path, what))
-            .take_while(move |(path, _)| path.starts_with(start))
-            .filter(|(path, _)| path.starts_with('/'))
-    }
-
-    /// What all begin with that it matches, as far as that is plain to see.
-    fn start(&self) -> &'a str {
-        if self.pattern.contains('|') {
-            return "";
-        }
-        let is_plain = |sign: char| sign.is_ascii_alphanumeric() || "/_-".contains(sign);
-        let start = self.pattern.trim_start_matches(is_plain);
-        let (start, rest) = self.pattern.split_at(self.pattern.len() - start.len());
-        // What is repeated may be missing.
-        let last = usize::from(rest.starts_with(['?', '*', '{']));
-        start
-            .get(..start.len().saturating_sub(last))
-            .unwrap_or_default()
-    }
-
-    fn matches(&self, path: &str, looks: &mut Looks) -> bool {
-        let ready = self.ready.get_or_init(|| {
-            looks.take(COMPILED);
-            let compiled = patterns::of_path(self.pattern);
-            // One that is none matches nothing.
-            let compiled = compiled.ok().map(|(_, regex)| regex);
-            Box::new(move |path| compiled.as_ref().is_some_and(|regex| regex.is_match(path)))
-        });
-        ready(path)
-    }
-}
-
-/// What a route asks of requests for its hosts, read once.
-struct Wants {
-    methods: BTreeSet<String>,
-    snis: BTreeSet<String>,
-    /// By their names in lower case, as values are that are no expressions.
-    headers: BTreeMap<String, BTreeSet<String>>,
-    /// Those that it did not have before.
-    paths: Vec<String>,
-    /// Those of the stored route that it is to replace, if it differs from that in nothing else.
-    had: BTreeSet<String>,
-}
-
-impl Wants {
-    /// What `route` asks; one without paths has `every` one.
-    fn of(route: &Fields, every: &str) -> Self {
-        let mut paths: Vec<String> = texts(route.get("paths")).map(str::to_owned).collect();
-        if paths.is_empty() {
-            paths.push(every.to_owned());
-        }
-        let snis = texts(route.get("snis"));
-        let headers = route.get("headers").and_then(Value::as_object);
-        let headers = headers.into_iter().flatten();
-        let value = |value: &str| {
-            if value.starts_with("~*") {
-                value.to_owned()
-            } else {
-                value.to_ascii_lowercase()
+    for own in texts(route, "paths") {
+        let pattern = own.strip_prefix('~');
+        let is_plain = |path: &&str| !path.starts_with('~');
+        // Once for all of them: whoever has many paths must not make everybody else wait.
+        let is_match = pattern
+            .filter(|_| open.iter().any(|(_, wanted)| wanted.iter().any(is_plain)))
+            .map(compile);
+        open.retain(|(key, wanted)| {
+            // The other's expression may match more than what begins so; it does where it says so.
+            let begins = |path: &str| path.trim_start_matches('~').starts_with(own);
+            let answers = |path: &str| {
+                path == own
+                    || match &is_match {
+                        Some(is_match) => is_plain(&path) && is_match(path),
+                        None => pattern.is_none() && begins(path),
+                    }
+            };
+            let collides = wanted.iter().any(|path| answers(path));
+            if collides {
+                colliding.insert(*key);
             }
-        };
-        Self {
-            methods: texts(route.get("methods")).map(str::to_owned).collect(),
-            snis: snis
-                .map(|name| name.trim_end_matches('.').to_ascii_lowercase())
-                .collect(),
-            headers: headers
-                .map(|(name, values)| {
-                    let values = texts(Some(values)).map(value).collect();
-                    (name.to_ascii_lowercase(), values)
-                })
-                .collect(),
-            paths,
-            had: BTreeSet::new(),
-        }
-    }
-
-    /// Whether this route answers some requests of `new`, as far as their paths go. Expressions of headers count by their
-    /// texts.
-    fn meets(&self, new: &Self) -> bool {
-        let shares = |own: &BTreeSet<String>, asked| own.is_empty() || !own.is_disjoint(asked);
-        let headers = |(name, own): (&String, &BTreeSet<String>)| {
-            let asked = new.headers.get(name);
-            asked.is_some_and(|asked| !own.is_disjoint(asked))
-        };
-        (new.methods.is_empty() || shares(&self.methods, &new.methods))
-            && shares(&self.snis, &new.snis)
-            && self.headers.iter().all(headers)
+            !collides
+        });
     }
 }
 
-fn texts(list: Option<&Value>) -> impl Iterator<Item = &str> {
-    let list = list.and_then(Value::as_array);
+/// What tells whether a path matches `pattern`. An expression that is none matches nothing.
+fn expression(pattern: &str) -> impl Fn(&str) -> bool + use<> {
+    let compiled = patterns::of_path(pattern).ok().map(|(_, regex)| regex);
+    move |path: &str| compiled.as_ref().is_some_and(|regex| regex.is_match(path))
+}
+
+/// Whether two routes are for the same requests.
+fn are_alike(one: &Fields, other: &Fields) -> bool {
+    MATCHED.iter().all(|field| is_same(one, other, field))
+}
+
+/// Whether a field says the same in two routes. One that is not there is null.
+fn is_same(one: &Fields, other: &Fields, field: &str) -> bool {
+    let value = |fields: &Fields| fields.get(field).cloned().unwrap_or_default();
+    value(one) == value(other)
+}
+
+fn texts<'a>(fields: &'a Fields, field: &str) -> impl Iterator<Item = &'a str> {
+    let list = fields.get(field).and_then(Value::as_array);
     list.into_iter().flatten().filter_map(Value::as_str)
+}
+
+fn is_empty(fields: &Fields, field: &str) -> bool {
+    match fields.get(field) {
+        Some(Value::Array(list)) => list.is_empty(),
+        Some(Value::Object(map)) => map.is_empty(),
+        other => other.is_none_or(Value::is_null),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use serde_json::json;
+    use shared::snapshot::Revision;
+
+    use super::*;
+    use crate::config::Stored;
+    use crate::config::tests::with_id as record;
+
+    fn put(record: (Key, Stored)) -> Change {
+        Change {
+            puts: vec![record],
+            removes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn only_what_another_workspace_answers_collides() {
+        let theirs = json!({ "ws_id": Uuid::from_u128(9), "hosts": ["A.test", "*.b.test"], "paths": ["/x", "~/r[0-9]$"],
+            "methods": ["GET"] });
+        let puts = vec![
+            record("workspaces", 9, json!({ "name": "theirs" })),
+            record("routes", 1, theirs),
+        ];
+        let change = Change {
+            puts,
+            removes: Vec::new(),
+        };
+        let config = Config::default().founded().evolve(&change, Revision(1));
+        let (ours, theirs) = (
+            config.within(Uuid::from_u128(7)),
+            config.within(Uuid::from_u128(9)),
+        );
+        for (fields, expected) in [
+            (json!({ "hosts": ["a.test"], "paths": ["/x"] }), true),
+            (
+                json!({ "hosts": ["a.test"], "paths": ["/x/y"], "methods": ["GET", "PUT"] }),
+                true,
+            ),
+            (json!({ "hosts": ["a.test"], "paths": ["/r1"] }), true),
+            (json!({ "hosts": ["a.test"], "paths": ["~/x.*"] }), true),
+            (
+                json!({ "hosts": ["a.test"], "paths": ["/x"], "methods": ["PUT"] }),
+                false,
+            ),
+            (json!({ "hosts": ["a.test"], "paths": ["/y"] }), false),
+            (json!({ "hosts": ["a.test"] }), false),
+            (json!({ "hosts": ["other.test"], "paths": ["/x"] }), false),
+            (json!({ "hosts": ["c.b.test"], "paths": ["/x"] }), false),
+            (json!({ "paths": ["/x"] }), false),
+        ] {
+            let change = put(record("routes", 2, fields.clone()));
+            let collides = |config: &Config| !colliding(config, config, &change).is_empty();
+            assert_eq!(collides(&ours), expected, "{fields}");
+            assert!(!collides(&theirs), "it is their own");
+        }
+    }
+
+    #[test]
+    fn an_expression_is_compiled_once_and_only_if_all_else_fits() {
+        let hosts: Vec<String> = (0..5).map(|at| format!("{at}.test")).collect();
+        let patterns: Vec<String> = (0..50).map(|at| format!("~/{at}x+$")).collect();
+        let theirs = json!({ "ws_id": Uuid::from_u128(9), "hosts": hosts, "paths": patterns, "methods": ["GET"] });
+        let config = Config::default().founded();
+        let config = config.evolve(&put(record("routes", 1, theirs)), Revision(1));
+        let paths: Vec<String> = (0..100).map(|at| format!("/y{at}")).collect();
+        for (paths, methods, expected) in [
+            (json!(paths), json!(null), 50),
+            (json!(paths), json!(["PUT"]), 0),
+            (json!(["~/y"]), json!(null), 0),
+        ] {
+            let fields = json!({ "hosts": hosts, "paths": paths, "methods": methods });
+            let new = (2..30).map(|id| record("routes", id, fields.clone()));
+            let change = Change {
+                puts: new.collect(),
+                removes: Vec::new(),
+            };
+            let compiled = Cell::new(0);
+            let compile = |pattern: &str| {
+                compiled.set(compiled.get() + 1);
+                expression(pattern)
+            };
+            let found = colliding_by(&config, &config, &change, &compile);
+            assert!(found.is_empty());
+            assert_eq!(compiled.get(), expected, "{fields}");
+        }
+    }
+
+    #[test]
+    fn what_collides_already_can_be_changed_in_all_else() {
+        use super::super::batch::{Batch, Item, replace};
+        use super::super::{Action, Body, Command, Context, Rejection, Selector, decide};
+        let context = Context::draw(shared::clock::UnixTime::from_secs(1));
+        let ours = |config: &Config| config.within(Uuid::from_u128(7));
+        let id = Uuid::from_u128(2);
+        let new = json!({ "id": id, "hosts": ["a.test"], "paths": ["/x/y"], "tags": ["old"] });
+        let body = |fields: &Value| Body::Json(fields.as_object().unwrap().clone());
+        let run = |config: &Config, action: Action| {
+            let command = Command {
+                entity: Route::KIND,
+                action,
+                parents: Vec::new(),
+            };
+            decide(&ours(config), &command, &context).map(|decision| decision.change)
+        };
+        let config = Config::default().founded();
+        let made = run(&config, Action::Create(body(&new))).unwrap();
+        let config = config.evolve(&made, Revision(1));
+        // Of the time before such routes were refused.
+        let theirs =
+            json!({ "ws_id": Uuid::from_u128(9), "hosts": ["a.test"], "paths": ["/x", "/z"] });
+        let config = config.evolve(&put(record("routes", 1, theirs)), Revision(2));
+        for (field, value, allowed) in [
+            ("tags", json!(["new"]), true),
+            ("preserve_host", json!(true), true),
+            ("hosts", json!(["a.test"]), true),
+            ("hosts", json!(["b.test", "a.test"]), false),
+            ("paths", json!(["/z"]), false),
+            ("paths", json!(["/free"]), true),
+            ("methods", json!(["GET"]), false),
+        ] {
+            let mut whole = new.clone();
+            whole[field] = value.clone();
+            let patch = run(
+                &config,
+                Action::Patch(Selector::Id(id), body(&json!({ field: value }))),
+            );
+            let upsert = run(&config, Action::Upsert(Selector::Id(id), body(&whole)));
+            let item = Item {
+                kind: Route::KIND,
+                fields: whole.as_object().unwrap().clone(),
+                parent: None,
+            };
+            let batch = Batch {
+                items: vec![item],
+                tags: Vec::new(),
+            };
+            let replaced = replace(&ours(&config), &batch, &context);
+            let replaced = replaced.map_err(|mut faults| faults.remove(0).rejection);
+            for decided in [patch, upsert, replaced] {
+                let refused = decided.err();
+                let expected = (!allowed).then_some(Rejection::Collides);
+                assert_eq!(refused, expected, "{field} {value}");
+            }
+        }
+        // A file need not name the record: what it puts in its place is for the same requests.
+        for (paths, expected) in [
+            (json!(["/x/y"]), None),
+            (json!(["/x/z"]), Some(Rejection::Collides)),
+            (json!(["/free"]), None),
+        ] {
+            let item = |name: &str, paths: &Value| Item {
+                kind: Route::KIND,
+                fields:
+                    json!({ "name": name, "hosts": ["a.test"], "paths": paths, "tags": ["new"] })
+                        .as_object()
+                        .unwrap()
+                        .clone(),
+                parent: None,
+            };
+            let batch = Batch {
+                items: vec![item("first", &json!(["/free"])), item("one", &paths)],
+                tags: Vec::new(),
+            };
+            let replaced = replace(&ours(&config), &batch, &context);
+            let faults = replaced.err().unwrap_or_default();
+            let refused = faults
+                .into_iter()
+                .map(|fault| (fault.item, fault.rejection));
+            let expected = expected.map(|rejection| (Some(1), rejection));
+            assert_eq!(
+                refused.collect::<Vec<_>>(),
+                Vec::from_iter(expected),
+                "{paths}"
+            );
+        }
+        let another = run(
+            &config,
+            Action::Create(body(&json!({ "hosts": ["a.test"], "paths": ["/x"] }))),
+        );
+        assert_eq!(another, Err(Rejection::Collides));
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use shared::entity::{Entity, Route, Workspace, definitions};
+use shared::entity::{Entity, Workspace, definitions};
 use shared::snapshot::Key;
 
 use super::{Action, Body, Command, Context, Rejection, cascade, collision, decide_alone};
@@ -63,18 +63,8 @@ pub fn recheck(
         let place = places.entry(put.1.workspace()).or_default();
         place.puts.push(put.clone());
     }
-    // Nobody has the requests of what comes along: each workspace's is held against what others have.
-    let along = coming
-        .iter()
-        .filter(|key| key.kind == Route::KIND && !config.is_used(**key));
-    let coming = Change {
-        puts: Vec::new(),
-        removes: along.copied().collect(),
-    };
-    let there = next.evolve(&coming, config.revision());
     for (workspace, change) in places {
-        let after = there.evolve(&change, config.revision());
-        let (before, after) = (config.within(workspace), after.within(workspace));
+        let (before, after) = (config.within(workspace), next.within(workspace));
         let colliding = collision::colliding(&before, &after, &change);
         faults.extend(colliding.into_iter().map(|key| (key, Rejection::Collides)));
     }
