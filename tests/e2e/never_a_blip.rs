@@ -209,7 +209,8 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
         let headers = [("content-type", "application/json")];
         let client = Browser::new();
         let reply = client.send(Method::POST, &url, &headers, service).await;
-        assert_eq!(reply.status, 201, "{}", reply.text());
+        assert!([201, 202].contains(&reply.status), "{}", reply.text());
+        reply.status == 201
     };
     let process = cluster.control_plane.as_ref().unwrap();
     let starts = || process.log().matches("control plane started").count();
@@ -218,10 +219,10 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
         let mut written = 0;
         while starts() < started || written < 3 {
             let name = format!("{signal}-{written}");
-            write("/services", &name).await;
+            assert!(write("/services", &name).await);
             written += 1;
         }
-        write("/services?wait=20", signal).await;
+        assert!(write("/services?wait=20", signal).await);
     }
     // Several hooks may ask for it at the same time, also while it is under way.
     for pause in [0, 20, 50, 100, 200, 300] {
@@ -230,7 +231,12 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
     }
-    write("/services?wait=20", "asked-often").await;
+    // One that is replaced meanwhile, as it was asked to be once more, has nobody wait.
+    let mut asked = 0;
+    while !write("/services?wait=20", &format!("asked-{asked}")).await {
+        asked += 1;
+        assert!(asked < 12, "it goes on for more often than it was asked to");
+    }
     let (answered, failures) = load.end().await;
     assert!(
         failures.is_empty(),
