@@ -34,7 +34,7 @@ use crate::host::{Claim, Host, Number, Work};
 use crate::sessions::session_keys::KeyRing;
 use finish::Given;
 
-/// What other nodes are told of a code whose result cannot be told: that it is spent. No sealed text is that short.
+/// What control planes are told of a code whose result cannot be told: that it is spent. No sealed text is that short.
 const SPENT: &[u8] = b"spent";
 
 /// What a result is sealed as on its way to another node. No cookie has such a name.
@@ -256,8 +256,13 @@ impl<H: Host> Redemption<H> {
         let theirs = match whose {
             Ok(Whose::Ours | Whose::Unknown) => {
                 let begun = claimed.unwrap_or_else(|| host.undertake(*key));
-                return (self.finish(None).await, Some(Ours { begun, turn }));
+                let finished = match &turn {
+                    Some(turn) => turn.during(self.finish(None)).await,
+                    None => self.finish(None).await,
+                };
+                return (finished, Some(Ours { begun, turn }));
             }
+            Ok(Whose::Spent) => Landed::Spent.into(),
             Ok(Whose::Theirs(told)) => self.hear(&told).await,
             Ok(Whose::Taken) => self.taken(),
             Err(failure) => self.failed(failure),

@@ -6,9 +6,13 @@
 //! <prefix>:refresh:<digest>
 //! ```
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{Either, select};
+use shared::clock::UnixTime;
 use shared::hexadecimal::hexadecimal;
 use tracing::warn;
 
@@ -22,11 +26,14 @@ use crate::host::redis::{Command, RedisServer, Reply};
 /// What stands there while a node is at it. No sealed text is that short.
 const AT_IT: &str = "1";
 
-/// The shortest turn.
-const TURN: Duration = Duration::from_mins(1);
+/// What stands there where it is spent, and what was given for it cannot be told.
+const SPENT: &[u8] = b"spent";
 
-/// How long a node may take between what it asks of the provider.
-const BETWEEN: Duration = Duration::from_secs(10);
+/// How long a turn lasts unless it is prolonged: a node that dies at it does not hold up the others for longer.
+const TURN: Duration = Duration::from_secs(10);
+
+/// How soon it is prolonged, while it is worked at.
+const PROLONGED: Duration = Duration::from_secs(3);
 
 /// How long another node is waited for, as long as where a control plane says whose a code is.
 const WAITED: Duration = Duration::from_secs(30);
@@ -40,6 +47,8 @@ pub(super) enum Whose {
     Ours,
     /// Another node's, which tells this.
     Theirs(Vec<u8>),
+    /// Another node's, which has spent it and tells nothing more.
+    Spent,
     /// Another node's, which is still at it after a long wait.
     Taken,
     /// Nobody can say.
@@ -51,7 +60,8 @@ pub(super) struct Turn<H> {
     host: H,
     server: Arc<RedisServer>,
     place: String,
-    lasts: Duration,
+    /// When it is over, unless it is prolonged.
+    until: Cell<UnixTime>,
     /// Whether nothing comes of the work while the server is away.
     is_needed: bool,
 }
@@ -63,7 +73,7 @@ impl<H: Host> Turn<H> {
         match &rules.storage {
             Some(store) => {
                 let is_needed = rules.keeps_session(AuthMethod::AuthorizationCode);
-                Some(Self::new(rules, host, store.shared(&name), is_needed))
+                Some(Self::new(host, store.shared(&name), is_needed))
             }
             None => Self::beside_answers(rules, host, &name),
         }
@@ -76,22 +86,15 @@ impl<H: Host> Turn<H> {
 
     fn beside_answers(rules: &Rules, host: &H, name: &str) -> Option<Self> {
         let shared = rules.shared_answers.as_ref()?.shared(name);
-        Some(Self::new(rules, host, shared, false))
+        Some(Self::new(host, shared, false))
     }
 
-    fn new(
-        rules: &Rules,
-        host: &H,
-        (server, place): (&Arc<RedisServer>, String),
-        is_needed: bool,
-    ) -> Self {
-        // Longer than all calls take: discovery and tokens, both again where the endpoint has moved, and keys.
-        let timeout = rules.config.provider.timeout.milliseconds();
+    fn new(host: &H, (server, place): (&Arc<RedisServer>, String), is_needed: bool) -> Self {
         Self {
             host: host.clone(),
             server: Arc::clone(server),
             place,
-            lasts: TURN.max(timeout.saturating_mul(5).saturating_add(BETWEEN)),
+            until: Cell::new(UnixTime::default()),
             is_needed,
         }
     }
@@ -111,6 +114,7 @@ impl<H: Host> Turn<H> {
             }
             let get = Command::new("GET").arg(self.place.clone());
             match self.ask(get).await {
+                Some(Reply::Bytes(told)) if told == SPENT => return Ok(Whose::Spent),
                 Some(Reply::Bytes(told)) if told != AT_IT.as_bytes() => {
                     return Ok(Whose::Theirs(told.into()));
                 }
@@ -126,9 +130,46 @@ impl<H: Host> Turn<H> {
 
     /// Says that this node is at it, unless another one has said so: whether it has not. `None`: the server fails.
     async fn begin(&self) -> Option<bool> {
+        let until = self.host.now().saturating_add(TURN);
         let set = Command::new("SET").arg(self.place.clone()).arg(AT_IT);
-        let set = set.arg("PX").number(milliseconds(self.lasts)).arg("NX");
-        Some(self.ask(set).await? != Reply::Nil)
+        let set = set.arg("PX").number(milliseconds(TURN)).arg("NX");
+        let is_ours = self.ask(set).await? != Reply::Nil;
+        if is_ours {
+            self.until.set(until);
+        }
+        Some(is_ours)
+    }
+
+    /// Does the `work`, and keeps the turn for as long as that takes.
+    pub(super) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        let prolongs = async {
+            loop {
+                self.host.sleep(PROLONGED).await;
+                self.prolong().await;
+            }
+        };
+        match select(pin!(work), pin!(prolongs)).await {
+            Either::Left((done, _)) | Either::Right((done, _)) => done,
+        }
+    }
+
+    /// Lets others wait longer. One that is over may be another node's. What comes late, behind what is told, at most lets
+    /// that be forgotten sooner.
+    async fn prolong(&self) {
+        let now = self.host.now();
+        if now >= self.until.get() {
+            return;
+        }
+        let prolong = Command::new("PEXPIRE").arg(self.place.clone());
+        let prolong = prolong.number(milliseconds(TURN));
+        if self.ask(prolong).await == Some(Reply::Integer(1)) {
+            self.until.set(now.saturating_add(TURN));
+        }
+    }
+
+    /// Tells that it is spent, and nothing of what was given for it.
+    pub(super) async fn end_spent(&self, lasts: Duration) {
+        self.end(Some(SPENT.to_vec()), lasts).await;
     }
 
     /// Tells what has come of it, which is worth knowing for as long as it `lasts`. `None`: nothing may have been
@@ -140,6 +181,8 @@ impl<H: Host> Turn<H> {
                 let set = Command::new("SET").arg(place).arg(told);
                 set.arg("PX").number(milliseconds(lasts))
             }
+            // It may be another node's already.
+            None if self.host.now() >= self.until.get() => return,
             None => Command::new("DEL").arg(place),
         };
         // What failed is logged.

@@ -44,6 +44,15 @@ impl<H: Host> Refresh<H> {
         given.seal(rules, ring, host, &self.want.token)
     }
 
+    /// Whether the refresh token is used up: whoever brings it again may end what the provider has given for it.
+    fn is_spent_by(&self, outcome: &Outcome) -> bool {
+        if let Ok(tokens) = outcome {
+            return self.want.used_up(tokens);
+        }
+        let given = self.refreshes.unjudged.find(&self.key, self.host.now());
+        given.is_some_and(|given| given.next(&self.want.token).is_some())
+    }
+
     /// New tokens, of this node's asking or of that of another one, where nodes share a server in which no session lies.
     pub(super) async fn ask_or_hear(&self) -> Outcome {
         let name = self.replaces();
@@ -54,7 +63,7 @@ impl<H: Host> Refresh<H> {
         let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
         match turn.take().await? {
             Whose::Ours | Whose::Unknown => {}
-            Whose::Taken => return Err(contested()),
+            Whose::Taken | Whose::Spent => return Err(contested()),
             Whose::Theirs(told) => {
                 // It serves at no other place than this one, whoever can write there.
                 let told: Option<String> = told::open(rules, ring, host, &sealed_as, &told);
@@ -67,7 +76,7 @@ impl<H: Host> Refresh<H> {
                 };
             }
         }
-        let outcome = self.ask().await;
+        let outcome = turn.during(self.ask()).await;
         let told = self.tell(&outcome);
         let told = told.and_then(|told| String::from_utf8(told).ok());
         let told = told.and_then(|told| told::seal(rules, ring, host, &sealed_as, &told));
@@ -75,7 +84,11 @@ impl<H: Host> Refresh<H> {
             Ok(_) => TOLD,
             Err(_) => unjudged::KEPT,
         };
-        turn.end(told, lasts).await;
+        if told.is_none() && self.is_spent_by(&outcome) {
+            turn.end_spent(lasts).await;
+        } else {
+            turn.end(told, lasts).await;
+        }
         outcome
     }
 }

@@ -106,6 +106,62 @@ fn rule_25_a_code_that_another_node_is_at_for_long_stays_that_nodes() {
 }
 
 #[test]
+fn rule_25_the_turn_of_a_node_that_dies_at_a_code_is_soon_over() {
+    let (mut one, mut two, redis) = alone(&json!({}));
+    let commands: Rc<RefCell<Vec<Vec<String>>>> = Rc::default();
+    let (seen, server) = (Rc::clone(&commands), Rc::clone(&redis));
+    one.host.connect_redis(Rc::new(move |asked: &[Command]| {
+        for Command(words) in asked {
+            let words = words.iter().map(|word| String::from_utf8_lossy(word));
+            seen.borrow_mut().push(words.map(String::from).collect());
+        }
+        server.answer(asked)
+    }));
+    let (browser, back) = begun(&mut one);
+    // Whoever waits for the provider says so again and again.
+    one.host.hang(true);
+    assert_eq!(browser.clone().get(&mut one, &back).status, 503);
+    one.host.hang(false);
+    let said = commands.take();
+    let of_code = said.iter().filter(|words| words[1].contains(":code:"));
+    let (mut key, mut prolonged) = (None, 0);
+    for words in of_code {
+        match words[0].as_str() {
+            "SET" => {
+                assert_eq!(words[2..], ["1", "PX", "10000", "NX"]);
+                key = Some(words[1].clone());
+            }
+            "PEXPIRE" => {
+                assert_eq!(words[2], "10000");
+                prolonged += 1;
+            }
+            other => assert_eq!(other, "DEL"),
+        }
+    }
+    assert!(prolonged > 1, "{said:?}");
+    // One that has died says nothing any more.
+    let key = key.unwrap();
+    redis
+        .values
+        .borrow_mut()
+        .insert(key.clone(), "1".to_owned());
+    let (server, host) = (Rc::clone(&redis), two.host.clone());
+    let began = host.now();
+    two.host.connect_redis(Rc::new(move |asked: &[Command]| {
+        if host.now().saturating_since(began) >= Duration::from_secs(10) {
+            let mut values = server.values.borrow_mut();
+            if values.get(&key).is_some_and(|value| value == "1") {
+                values.remove(&key);
+            }
+        }
+        server.answer(asked)
+    }));
+    assert!(browser.clone().get(&mut two, &back).sets_session());
+    let waited = two.host.now().saturating_since(began);
+    assert!(waited < Duration::from_secs(15), "{waited:?}");
+}
+
+#[test]
 fn rule_25_no_code_is_spent_where_nothing_could_be_kept_of_it() {
     let (mut one, _, redis) = alone(&json!({}));
     let (browser, back) = begun(&mut one);

@@ -72,7 +72,8 @@ impl Redis {
                     .push((*member).to_owned());
                 Reply::Integer(1)
             }
-            ["ZREMRANGEBYSCORE" | "PEXPIRE", ..] => Reply::Integer(0),
+            ["PEXPIRE", key, _] => Reply::Integer(i64::from(values.contains_key(*key))),
+            ["ZREMRANGEBYSCORE", ..] => Reply::Integer(0),
             other => Reply::Error(format!("unknown command {other:?}")),
         }
     }
