@@ -13,7 +13,8 @@ use control_plane::{ControlPlane, Inherited};
 use shared::clock::UnixTime;
 use shared::passing::pass;
 use shared::settings::tell_unheeded;
-use shared::signals::{self, Asked, Signals};
+use shared::signals;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -72,12 +73,13 @@ fn run(program: Program, inherited: io::Result<Inherited>) -> anyhow::Result<Opt
 
 /// Runs until a signal ends it.
 async fn serve(settings: Settings, inherited: Inherited) -> anyhow::Result<Option<Left>> {
-    let mut signals = Signals::listen().context("listening to signals")?;
+    let mut signals = Signals::new()?;
+    signals::release().context("listening to signals")?;
     let control_plane = tokio::select! {
         started = ControlPlane::start_on(settings, inherited) => started?,
-        () = signals.end() => return Ok(None),
+        () = signals.ended() => return Ok(None),
     };
-    let replaced = stopped(&mut signals, &control_plane).await;
+    let replaced = signals.stopped(&control_plane).await;
     tracing::info!("stopping");
     let stopping = async {
         if replaced {
@@ -88,7 +90,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> anyhow::Result<Optio
     };
     tokio::select! {
         left = stopping => Ok(left),
-        () = signals.at_once() => {
+        () = signals.ended() => {
             tracing::warn!("told to stop at once: requests are cut off");
             Ok(None)
         }
@@ -173,28 +175,66 @@ fn restore(command: &RestoreCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns when the process is to end; with `true`, when it is to be replaced. A program that would not start replaces
-/// nothing.
-async fn stopped(signals: &mut Signals, control_plane: &ControlPlane) -> bool {
-    loop {
-        match signals.next().await {
-            Asked::End => return false,
-            Asked::Replace => {}
-            Asked::Reopen => {
-                tracing::info!("SIGUSR1 changes nothing: there are no log files");
-                continue;
+/// What an operator may ask of a running control plane.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    replace: Signal,
+    hang_up: Signal,
+    reopen: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind, name| signal(kind).context(name);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "listening for SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "listening for SIGINT")?,
+            quit: listen(SignalKind::quit(), "listening for SIGQUIT")?,
+            replace: listen(SignalKind::user_defined2(), "listening for SIGUSR2")?,
+            hang_up: listen(SignalKind::hangup(), "listening for SIGHUP")?,
+            reopen: listen(SignalKind::user_defined1(), "listening for SIGUSR1")?,
+        })
+    }
+
+    /// Waits for SIGTERM, SIGINT or SIGQUIT.
+    async fn ended(&mut self) {
+        ended(&mut self.terminate, &mut self.interrupt, &mut self.quit).await;
+    }
+
+    /// Returns when the process is to end; with `true`, when it is to be replaced, which SIGUSR2 and SIGHUP ask for: to read
+    /// settings anew is to start anew. A program that would not start replaces nothing.
+    async fn stopped(&mut self, control_plane: &ControlPlane) -> bool {
+        loop {
+            tokio::select! {
+                () = ended(&mut self.terminate, &mut self.interrupt, &mut self.quit) => return false,
+                _ = self.replace.recv() => {}
+                _ = self.hang_up.recv() => {}
+                _ = self.reopen.recv() => {
+                    tracing::info!("SIGUSR1 changes nothing: there are no log files");
+                    continue;
+                }
+            }
+            let checked = tokio::select! {
+                () = self.ended() => return false,
+                checked = could_be_replaced(control_plane) => checked,
+            };
+            match checked {
+                Ok(()) => return true,
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::error!(%error, "not replaced: this process goes on");
+                }
             }
         }
-        let checked = tokio::select! {
-            () = signals.end() => return false,
-            checked = could_be_replaced(control_plane) => checked,
-        };
-        match checked {
-            Ok(()) => return true,
-            Err(error) => {
-                let error = format!("{error:#}");
-                tracing::error!(%error, "not replaced: this process goes on");
-            }
-        }
+    }
+}
+
+async fn ended(terminate: &mut Signal, interrupt: &mut Signal, quit: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = quit.recv() => {}
     }
 }

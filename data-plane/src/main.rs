@@ -8,8 +8,9 @@ use data_plane::listening::inherited::{InheritError, Inherited};
 use data_plane::settings::Program;
 use data_plane::succession::SuccessionError;
 use shared::settings::tell_unheeded;
-use shared::signals::{self, Asked, Signals};
+use shared::signals;
 use shared::telemetry::chain;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -54,9 +55,10 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
         .context("starting the runtime")?;
     let ended = runtime.block_on(async {
         // First of all: a signal that is to end nothing must not end a start either.
-        let mut signals = Signals::listen().context("listening to signals")?;
+        let mut signals = Signals::new()?;
+        signals::release().context("listening to signals")?;
         let data_plane = DataPlane::start_on(&program.settings, inherited?)?;
-        if serve(&mut signals, &data_plane).await {
+        if signals.serve(&data_plane).await {
             data_plane.hand_over(signals.at_once()).await;
         } else {
             data_plane.stop(signals.at_once()).await;
@@ -75,35 +77,75 @@ fn warn(doubts: &[String]) {
     }
 }
 
-/// Returns when the process is to end; with `true`, once a successor serves.
-async fn serve(signals: &mut Signals, data_plane: &DataPlane) -> bool {
-    loop {
-        match signals.next().await {
-            Asked::End => break,
-            Asked::Replace => {}
-            Asked::Reopen => {
-                data_plane.reopen_logs();
-                continue;
-            }
-        }
-        let succeeded = async {
-            let successor = data_plane.start_successor().await?;
-            successor.ready().await
-        };
-        let succeeded: Result<(), SuccessionError> = tokio::select! {
-            () = signals.end() => break,
-            succeeded = succeeded => succeeded,
-        };
-        match succeeded {
-            Ok(()) => {
-                tracing::info!("a successor serves: stopping");
-                return true;
-            }
-            Err(error) => {
-                tracing::error!(error = %chain(&error), "no successor: this process goes on");
-            }
-        }
+/// What an operator may ask of a running node.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    replace: Signal,
+    hang_up: Signal,
+    reopen: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind, name| signal(kind).context(name);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "listening for SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "listening for SIGINT")?,
+            quit: listen(SignalKind::quit(), "listening for SIGQUIT")?,
+            replace: listen(SignalKind::user_defined2(), "listening for SIGUSR2")?,
+            hang_up: listen(SignalKind::hangup(), "listening for SIGHUP")?,
+            reopen: listen(SignalKind::user_defined1(), "listening for SIGUSR1")?,
+        })
     }
-    tracing::info!("stopping");
-    false
+
+    /// Returns when the process is to end: on SIGTERM, SIGINT or SIGQUIT, or, with `true`, once a successor serves, which
+    /// SIGUSR2 and SIGHUP ask for: to read settings anew is to start anew.
+    async fn serve(&mut self, data_plane: &DataPlane) -> bool {
+        loop {
+            tokio::select! {
+                () = ended(&mut self.terminate, &mut self.interrupt) => break,
+                _ = self.quit.recv() => break,
+                _ = self.replace.recv() => {}
+                _ = self.hang_up.recv() => {}
+                _ = self.reopen.recv() => {
+                    data_plane.reopen_logs();
+                    continue;
+                }
+            }
+            let succeeded = async {
+                let successor = data_plane.start_successor().await?;
+                successor.ready().await
+            };
+            let succeeded: Result<(), SuccessionError> = tokio::select! {
+                () = ended(&mut self.terminate, &mut self.interrupt) => break,
+                _ = self.quit.recv() => break,
+                succeeded = succeeded => succeeded,
+            };
+            match succeeded {
+                Ok(()) => {
+                    tracing::info!("a successor serves: stopping");
+                    return true;
+                }
+                Err(error) => {
+                    tracing::error!(error = %chain(&error), "no successor: this process goes on");
+                }
+            }
+        }
+        tracing::info!("stopping");
+        false
+    }
+
+    /// Returns when a process that ends is not to wait any longer: on another SIGTERM or SIGINT.
+    async fn at_once(&mut self) {
+        ended(&mut self.terminate, &mut self.interrupt).await;
+    }
+}
+
+async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
 }
