@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use shared::machine::lock_file;
+
 use crate::store::Fault;
 
 /// The file by whose lock control planes keep each other off a directory. A data plane of the same machine may use the directory, too,
@@ -55,12 +57,6 @@ pub(crate) fn hold(directory: &Path) -> io::Result<Held> {
     })
 }
 
-/// The file at `path`, made if it is not there. It is opened to be read: a disk that takes nothing any more is no reason not to start.
-fn lock_file(path: &Path) -> io::Result<File> {
-    let made = || File::create(path).and_then(|_| File::open(path));
-    File::open(path).or_else(|_| made())
-}
-
 /// The file of the key for the store below `data_directory`, if `secrets_key_file` is set to that.
 pub(crate) fn key_path(data_directory: &Path, secrets_key_file: Option<&Path>) -> PathBuf {
     secrets_key_file.map_or_else(
@@ -98,7 +94,7 @@ mod tests {
         let directory = place.path().join("data");
         // As a data plane of the same machine does.
         std::fs::create_dir(&directory).unwrap();
-        let node = shared::machine::lock_file(&directory).unwrap();
+        let node = lock_file(&directory.join("lock")).unwrap();
         node.try_lock().unwrap();
         let held = hold(&directory).unwrap();
         assert!(held.is(&directory));

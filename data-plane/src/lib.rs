@@ -338,7 +338,7 @@ const LOOK: Duration = Duration::from_millis(20);
 fn hold(directory: &Path, succeeds: bool) -> std::io::Result<Arc<File>> {
     last_good::make(directory)?;
     check_files(directory)?;
-    let lock = match lock_file(directory) {
+    let lock = match lock_file(&directory.join("lock")) {
         Ok(lock) => Arc::new(lock),
         Err(error) => {
             tracing::warn!(%error, "data_directory is not locked");

@@ -80,12 +80,11 @@ pub fn check_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The file by whose lock processes keep each other off `directory`, made if it is not there. It is opened to be read: a disk that
-/// takes nothing any more is no reason not to start.
-pub fn lock_file(directory: &Path) -> io::Result<File> {
-    let path = directory.join("lock");
-    let made = || File::create(&path).and_then(|_| File::open(&path));
-    File::open(&path).or_else(|_| made())
+/// The file at `path`, by whose lock processes keep each other off what lies beside it, made if it is not there. It is opened to be
+/// read: a disk that takes nothing any more is no reason not to start.
+pub fn lock_file(path: &Path) -> io::Result<File> {
+    let made = || File::create(path).and_then(|_| File::open(path));
+    File::open(path).or_else(|_| made())
 }
 
 /// Whether what lies in `directory`, if that is there, can be read to an end: a pipe would be waited for, and a device may have
