@@ -77,10 +77,7 @@ pub(super) fn begin(
     let location = page::url(&target, &arguments);
     let long = location.len() > page::LONGEST_URL;
     let endpoint = Endpoint::PushedRequest.of(context.rules, context.document, client.auth);
-    let pushes = config
-        .sign_in
-        .require_pushed_authorization_requests
-        .unwrap_or(context.document.requires_pushed_requests);
+    let pushes = pushes(context.rules, context.document.requires_pushed_requests);
     if pushes && endpoint.is_none() {
         return Err(Failure::faulty(
             "idp_error",
@@ -105,6 +102,12 @@ pub(super) fn begin(
 pub(super) fn is_signed(rules: &Rules, document: &Document) -> bool {
     let configured = rules.config.sign_in.require_signed_request_object;
     configured.unwrap_or(document.requires_signed_requests)
+}
+
+/// Whether requests are pushed to the provider, which may `demand` it (RFC 9126 §5).
+pub(super) fn pushes(rules: &Rules, demands: bool) -> bool {
+    let configured = rules.config.sign_in.require_pushed_authorization_requests;
+    configured.unwrap_or(demands)
 }
 
 /// Where the browser goes once the provider has taken the request and called it `request_uri`: with

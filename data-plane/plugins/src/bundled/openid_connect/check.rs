@@ -16,6 +16,7 @@ use shared::schema::FieldErrors;
 use uuid::Uuid;
 
 use super::OpenidConnect;
+use super::authorization_request::pushes;
 use super::client_keys::ClientKeys;
 use super::config::preset::Preset;
 use super::config::{AuthMethod, ClientAuth};
@@ -302,12 +303,6 @@ fn document(
         }
     }
     supported(rules, metadata, findings);
-}
-
-/// Whether authorization requests are pushed to the provider, which may `demand` it.
-fn pushes(rules: &Rules, demands: bool) -> bool {
-    let configured = rules.config.sign_in.require_pushed_authorization_requests;
-    configured.unwrap_or(demands)
 }
 
 /// Whether the configuration says what means logout.

@@ -43,7 +43,7 @@ pub(super) async fn check(
     if authorization_request::is_signed(rules, document) {
         return;
     }
-    if super::pushes(rules, document.requires_pushed_requests) {
+    if authorization_request::pushes(rules, document.requires_pushed_requests) {
         return push(rules, document, host, (position, back), findings).await;
     }
     let Some(location) = ask(rules, document, host, position, back).await else {
