@@ -40,6 +40,20 @@ fn said(redis: &Redis) -> Vec<(String, String)> {
         .collect()
 }
 
+/// What `node` asks `redis` from now on: each command by its words.
+fn noted(node: &Gateway, redis: &Rc<Redis>) -> Rc<RefCell<Vec<Vec<String>>>> {
+    let commands: Rc<RefCell<Vec<Vec<String>>>> = Rc::default();
+    let (seen, server) = (Rc::clone(&commands), Rc::clone(redis));
+    node.host.connect_redis(Rc::new(move |asked: &[Command]| {
+        for Command(words) in asked {
+            let words = words.iter().map(|word| String::from_utf8_lossy(word));
+            seen.borrow_mut().push(words.map(String::from).collect());
+        }
+        server.answer(asked)
+    }));
+    commands
+}
+
 #[test]
 fn rule_25_without_a_control_plane_nodes_that_share_redis_redeem_a_code_once() {
     let shared = json!({
@@ -108,15 +122,7 @@ fn rule_25_a_code_that_another_node_is_at_for_long_stays_that_nodes() {
 #[test]
 fn rule_25_the_turn_of_a_node_that_dies_at_a_code_is_soon_over() {
     let (mut one, mut two, redis) = alone(&json!({}));
-    let commands: Rc<RefCell<Vec<Vec<String>>>> = Rc::default();
-    let (seen, server) = (Rc::clone(&commands), Rc::clone(&redis));
-    one.host.connect_redis(Rc::new(move |asked: &[Command]| {
-        for Command(words) in asked {
-            let words = words.iter().map(|word| String::from_utf8_lossy(word));
-            seen.borrow_mut().push(words.map(String::from).collect());
-        }
-        server.answer(asked)
-    }));
+    let commands = noted(&one, &redis);
     let (browser, back) = begun(&mut one);
     // Whoever waits for the provider says so again and again.
     one.host.hang(true);
@@ -229,15 +235,7 @@ fn rule_25_a_code_that_another_node_has_in_redis_is_left_to_it_though_a_control_
 #[test]
 fn rule_25_tokens_that_cannot_be_verified_yet_are_known_for_as_long_as_they_are_kept() {
     let (mut one, mut two, redis) = alone(&json!({}));
-    let commands: Rc<RefCell<Vec<Vec<String>>>> = Rc::default();
-    let (seen, server) = (Rc::clone(&commands), Rc::clone(&redis));
-    one.host.connect_redis(Rc::new(move |asked: &[Command]| {
-        for Command(words) in asked {
-            let words = words.iter().map(|word| String::from_utf8_lossy(word));
-            seen.borrow_mut().push(words.map(String::from).collect());
-        }
-        server.answer(asked)
-    }));
+    let commands = noted(&one, &redis);
     let (browser, back) = keyless(&mut one);
     assert_eq!(browser.clone().get(&mut one, &back).status, 503);
     let of_code = |words: &&Vec<String>| words[0] == "SET" && words[1].contains(":code:");
