@@ -156,6 +156,13 @@ impl Command {
     pub fn number(self, number: i64) -> Self {
         self.arg(number.to_string())
     }
+
+    /// Adds a time to live as an argument, in milliseconds: one at least, since servers refuse a life of none.
+    #[must_use]
+    pub fn milliseconds(self, life: Duration) -> Self {
+        let milliseconds = i64::try_from(life.as_millis()).unwrap_or(i64::MAX);
+        self.number(milliseconds.max(1))
+    }
 }
 
 /// What a server replies to one command.

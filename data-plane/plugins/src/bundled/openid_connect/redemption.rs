@@ -34,9 +34,6 @@ use crate::host::{Claim, Host, Number, Work};
 use crate::sessions::session_keys::KeyRing;
 use finish::Given;
 
-/// What control planes are told of a code whose result cannot be told: that it is spent. No sealed text is that short.
-const SPENT: &[u8] = b"spent";
-
 /// What a result is sealed as on its way to another node. No cookie has such a name.
 const NAME: &str = "=code";
 
@@ -343,7 +340,7 @@ impl<H: Host> Telling<H> {
                 Some(self.seal(NAME, &signed_in.tokens, None))
             }
             (None, Landed::Result(_, outcome)) if is_for_now(outcome) => None,
-            (None, _) => Some(SPENT.to_vec()),
+            (None, _) => Some(told::SPENT.to_vec()),
         }
     }
 
@@ -359,7 +356,7 @@ impl<H: Host> Telling<H> {
             at,
         };
         let told = told::seal(&self.rules, &self.ring, &self.host, name, &told);
-        told.unwrap_or_else(|| SPENT.to_vec())
+        told.unwrap_or_else(|| told::SPENT.to_vec())
     }
 
     /// Sees to it that the other nodes can hear of tokens that this one keeps until they can be verified: a node that does

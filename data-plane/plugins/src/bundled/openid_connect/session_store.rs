@@ -6,7 +6,7 @@
 //! <prefix>:<id>:remember           what restores it
 //! <prefix>:form:<name>             a form that was posted before a sign-in
 //! <prefix>:refreshed:<name>        new tokens whose key is not known yet
-//! <prefix>:code:<digest>           who redeems a code, where no control plane says so, and what came of it
+//! <prefix>:code:<digest>           who redeems a code, and what came of it
 //! <prefix>:trial                   written for a second, to see whether the store takes writes
 //! <prefix>:turn:<name>             whose turn it is to refresh a session; in a cluster: turn:{<prefix>:<id>}:<name>
 //! <prefix>:<audience>:<subject>    the ids of a user's sessions, by when they end (session_store_metadata)
@@ -182,10 +182,10 @@ impl SessionStore {
         let sealed = seal::seal(ring, &rules.binding, &name, &packed, SIZES, seconds, nonce)
             .map_err(failed)?;
         let left = session.left(family, rules, now).unwrap_or(LONGEST);
-        let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX).max(1);
+        let left = left.max(Duration::from_millis(1));
         let key = self.key(family, &session.id);
         let set = Command::new("SET").arg(key.clone()).arg(sealed);
-        let set = set.arg("PX").number(left);
+        let set = set.arg("PX").milliseconds(left);
         let is_new = session.used_at <= session.started_at || family == Family::Remember;
         let mut commands = vec![if is_new { set } else { set.arg("XX") }];
         if self.keeps_metadata
@@ -194,20 +194,19 @@ impl SessionStore {
         {
             let list = self.subject_key(&subject);
             let milliseconds = |time: UnixTime| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-            let now = milliseconds(now);
             commands.push(
                 Command::new("ZADD")
                     .arg(list.clone())
-                    .number(now.saturating_add(left))
+                    .number(milliseconds(now.saturating_add(left)))
                     .arg(key),
             );
             commands.push(
                 Command::new("ZREMRANGEBYSCORE")
                     .arg(list.clone())
                     .arg("-inf")
-                    .number(now),
+                    .number(milliseconds(now)),
             );
-            commands.push(Command::new("PEXPIRE").arg(list).number(left));
+            commands.push(Command::new("PEXPIRE").arg(list).milliseconds(left));
         }
         self.ask(host, commands).await.map(|_| ())
     }
@@ -218,9 +217,8 @@ impl SessionStore {
     ///
     /// If the store does not answer, or takes no writes.
     pub(super) async fn try_out(&self, host: &impl Host) -> Result<(), Failure> {
-        let lasts = i64::try_from(TRIAL.as_millis()).unwrap_or(i64::MAX);
         let set = Command::new("SET").arg(format!("{}:trial", self.prefix));
-        let set = set.arg("1").arg("PX").number(lasts);
+        let set = set.arg("1").arg("PX").milliseconds(TRIAL);
         self.ask(host, vec![set]).await.map(|_| ())
     }
 
@@ -264,9 +262,8 @@ impl SessionStore {
         let (binding, sizes) = (&rules.binding, SIZES);
         let sealed = seal::seal(ring, binding, &sealed_as, content, sizes, seconds, nonce)
             .map_err(session::failure)?;
-        let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX).max(1);
         let set = Command::new("SET").arg(self.place(aside, name)).arg(sealed);
-        self.ask(host, vec![set.arg("PX").number(kept)])
+        self.ask(host, vec![set.arg("PX").milliseconds(kept)])
             .await
             .map(|_| ())
     }
@@ -336,9 +333,8 @@ impl SessionStore {
             key: self.turn(session, name),
             until: host.now().saturating_add(lasts),
         };
-        let lasts = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
         let set = Command::new("SET").arg(turn.key.clone()).arg("1");
-        let set = set.arg("PX").number(lasts).arg("NX");
+        let set = set.arg("PX").milliseconds(lasts).arg("NX");
         let replies = self.ask(host, vec![set]).await?;
         Ok((!matches!(replies.first(), Some(Reply::Nil))).then_some(turn))
     }

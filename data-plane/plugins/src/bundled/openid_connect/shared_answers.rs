@@ -93,9 +93,8 @@ impl SharedAnswers {
         answer: &Stored,
     ) {
         let now = host.now();
-        let left = answer.until.saturating_since(now).as_millis();
-        let left = i64::try_from(left).unwrap_or(i64::MAX);
-        if left == 0 {
+        let left = answer.until.saturating_since(now);
+        if left.is_zero() {
             return;
         }
         let name = name(key);
@@ -110,7 +109,9 @@ impl SharedAnswers {
             let (shared, its_host) = (self.clone(), host.clone());
             host.spawn(Box::pin(async move {
                 // What failed is logged.
-                _ = shared.ask(&its_host, command.arg("PX").number(left)).await;
+                _ = shared
+                    .ask(&its_host, command.arg("PX").milliseconds(left))
+                    .await;
             }));
         }
     }
@@ -124,9 +125,8 @@ impl SharedAnswers {
         left: Duration,
     ) -> Option<bool> {
         let place = self.place(&format!("=used:{}", URL_SAFE_NO_PAD.encode(name)));
-        let left = i64::try_from(left.as_millis()).unwrap_or(i64::MAX).max(1);
         let command = Command::new("SET").arg(place).arg("1").arg("NX");
-        let reply = self.ask(host, command.arg("PX").number(left)).await?;
+        let reply = self.ask(host, command.arg("PX").milliseconds(left)).await?;
         Some(reply != Reply::Nil)
     }
 

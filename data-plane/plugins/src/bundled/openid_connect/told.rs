@@ -17,6 +17,9 @@ const SIZES: Sizes = Sizes {
     most: 1,
 };
 
+/// What is told where something is spent, and what was given for it cannot be told. No sealed text is that short.
+pub(super) const SPENT: &[u8] = b"spent";
+
 /// How long a control plane remembers what it was told.
 const REMEMBERED: Duration = Duration::from_mins(1);
 

@@ -20,14 +20,12 @@ use crate::bundled::openid_connect::config::AuthMethod;
 use crate::bundled::openid_connect::failure::Failure;
 use crate::bundled::openid_connect::rules::Rules;
 use crate::bundled::openid_connect::session_store;
+use crate::bundled::openid_connect::told;
 use crate::host::Host;
 use crate::host::redis::{Command, RedisServer, Reply};
 
 /// What stands there while a node is at it. No sealed text is that short.
 const AT_IT: &str = "1";
-
-/// What stands there where it is spent, and what was given for it cannot be told.
-const SPENT: &[u8] = b"spent";
 
 /// How long a turn lasts unless it is prolonged: a node that dies at it does not hold up the others for longer.
 const TURN: Duration = Duration::from_secs(10);
@@ -114,7 +112,7 @@ impl<H: Host> Turn<H> {
             }
             let get = Command::new("GET").arg(self.place.clone());
             match self.ask(get).await {
-                Some(Reply::Bytes(told)) if told == SPENT => return Ok(Whose::Spent),
+                Some(Reply::Bytes(told)) if told == told::SPENT => return Ok(Whose::Spent),
                 Some(Reply::Bytes(told)) if told != AT_IT.as_bytes() => {
                     return Ok(Whose::Theirs(told.into()));
                 }
@@ -132,7 +130,7 @@ impl<H: Host> Turn<H> {
     async fn begin(&self) -> Option<bool> {
         let until = self.host.now().saturating_add(TURN);
         let set = Command::new("SET").arg(self.place.clone()).arg(AT_IT);
-        let set = set.arg("PX").number(milliseconds(TURN)).arg("NX");
+        let set = set.arg("PX").milliseconds(TURN).arg("NX");
         let is_ours = self.ask(set).await? != Reply::Nil;
         if is_ours {
             self.until.set(until);
@@ -161,7 +159,7 @@ impl<H: Host> Turn<H> {
             return;
         }
         let prolong = Command::new("PEXPIRE").arg(self.place.clone());
-        let prolong = prolong.number(milliseconds(TURN));
+        let prolong = prolong.milliseconds(TURN);
         if self.ask(prolong).await == Some(Reply::Integer(1)) {
             self.until.set(now.saturating_add(TURN));
         }
@@ -169,7 +167,7 @@ impl<H: Host> Turn<H> {
 
     /// Tells that it is spent, and nothing of what was given for it.
     pub(super) async fn end_spent(&self, lasts: Duration) {
-        self.end(Some(SPENT.to_vec()), lasts).await;
+        self.end(Some(told::SPENT.to_vec()), lasts).await;
     }
 
     /// Tells what has come of it, which is worth knowing for as long as it `lasts`. `None`: nothing may have been
@@ -179,7 +177,7 @@ impl<H: Host> Turn<H> {
         let command = match told {
             Some(told) => {
                 let set = Command::new("SET").arg(place).arg(told);
-                set.arg("PX").number(milliseconds(lasts))
+                set.arg("PX").milliseconds(lasts)
             }
             // It may be another node's already.
             None if self.host.now() >= self.until.get() => return,
@@ -212,8 +210,4 @@ impl<H: Host> Turn<H> {
         );
         None
     }
-}
-
-fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
