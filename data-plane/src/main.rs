@@ -125,7 +125,7 @@ impl Signals {
             };
             match succeeded {
                 Ok(()) => {
-                    tracing::info!("a successor serves: stopping");
+                    tracing::info!("a successor serves");
                     return true;
                 }
                 Err(error) => {
@@ -133,7 +133,6 @@ impl Signals {
                 }
             }
         }
-        tracing::info!("stopping");
         false
     }
 

@@ -261,6 +261,8 @@ impl Proxy {
         // Where nobody accepts any more, nobody is to connect.
         drop(self.sockets);
         self.orders.send_modify(|orders| orders.stopping = true);
+        // Not before each connection can see it: who reads this may end an exchange, and count on the end of its connection.
+        tracing::info!("stopping: what is under way comes to its end");
         let workers = self.workers;
         let joined = tokio::task::spawn_blocking(move || {
             for worker in workers {

@@ -374,7 +374,7 @@ async fn exchanges_of_every_kind_end_well_on_a_node_that_passes_its_sockets_on()
     let mut busy = Busy::start().await;
     let node = &mut busy.cluster.data_planes[0].process;
     node.start_successor("USR2").await;
-    busy.says("a successor serves: stopping").await;
+    busy.says("stopping").await;
     let url = format!("{}/plain", busy.cluster.url(0));
     assert_eq!(Browser::new().get(&url).await.status, 200);
     busy.all_end().await;
