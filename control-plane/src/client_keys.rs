@@ -1,6 +1,7 @@
-//! The keys that sign for `private_key_jwt` where no `client_jwk` is configured: one for each algorithm,
-//! made here when a plugin first needs them, sealed in the store like every record. Providers read
-//! their public halves at `/openid-connect/jwks`; nobody reads the private ones.
+//! The keys that sign for `private_key_jwt` and signed requests where no `client_jwk` is configured: one for each
+//! algorithm, made here with the first `openid-connect` plugin, sealed in the store like every record: what a provider
+//! announces may call for them at any time. Providers read their public halves at `/openid-connect/jwks`; nobody reads
+//! the private ones.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -35,11 +36,14 @@ const ALGORITHMS: [&str; 10] = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 ];
 
-/// What the configuration of a plugin has that may need a key.
+/// What the configuration of a plugin has that signs by them for certain.
 const MARKS: [&str; 2] = [
     "\"private_key_jwt\"",
     "\"require_signed_request_object\":true",
 ];
+
+/// What a plugin has that may sign by them.
+const PLUGIN: [&str; 1] = ["\"name\":\"openid-connect\""];
 
 /// What is written there has, in JSON or as a form.
 const NAMES: [&str; 2] = ["private_key_jwt", "require_signed_request_object"];
@@ -47,9 +51,13 @@ const NAMES: [&str; 2] = ["private_key_jwt", "require_signed_request_object"];
 /// Time between a change and the look at what it needs: changes come in bursts.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Makes keys as soon as a plugin needs some, for as long as the process lives.
+/// How soon it is tried again to make keys that the store did not take, at first and at last.
+const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
+
+/// Makes keys as soon as there is a plugin that may sign by them: off the way of writes, which do not wait for primes.
 pub async fn follow(publisher: Publisher) {
     let mut revisions = publisher.watch();
+    let mut retry = RETRY.0;
     loop {
         let looking = publisher.clone();
         let looked = tokio::task::spawn_blocking(move || {
@@ -57,7 +65,7 @@ pub async fn follow(publisher: Publisher) {
             if !none(&config) {
                 return Ok(true);
             }
-            if needed(&config) {
+            if has(&config, &PLUGIN) {
                 return ensure(&looking, &Origin::system(), UnixTime::now()).map(|()| true);
             }
             Ok(false)
@@ -65,14 +73,18 @@ pub async fn follow(publisher: Publisher) {
         match looked.await {
             // They last: only an operator replaces them.
             Ok(Ok(true)) => return,
-            Ok(Ok(false)) => {}
+            Ok(Ok(false)) => {
+                tokio::time::sleep(SETTLE).await;
+                if revisions.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
             Ok(Err(error)) => tracing::error!(error = %chain(&error), "client keys not made"),
             Err(error) => tracing::error!(error = %chain(&error), "client keys not made"),
         }
-        tokio::time::sleep(SETTLE).await;
-        if revisions.changed().await.is_err() {
-            return;
-        }
+        tokio::time::sleep(retry).await;
+        retry = (retry * 2).min(RETRY.1);
     }
 }
 
@@ -104,11 +116,11 @@ pub fn are_named(body: &Body) -> bool {
     NAMES.iter().any(|name| text.contains(name))
 }
 
-/// Makes keys if plugins need some and there are none: whoever writes such a plugin finds them there when that is
-/// answered. Answers the revision that has them, if they were made for it. Blocks on the store.
+/// Makes keys if plugins sign by them for certain and there are none: whoever writes such a plugin finds them there when
+/// that is answered. Answers the revision that has them, if they were made for it. Blocks on the store.
 pub fn make_needed(publisher: &Publisher) -> Option<Revision> {
     let config = publisher.config();
-    if !none(&config) || !needed(&config) {
+    if !none(&config) || !has(&config, &MARKS) {
         return None;
     }
     match ensure(publisher, &Origin::system(), UnixTime::now()) {
@@ -126,15 +138,29 @@ static MAKING: Mutex<()> = Mutex::new(());
 /// Makes keys if there are none. Blocks on the store.
 pub fn ensure(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(), ExecuteError> {
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    if none(&publisher.config()) {
-        rotate(publisher, origin, now)?;
+    if !none(&publisher.config()) {
+        return Ok(());
     }
-    Ok(())
+    match make(publisher, origin, now, none) {
+        // Another control plane was faster.
+        Err(ExecuteError::Changed) => Ok(()),
+        made => made,
+    }
 }
 
 /// Makes new keys. Those from before sign no more and are kept; those from before these go. Blocks on
 /// the store.
 pub fn rotate(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(), ExecuteError> {
+    make(publisher, origin, now, |_| true)
+}
+
+/// The same if it `holds` of the newest configuration that they are to be made.
+fn make(
+    publisher: &Publisher,
+    origin: &Origin,
+    now: UnixTime,
+    holds: impl Fn(&Config) -> bool,
+) -> Result<(), ExecuteError> {
     let command = |action| Command {
         entity: ClientKey::KIND,
         action,
@@ -162,7 +188,8 @@ pub fn rotate(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(
             Action::Patch(selector, Body::Json(patch))
         }));
     }
-    publisher.execute_for(origin, &command(Action::Several(commands)), now)?;
+    let command = command(Action::Several(commands));
+    publisher.execute_if(origin, &command, now, holds, |_, _| Ok(()))?;
     Ok(())
 }
 
@@ -171,12 +198,12 @@ fn none(config: &Config) -> bool {
     !keys(config).any(|key| key.retired_at.is_none())
 }
 
-/// Whether a plugin may have to sign with one.
-fn needed(config: &Config) -> bool {
+/// Whether a plugin has one of the `marks`.
+fn has(config: &Config, marks: &[&str]) -> bool {
     config.keys(Plugin::KIND, Uuid::nil()).any(|key| {
         let stored = config.stored(key);
         let text = stored.and_then(|stored| str::from_utf8(stored.json()).ok());
-        text.is_some_and(|text| MARKS.iter().any(|mark| text.contains(mark)))
+        text.is_some_and(|text| marks.iter().any(|mark| text.contains(mark)))
     })
 }
 

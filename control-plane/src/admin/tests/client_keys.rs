@@ -88,3 +88,21 @@ async fn the_revision_that_is_told_has_the_keys() {
         assert_eq!(told, "2", "{url}: the plugin and its keys");
     }
 }
+
+#[tokio::test]
+async fn keys_are_made_with_the_first_plugin_whatever_it_names() {
+    let (api, publisher) = Api::revoking();
+    let following = tokio::spawn(crate::client_keys::follow(publisher.clone()));
+    let kind = "application/x-www-form-urlencoded";
+    let (status, _) = api.send("POST", "/plugins", kind, "name=cors").await;
+    assert_eq!(status, 201);
+    let form = "name=openid-connect&config.issuer=https://idp.example&config.client_id=c";
+    let (status, told) = api.send("POST", "/plugins", kind, form).await;
+    assert_eq!(status, 201, "{told}");
+    // They are there without anybody's look at them, which would make them.
+    following.await.unwrap();
+    let config = publisher.config();
+    let shown = crate::client_keys::published(&config);
+    assert_eq!(shown["keys"].as_array().unwrap().len(), 10);
+    assert_eq!(config.revision().0, 3, "two plugins, and the keys");
+}

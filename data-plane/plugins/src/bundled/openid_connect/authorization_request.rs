@@ -7,12 +7,12 @@ use serde_json::{Map, Value};
 use shared::clock::UnixTime;
 use url::Url;
 
-use super::config::ResponseMode;
+use super::config::{ResponseMode, SigningAlgorithm};
 use super::failure::Failure;
 use super::flow::{Arrival, Context, Pending};
 use super::page;
 use super::provider::Document;
-use super::rules::{Rules, sha256};
+use super::rules::{Client, Rules, sha256};
 use super::token_endpoint::Endpoint;
 
 /// How long a signed request may be on its way, in seconds.
@@ -71,7 +71,7 @@ pub(super) fn begin(
     let mut arguments = arguments(context, &pending, let_through);
     let is_signed = is_signed(context.rules, context.document);
     if is_signed {
-        arguments = signed(context, &arguments, &client.id, &jti, now)?;
+        arguments = signed(context, &arguments, pending.client, &jti, now)?;
     }
     let target = authorization_endpoint(context)?;
     let location = page::url(&target, &arguments);
@@ -194,13 +194,11 @@ fn arguments(context: Context<'_>, pending: &Pending, let_through: Arguments) ->
 }
 
 /// Why a request that has to be signed is not.
-fn missing(rules: &Rules) -> Failure {
-    let sign_in = &rules.config.sign_in;
-    if sign_in.require_signed_request_object.is_none() {
-        // No configuration has the cluster make keys: there will be none.
+fn missing(client: &Client) -> Failure {
+    if client.algorithm.is_some_and(SigningAlgorithm::is_symmetric) {
         return Failure::faulty(
             "request_unsigned",
-            "the OpenID provider takes signed authorization requests only, and no key is there to sign them",
+            "authorization requests have to be signed with the client's secret, and it has none",
         );
     }
     Failure::paused(
@@ -215,10 +213,11 @@ fn missing(rules: &Rules) -> Failure {
 fn signed(
     context: Context<'_>,
     arguments: &Arguments,
-    client: &str,
+    position: usize,
     jti: &str,
     now: UnixTime,
 ) -> Result<Arguments, Failure> {
+    let client = context.rules.client(position);
     let mut claims = Map::new();
     for (name, value) in arguments {
         let said = match claims.remove(name) {
@@ -238,7 +237,7 @@ fn signed(
     }
     let seconds = now.as_secs();
     for (name, value) in [
-        ("iss", Value::from(client)),
+        ("iss", Value::from(client.id.as_str())),
         ("aud", Value::from(context.document.issuer.as_str())),
         ("iat", seconds.into()),
         ("nbf", seconds.into()),
@@ -250,7 +249,7 @@ fn signed(
     let request = context
         .signer
         .and_then(|signer| signer.sign_claims("oauth-authz-req+jwt", &Value::Object(claims)))
-        .ok_or_else(|| missing(context.rules))?;
+        .ok_or_else(|| missing(client))?;
     let outside = ["response_type", "client_id", "scope"];
     let mut outer: Arguments = arguments
         .iter()

@@ -19,7 +19,7 @@ use super::OpenidConnect;
 use super::authorization_request::pushes;
 use super::client_keys::ClientKeys;
 use super::config::preset::Preset;
-use super::config::{AuthMethod, ClientAuth};
+use super::config::{AuthMethod, ClientAuth, SigningAlgorithm};
 use super::explain;
 use super::provider::{self, ProviderError};
 use super::rules::{Client, Rules};
@@ -228,18 +228,11 @@ fn document(
     let logs_out = logs_out(config) && !own;
     let vouches = listed(rules, AuthMethod::Userinfo);
     let announces = |name: &str| metadata.get(name) == Some(&Value::Bool(true));
-    let signs = |client: &Client| client.request_signer(keys).is_some();
+    let is_signed = config.sign_in.require_signed_request_object;
     if rules.methods.authorization_code
-        && config.sign_in.require_signed_request_object.is_none()
-        && announces("require_signed_request_object")
-        && !rules.clients.iter().all(signs)
+        && is_signed.unwrap_or_else(|| announces("require_signed_request_object"))
     {
-        findings.fail(
-            "client_key",
-            "the provider takes signed authorization requests only, and no key is there to sign them",
-            "Set require_signed_request_object to true, so that keys of the cluster are made once the plugin is saved, and register \
-             /openid-connect/jwks at the provider; or set client_jwk.",
-        );
+        client_keys(rules, keys, findings);
     }
     for (name, own, needed, fatal) in [
         (
@@ -303,6 +296,28 @@ fn document(
         }
     }
     supported(rules, metadata, findings);
+}
+
+/// What is not there to sign authorization requests with.
+fn client_keys(rules: &Rules, keys: &ClientKeys, findings: &mut Findings) {
+    let (name, clients) = ("client_key", rules.clients.iter());
+    let unsigned: Vec<&Client> = clients
+        .filter(|client| client.request_signer(keys).is_none())
+        .collect();
+    let by_secret = |client: &&Client| client.algorithm.is_some_and(SigningAlgorithm::is_symmetric);
+    if unsigned.iter().any(by_secret) {
+        findings.fail(
+            name,
+            "authorization requests have to be signed, and client_alg names an algorithm of secrets without client_secret",
+            "Set client_secret, or another client_alg.",
+        );
+    } else if !unsigned.is_empty() {
+        findings.warn(
+            name,
+            "authorization requests have to be signed, and no key is there yet",
+            "Keys of the cluster are made once the plugin is saved: register /openid-connect/jwks at the provider then, and check again; or set client_jwk.",
+        );
+    }
 }
 
 /// Whether the configuration says what means logout.

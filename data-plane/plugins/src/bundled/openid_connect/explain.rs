@@ -237,14 +237,19 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         "What the token endpoint answers are no bearer tokens: check that token_endpoint is the provider's, and look at what stands before it.",
     ),
     (
-        &["client_refused", "client_key_missing"],
+        &["client_key_missing"],
+        "client",
+        "Keys of the cluster are made with its first openid-connect plugin: see whether GET /clustering/data-planes shows this node as connected, and whether a control plane's log says that they were not made. A certificate of tls_client_auth_cert_id has to be stored.",
+    ),
+    (
+        &["client_refused"],
         "client",
         "The provider does not know the gateway as its client: compare client_id, client_secret and client_auth with what is registered there; for private_key_jwt register /openid-connect/jwks of the Admin API.",
     ),
     (
         &["request_unsigned"],
         "client",
-        "The provider takes signed authorization requests only: set require_signed_request_object to true, so that keys are made for them, and register /openid-connect/jwks of the Admin API there, or set client_jwk.",
+        "client_alg names an algorithm that signs with client_secret: set that, or another client_alg and register /openid-connect/jwks of the Admin API at the provider, or set client_jwk.",
     ),
     (
         &["login_initiation"],

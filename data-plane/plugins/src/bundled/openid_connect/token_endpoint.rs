@@ -222,6 +222,8 @@ pub(super) struct Caller<'a> {
     /// Its other secret, if it has two.
     pub(super) spare: Option<Spare<'a>>,
     pub(super) key_signer: Option<&'a Signer>,
+    /// Whether the cluster's keys may speak for it.
+    pub(super) has_cluster_keys: bool,
     /// The algorithm of its assertions, if one is configured.
     pub(super) algorithm: Option<SigningAlgorithm>,
 }
@@ -243,6 +245,7 @@ impl<'a> Caller<'a> {
             secret_signer: client.secret_signer.as_ref(),
             spare,
             key_signer: client.key_signer.as_ref(),
+            has_cluster_keys: true,
             algorithm: client.algorithm,
         }
     }

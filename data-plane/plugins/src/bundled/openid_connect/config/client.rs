@@ -27,11 +27,13 @@ pub struct Client {
     pub client_secret_alternate: Option<Vec<SecretText>>,
 
     /// How the client authenticates at the provider's endpoints, by position of the client.
-    /// Without it: what discovery offers, preferring `client_secret_basic`.
+    /// Without it: what discovery offers of what the client has, preferring `client_secret_basic`; keys of the cluster
+    /// where it takes neither secrets nor clients without one.
     #[serde(default)]
     pub client_auth: Option<Vec<ClientAuth>>,
 
-    /// Private keys for `private_key_jwt`, by position of the client.
+    /// Private keys for `private_key_jwt`, by position of the client. Without it: those that the cluster makes and
+    /// publishes at `/openid-connect/jwks`.
     #[serde(default)]
     #[schemars(extend("x-encrypted" = true))]
     pub client_jwk: Option<Vec<Jwk>>,

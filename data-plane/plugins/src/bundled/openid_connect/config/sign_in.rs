@@ -137,7 +137,7 @@ pub struct SignIn {
     #[serde(default)]
     pub require_pushed_authorization_requests: Option<bool>,
 
-    /// Signs authorization requests.
+    /// Signs authorization requests. Without it: if discovery demands that.
     #[serde(default)]
     pub require_signed_request_object: Option<bool>,
 

@@ -247,7 +247,7 @@ fn a_node_waits_for_keys_that_are_being_made() {
 fn a_client_proves_itself_by_what_it_has_of_what_the_provider_takes() {
     let (key, _) = client_key();
     let key_only = json!({ "client_secret": null, "client_jwk": [key] });
-    let nothing = json!({ "client_secret": null });
+    let nothing = json!({ "client_secret": null, "client_alg": ["ES256"] });
     for (config, offered, shown) in [
         (json!({}), json!(["client_secret_jwt"]), "client_assertion"),
         // Nothing that it takes is there: the default is tried.
@@ -271,9 +271,24 @@ fn a_client_proves_itself_by_what_it_has_of_what_the_provider_takes() {
             ]),
             "client_assertion",
         ),
-        (nothing, json!(["client_secret_basic"]), "client_id"),
+        (nothing.clone(), json!(["client_secret_basic"]), "client_id"),
+        // Nothing else is left than a key, and the cluster has some.
+        (
+            nothing.clone(),
+            json!(["private_key_jwt", "tls_client_auth"]),
+            "client_assertion",
+        ),
+        (
+            nothing.clone(),
+            json!(["private_key_jwt", "client_secret_post"]),
+            "client_id",
+        ),
+        (nothing, json!(["private_key_jwt", "none"]), "client_id"),
     ] {
         let mut gateway = Gateway::new(config);
+        let mut keys = ClientKeys::default();
+        keys.add_jwk(&key);
+        gateway.host.equip(keys);
         gateway.provider.script.borrow_mut().discovery =
             vec![("token_endpoint_auth_methods_supported", offered.clone())];
         assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);

@@ -5,7 +5,8 @@ use crate::bundled::openid_connect::config::ClientAuth;
 
 /// What `offered`, by discovery, the client can, preferring the default of RFC 8414 §2: a secret is shown only where the
 /// provider takes it, unless it takes nothing that the client has. Then it is asked by that default all the same: what
-/// discovery lists may be less than it takes. Without a secret the client only says its name.
+/// discovery lists may be less than it takes. Without a secret the client only says its name, unless the provider takes
+/// neither secrets nor clients without one: then it signs with the cluster's keys, if they may speak for it.
 pub(in crate::bundled::openid_connect) fn discovered(
     offered: Option<&[String]>,
     caller: Caller<'_>,
@@ -37,7 +38,13 @@ pub(in crate::bundled::openid_connect) fn discovered(
     let mut usable = known
         .into_iter()
         .filter(|(name, _, able)| *able && offers(name));
-    usable
-        .next()
-        .map_or(ClientAuth::ClientSecretBasic, |(_, auth, _)| auth)
+    if let Some((_, auth, _)) = usable.next() {
+        return auth;
+    }
+    let knows_others = ["client_secret_basic", "client_secret_post", "client_secret_jwt", "none"];
+    let leaves_keys = offers("private_key_jwt") && !knows_others.into_iter().any(offers);
+    if leaves_keys && caller.has_cluster_keys && !has_secret {
+        return ClientAuth::PrivateKeyJwt;
+    }
+    ClientAuth::ClientSecretBasic
 }
