@@ -100,10 +100,9 @@ pub fn published(config: &Config) -> Value {
 /// What signs by them, for a question that the control plane asks a provider itself.
 pub fn signing(config: &Config) -> ClientKeys {
     let mut all = ClientKeys::default();
-    for key in keys(config).filter(|key| key.retired_at.is_none()) {
-        let kid = key.id.to_string();
-        if let Err(problem) = all.add(&kid, &key.algorithm, key.secret.expose()) {
-            tracing::error!(kid, problem, "a client key cannot be used");
+    for key in keys(config) {
+        if let Err(problem) = all.add(&key) {
+            tracing::error!(kid = %key.id, problem, "a client key cannot be used");
         }
     }
     all
@@ -148,8 +147,8 @@ pub fn ensure(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(
     }
 }
 
-/// Makes new keys. Those from before sign no more and are kept; those from before these go. Blocks on
-/// the store.
+/// Makes new keys. Those from before are published no more, and sign where a provider does not know the new ones yet;
+/// those from before these go. Blocks on the store.
 pub fn rotate(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(), ExecuteError> {
     make(publisher, origin, now, |_| true)
 }
@@ -305,8 +304,7 @@ mod tests {
         for algorithm in ALGORITHMS {
             let record = generate(algorithm, Uuid::nil(), UnixTime::from_secs(1)).unwrap();
             let record: ClientKey = serde_json::from_value(Value::Object(record)).unwrap();
-            all.add("kid", &record.algorithm, record.secret.expose())
-                .unwrap();
+            all.add(&record).unwrap();
             let public: Value = serde_json::from_str(&record.public).unwrap();
             assert_eq!(public["alg"], algorithm);
             for private in ["d", "p", "q", "dp", "dq", "qi", "k"] {

@@ -237,9 +237,8 @@ pub(super) fn client_keys(
     faults: &mut Vec<CompileFault>,
 ) -> ClientKeys {
     let mut all = ClientKeys::default();
-    for key in keys.iter().filter(|key| key.retired_at.is_none()) {
-        let kid = key.id.to_string();
-        if let Err(problem) = all.add(&kid, &key.algorithm, key.secret.expose()) {
+    for key in keys {
+        if let Err(problem) = all.add(key) {
             faults.push(CompileFault {
                 kind: "client_keys",
                 id: key.id,

@@ -459,11 +459,13 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
             Err(TokenError::Refused(_)) | Ok(_)
                 if host.node_state::<Exchanged>().has(rules, position) =>
             {
-                findings.warn(
-                    "client",
-                    &format!("the provider accepts the client {id} by client_secret_alternate and not by client_secret"),
-                    "Let the one take the other's place.",
-                );
+                let (by, fix) = if rules.client(position).spare.is_some() {
+                    ("client_secret_alternate and not by client_secret", "Let the one take the other's place.")
+                } else {
+                    ("the keys before those of /openid-connect/jwks", "Have the provider read that page again.")
+                };
+                let detail = format!("the provider accepts the client {id} by {by}");
+                findings.warn("client", &detail, fix);
             }
             Err(TokenError::Refused(_)) | Ok(_) => {
                 findings.pass("client", &format!("the provider accepts the client {id}"));

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use shared::clock::UnixTime;
+use shared::entity::ClientKey;
 use shared::secret::Secret;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -21,7 +23,13 @@ pub struct ClientKeys {
     /// Certificates by the id of their record.
     pub certificates: HashMap<Uuid, Arc<ClientCertificate>>,
     signers: Vec<Arc<Signer>>,
+    /// Those before, and until when they still serve.
+    retired: Vec<(UnixTime, Arc<Signer>)>,
 }
+
+/// How long a key that was replaced serves where the provider does not know the new one: they read the set anew each minute
+/// to each day.
+const SERVES_ON: Duration = Duration::from_hours(48);
 
 /// A certificate that the gateway presents to a provider.
 #[derive(Debug)]
@@ -50,21 +58,20 @@ pub(super) async fn made(host: &impl Host) -> Arc<ClientKeys> {
 }
 
 impl ClientKeys {
-    /// Adds a private key, PKCS #8 in Base64, that signs by `algorithm`.
+    /// Adds the key of a record.
     ///
     /// # Errors
     ///
     /// What is wrong with it.
-    pub fn add(&mut self, kid: &str, algorithm: &str, pkcs8: &str) -> Result<(), &'static str> {
-        let algorithm = serde_json::from_value(algorithm.into())
-            .map_err(|_| "the algorithm of the key is not known")?;
-        let pkcs8 = Zeroizing::new(
-            STANDARD
-                .decode(pkcs8)
-                .map_err(|_| "the key is not Base64")?,
-        );
-        let signer = Signer::of_pkcs8(kid, algorithm, &pkcs8)?;
-        self.signers.push(Arc::new(signer));
+    pub fn add(&mut self, key: &ClientKey) -> Result<(), &'static str> {
+        let signer = Arc::new(signer(key)?);
+        match key.retired_at {
+            None => self.signers.push(signer),
+            Some(at) => {
+                let until = UnixTime::from_secs(at).saturating_add(SERVES_ON);
+                self.retired.push((until, signer));
+            }
+        }
         Ok(())
     }
 
@@ -76,10 +83,39 @@ impl ClientKeys {
             .push(Arc::new(Signer::of_key(&jwk, None).unwrap()));
     }
 
+    /// Has all keys replaced at `at` by one that is a JWK.
+    #[cfg(test)]
+    pub(super) fn replace_by_jwk(&mut self, jwk: &serde_json::Value, at: UnixTime) {
+        let until = at.saturating_add(SERVES_ON);
+        let before = self.signers.drain(..).map(|signer| (until, signer));
+        self.retired = before.collect();
+        self.add_jwk(jwk);
+    }
+
     /// What signs by `algorithm`; by RS256 if the configuration names none (Kong 3.9, `client_alg`).
     pub(super) fn signer(&self, algorithm: Option<SigningAlgorithm>) -> Option<&Signer> {
         let algorithm = algorithm.unwrap_or(SigningAlgorithm::RS256);
         let mut signers = self.signers.iter().map(|signer| &**signer);
         signers.find(|signer| signer.signs_by(algorithm))
     }
+
+    /// What signed by `algorithm` before, if that is not long ago.
+    pub(super) fn retired_signer(
+        &self,
+        algorithm: Option<SigningAlgorithm>,
+        now: UnixTime,
+    ) -> Option<&Signer> {
+        let algorithm = algorithm.unwrap_or(SigningAlgorithm::RS256);
+        let serving = self.retired.iter().filter(|(until, _)| now < *until);
+        let mut signers = serving.map(|(_, signer)| &**signer);
+        signers.find(|signer| signer.signs_by(algorithm))
+    }
+}
+
+fn signer(key: &ClientKey) -> Result<Signer, &'static str> {
+    let algorithm = serde_json::from_value(key.algorithm.as_str().into())
+        .map_err(|_| "the algorithm of the key is not known")?;
+    let pkcs8 = STANDARD.decode(key.secret.expose());
+    let pkcs8 = Zeroizing::new(pkcs8.map_err(|_| "the key is not Base64")?);
+    Signer::of_pkcs8(&key.id.to_string(), algorithm, &pkcs8)
 }

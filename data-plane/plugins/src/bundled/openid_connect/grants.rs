@@ -406,7 +406,7 @@ impl Trade {
                     secret_signer: Some(&signer),
                     spare: None,
                     key_signer: None,
-                    has_cluster_keys: false,
+                    position: None,
                     algorithm,
                 };
                 token_endpoint::request_as(rules, document, caller, host, form, passed_on).await

@@ -222,8 +222,8 @@ pub(super) struct Caller<'a> {
     /// Its other secret, if it has two.
     pub(super) spare: Option<Spare<'a>>,
     pub(super) key_signer: Option<&'a Signer>,
-    /// Whether the cluster's keys may speak for it.
-    pub(super) has_cluster_keys: bool,
+    /// Its position among those that are configured, for which the cluster's keys may speak.
+    pub(super) position: Option<usize>,
     /// The algorithm of its assertions, if one is configured.
     pub(super) algorithm: Option<SigningAlgorithm>,
 }
@@ -236,7 +236,6 @@ impl<'a> Caller<'a> {
         let spare = client.spare.as_ref().map(|(secret, signer)| Spare {
             secret: secret.expose(),
             signer,
-            client: position,
         });
         Self {
             id: &client.id,
@@ -245,7 +244,7 @@ impl<'a> Caller<'a> {
             secret_signer: client.secret_signer.as_ref(),
             spare,
             key_signer: client.key_signer.as_ref(),
-            has_cluster_keys: true,
+            position: Some(position),
             algorithm: client.algorithm,
         }
     }

@@ -300,3 +300,51 @@ fn a_client_proves_itself_by_what_it_has_of_what_the_provider_takes() {
         }
     }
 }
+
+#[test]
+fn keys_that_were_replaced_serve_until_the_provider_knows_the_new_ones() {
+    let ((old, old_public), (new, new_public)) = (client_key(), client_key());
+    let config = json!({
+        "client_auth": ["private_key_jwt"], "client_alg": ["ES256"], "client_secret": null,
+    });
+    let mut gateway = Gateway::new(config.clone());
+    let mut keys = ClientKeys::default();
+    keys.add_jwk(&old);
+    keys.replace_by_jwk(&new, gateway.host.now());
+    gateway.host.equip(keys);
+    let mut sign_in = |known: &Value, seconds: u64, status: u16, calls: usize| {
+        gateway.advance(seconds);
+        gateway.provider.script.borrow_mut().client_key = Some(known.clone());
+        let before = gateway.provider.called("/token");
+        let reply = Browser::default().sign_in(&mut gateway, "/api");
+        assert_eq!(reply.status, status);
+        assert_eq!(gateway.provider.called("/token") - before, calls);
+    };
+    sign_in(&old_public, 0, 200, 2);
+    sign_in(&old_public, 0, 200, 1);
+    // It has read the new ones.
+    sign_in(&new_public, 0, 200, 2);
+    sign_in(&new_public, 0, 200, 1);
+    let (_, strange) = client_key();
+    sign_in(&strange, 0, 502, 2);
+    // Those before do not serve for ever.
+    sign_in(&old_public, 48 * 3600, 502, 1);
+
+    // Who checks the configuration is told.
+    let gateway = Gateway::new(config.clone());
+    let mut keys = ClientKeys::default();
+    keys.add_jwk(&old);
+    keys.replace_by_jwk(&new, gateway.host.now());
+    gateway.host.equip(keys);
+    gateway.provider.script.borrow_mut().client_key = Some(old_public);
+    let mut config = config;
+    config["issuer"] = json!(ISSUER);
+    config["client_id"] = json!(["client"]);
+    let asked = crate::bundled::openid_connect::check::run(&config, &gateway.host);
+    let told = gateway.host.run(asked).unwrap();
+    let findings = told["findings"].as_array().unwrap();
+    let mut found = findings.iter().filter(|finding| finding["check"] == "client");
+    let found = found.next().unwrap();
+    assert_eq!(found["result"], "warn", "{told}");
+    assert!(found["fix"].as_str().unwrap().contains("read that page"));
+}

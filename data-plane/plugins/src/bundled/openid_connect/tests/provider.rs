@@ -435,13 +435,7 @@ impl Provider {
         if let Some(answer) = self.script.borrow().token_answer.clone() {
             return answer;
         }
-        if let Some(secret) = self.script.borrow().secret
-            && request
-                .headers()
-                .get("authorization")
-                .map(HeaderValue::as_bytes)
-                != Some(basic(&format!("client:{secret}")).as_bytes())
-        {
+        if !self.script.borrow().knows_client(request, &form) {
             return (401, json!({ "error": "invalid_client" }));
         }
         let refused = |error: &str| (400, json!({ "error": error }));

@@ -1,10 +1,14 @@
 //! What a test has the provider do.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderValue, Request, Response};
 use serde_json::Value;
 
-use super::provider::{SigningKey, plain};
+use super::super::jws::Jws;
+use super::super::key::PublicKey;
+use super::provider::{SigningKey, basic, plain};
 use crate::host::FetchError;
 
 /// What the provider does out of line.
@@ -26,6 +30,8 @@ pub(super) struct Script {
     pub(super) no_discovery: bool,
     /// The secret that the token endpoint accepts the client by; any if none is said.
     pub(super) secret: Option<&'static str>,
+    /// The public key that it takes the client's assertions by; any if none is said.
+    pub(super) client_key: Option<Value>,
     /// The discovery document, whatever it is.
     pub(super) discovery_text: Option<Vec<u8>>,
     /// It calls itself a page.
@@ -82,5 +88,22 @@ impl Script {
             }));
         }
         Some(Ok(plain(status, "application/json", "{}".to_owned())))
+    }
+
+    /// Whether the token endpoint accepts the client.
+    pub(super) fn knows_client(
+        &self,
+        request: &Request<Bytes>,
+        form: &HashMap<String, String>,
+    ) -> bool {
+        let shown = request.headers().get("authorization");
+        let shown = shown.map(HeaderValue::as_bytes);
+        let by_secret = |secret: &str| shown == Some(basic(&format!("client:{secret}")).as_bytes());
+        let by_key = |key: &Value| {
+            let token = &form["client_assertion"];
+            let parsed = Jws::parse(token, token.len()).unwrap();
+            parsed.signed_by(&PublicKey::read(key).unwrap())
+        };
+        self.secret.is_none_or(by_secret) && self.client_key.as_ref().is_none_or(by_key)
     }
 }

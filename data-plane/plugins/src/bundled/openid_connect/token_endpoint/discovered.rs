@@ -43,7 +43,7 @@ pub(in crate::bundled::openid_connect) fn discovered(
     }
     let knows_others = ["client_secret_basic", "client_secret_post", "client_secret_jwt", "none"];
     let leaves_keys = offers("private_key_jwt") && !knows_others.into_iter().any(offers);
-    if leaves_keys && caller.has_cluster_keys && !has_secret {
+    if leaves_keys && caller.position.is_some() && !has_secret {
         return ClientAuth::PrivateKeyJwt;
     }
     ClientAuth::ClientSecretBasic
