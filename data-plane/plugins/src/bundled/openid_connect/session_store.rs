@@ -63,12 +63,6 @@ struct Ticket {
     id: String,
 }
 
-/// A turn that this node has.
-pub(super) struct Turn {
-    key: String,
-    until: UnixTime,
-}
-
 /// What is put aside in the store, beside sessions.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Aside {
@@ -302,51 +296,19 @@ impl SessionStore {
         aside.open(rules, ring, host, name, reply)
     }
 
-    /// Names a turn that is taken for the session `id`. In a cluster it lies where the session does, by a hash tag: whoever
-    /// gives the turn can store what comes of it (Redis Cluster specification, "Hash tags").
-    fn turn(&self, id: &str, name: &str) -> String {
+    /// The server, and the place of a turn that is taken for the session `id`. In a cluster it lies where the session does,
+    /// by a hash tag: whoever gives the turn can store what comes of it (Redis Cluster specification, "Hash tags").
+    pub(super) fn turn(&self, id: &str, name: &str) -> (&Arc<RedisServer>, String) {
         let prefix = &self.prefix;
         // Braces in the prefix are the tag of all keys.
-        match self.server.endpoint {
+        let place = match self.server.endpoint {
             Endpoint::Cluster(_) if !prefix.contains(['{', '}']) => {
                 let session = self.key(Family::Session, id);
                 format!("{prefix}:turn:{{{session}}}:{name}")
             }
             _ => format!("{prefix}:turn:{name}"),
-        }
-    }
-
-    /// Takes the turn to do what is called `name` for a session, by its id, if no other node has it. It `lasts` for long enough
-    /// to do that, or until it is over.
-    ///
-    /// # Errors
-    ///
-    /// If the store does not answer, or takes no writes, as a replica, or a server without memory or a disk: what came of it
-    /// could not be kept.
-    pub(super) async fn take_turn(
-        &self,
-        host: &impl Host,
-        (session, name): (&str, &str),
-        lasts: Duration,
-    ) -> Result<Option<Turn>, Failure> {
-        let turn = Turn {
-            key: self.turn(session, name),
-            until: host.now().saturating_add(lasts),
         };
-        let set = Command::new("SET").arg(turn.key.clone()).arg("1");
-        let set = set.arg("PX").milliseconds(lasts).arg("NX");
-        let replies = self.ask(host, vec![set]).await?;
-        Ok((!matches!(replies.first(), Some(Reply::Nil))).then_some(turn))
-    }
-
-    /// Ends the turn, unless it has lapsed: another node may have it by now.
-    pub(super) async fn end_turn(&self, host: &impl Host, turn: Turn) {
-        if host.now() < turn.until {
-            // What failed is logged; it ends by itself.
-            _ = self
-                .ask(host, vec![Command::new("DEL").arg(turn.key)])
-                .await;
-        }
+        (&self.server, place)
     }
 
     /// The server, and the place that `name` has there.

@@ -1,9 +1,10 @@
-//! Whose turn it is to redeem a code, or to refresh tokens that lie in no store: nodes that share a Redis server say it to
-//! one another there, also those that no control plane hears.
+//! Whose turn it is to redeem a code, or to refresh tokens: nodes that share a Redis server say it to one another there,
+//! also those that no control plane hears.
 //!
 //! ```text
 //! <prefix>:code:<digest>        a node is at it ("1"); then what it tells the others, sealed
 //! <prefix>:refresh:<digest>
+//! <prefix>:turn:<digest>        a node is at it: what comes of it lies where the session does
 //! ```
 
 use std::cell::Cell;
@@ -19,7 +20,7 @@ use tracing::warn;
 use crate::bundled::openid_connect::config::AuthMethod;
 use crate::bundled::openid_connect::failure::Failure;
 use crate::bundled::openid_connect::rules::Rules;
-use crate::bundled::openid_connect::session_store;
+use crate::bundled::openid_connect::session_store::{self, SessionStore};
 use crate::bundled::openid_connect::told;
 use crate::host::Host;
 use crate::host::redis::{Command, RedisServer, Reply};
@@ -82,6 +83,15 @@ impl<H: Host> Turn<H> {
         Self::beside_answers(rules, host, &format!("refresh:{}", hexadecimal(key)))
     }
 
+    /// The same for the refresh called `name` of the session `session`, which lies in `store`.
+    pub(super) fn of_stored(
+        store: &SessionStore,
+        host: &H,
+        (session, name): (&str, &str),
+    ) -> Self {
+        Self::new(host, store.turn(session, name), true)
+    }
+
     fn beside_answers(rules: &Rules, host: &H, name: &str) -> Option<Self> {
         let shared = rules.shared_answers.as_ref()?.shared(name);
         Some(Self::new(host, shared, false))
@@ -123,6 +133,18 @@ impl<H: Host> Turn<H> {
             self.host.sleep(pause).await;
             waited = waited.saturating_add(pause);
             pause = (pause * 2).min(LOOK.1);
+        }
+    }
+
+    /// Takes the turn, unless another node has it: whether it has not.
+    ///
+    /// # Errors
+    ///
+    /// If the server fails, and what comes of it could not be stored there.
+    pub(super) async fn take_free(&self) -> Result<bool, Failure> {
+        match self.begin().await {
+            Some(is_ours) => Ok(is_ours),
+            None => self.unknown().map(|_| true),
         }
     }
 
@@ -173,18 +195,21 @@ impl<H: Host> Turn<H> {
     /// Tells what has come of it, which is worth knowing for as long as it `lasts`. `None`: nothing may have been
     /// spent, and it is another node's turn.
     pub(super) async fn end(&self, told: Option<Vec<u8>>, lasts: Duration) {
-        let place = self.place.clone();
-        let command = match told {
-            Some(told) => {
-                let set = Command::new("SET").arg(place).arg(told);
-                set.arg("PX").milliseconds(lasts)
-            }
-            // It may be another node's already.
-            None if self.host.now() >= self.until.get() => return,
-            None => Command::new("DEL").arg(place),
+        let Some(told) = told else {
+            return self.give_back().await;
         };
+        let set = Command::new("SET").arg(self.place.clone()).arg(told);
         // What failed is logged.
-        _ = self.ask(command).await;
+        _ = self.ask(set.arg("PX").milliseconds(lasts)).await;
+    }
+
+    /// Lets it be another node's turn.
+    pub(super) async fn give_back(&self) {
+        // It may be that already.
+        if self.host.now() < self.until.get() {
+            // What failed is logged; it ends by itself.
+            _ = self.ask(Command::new("DEL").arg(self.place.clone())).await;
+        }
     }
 
     fn unknown(&self) -> Result<Whose, Failure> {

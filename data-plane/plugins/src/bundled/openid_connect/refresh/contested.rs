@@ -11,8 +11,8 @@ use shared::hexadecimal::hexadecimal;
 use super::results::replacing;
 use super::{Outcome, Refresh};
 use crate::bundled::openid_connect::failure::{Class, Failure};
-use crate::bundled::openid_connect::rules::Rules;
 use crate::bundled::openid_connect::token_endpoint::Tokens;
+use crate::bundled::openid_connect::turn::Turn;
 use crate::expiring::Expiring;
 use crate::host::Host;
 
@@ -30,12 +30,6 @@ const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// Most that a node remembers.
 const MOST: usize = 10_000;
-
-/// The shortest turn.
-const TURN: Duration = Duration::from_mins(1);
-
-/// How long a node may take to store what it was given.
-const STORED: Duration = Duration::from_secs(10);
 
 /// The refusals of a node, by the name of the refresh, and until when each is doubted.
 #[derive(Debug, Default)]
@@ -76,16 +70,15 @@ impl<H: Host> Refresh<H> {
             return self.ask_or_hear().await;
         };
         let name = hexadecimal(&self.replaces());
-        let lasts = longest(&self.rules);
-        let turn = store.take_turn(&self.host, (session, &name), lasts);
-        let Some(turn) = turn.await? else {
+        let turn = Turn::of_stored(store, &self.host, (session, &name));
+        if !turn.take_free().await? {
             return Err(contested());
-        };
-        let outcome = self.ask().await;
+        }
+        let outcome = turn.during(self.ask()).await;
         // After new tokens it ends by itself: who comes next finds them in the store, once they are there. The next refresh of
         // the same token is the next turn, which has another name.
         if outcome.as_ref().map_or(true, |tokens| self.is_same(tokens)) {
-            store.end_turn(&self.host, turn).await;
+            turn.give_back().await;
         }
         outcome
     }
@@ -106,13 +99,6 @@ impl<H: Host> Refresh<H> {
             _ => self.key,
         }
     }
-}
-
-/// How long a turn lasts that nobody ends: longer than a provider takes for discovery, tokens and keys, and a node to store
-/// what came of them.
-fn longest(rules: &Rules) -> Duration {
-    let timeout = rules.config.provider.timeout.milliseconds();
-    TURN.max(timeout.saturating_mul(3).saturating_add(STORED))
 }
 
 impl Contested {

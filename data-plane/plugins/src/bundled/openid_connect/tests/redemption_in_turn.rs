@@ -41,7 +41,7 @@ fn said(redis: &Redis) -> Vec<(String, String)> {
 }
 
 /// What `node` asks `redis` from now on: each command by its words.
-fn noted(node: &Gateway, redis: &Rc<Redis>) -> Rc<RefCell<Vec<Vec<String>>>> {
+pub(super) fn noted(node: &Gateway, redis: &Rc<Redis>) -> Rc<RefCell<Vec<Vec<String>>>> {
     let commands: Rc<RefCell<Vec<Vec<String>>>> = Rc::default();
     let (seen, server) = (Rc::clone(&commands), Rc::clone(redis));
     node.host.connect_redis(Rc::new(move |asked: &[Command]| {

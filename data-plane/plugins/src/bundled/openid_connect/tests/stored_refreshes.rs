@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::gateway::{Browser, Gateway};
 use super::provider::plain;
+use super::redemption_in_turn::noted;
 use super::storage::{Redis, gateways};
 use crate::host::redis::{Command, Reply};
 use crate::host::{Claim, Host as _};
@@ -116,7 +117,7 @@ fn rule_41_a_turn_that_has_brought_nothing_is_over_and_one_that_has_lapsed_is_an
         turns.count()
     };
     one.advance(350);
-    for (seconds, left) in [(1.0, 0), (99.0, 0), (101.0, 1)] {
+    for (seconds, left) in [(1.0, 0), (9.0, 0), (11.0, 1)] {
         let host = one.host.clone();
         one.host.connect(Rc::new(move |_| {
             host.advance(seconds);
@@ -125,6 +126,29 @@ fn rule_41_a_turn_that_has_brought_nothing_is_over_and_one_that_has_lapsed_is_an
         assert_eq!(browser.get(&mut one, "/api").status, 503);
         assert_eq!(turns(&redis), left, "{seconds}");
     }
+}
+
+#[test]
+fn rule_41_the_turn_of_a_node_that_dies_at_a_refresh_is_soon_over() {
+    let (mut one, _, redis) = gateways(&json!({ "refresh_grace": 0, "timeout": 30_000 }));
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+    one.advance(350);
+    let commands = noted(&one, &redis);
+    // Whoever waits for the provider says so again and again, until it is over.
+    one.host.hang(true);
+    assert_eq!(browser.get(&mut one, "/api").status, 503);
+    let said = commands.take();
+    let of_turn = said.iter().filter(|words| words[1].contains(":turn:"));
+    let mut said = of_turn.map(|words| {
+        let rest = words[2..].join(" ");
+        format!("{} {rest}", words[0]).trim_end().to_owned()
+    });
+    assert_eq!(said.next().as_deref(), Some("SET 1 PX 10000 NX"));
+    let mut said: Vec<_> = said.collect();
+    assert_eq!(said.pop().as_deref(), Some("DEL"));
+    assert!(said.len() > 1, "{said:?}");
+    assert!(said.iter().all(|words| words == "PEXPIRE 10000"), "{said:?}");
 }
 
 #[test]
