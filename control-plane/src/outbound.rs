@@ -16,12 +16,15 @@ use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
 use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ConfigBuilder, WantsVerifier};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use shared::network::Network;
 use shared::secret::Secret;
-use shared::tls::{Unverified, provider, public_authorities};
+use shared::tls::{Unverified, certified, provider, public_authorities};
 use tokio_rustls::TlsConnector;
 
 /// Longest time for all calls of one question.
@@ -39,6 +42,25 @@ static UNVERIFIED: LazyLock<TlsConnector> = LazyLock::new(|| {
     let config = believing.with_custom_certificate_verifier(Arc::new(Unverified));
     TlsConnector::from(Arc::new(config.with_no_client_auth()))
 });
+
+/// The same, as a client that presents `certificate`.
+fn presenting(verify: bool, certificate: &ClientCertificate) -> Result<TlsConnector, String> {
+    let unusable = |_| "the certificate of tls_client_auth_cert_id cannot be used".to_owned();
+    let chain = CertificateDer::pem_slice_iter(certificate.chain.as_bytes());
+    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(unusable)?;
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.expose().as_bytes());
+    let pair = certified(chain, key.map_err(unusable)?);
+    let pair = pair.map_err(|error| error.to_string())?;
+    let believing = if verify {
+        builder().with_root_certificates(public_authorities())
+    } else {
+        let believing = builder().dangerous();
+        believing.with_custom_certificate_verifier(Arc::new(Unverified))
+    };
+    let presents = Arc::new(SingleCertAndKey::from(pair));
+    let config = believing.with_client_cert_resolver(presents);
+    Ok(TlsConnector::from(Arc::new(config)))
+}
 
 fn builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
     ClientConfig::builder_with_provider(provider())
@@ -179,17 +201,16 @@ impl Outside for Outbound {
         Ok(found.map(|address| (address.ip(), None)).collect())
     }
 
-    /// Nobody is shown a certificate.
     fn connector(
         &self,
         verify: bool,
-        _: Option<&ClientCertificate>,
+        certificate: Option<&ClientCertificate>,
     ) -> Result<TlsConnector, String> {
-        Ok(if verify {
-            TLS.clone()
-        } else {
-            UNVERIFIED.clone()
-        })
+        match certificate {
+            Some(certificate) => presenting(verify, certificate),
+            None if verify => Ok(TLS.clone()),
+            None => Ok(UNVERIFIED.clone()),
+        }
     }
 
     fn permitted(&self) -> &[Network] {
@@ -308,6 +329,64 @@ mod tests {
                     assert!(verify_tls && why == Some(Mistrust::Issuer), "{error}");
                 }
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_asks_for_a_certificate_is_shown_the_one_that_is_meant_for_it() {
+        let made = || rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let (server, client) = (made(), made());
+        let key = server.signing_key.serialize_der().try_into().unwrap();
+        let mut known = rustls::RootCertStore::empty();
+        known.add(client.cert.der().clone()).unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+            Arc::new(known),
+            provider(),
+        );
+        let config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(vec![server.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+                stream.write_all(answer).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        });
+        let pair = |key: String| ClientCertificate {
+            chain: client.cert.pem(),
+            key: Secret::new(key),
+        };
+        for (certificate, is_shown) in [
+            (Some(pair(client.signing_key.serialize_pem())), true),
+            (Some(pair("no key".to_owned())), false),
+            (None, false),
+        ] {
+            let limits = FetchLimits {
+                verify_tls: false,
+                certificate: certificate.map(Arc::new),
+                ..limits(Reach::Public { loopback: true })
+            };
+            let request = Request::get(format!("https://{address}/keys")).body(Bytes::new());
+            let none = Arc::default();
+            let asked = run(&none, ClientKeys::default(), move |outbound| async move {
+                outbound.fetch(request.unwrap(), limits).await
+            });
+            assert_eq!(asked.await.unwrap().is_ok(), is_shown);
         }
     }
 

@@ -12,12 +12,14 @@ use axum::extract::Request;
 use http::Method;
 use plugins::bundled::openid_connect::OpenidConnect;
 use plugins::bundled::openid_connect::check::{self, Said};
-use plugins::bundled::openid_connect::client_keys::ClientKeys;
+use plugins::bundled::openid_connect::client_keys::{ClientCertificate, ClientKeys};
 use plugins::filter::Plugin as _;
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
-use shared::entity::{Entity, Plugin, Revocation, definition};
+use shared::entity::{Certificate, Entity, Plugin, Revocation, definition};
 use shared::network::Network;
+use shared::secret::Secret;
+use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::error::Refusal;
@@ -265,7 +267,8 @@ async fn check_configuration(
     let others = plugins(stored).filter(|(id, _)| Some(*id) != own);
     let others = others.map(|(_, other)| other);
     let beside = check::beside(&config, others);
-    let (networks, keys) = (&admin.providers.networks, client_keys::signing(stored));
+    let (networks, mut keys) = (&admin.providers.networks, client_keys::signing(stored));
+    keys.certificates.extend(presented(stored, &config));
     let checked = outbound::run(networks, keys, move |host| async move {
         check::run(&config, &host).await
     });
@@ -286,6 +289,23 @@ async fn check_configuration(
         findings.extend(beside);
     }
     Ok(Answer::ok(report))
+}
+
+/// The certificate that a configuration has the gateway present to its provider, by its id.
+fn presented(stored: &Config, config: &Value) -> Option<(Uuid, Arc<ClientCertificate>)> {
+    let id = config.get("tls_client_auth_cert_id")?.as_str()?;
+    let id = id.parse().ok()?;
+    let key = Key {
+        kind: Certificate::KIND,
+        id,
+    };
+    let fields = Value::Object((*stored.record(key)?).clone());
+    let certificate: Certificate = serde_json::from_value(fields).ok()?;
+    let presented = ClientCertificate {
+        chain: certificate.cert,
+        key: Secret::new(certificate.key.expose().to_owned()),
+    };
+    Some((id, Arc::new(presented)))
 }
 
 fn as_plugin(mut fields: Map<String, Value>) -> Map<String, Value> {

@@ -168,3 +168,29 @@ async fn a_session_cookie_that_another_plugin_has_is_told() {
     bearer["auth_methods"] = json!(["bearer"]);
     assert!(!warned(bearer).await);
 }
+
+#[tokio::test]
+async fn a_certificate_that_is_not_stored_fails_the_check() {
+    let api = Api::new();
+    let pair = rcgen::generate_simple_self_signed(vec!["gateway.example".to_owned()]).unwrap();
+    let body = json!({ "cert": pair.cert.pem(), "key": pair.signing_key.serialize_pem() });
+    let stored = super::made(&api, "/certificates", body).await;
+    let unknown = Uuid::from_u128(5).to_string();
+    for (id, expected) in [(unknown.as_str(), true), (super::id(&stored).as_str(), false)] {
+        let config = json!({
+            "issuer": "http://127.0.0.1:1", "client_id": ["a"], "client_auth": ["tls_client_auth"],
+            "tls_client_auth_cert_id": id,
+        });
+        let (_, report) = api.json("POST", "/openid-connect/check", config.clone()).await;
+        let mut findings = report["findings"].as_array().unwrap().iter();
+        let told = findings.any(|finding| {
+            finding["check"] == "tls_client_auth_cert_id" && finding["result"] == "fail"
+        });
+        assert_eq!(told, expected, "{report}");
+        // It may be stored later, as in Kong.
+        let plugin = json!({ "name": "openid-connect", "config": config });
+        let (_, route) = api.json("POST", "/routes", json!({ "paths": ["/x"] })).await;
+        let url = format!("/routes/{}/plugins", super::id(&route));
+        assert_eq!(api.json("POST", &url, plugin).await.0, 201);
+    }
+}

@@ -2,6 +2,7 @@
 //! what each answer means. What a provider that cannot be reached says is told in fixed words, so that
 //! nobody learns of a network what they could not ask themselves.
 
+mod armed;
 mod discovered;
 mod offered;
 mod reached;
@@ -19,10 +20,10 @@ use super::OpenidConnect;
 use super::authorization_request::pushes;
 use super::client_keys::ClientKeys;
 use super::config::preset::Preset;
-use super::config::{AuthMethod, ClientAuth, SigningAlgorithm};
+use super::config::{AuthMethod, ClientAuth};
 use super::explain;
-use super::provider::{self, ProviderError};
-use super::rules::{Client, Rules};
+use super::provider::{self, Document, ProviderError};
+use super::rules::Rules;
 use super::token_endpoint::{self, Exchanged, PassedOn, TokenError};
 use crate::filter::Plugin;
 use crate::host::Host;
@@ -60,6 +61,7 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
     same_site::check(&rules, &mut findings);
     ways::check(&rules, &mut findings);
     ways::algorithms(&rules, &mut findings);
+    armed::certificate(&rules, &host.client_keys(), &mut findings);
     if rules.config.provider.using_pseudo_issuer {
         findings.pass("discovery", "using_pseudo_issuer: nothing is discovered");
     } else {
@@ -74,8 +76,8 @@ pub async fn run(config: &Value, host: &impl Host) -> Result<Value, FieldErrors>
                 document(&rules, &found.value, &host.client_keys(), &mut findings);
             }
         }
-        client(&rules, host, &mut findings).await;
     }
+    client(&rules, host, &mut findings).await;
     Ok(json!({
         "ok": !findings.failed,
         "issuer": rules.issuer,
@@ -232,7 +234,7 @@ fn document(
     if rules.methods.authorization_code
         && is_signed.unwrap_or_else(|| announces("require_signed_request_object"))
     {
-        client_keys(rules, keys, findings);
+        armed::requests(rules, keys, findings);
     }
     for (name, own, needed, fatal) in [
         (
@@ -296,28 +298,6 @@ fn document(
         }
     }
     supported(rules, metadata, findings);
-}
-
-/// What is not there to sign authorization requests with.
-fn client_keys(rules: &Rules, keys: &ClientKeys, findings: &mut Findings) {
-    let (name, clients) = ("client_key", rules.clients.iter());
-    let unsigned: Vec<&Client> = clients
-        .filter(|client| client.request_signer(keys).is_none())
-        .collect();
-    let by_secret = |client: &&Client| client.algorithm.is_some_and(SigningAlgorithm::is_symmetric);
-    if unsigned.iter().any(by_secret) {
-        findings.fail(
-            name,
-            "authorization requests have to be signed, and client_alg names an algorithm of secrets without client_secret",
-            "Set client_secret, or another client_alg.",
-        );
-    } else if !unsigned.is_empty() {
-        findings.warn(
-            name,
-            "authorization requests have to be signed, and no key is there yet",
-            "Keys of the cluster are made once the plugin is saved: register /openid-connect/jwks at the provider then, and check again; or set client_jwk.",
-        );
-    }
 }
 
 /// Whether the configuration says what means logout.
@@ -405,6 +385,35 @@ fn supported(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Findin
     }
 }
 
+/// Whether tokens can be verified.
+fn keys(rules: &Rules, document: &Document, findings: &mut Findings) {
+    let config = &rules.config.credentials;
+    let is_named = rules.config.provider.using_pseudo_issuer;
+    // Where none are discovered, those who verify nothing need none.
+    let verifies = !is_named || rules.methods.authorization_code || rules.methods.bearer;
+    if document.keys.is_empty()
+        && verifies
+        && config.verify_signature
+        && !config.enable_hs_signatures
+    {
+        let fix = if is_named {
+            "Put the URL of the provider's keys into extra_jwks_uris: with using_pseudo_issuer none are discovered."
+        } else {
+            "Let the provider publish RSA keys of 2048 bits or more, or keys on P-256, P-384, P-521 or Ed25519, that are \
+             not for encryption."
+        };
+        findings.fail("keys", "no key of the provider can verify a signature", fix);
+    } else if document.keys.are_cut() {
+        findings.warn(
+            "keys",
+            "the provider publishes more keys than are read: a token that one of those beyond signs is refused",
+            "Let it publish those alone that it signs with, or signed with of late.",
+        );
+    } else {
+        findings.pass("keys", "the provider's keys are there");
+    }
+}
+
 /// Whether the keys are there and the client is known: a code that nobody gave out is refused as such
 /// only to a client that has authenticated.
 async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
@@ -417,17 +426,7 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
             return;
         }
     };
-    let config = &rules.config.credentials;
-    if document.keys.is_empty() && config.verify_signature && !config.enable_hs_signatures {
-        findings.fail(
-            "keys",
-            "none of the provider's keys can verify a signature",
-            "Let the provider publish RSA keys of 2048 bits or more, or keys on P-256, P-384, P-521 or Ed25519, that are \
-             not for encryption.",
-        );
-    } else {
-        findings.pass("keys", "the provider's keys are there");
-    }
+    keys(rules, &document, findings);
     if !rules.methods.authorization_code {
         return;
     }
@@ -483,7 +482,7 @@ async fn client(rules: &Arc<Rules>, host: &impl Host, findings: &mut Findings) {
             Err(TokenError::Provider(ProviderError::Unarmed(detail))) => findings.warn(
                 "client",
                 detail,
-                "Keys of the cluster are made once a plugin that needs them is saved: register /openid-connect/jwks at the provider then, and check again. A certificate has to be stored first.",
+                "Keys of the cluster are made once the plugin is saved: register /openid-connect/jwks at the provider then, and check again. A certificate has to be stored first.",
             ),
             Err(TokenError::Provider(error)) => findings.fail(
                 "client",

@@ -29,6 +29,8 @@ pub(in crate::bundled::openid_connect) struct Keys {
     all: Vec<Key>,
     /// Whether there are keys on Ed448, which cannot be used.
     ed448: bool,
+    /// Whether there are more than are read.
+    is_cut: bool,
 }
 
 /// The usable keys of a set, as they were published.
@@ -53,6 +55,7 @@ impl From<Published> for Keys {
         Self {
             all: keys.filter_map(|key| Key::read(&key)).collect(),
             ed448: published.ed448,
+            is_cut: false,
         }
     }
 }
@@ -82,7 +85,13 @@ impl Keys {
         Some(Self {
             all: keys.iter().take(MOST).filter_map(Key::read).collect(),
             ed448,
+            is_cut: keys.len() > MOST,
         })
+    }
+
+    /// Whether the set has more than are read.
+    pub(in crate::bundled::openid_connect) fn are_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// Whether no token's signature can be verified by them.
@@ -94,6 +103,7 @@ impl Keys {
     pub(in crate::bundled::openid_connect) fn extend(&mut self, other: Self) {
         self.all.extend(other.all);
         self.ed448 |= other.ed448;
+        self.is_cut |= other.is_cut;
     }
 
     /// Why none of the keys fits a token with this header.

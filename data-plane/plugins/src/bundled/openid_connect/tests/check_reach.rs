@@ -1,15 +1,19 @@
 //! Configurations checked against providers that are not reached, or that browsers do not come back from.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shared::secret::Secret;
 use shared::tls::Mistrust;
+use uuid::Uuid;
 
-use super::super::client_keys::ClientKeys;
+use super::super::client_keys::{ClientCertificate, ClientKeys};
 use super::authorization::client_key;
 use super::check::{checked, result};
 use super::gateway::{Browser, Gateway, compile};
+use super::provider::ISSUER;
 use crate::host::FetchError;
 
 /// The finding `name` of a report, as far as somebody has to act.
@@ -209,5 +213,65 @@ fn rule_13_what_no_key_will_ever_sign_is_told_from_what_none_signs_yet() {
         gateway.filter = compile(&config, 8);
         gateway.host.equip(keys);
         assert_eq!(Browser::default().get(&mut gateway, "/api").status, 302);
+    }
+}
+
+#[test]
+fn a_certificate_that_is_not_stored_is_told_before_anybody_signs_in() {
+    let id = Uuid::from_u128(5);
+    let config = json!({
+        "client_auth": ["tls_client_auth"], "client_secret": null,
+        "tls_client_auth_cert_id": id.to_string(),
+    });
+    let gateway = Gateway::new(json!({}));
+    let report = checked(&gateway, &config);
+    assert_eq!(result(&report, "tls_client_auth_cert_id"), "fail");
+    assert_eq!(report["ok"], false);
+    let mut keys = ClientKeys::default();
+    let certificate = ClientCertificate {
+        chain: "the certificate".to_owned(),
+        key: Secret::new("its key".to_owned()),
+    };
+    keys.certificates.insert(id, Arc::new(certificate));
+    gateway.host.equip(keys);
+    let report = checked(&gateway, &config);
+    assert_eq!(result(&report, "tls_client_auth_cert_id"), "");
+    assert_eq!(result(&report, "client"), "pass", "{report}");
+    assert!(gateway.host.last_limits().certificate.is_some());
+}
+
+#[test]
+fn a_provider_that_is_not_discovered_needs_keys_for_what_is_verified() {
+    let gateway = Gateway::new(json!({}));
+    let check = |more: Value, expected: &str| {
+        let mut config = json!({
+            "using_pseudo_issuer": true, "authorization_endpoint": format!("{ISSUER}/auth"),
+            "token_endpoint": format!("{ISSUER}/token"),
+            "introspection_endpoint": format!("{ISSUER}/introspect"),
+        });
+        let members = config.as_object_mut().unwrap();
+        members.extend(more.as_object().unwrap().clone());
+        let report = checked(&gateway, &config);
+        assert_eq!(result(&report, "keys"), expected, "{report}");
+        assert_eq!(report["ok"], expected != "fail", "{report}");
+    };
+    check(json!({}), "fail");
+    check(json!({ "auth_methods": ["bearer"] }), "fail");
+    check(json!({ "auth_methods": ["introspection"] }), "pass");
+    let keys = json!({ "extra_jwks_uris": [format!("{ISSUER}/jwks")] });
+    check(keys, "pass");
+    check(json!({ "verify_signature": false }), "pass");
+}
+
+#[test]
+fn a_key_set_that_is_not_read_whole_is_told() {
+    for (count, expected) in [(100, "pass"), (101, "warn")] {
+        let gateway = Gateway::new(json!({}));
+        {
+            let mut keys = gateway.provider.keys.borrow_mut();
+            let first = keys[0].clone();
+            keys.resize_with(count, || first.clone());
+        }
+        assert_eq!(result(&checked(&gateway, &json!({})), "keys"), expected);
     }
 }
