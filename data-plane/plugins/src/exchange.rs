@@ -12,11 +12,11 @@ use serde_json::Value;
 use shared::clock::UnixTime;
 use shared::entity::{Consumer, DEFAULT_WORKSPACE};
 use shared::error_form::ErrorTemplates;
-use shared::types::RouteHost;
 use uuid::Uuid;
 
 use crate::credentials::secret_names::SecretNames;
 use crate::environment::{Environment, Membership};
+use crate::listed_host::ListedHost;
 use crate::request_id::RequestId;
 use crate::sessions::tenure::Tenure;
 
@@ -103,7 +103,7 @@ pub struct Matched {
     /// The route.
     pub route: Named,
     /// The hosts that the route lists; none if it is for any.
-    pub hosts: Box<[RouteHost]>,
+    pub hosts: Box<[ListedHost]>,
     /// Its service, if it has one.
     pub service: Option<Named>,
     /// Both records whole, where a filter of the route logs them.

@@ -14,6 +14,7 @@ mod expiring;
 pub mod filter;
 pub mod glance;
 pub mod host;
+pub mod listed_host;
 pub mod logs;
 mod lua;
 pub mod proxies;

@@ -17,6 +17,7 @@ use plugins::environment::Membership;
 use plugins::exchange::{Matched, Named, Records, Workspace};
 use plugins::filter::{Filter as _, Phases};
 use plugins::glance::Looks;
+use plugins::listed_host::ListedHost;
 use plugins::registry::AnyFilter;
 use serde_json::Value;
 use shared::entity::{DEFAULT_WORKSPACE, Entity as _, Plugin, Route, Service};
@@ -144,7 +145,7 @@ pub(super) fn matched(
     Matched {
         route: named(route.id, route.name.as_ref()),
         hosts: match &route.hosts {
-            Some(hosts) if !filters.all.is_empty() => hosts.as_slice().into(),
+            Some(hosts) if !filters.all.is_empty() => hosts.iter().map(ListedHost::from).collect(),
             _ => Box::default(),
         },
         service: service.map(|service| named(service.id, service.name.as_ref())),

@@ -176,7 +176,7 @@ async fn a_certificate_that_is_not_stored_fails_the_check() {
     let body = json!({ "cert": pair.cert.pem(), "key": pair.signing_key.serialize_pem() });
     let stored = super::made(&api, "/certificates", body).await;
     let unknown = Uuid::from_u128(5).to_string();
-    for (id, expected) in [(unknown.as_str(), true), (super::id(&stored).as_str(), false)] {
+    for (id, expected) in [(unknown.as_str(), true), (super::id(&stored), false)] {
         let config = json!({
             "issuer": "http://127.0.0.1:1", "client_id": ["a"], "client_auth": ["tls_client_auth"],
             "tls_client_auth_cert_id": id,

@@ -4,8 +4,7 @@ use std::fmt::Display;
 use std::net::Ipv6Addr;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use shared::authority::{bare, split_port};
-use shared::types::RouteHost;
+use shared::authority::bare;
 
 use super::failure::Failure;
 use crate::exchange::Exchange;
@@ -46,7 +45,7 @@ pub(super) fn redirect_uri(exchange: &Exchange<'_>, target: &str) -> Result<Stri
         return Err(refused(detail));
     }
     let listed = &exchange.matched.hosts;
-    if !listed.is_empty() && !listed.iter().any(|listed| covers(listed, host(exchange))) {
+    if !listed.is_empty() && !listed.iter().any(|listed| listed.covers(host(exchange))) {
         let detail =
             "X-Forwarded-Host is not among the route's hosts: add it there, or set redirect_uri";
         return Err(refused(detail));
@@ -57,20 +56,6 @@ pub(super) fn redirect_uri(exchange: &Exchange<'_>, target: &str) -> Result<Stri
 /// The host that the client asked for, an IPv6 address without brackets.
 fn host<'a>(exchange: &'a Exchange<'_>) -> &'a str {
     bare(exchange.client.host())
-}
-
-/// Whether a route that lists `listed` is for `host`, by whatever port: a name or an address, or a name with `*` at one end.
-fn covers(listed: &RouteHost, host: &str) -> bool {
-    let (listed, _) = split_port(listed.as_str());
-    let (listed, host) = (bare(listed).to_ascii_lowercase(), host.to_ascii_lowercase());
-    let (listed, host) = (listed.trim_end_matches('.'), host.trim_end_matches('.'));
-    if let Some(ending) = listed.strip_prefix('*') {
-        host.len() > ending.len() && host.ends_with(ending)
-    } else if let Some(beginning) = listed.strip_suffix('*') {
-        host.len() > beginning.len() && host.starts_with(beginning)
-    } else {
-        host == listed
-    }
 }
 
 /// Whether `authority` is a name or an address, and a port if there is a colon (RFC 3986 §3.2).

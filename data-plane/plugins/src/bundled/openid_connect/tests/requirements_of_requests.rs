@@ -305,7 +305,7 @@ fn rule_8_rule_110_the_provider_leads_back_to_hosts_of_the_route_only() {
             matched: Matched {
                 hosts: hosts
                     .iter()
-                    .map(|host| RouteHost::parse(*host).unwrap())
+                    .map(|host| (&RouteHost::parse(*host).unwrap()).into())
                     .collect(),
                 ..Matched::default()
             },
