@@ -164,6 +164,11 @@ async fn a_session_cookie_that_another_plugin_has_is_told() {
     assert!(!warned(of("session-2", "other")).await);
     let changed = json!({ "id": stored["id"], "config": of("session", "other") });
     assert!(!warned(changed).await, "it takes its own place");
+    let mut audience = of("session", "other");
+    audience["session_audience"] = json!("a");
+    assert!(!warned(audience.clone()).await, "it has a name of its own");
+    audience["session_enforce_same_subject"] = json!(true);
+    assert!(warned(audience).await);
     let mut bearer = of("session", "other");
     bearer["auth_methods"] = json!(["bearer"]);
     assert!(!warned(bearer).await);

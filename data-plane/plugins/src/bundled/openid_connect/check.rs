@@ -20,7 +20,7 @@ use super::OpenidConnect;
 use super::authorization_request::pushes;
 use super::client_keys::ClientKeys;
 use super::config::preset::Preset;
-use super::config::{AuthMethod, ClientAuth};
+use super::config::{AuthMethod, ClientAuth, default_audience};
 use super::explain;
 use super::provider::{self, Document, ProviderError};
 use super::rules::Rules;
@@ -101,8 +101,16 @@ pub fn beside(config: &Value, others: impl Iterator<Item = Value>) -> Option<Val
             && issuer(config) == issuer(other)
             && named.into_iter().all(|name| same(other, name))
     };
-    let name = "session_cookie_name";
-    let in_the_way = |other: &Value| keeps(other) && same(other, name) && !shared(other);
+    // Audiences have cookies of their own, unless they are to have one subject.
+    let apart = |config: &Value| {
+        let is_one = of(config, "session_enforce_same_subject") == Value::Bool(true);
+        (!is_one).then(|| of(config, "session_audience"))
+    };
+    let audience = |config: &Value| apart(config).unwrap_or_else(|| default_audience().into());
+    let has_name = |other: &Value| {
+        same(other, "session_cookie_name") && audience(other) == audience(config)
+    };
+    let in_the_way = |other: &Value| keeps(other) && has_name(other) && !shared(other);
     let count = others.filter(in_the_way).count();
     if count == 0 || !keeps(config) {
         return None;

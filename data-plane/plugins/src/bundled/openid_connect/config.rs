@@ -29,6 +29,11 @@ pub(super) fn default_auth_methods() -> Vec<AuthMethod> {
     default::auth_methods()
 }
 
+/// The default of `session_audience`.
+pub(super) fn default_audience() -> String {
+    default::default()
+}
+
 /// Configuration of `openid-connect`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[schemars(extend("x-null-is-default" = true))]

@@ -4,6 +4,7 @@
 mod checks;
 mod clients;
 mod contradictions;
+mod cookies;
 mod logouts;
 mod passed_on;
 
@@ -211,8 +212,9 @@ impl Rules {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let session_cookie = session_cookie(&config);
-        let authorization_cookie = authorization_cookie(&config);
+        let session_cookie = cookies::of_session(&config);
+        let [session_name, remember_name] = cookies::session_names(&config);
+        let authorization_cookie = cookies::of_sign_in(&config);
         let realm = Url::parse(&issuer)
             .ok()
             .and_then(|url| url.host_str().map(str::to_owned))
@@ -238,8 +240,8 @@ impl Rules {
             essential_acr: EssentialAcr::new(&config),
             clients,
             names: Names::new(
-                (&config.session.session_cookie_name, &session_cookie),
-                &config.session.session_remember_cookie_name,
+                (&session_name, &session_cookie),
+                &remember_name,
                 (
                     &config.sign_in.authorization_cookie_name,
                     &authorization_cookie,
@@ -461,32 +463,6 @@ fn certificate(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Uuid>
         errors.add(&["tls_client_auth_cert_id"], "expected a valid UUID");
     }
     parsed
-}
-
-fn session_cookie(config: &OpenidConnect) -> Attributes {
-    let session = &config.session;
-    Attributes {
-        path: session.session_cookie_path.clone(),
-        domain: session.session_cookie_domain.clone(),
-        same_site: session.session_cookie_same_site,
-        http_only: session.session_cookie_http_only,
-        secure: session.session_cookie_secure,
-        cross_site_over_tls: false,
-        host_prefix: session.cookie_host_prefix,
-    }
-}
-
-fn authorization_cookie(config: &OpenidConnect) -> Attributes {
-    let sign_in = &config.sign_in;
-    Attributes {
-        path: sign_in.authorization_cookie_path.clone(),
-        domain: sign_in.authorization_cookie_domain.clone(),
-        same_site: sign_in.authorization_cookie_same_site,
-        http_only: sign_in.authorization_cookie_http_only,
-        secure: sign_in.authorization_cookie_secure,
-        cross_site_over_tls: sign_in.response_mode.is_posted(),
-        host_prefix: config.session.cookie_host_prefix,
-    }
 }
 
 /// SHA-256, as an array.

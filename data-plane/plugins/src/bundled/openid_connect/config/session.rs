@@ -25,11 +25,12 @@ pub struct Session {
     #[schemars(extend("x-referenceable" = true, "x-encrypted" = true))]
     pub session_secret: Option<SecretText>,
 
-    /// Separates sessions that share everything else.
+    /// Separates sessions that share everything else. A browser holds one of each audience: the cookies of another one than
+    /// `default` are called `session_cookie_name` and `session_remember_cookie_name` with a dash and 16 digits.
     #[serde(default = "default::default")]
     pub session_audience: String,
 
-    /// Name of the session cookie. Large sessions add `session2`, `session3` and so on.
+    /// Name of the session cookie, of the audience `default`. Large sessions add `session2`, `session3` and so on.
     #[serde(default = "default::session")]
     pub session_cookie_name: String,
 
@@ -114,7 +115,8 @@ pub struct Session {
     #[serde(default)]
     pub session_store_metadata: bool,
 
-    /// All audiences of a session have one subject. They always have: a session has one audience.
+    /// All audiences of a browser have one subject: whoever signs in takes the place of the session of another audience,
+    /// for the cookies of all have one name.
     #[serde(default)]
     pub session_enforce_same_subject: bool,
 

@@ -5,6 +5,7 @@ use http::header::AUTHORIZATION;
 use serde_json::{Value, json};
 
 use super::gateway::{Browser, Gateway, compile};
+use super::storage::gateways;
 use crate::bundled::openid_connect::OpenidConnectFilter;
 use crate::testing::Request;
 
@@ -201,4 +202,61 @@ fn sign_ins_of_two_plugins_on_one_host_all_land() {
             }
         }
     }
+}
+
+#[test]
+fn a_browser_holds_a_session_of_each_audience() {
+    for storage in ["cookie", "redis"] {
+        let audience = |name: &str| {
+            json!({
+                "session_secret": "s", "session_audience": name, "session_storage": storage,
+                "session_remember": true, "logout_uri_suffix": "/logout", "logout_methods": ["GET"],
+            })
+        };
+        let (mut gateway, _, _redis) = gateways(&audience("default"));
+        let filters = ["a", "b"].map(|name| compile(&audience(name), 8));
+        let mut browser = Browser::default();
+        let mut all: Vec<OpenidConnectFilter> = Vec::from(filters);
+        // Those that begin at once all land.
+        let mut begun = Vec::new();
+        all.push(std::mem::replace(&mut gateway.filter, all.remove(0)));
+        for _ in 0..3 {
+            let start = browser.get(&mut gateway, "/api");
+            begun.push(gateway.provider.authorize(start.location()));
+            all.push(std::mem::replace(&mut gateway.filter, all.remove(0)));
+        }
+        for answer in begun {
+            let reply = browser.get(&mut gateway, &format!("/api?{answer}"));
+            assert_eq!(reply.status, 200, "{storage}");
+            all.push(std::mem::replace(&mut gateway.filter, all.remove(0)));
+        }
+        assert!(browser.cookies.contains_key("session") && browser.cookies.len() >= 6);
+        let mut statuses = |browser: &mut Browser, gateway: &mut Gateway| {
+            [(); 3].map(|()| {
+                let reply = browser.get(gateway, "/api");
+                all.push(std::mem::replace(&mut gateway.filter, all.remove(0)));
+                reply.status
+            })
+        };
+        assert_eq!(statuses(&mut browser, &mut gateway), [200; 3], "{storage}");
+        // The logout of one is none of the others'.
+        browser.get(&mut gateway, "/logout");
+        let left = statuses(&mut browser.clone(), &mut gateway);
+        assert_eq!(left, [302, 200, 200], "{storage}");
+    }
+}
+
+#[test]
+fn audiences_that_are_to_have_one_subject_have_one_session() {
+    let audience = |name: &str| {
+        json!({
+            "session_secret": "s", "session_audience": name, "session_enforce_same_subject": true,
+        })
+    };
+    let (mut gateway, mut browser, filter) = neighbours(&audience("a"), &audience("b"));
+    let first = std::mem::replace(&mut gateway.filter, filter);
+    browser.sign_in(&mut gateway, "/api");
+    assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+    gateway.filter = first;
+    assert_eq!(browser.get(&mut gateway, "/api").status, 302);
 }
