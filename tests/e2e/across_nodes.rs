@@ -313,7 +313,10 @@ async fn rule_41_new_tokens_that_nobody_can_judge_yet_end_no_session_on_any_node
     tokio::time::sleep(lifetime + Duration::from_millis(200)).await;
     let unpublished = SigningKey::generate();
     let provider = &guide.demo.provider;
-    provider.on_draft(move |draft| draft.key = unpublished.clone());
+    provider.on_draft(move |draft| {
+        draft.header.kid = Some(unpublished.id.clone());
+        draft.key = unpublished.clone();
+    });
     // A token that comes twice would end the session.
     for at in [0, 1, 1, 0] {
         let tab = guide.browser(at);

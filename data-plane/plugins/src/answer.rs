@@ -107,19 +107,30 @@ pub(crate) fn redirect(location: &str, request_id: &str) -> Response<Bytes> {
     response
 }
 
-/// `location` as a URI reference, which has neither blanks nor octets beyond ASCII (RFC 9110 §10.2.2).
+/// `location` as a URI reference, which has neither blanks nor octets beyond ASCII, nor some of ASCII (RFC 9110 §10.2.2,
+/// RFC 3986 §2).
 fn reference(location: &str) -> Cow<'_, str> {
-    if location.bytes().all(|byte| byte.is_ascii() && byte != b' ') {
+    let is_plain = |byte: u8| byte.is_ascii() && !b" \"<>\\^`{|}".contains(&byte);
+    if location.bytes().all(is_plain) {
         return location.into();
     }
-    match Url::parse(location) {
-        Ok(url) => String::from(url).into(),
-        Err(_) => utf8_percent_encode(location, BLANK).to_string().into(),
-    }
+    let url = Url::parse(location).map(String::from);
+    let url = url.as_deref().unwrap_or(location);
+    utf8_percent_encode(url, UNFIT).to_string().into()
 }
 
 /// What is escaped besides octets beyond ASCII.
-const BLANK: &AsciiSet = &AsciiSet::EMPTY.add(b' ');
+const UNFIT: &AsciiSet = &AsciiSet::EMPTY
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 #[cfg(test)]
 mod tests {
@@ -138,6 +149,11 @@ mod tests {
                 "https://xn--bcher-kva.example/",
             ),
             ("/\u{e4} b", "/%C3%A4%20b"),
+            (
+                "https://a.example/?q={\"a|b\"}",
+                "https://a.example/?q=%7B%22a%7Cb%22%7D",
+            ),
+            ("/^<`>", "/%5E%3C%60%3E"),
             // What is one stays letter by letter.
             ("https://A.example", "https://A.example"),
             (

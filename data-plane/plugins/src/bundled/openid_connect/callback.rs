@@ -282,21 +282,28 @@ pub(super) async fn broken(
     Some(Failure::refused("state_missing", detail).with("error", error))
 }
 
-/// The newest sign-in of a browser that begins another by a request that looks like the provider's answer to one: at the URL
-/// that the provider was told. A state alone is an application's argument; one of ours is [`broken`].
-pub(super) fn in_vain(
+/// The newest sign-in of a browser that begins another by a request that looks like the provider's answer to one, by whatever
+/// way and of whatever kind: at the URL that the provider was told. A state alone is an application's argument; one of ours
+/// is [`broken`].
+pub(super) async fn in_vain(
     rules: &Rules,
-    exchange: &Exchange<'_>,
+    exchange: &mut Exchange<'_>,
     jar: &Jar,
     now: UnixTime,
 ) -> Option<Mark> {
-    let is_signed = rules.config.sign_in.response_mode.is_signed();
-    let is_answer = |name: &str| match name {
-        "code" | "error" => true,
-        "response" => is_signed,
-        _ => false,
-    };
-    if is_from_here(exchange) || !request::query(exchange).any(|(name, _)| is_answer(&name)) {
+    let is_answer = |name: &str| matches!(name, "code" | "error" | "response");
+    if is_from_here(exchange) || jar.begun().next().is_none() {
+        return None;
+    }
+    let is_posted = rules.config.sign_in.response_mode.is_posted()
+        && exchange.request.method == Method::POST
+        && request::is_form(&exchange.request.headers);
+    let mut has_answered = request::query(exchange).any(|(name, _)| is_answer(&name));
+    if !has_answered && is_posted {
+        let arguments = request::body_arguments(exchange).await;
+        has_answered = arguments.iter().any(|(name, _)| is_answer(name));
+    }
+    if !has_answered {
         return None;
     }
     let (ring, here) = (

@@ -242,7 +242,7 @@ pub(super) fn step(
         (State::Waiting(pending), Event::CalledBack(callback)) => {
             match accept(context, &pending, &callback, now) {
                 Ok(accepted) => redeem(pending, accepted),
-                Err(Refusal::UnknownKey(_)) => {
+                Err(Refusal::UnknownKey(_) | Refusal::OtherKey(_)) => {
                     (State::Answering(pending, callback), Action::FetchKeys)
                 }
                 Err(Refusal::Bad(failure)) => deny(failure),
@@ -257,7 +257,7 @@ pub(super) fn step(
         (State::Exchanging(pending, accepted), Event::TokensReceived(tokens)) => {
             match verify(context, &pending, &accepted, &tokens, now) {
                 Ok(()) => proceed(pending, *tokens),
-                Err(Refusal::UnknownKey(_)) => (
+                Err(Refusal::UnknownKey(_) | Refusal::OtherKey(_)) => (
                     State::Verifying(pending, accepted, tokens),
                     Action::FetchKeys,
                 ),

@@ -427,8 +427,8 @@ fn fault(rules: &Rules, claims: &Claims, now: UnixTime) -> Option<&'static str> 
             "the introspection answer does not say when it was made, or is of another time",
         ),
         (
-            !jws::unexpired(claims, now, leeway),
-            "the introspection answer has expired",
+            !jws::unexpired(claims, now, leeway) || !jws::begun(claims, "nbf", now, leeway),
+            "the introspection answer has expired, or is not valid yet",
         ),
         (
             !inner.is_some_and(Value::is_object),

@@ -347,11 +347,17 @@ impl<H: Host> Refresh<H> {
         let id_token = self.id_token.as_deref();
         let judged = judge(rules, host, self.client, &given, id_token).await;
         let why = judged.as_ref().err();
+        let is_overdue = unjudged.is_overdue(self.key, why, host.now());
+        let why = why.filter(|_| !is_overdue);
         let name = (self.key, self.want.token.as_str());
         unjudged
             .note(rules, ring, host, store, name, (&given, why))
             .await;
-        judged.map_err(Unaccepted::failure_for_now)?;
+        let failure = |why: Unaccepted| match is_overdue {
+            true => why.failure(),
+            false => why.failure_for_now(),
+        };
+        judged.map_err(failure)?;
         Ok(given.tokens)
     }
 

@@ -182,7 +182,7 @@ async fn arrive(
         Cause::Lost(Lost {
             mark: Some(mark), ..
         }) => loops::next_round(rules, *mark, false, now)?,
-        Cause::Needed => match callback::in_vain(rules, exchange, jar, now) {
+        Cause::Needed => match callback::in_vain(rules, exchange, jar, now).await {
             Some(mark) => loops::next_round(rules, mark, true, now)?,
             None => 0,
         },

@@ -28,6 +28,8 @@ const BEARER_TOKEN: usize = 16 * 1024;
 pub(super) enum Refusal {
     /// No known key fits: the provider may have a new one.
     UnknownKey(Failure),
+    /// The key that the token names has not signed it: the provider may have another one of that name.
+    OtherKey(Failure),
     /// The token is bad.
     Bad(Failure),
 }
@@ -53,6 +55,7 @@ impl Refusal {
         };
         match self {
             Self::UnknownKey(failure) => Self::UnknownKey(add(failure)),
+            Self::OtherKey(failure) => Self::OtherKey(add(failure)),
             Self::Bad(failure) => Self::Bad(add(failure)),
         }
     }
@@ -60,7 +63,7 @@ impl Refusal {
     /// The failure, once no further key is to be had.
     pub(super) fn into_failure(self) -> Failure {
         match self {
-            Self::UnknownKey(failure) | Self::Bad(failure) => failure,
+            Self::UnknownKey(failure) | Self::OtherKey(failure) | Self::Bad(failure) => failure,
         }
     }
 }
@@ -139,7 +142,7 @@ impl Verifier<'_> {
             }
             failure = Failure::refused("idt_sig", "the ID token's signature is not valid");
         }
-        Err(Refusal::UnknownKey(failure))
+        Err(self.unsigned(token, failure))
     }
 
     /// The claims of an access token that a client brought.
@@ -249,7 +252,16 @@ impl Verifier<'_> {
             }
             failure.detail = "the token's signature is not valid".into();
         }
-        Err(Refusal::UnknownKey(failure))
+        Err(self.unsigned(token, failure))
+    }
+
+    /// The refusal of a token that no known key has signed.
+    fn unsigned(&self, token: &Jws<'_>, failure: Failure) -> Refusal {
+        if self.document.keys.has_named_by(&token.header) {
+            Refusal::OtherKey(failure)
+        } else {
+            Refusal::UnknownKey(failure)
+        }
     }
 
     fn candidates<'b>(&'b self, token: &'b Jws<'_>) -> impl Iterator<Item = &'b Key> {

@@ -94,11 +94,16 @@ async fn push(
     let arguments = arguments(rules, position, back);
     match token_endpoint::push(rules, document, position, host, arguments).await {
         Ok(_) => findings.pass(name, "the provider takes a request that is pushed to it"),
-        Err(ProviderError::Status(status)) => findings.warn(
-            name,
-            &format!("the provider answers {status} to a request that is pushed to it"),
-            "Compare client_id, client_secret, client_auth and redirect_uri with the client at the provider.",
-        ),
+        Err(ProviderError::Status(status)) => {
+            let fix = match status {
+                400 | 401 | 403 => {
+                    "Compare client_id, client_secret, client_auth, redirect_uri and scopes with the client at the provider."
+                }
+                _ => "See whether pushed_authorization_request_endpoint is the provider's, and what its log says.",
+            };
+            let detail = format!("the provider answers {status} to a request that is pushed to it");
+            findings.fail(name, &detail, fix);
+        }
         Err(error) => {
             let fix = "See whether pushed_authorization_request_endpoint is the provider's.";
             findings.fail(name, &tell(&error), reached::fix(&error, fix));

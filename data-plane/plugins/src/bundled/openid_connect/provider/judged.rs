@@ -13,7 +13,7 @@ use crate::host::Host;
 pub(in crate::bundled::openid_connect) enum Unaccepted {
     /// It is bad.
     Refused(Failure),
-    /// No key that the provider has now has signed it.
+    /// The provider does not have a key of its name now.
     Unsigned(Failure),
     /// No key that is known fits, and newer ones cannot be had.
     Keyless(Failure, ProviderError),
@@ -75,12 +75,14 @@ pub(in crate::bundled::openid_connect) async fn judged<T>(
     let failure = match judge(&document) {
         Ok(found) => return Ok((found, document)),
         Err(Refusal::Bad(failure)) => return Err(Unaccepted::Refused(failure)),
-        Err(Refusal::UnknownKey(failure)) => failure,
+        Err(Refusal::UnknownKey(failure) | Refusal::OtherKey(failure)) => failure,
     };
     match rediscover(rules, host, &document, reason).await {
         Ok(document) => match judge(&document) {
             Ok(found) => Ok((found, document)),
-            Err(Refusal::Bad(failure)) => Err(Unaccepted::Refused(failure)),
+            Err(Refusal::Bad(failure) | Refusal::OtherKey(failure)) => {
+                Err(Unaccepted::Refused(failure))
+            }
             Err(Refusal::UnknownKey(failure)) => Err(Unaccepted::Unsigned(failure)),
         },
         Err(error) => Err(Unaccepted::Keyless(failure, error)),

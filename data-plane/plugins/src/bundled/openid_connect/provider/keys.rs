@@ -115,6 +115,12 @@ impl Keys {
         }
     }
 
+    /// Whether one of them is the key that a token with this header names.
+    pub(in crate::bundled::openid_connect) fn has_named_by(&self, header: &Header) -> bool {
+        let mut suitable = self.all.iter().filter(|key| key.suits(header.algorithm));
+        suitable.any(|key| key.is_named_by(header))
+    }
+
     /// The keys that may have signed a token with this header, at most five: those of its `kid`, or of
     /// its certificate, or, without either, all that suit the algorithm; and those that have no name, which rules none
     /// out (RFC 7517 §4.5).

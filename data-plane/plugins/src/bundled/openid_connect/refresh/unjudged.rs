@@ -33,7 +33,17 @@ const NAME: &str = "=refresh, not judged";
 
 /// What a node keeps, by the name of the refresh.
 #[derive(Debug, Default)]
-pub(super) struct Unjudged(Mutex<Expiring<[u8; 32], Given, MOST>>);
+pub(super) struct Unjudged {
+    given: Mutex<Expiring<[u8; 32], Given, MOST>>,
+    /// Since when the provider lacks the key of what it gives, by the same name: a refresh token that serves on brings more.
+    unsigned: Mutex<Expiring<[u8; 32], UnixTime, MOST_UNSIGNED>>,
+}
+
+/// How long it is known since when.
+const REMEMBERED: Duration = Duration::from_hours(1);
+
+/// Most of which that is known.
+const MOST_UNSIGNED: usize = 10_000;
 
 /// What was given, and until when it is kept.
 #[derive(Clone, Debug)]
@@ -110,7 +120,27 @@ impl Given {
 
 impl Unjudged {
     fn lock(&self) -> MutexGuard<'_, Expiring<[u8; 32], Given, MOST>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the provider had time enough to publish the key of what it gives, which `why` says is not accepted: nobody
+    /// waits for it any more. The time is counted from the first such refusal on.
+    pub(super) fn is_overdue(&self, key: [u8; 32], why: Option<&Unaccepted>, now: UnixTime) -> bool {
+        let all = self.unsigned.lock();
+        let mut all = all.unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(Unaccepted::Unsigned(_)) => {}
+            Some(_) => return false,
+            None => {
+                all.remove(&key);
+                return false;
+            }
+        }
+        if let Some(since) = all.get(&key, now) {
+            return since.saturating_add(KEPT) <= now;
+        }
+        all.keep(key, now, now.saturating_add(REMEMBERED), now);
+        false
     }
 
     /// What this node keeps.

@@ -312,6 +312,7 @@ fn rule_43_a_signed_introspection_is_for_the_client_that_has_asked() {
             401,
         ),
         (answer(json!("client")), true, 200),
+        (with("nbf", json!(now + 500)), true, 401),
         (answer(json!(["other", "client"])), true, 200),
         (answer(json!("other")), true, 401),
         (answer(json!([])), true, 401),

@@ -147,7 +147,8 @@ fn rule_12_a_provider_that_demands_pushed_requests_and_takes_none_is_told() {
         result(&checked(&gateway, &back), "pushed_authorization_request")
     };
     assert_eq!(pushed(None, false), "pass");
-    assert_eq!(pushed(Some((401, json!({}))), false), "warn");
+    assert_eq!(pushed(Some((401, json!({}))), false), "fail");
+    assert_eq!(pushed(Some((404, json!({}))), false), "fail");
     assert_eq!(pushed(None, true), "fail");
 }
 

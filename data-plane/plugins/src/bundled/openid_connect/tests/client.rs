@@ -13,6 +13,7 @@ use super::super::key::PublicKey;
 use super::authorization::client_key;
 use super::gateway::{Browser, Gateway};
 use super::provider::ISSUER;
+use crate::host::Host as _;
 use crate::testing::Request;
 
 const CERTIFICATE: Uuid = Uuid::from_u128(5);

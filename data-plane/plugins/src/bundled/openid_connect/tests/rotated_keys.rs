@@ -183,6 +183,45 @@ fn a_key_that_never_comes_ends_the_session_after_a_while() {
 }
 
 #[test]
+fn a_key_that_never_comes_ends_the_session_of_a_refresh_token_that_serves_on_too() {
+    let (mut gateway, mut browser) = due(0);
+    {
+        let mut script = gateway.provider.script.borrow_mut();
+        script.signs_with = Some(SigningKey::es256("never"));
+        script.no_refresh_token = true;
+        script.lifetime = Some(60);
+    }
+    for _ in 0..4 {
+        assert_eq!(browser.get(&mut gateway, "/api").status, 503);
+        gateway.advance(70);
+    }
+    gateway.advance(20);
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.ends_session()), (401, true));
+}
+
+#[test]
+fn rule_40_a_refresh_that_another_key_of_the_same_name_has_signed_ends_the_session() {
+    for opaque in [true, false] {
+        let (mut gateway, mut browser) = due(300);
+        let kid = gateway.provider.keys.borrow()[0].jwk["kid"].clone();
+        gateway.provider.script.borrow_mut().opaque = opaque;
+        let forger = SigningKey::es256(kid.as_str().unwrap());
+        gateway.provider.script.borrow_mut().signs_with = Some(forger);
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (401, true));
+    }
+    // Unless the provider has given another key that name.
+    let (mut gateway, mut browser) = due(300);
+    let kid = gateway.provider.keys.borrow()[0].jwk["kid"].clone();
+    let other = SigningKey::es256(kid.as_str().unwrap());
+    gateway.provider.script.borrow_mut().signs_with = Some(other.clone());
+    *gateway.provider.keys.borrow_mut() = vec![other];
+    let reply = browser.get(&mut gateway, "/api");
+    assert_eq!((reply.status, reply.ends_session()), (200, false));
+}
+
+#[test]
 fn rule_41_new_tokens_that_nobody_can_judge_yet_are_known_to_all_nodes() {
     // The control plane remembers them, or has forgotten them and is told again; or is asked once they are too old.
     for (wait, calls) in [(0, 2), (70, 2), (290, 2), (360, 3)] {

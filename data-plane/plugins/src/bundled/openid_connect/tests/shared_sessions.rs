@@ -217,24 +217,28 @@ fn a_browser_holds_a_session_of_each_audience() {
         let filters = ["a", "b"].map(|name| compile(&audience(name), 8));
         let mut browser = Browser::default();
         let mut all: Vec<OpenidConnectFilter> = Vec::from(filters);
+        let mut go_on = |gateway: &mut Gateway| {
+            let next = all.remove(0);
+            all.push(std::mem::replace(&mut gateway.filter, next));
+        };
         // Those that begin at once all land.
         let mut begun = Vec::new();
-        all.push(std::mem::replace(&mut gateway.filter, all.remove(0)));
+        go_on(&mut gateway);
         for _ in 0..3 {
             let start = browser.get(&mut gateway, "/api");
             begun.push(gateway.provider.authorize(start.location()));
-            all.push(std::mem::replace(&mut gateway.filter, all.remove(0)));
+            go_on(&mut gateway);
         }
         for answer in begun {
             let reply = browser.get(&mut gateway, &format!("/api?{answer}"));
             assert_eq!(reply.status, 200, "{storage}");
-            all.push(std::mem::replace(&mut gateway.filter, all.remove(0)));
+            go_on(&mut gateway);
         }
         assert!(browser.cookies.contains_key("session") && browser.cookies.len() >= 6);
         let mut statuses = |browser: &mut Browser, gateway: &mut Gateway| {
             [(); 3].map(|()| {
                 let reply = browser.get(gateway, "/api");
-                all.push(std::mem::replace(&mut gateway.filter, all.remove(0)));
+                go_on(gateway);
                 reply.status
             })
         };

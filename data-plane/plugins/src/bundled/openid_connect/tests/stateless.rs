@@ -115,6 +115,30 @@ fn rule_18_a_provider_that_answers_nothing_of_use_makes_no_circle() {
 }
 
 #[test]
+fn rule_18_no_provider_sends_a_browser_round_by_answers_of_another_kind() {
+    for (mode, answer, posted) in [
+        ("form_post", "code=c", true),
+        ("form_post.jwt", "code=c&state=s", true),
+        ("form_post.jwt", "error=access_denied&state=s", true),
+        ("query", "response=r", false),
+        ("query.jwt", "code=c&state=s", false),
+    ] {
+        let mut gateway = Gateway::new(json!({ "response_mode": mode }));
+        let mut browser = Browser::default();
+        assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+        let statuses = [(); 4].map(|()| {
+            let reply = if posted {
+                browser.post(&mut gateway, "/api", answer)
+            } else {
+                browser.get(&mut gateway, &format!("/api?{answer}"))
+            };
+            reply.status
+        });
+        assert_eq!(statuses, [302, 302, 400, 400], "{mode} {answer}");
+    }
+}
+
+#[test]
 fn rule_17_arguments_of_an_application_are_no_answers_in_vain() {
     let told = json!({ "redirect_uri": ["http://gateway.example/cb"] });
     for (config, asked) in [
