@@ -186,7 +186,9 @@ async fn a_certificate_that_is_not_stored_fails_the_check() {
             "issuer": "http://127.0.0.1:1", "client_id": ["a"], "client_auth": ["tls_client_auth"],
             "tls_client_auth_cert_id": id,
         });
-        let (_, report) = api.json("POST", "/openid-connect/check", config.clone()).await;
+        let (_, report) = api
+            .json("POST", "/openid-connect/check", config.clone())
+            .await;
         let mut findings = report["findings"].as_array().unwrap().iter();
         let told = findings.any(|finding| {
             finding["check"] == "tls_client_auth_cert_id" && finding["result"] == "fail"
@@ -194,7 +196,9 @@ async fn a_certificate_that_is_not_stored_fails_the_check() {
         assert_eq!(told, expected, "{report}");
         // It may be stored later, as in Kong.
         let plugin = json!({ "name": "openid-connect", "config": config });
-        let (_, route) = api.json("POST", "/routes", json!({ "paths": ["/x"] })).await;
+        let (_, route) = api
+            .json("POST", "/routes", json!({ "paths": ["/x"] }))
+            .await;
         let url = format!("/routes/{}/plugins", super::id(&route));
         assert_eq!(api.json("POST", &url, plugin).await.0, 201);
     }

@@ -107,9 +107,8 @@ pub fn beside(config: &Value, others: impl Iterator<Item = Value>) -> Option<Val
         (!is_one).then(|| of(config, "session_audience"))
     };
     let audience = |config: &Value| apart(config).unwrap_or_else(|| default_audience().into());
-    let has_name = |other: &Value| {
-        same(other, "session_cookie_name") && audience(other) == audience(config)
-    };
+    let has_name =
+        |other: &Value| same(other, "session_cookie_name") && audience(other) == audience(config);
     let in_the_way = |other: &Value| keeps(other) && has_name(other) && !shared(other);
     let count = others.filter(in_the_way).count();
     if count == 0 || !keeps(config) {

@@ -174,7 +174,12 @@ fn is_encrypted(token: &str) -> bool {
 
 fn decode<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, JwsError> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Shape)?;
-    serde_json::from_slice(&bytes).map_err(|_| JwsError::Shape)
+    let text = str::from_utf8(&bytes).map_err(|_| JwsError::Shape)?;
+    // An array would be read by position (RFC 7515 §4).
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(JwsError::Shape);
+    }
+    serde_json::from_str(text).map_err(|_| JwsError::Shape)
 }
 
 /// A claim that is a time, in milliseconds since 1970: `Err` if it is there but is none.
@@ -296,6 +301,11 @@ mod tests {
         check(json!({"alg": 5}), Some(JwsError::Algorithm));
         check(json!({}), Some(JwsError::Shape));
         check(json!("RS256"), Some(JwsError::Shape));
+        check(json!(["RS256", "kid"]), Some(JwsError::Shape));
+        let body = URL_SAFE_NO_PAD.encode(r#"{"sub":"x"}"#);
+        let head = URL_SAFE_NO_PAD.encode(b"{\"alg\":\"RS256\",\"x\":\"\xff\"}");
+        let refused = Jws::parse(&format!("{head}.{body}.c2ln"), 4096).err();
+        assert_eq!(refused, Some(JwsError::Shape));
         assert_eq!(Jws::parse("a.b.c.d.e", 99).err(), Some(JwsError::Shape));
         assert_eq!(Jws::parse("", 99).err(), Some(JwsError::Shape));
         let long = JwsError::Long {

@@ -242,6 +242,9 @@ impl<H: Host> Refresh<H> {
         };
         match claim {
             Claim::Theirs(sealed) => {
+                if let Some(refusal) = self.hear_refusal(&sealed) {
+                    return (Err(refusal), false);
+                }
                 if let Some(tokens) = self.hear(&sealed) {
                     return (self.take(tokens).await, false);
                 }
@@ -353,11 +356,13 @@ impl<H: Host> Refresh<H> {
         unjudged
             .note(rules, ring, host, store, name, (&given, why))
             .await;
-        let failure = |why: Unaccepted| match is_overdue {
-            true => why.failure(),
-            false => why.failure_for_now(),
-        };
-        judged.map_err(failure)?;
+        judged.map_err(|why| {
+            if is_overdue {
+                why.failure()
+            } else {
+                why.failure_for_now()
+            }
+        })?;
         Ok(given.tokens)
     }
 

@@ -34,7 +34,7 @@ use super::config::preset;
 use super::config::{
     AuthMethod, ClientAuth, OpenidConnect, SecretText, SigningAlgorithm, UnsignedMethod,
 };
-use super::cookie::{Attributes, Names, Used};
+use super::cookie::{Attributes, Names};
 use super::glance::Glances;
 use super::headers::HeaderRules;
 use super::possession::Wanted;
@@ -213,7 +213,6 @@ impl Rules {
             return Err(errors);
         }
         let session_cookie = cookies::of_session(&config);
-        let [session_name, remember_name] = cookies::session_names(&config);
         let authorization_cookie = cookies::of_sign_in(&config);
         let realm = Url::parse(&issuer)
             .ok()
@@ -239,15 +238,7 @@ impl Rules {
             possession: Wanted::new(&config),
             essential_acr: EssentialAcr::new(&config),
             clients,
-            names: Names::new(
-                (&session_name, &session_cookie),
-                &remember_name,
-                (
-                    &config.sign_in.authorization_cookie_name,
-                    &authorization_cookie,
-                ),
-                Used::of(&config, methods),
-            ),
+            names: cookies::names(&config, methods, &session_cookie, &authorization_cookie),
             session_cookie,
             authorization_cookie,
             binding: Binding::new(&config, &issuer, id),

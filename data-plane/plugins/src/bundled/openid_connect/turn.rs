@@ -84,11 +84,7 @@ impl<H: Host> Turn<H> {
     }
 
     /// The same for the refresh called `name` of the session `session`, which lies in `store`.
-    pub(super) fn of_stored(
-        store: &SessionStore,
-        host: &H,
-        (session, name): (&str, &str),
-    ) -> Self {
+    pub(super) fn of_stored(store: &SessionStore, host: &H, (session, name): (&str, &str)) -> Self {
         Self::new(host, store.turn(session, name), true)
     }
 

@@ -99,7 +99,9 @@ async fn push(
                 400 | 401 | 403 => {
                     "Compare client_id, client_secret, client_auth, redirect_uri and scopes with the client at the provider."
                 }
-                _ => "See whether pushed_authorization_request_endpoint is the provider's, and what its log says.",
+                _ => {
+                    "See whether pushed_authorization_request_endpoint is the provider's, and what its log says."
+                }
             };
             let detail = format!("the provider answers {status} to a request that is pushed to it");
             findings.fail(name, &detail, fix);

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use shared::hexadecimal::hexadecimal;
 
-use super::contested::contested;
+use super::contested::{REFUSED, contested};
 use super::{Outcome, Refresh, unjudged};
+use crate::bundled::openid_connect::failure::{Class, Failure};
 use crate::bundled::openid_connect::token_endpoint::Tokens;
 use crate::bundled::openid_connect::told;
 use crate::bundled::openid_connect::turn::{Turn, Whose};
@@ -13,6 +14,9 @@ use crate::host::Host;
 
 /// What tokens are sealed as on their way to another node. No cookie has such a name.
 const NAME: &str = "=refresh";
+
+/// What a refusal is sealed as: nodes of the version before, which know nothing of it, ask for themselves.
+const NONE: &str = "=refresh, refused";
 
 /// How long other nodes can hear of new tokens in Redis: as long as of a control plane.
 const TOLD: Duration = Duration::from_mins(1);
@@ -34,11 +38,22 @@ impl<H: Host> Refresh<H> {
         told::open(&self.rules, &self.ring, &self.host, NAME, sealed)
     }
 
-    /// What other nodes are told: the tokens, judged or not.
+    /// That another node has ended the session, for what the provider said or gave.
+    pub(super) fn hear_refusal(&self, sealed: &[u8]) -> Option<Failure> {
+        let code: String = told::open(&self.rules, &self.ring, &self.host, NONE, sealed)?;
+        let detail = "another node was refused new tokens of late";
+        Some(Failure::refused(REFUSED, detail).with("reason", code))
+    }
+
+    /// What other nodes are told: the tokens, judged or not, or that the session has ended.
     pub(super) fn tell(&self, outcome: &Outcome) -> Option<Vec<u8>> {
         let (rules, ring, host) = (&self.rules, &self.ring, &self.host);
-        if let Ok(tokens) = outcome {
-            return told::seal(rules, ring, host, NAME, tokens.as_ref());
+        match outcome {
+            Ok(tokens) => return told::seal(rules, ring, host, NAME, tokens.as_ref()),
+            Err(failure) if failure.class == Class::Unauthorized && self.session.is_some() => {
+                return told::seal(rules, ring, host, NONE, &failure.code);
+            }
+            Err(_) => {}
         }
         let given = self.refreshes.unjudged.find(&self.key, host.now())?;
         given.seal(rules, ring, host, &self.want.token)
@@ -67,7 +82,11 @@ impl<H: Host> Refresh<H> {
             Whose::Theirs(told) => {
                 // It serves at no other place than this one, whoever can write there.
                 let told: Option<String> = told::open(rules, ring, host, &sealed_as, &told);
-                let tokens = told.and_then(|told| self.hear(told.as_bytes()));
+                let told = told.as_deref().map(str::as_bytes);
+                if let Some(refusal) = told.and_then(|told| self.hear_refusal(told)) {
+                    return Err(refusal);
+                }
+                let tokens = told.and_then(|told| self.hear(told));
                 // A refresh token that is not used up serves whoever wants more.
                 let tokens = tokens.filter(|tokens| self.want.takes(tokens, host.now()));
                 return match tokens {
@@ -80,9 +99,9 @@ impl<H: Host> Refresh<H> {
         let told = self.tell(&outcome);
         let told = told.and_then(|told| String::from_utf8(told).ok());
         let told = told.and_then(|told| told::seal(rules, ring, host, &sealed_as, &told));
-        let lasts = match outcome {
-            Ok(_) => TOLD,
-            Err(_) => unjudged::KEPT,
+        let lasts = match &outcome {
+            Err(failure) if failure.class != Class::Unauthorized => unjudged::KEPT,
+            _ => TOLD,
         };
         if told.is_none() && self.is_spent_by(&outcome) {
             turn.end_spent(lasts).await;

@@ -125,7 +125,12 @@ impl Unjudged {
 
     /// Whether the provider had time enough to publish the key of what it gives, which `why` says is not accepted: nobody
     /// waits for it any more. The time is counted from the first such refusal on.
-    pub(super) fn is_overdue(&self, key: [u8; 32], why: Option<&Unaccepted>, now: UnixTime) -> bool {
+    pub(super) fn is_overdue(
+        &self,
+        key: [u8; 32],
+        why: Option<&Unaccepted>,
+        now: UnixTime,
+    ) -> bool {
         let all = self.unsigned.lock();
         let mut all = all.unwrap_or_else(PoisonError::into_inner);
         match why {

@@ -2,17 +2,34 @@
 
 use shared::hexadecimal::hexadecimal;
 
-use super::sha256;
+use super::{Methods, sha256};
 use crate::bundled::openid_connect::config::{OpenidConnect, default_audience};
-use crate::bundled::openid_connect::cookie::Attributes;
+use crate::bundled::openid_connect::cookie::{Attributes, Names, Used};
 
 /// How many characters of its digest name an audience. No chunk has as many.
 const AUDIENCE: usize = 16;
 
+/// The names of all cookies.
+pub(super) fn names(
+    config: &OpenidConnect,
+    methods: Methods,
+    session_cookie: &Attributes,
+    authorization_cookie: &Attributes,
+) -> Names {
+    let [session, remember] = session_names(config);
+    let authorization = &config.sign_in.authorization_cookie_name;
+    Names::new(
+        (&session, session_cookie),
+        &remember,
+        (authorization, authorization_cookie),
+        Used::of(config, methods),
+    )
+}
+
 /// The names of the cookies of a session, and of what restores it. Each audience but the one that Kong has by default has
 /// cookies of its own, so that a browser holds several (Kong 3.9, `session_audience`) and sign-ins that end at once all land;
 /// unless one subject is wanted for all of them: then the last one that has signed in has the cookies.
-pub(super) fn session_names(config: &OpenidConnect) -> [String; 2] {
+fn session_names(config: &OpenidConnect) -> [String; 2] {
     let session = &config.session;
     let names = [
         &session.session_cookie_name,

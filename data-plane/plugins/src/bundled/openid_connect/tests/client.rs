@@ -344,7 +344,9 @@ fn keys_that_were_replaced_serve_until_the_provider_knows_the_new_ones() {
     let asked = crate::bundled::openid_connect::check::run(&config, &gateway.host);
     let told = gateway.host.run(asked).unwrap();
     let findings = told["findings"].as_array().unwrap();
-    let mut found = findings.iter().filter(|finding| finding["check"] == "client");
+    let mut found = findings
+        .iter()
+        .filter(|finding| finding["check"] == "client");
     let found = found.next().unwrap();
     assert_eq!(found["result"], "warn", "{told}");
     assert!(found["fix"].as_str().unwrap().contains("read that page"));

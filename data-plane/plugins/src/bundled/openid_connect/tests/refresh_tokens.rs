@@ -322,3 +322,33 @@ fn a_refusal_of_a_refresh_token_that_a_client_brings_is_not_remembered() {
         }
     }
 }
+
+#[test]
+fn rule_40_a_session_that_one_node_has_ended_at_its_refresh_is_over_at_all() {
+    let refused = json!({ "error": "invalid_grant" });
+    for forged in [false, true] {
+        let [mut one, mut two] = Gateway::joined(&json!({}), &Rc::default());
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+        one.advance(350);
+        two.host.set_clock(one.host.now());
+        if forged {
+            one.provider.script.borrow_mut().id_claims = vec![("sub", json!("mallory"))];
+        } else {
+            one.provider.script.borrow_mut().token_answer = Some((400, refused.clone()));
+        }
+        let reply = browser.clone().get(&mut one, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (401, true));
+        let calls = one.provider.called("/token");
+        // Whatever the provider would say by now.
+        one.provider.script.borrow_mut().token_answer = Some((503, json!({})));
+        one.provider.script.borrow_mut().id_claims = Vec::new();
+        let reply = browser.get(&mut two, "/api");
+        assert_eq!(
+            (reply.status, reply.ends_session()),
+            (401, true),
+            "{forged}"
+        );
+        assert_eq!(one.provider.called("/token"), calls);
+    }
+}

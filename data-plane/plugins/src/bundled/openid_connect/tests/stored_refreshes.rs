@@ -148,7 +148,10 @@ fn rule_41_the_turn_of_a_node_that_dies_at_a_refresh_is_soon_over() {
     let mut said: Vec<_> = said.collect();
     assert_eq!(said.pop().as_deref(), Some("DEL"));
     assert!(said.len() > 1, "{said:?}");
-    assert!(said.iter().all(|words| words == "PEXPIRE 10000"), "{said:?}");
+    assert!(
+        said.iter().all(|words| words == "PEXPIRE 10000"),
+        "{said:?}"
+    );
 }
 
 #[test]

@@ -41,7 +41,12 @@ pub(in crate::bundled::openid_connect) fn discovered(
     if let Some((_, auth, _)) = usable.next() {
         return auth;
     }
-    let knows_others = ["client_secret_basic", "client_secret_post", "client_secret_jwt", "none"];
+    let knows_others = [
+        "client_secret_basic",
+        "client_secret_post",
+        "client_secret_jwt",
+        "none",
+    ];
     let leaves_keys = offers("private_key_jwt") && !knows_others.into_iter().any(offers);
     if leaves_keys && caller.position.is_some() && !has_secret {
         return ClientAuth::PrivateKeyJwt;
