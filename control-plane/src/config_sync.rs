@@ -142,7 +142,8 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
         );
     }
     let (stop, stopping) = watch::channel(false);
-    let relay = Relay::new(claims, fleet.awaited_processes(monotonic()));
+    let several = claims.map(|claims| (claims, publisher.clone()));
+    let relay = Relay::new(several, fleet.awaited_processes(monotonic()));
     let streams = Streams {
         publisher,
         fleet,

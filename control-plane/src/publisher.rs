@@ -253,7 +253,12 @@ impl Publisher {
     /// The same at `now`.
     pub(crate) fn is_stale_at(&self, now: Instant) -> bool {
         let looks = self.inner.looks.as_ref();
-        looks.is_some_and(|looks| looks.failing().is_some() || looks.is_silent(now))
+        looks.is_some_and(|looks| looks.is_stale(now))
+    }
+
+    /// Until when there may have been newer state than was known here, up to `now`; none if there never may.
+    pub(crate) fn missed(&self, now: Instant) -> Option<Instant> {
+        self.inner.looks.as_ref()?.missed(now)
     }
 
     /// The past of the configuration.
@@ -395,7 +400,7 @@ impl Publisher {
     /// Everything is known that was committed up to `at`.
     fn hear(&self, at: Instant) {
         if let Some(looks) = &self.inner.looks {
-            looks.hear(at);
+            looks.hear(at, monotonic());
         }
     }
 

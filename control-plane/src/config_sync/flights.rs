@@ -21,7 +21,7 @@ pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 const KEPT: Duration = Duration::from_mins(1);
 
 /// Flights that are known at once.
-const MOST: usize = 10_000;
+pub(super) const MOST: usize = 10_000;
 
 /// Flights that are known when there is no more room for those that yield: what anybody on the network can have begun keeps
 /// nobody's session from being refreshed once.

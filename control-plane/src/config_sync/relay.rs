@@ -26,6 +26,7 @@ use self::returns::Returns;
 use self::unclaimed::Unclaimed;
 use super::flights::{By, Claim, Flights, Joined, Key, Next, PATIENCE};
 use crate::fleet::Process;
+use crate::publisher::Publisher;
 use crate::revocations::Revoker;
 use crate::snapshot::{Frame, frame};
 use crate::store::etcd::{Claimed, Claims, EtcdError};
@@ -94,14 +95,18 @@ pub(super) struct Relay {
     asides: aside::Kept,
     /// Where all control planes agree on who does what, if there are several.
     claims: Option<Arc<Claims>>,
+    /// What follows the other control planes, if there are several.
+    publisher: Option<Publisher>,
     /// Whether they can.
     accord: Arc<Mutex<Accord>>,
     unclaimed: Arc<Mutex<Unclaimed>>,
 }
 
 impl Relay {
-    /// Nothing is known yet. Those in `awaited` had streams of the process before this one.
-    pub(super) fn new(claims: Option<Claims>, awaited: BTreeSet<Process>) -> Self {
+    /// Nothing is known yet. Those in `awaited` had streams of the process before this one. `several`: where several control
+    /// planes agree on who does what, and what follows the others.
+    pub(super) fn new(several: Option<(Claims, Publisher)>, awaited: BTreeSet<Process>) -> Self {
+        let (claims, publisher) = several.unzip();
         let returns = match claims {
             // What is claimed by way of etcd stays claimed.
             Some(_) => Returns::none(),
@@ -113,6 +118,7 @@ impl Relay {
             processes: Arc::default(),
             asides: aside::Kept::default(),
             claims: claims.map(Arc::new),
+            publisher,
             accord: Arc::default(),
             unclaimed: Arc::default(),
         }
@@ -316,7 +322,11 @@ impl Relay {
         }
         let claiming = tokio::time::timeout(AGREE, claims.claim(key, over)).await;
         match claiming.unwrap_or_else(|_| Err(silent())) {
-            Ok(claimed) => Some((claimed, accord().agrees(began, monotonic()))),
+            Ok(claimed) => {
+                let now = monotonic();
+                let missed = self.publisher.as_ref().and_then(|others| others.missed(now));
+                Some((claimed, accord().agrees(began, now, missed)))
+            }
             Err(error) => {
                 if accord().fails(monotonic()) {
                     tracing::error!(%error, "control planes cannot agree on whose node refreshes a session or redeems a code; each decides alone");
@@ -343,12 +353,8 @@ impl Relay {
         let Some(claims) = self.claims.clone() else {
             return;
         };
-        let result = result.to_vec();
-        tokio::spawn(async move {
-            if let Err(error) = claims.finish(&key, claim, result).await {
-                tracing::warn!(%error, "other control planes are not told of a refreshed session, or of a code that was redeemed");
-            }
-        });
+        let result = result.clone();
+        tokio::spawn(async move { finish(&claims, &key, claim, &result).await });
     }
 
     fn release(&self, key: Key, claim: Claim) {
@@ -360,6 +366,13 @@ impl Relay {
                 tracing::warn!(%error, "other control planes are not told that a session was not refreshed");
             }
         });
+    }
+}
+
+/// Tells the other control planes what came of the work `key`, which was done under `claim`.
+async fn finish(claims: &Claims, key: &Key, claim: Claim, result: &Bytes) {
+    if let Err(error) = claims.finish(key, claim, result.to_vec()).await {
+        tracing::warn!(%error, "other control planes are not told of a refreshed session, or of a code that was redeemed");
     }
 }
 

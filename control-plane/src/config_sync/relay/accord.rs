@@ -27,15 +27,16 @@ impl Accord {
     }
 
     fn has_failed_within(&self, time: Duration, now: Instant) -> bool {
-        self.failed
-            .is_some_and(|failed| now.saturating_duration_since(failed) < time)
+        is_within(time, self.failed, now)
     }
 
-    /// They agree at `now` on what they were asked at `began`: whether it is sure that no one else was given it.
-    pub(super) fn agrees(&mut self, began: Instant, now: Instant) -> bool {
+    /// They agree at `now` on what they were asked at `began`: whether it is sure that no one else was given it. `missed`: until
+    /// when what others commit may have gone unseen here, if ever. Nobody may have asked for anything meanwhile.
+    pub(super) fn agrees(&mut self, began: Instant, now: Instant, missed: Option<Instant>) -> bool {
         self.is_apart = false;
         let is_prompt = now.saturating_duration_since(began) < PROMPT;
-        is_prompt && !self.has_failed_within(DOUBTED, began)
+        let was_apart = [self.failed, missed].map(|at| is_within(DOUBTED, at, began));
+        is_prompt && was_apart == [false; 2]
     }
 
     /// They cannot agree: whether that is news.
@@ -43,6 +44,11 @@ impl Accord {
         self.failed = Some(now);
         !std::mem::replace(&mut self.is_apart, true)
     }
+}
+
+/// Whether `at` was no longer than `time` before `now`.
+fn is_within(time: Duration, at: Option<Instant>, now: Instant) -> bool {
+    at.is_some_and(|at| now.saturating_duration_since(at) < time)
 }
 
 #[cfg(test)]
@@ -56,14 +62,25 @@ mod tests {
         let start = monotonic();
         let at = |seconds| start + Duration::from_secs_f64(seconds);
         let mut accord = Accord::default();
-        assert!(!accord.is_apart(start) && accord.agrees(at(0.), at(0.9)));
-        assert!(!accord.agrees(at(0.), at(1.)));
+        assert!(!accord.is_apart(start) && accord.agrees(at(0.), at(0.9), None));
+        assert!(!accord.agrees(at(0.), at(1.), None));
         assert!(accord.fails(at(2.)) && !accord.fails(at(3.)));
         assert!(accord.is_apart(at(3.9)) && !accord.is_apart(at(4.)));
         // Also what was asked before, and is answered afterwards.
-        assert!(!accord.agrees(at(2.9), at(3.)));
+        assert!(!accord.agrees(at(2.9), at(3.), None));
         assert!(!accord.is_apart(at(3.)), "it is tried again");
-        assert!(!accord.agrees(at(12.9), at(12.9)) && accord.agrees(at(13.), at(13.)));
+        assert!(!accord.agrees(at(12.9), at(12.9), None) && accord.agrees(at(13.), at(13.), None));
         assert!(accord.fails(at(14.)));
+    }
+
+    #[test]
+    fn what_is_agreed_on_soon_after_an_outage_that_nobody_claimed_in_is_not_sure() {
+        let start = monotonic();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut accord = Accord::default();
+        for (began, is_sure) in [(4, false), (5, false), (14, false), (15, true), (16, true)] {
+            assert_eq!(accord.agrees(at(began), at(began), Some(at(5))), is_sure, "{began}");
+        }
+        assert!(accord.agrees(at(5), at(5), None));
     }
 }

@@ -1,5 +1,6 @@
 //! What nodes of one control plane, and of several, have of each other.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prost::Message as _;
@@ -7,6 +8,10 @@ use proto::v1::aside::Step;
 use proto::v1::{Aside, ControlMessage, Flight, Request, flight};
 
 use super::*;
+use crate::config::Config;
+use crate::history::Entry;
+use crate::publisher::{Journal, JournalFault, Newer};
+use crate::store::SecretsKey;
 use crate::store::etcd::EtcdSettings;
 use crate::store::suite::Subject;
 use crate::store::suite::etcd::InEtcd;
@@ -18,6 +23,43 @@ const MARK: usize = 5;
 const KEY: Key = Bytes::from_static(b"flight");
 
 const SEALED: Bytes = Bytes::from_static(b"sealed");
+
+/// Other control planes, which commit nothing.
+#[derive(Clone, Debug, Default)]
+struct Others {
+    /// Whether they cannot be followed.
+    are_away: Arc<AtomicBool>,
+}
+
+impl Journal for Others {
+    fn commit(&mut self, _: &Entry) -> Result<(), JournalFault> {
+        Ok(())
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn newer(&mut self) -> Result<Newer, JournalFault> {
+        if self.are_away.load(Ordering::Relaxed) {
+            return Err(JournalFault::Unreachable("away".to_owned()));
+        }
+        Ok(Newer::Changes(Vec::new()))
+    }
+}
+
+/// The relay of a control plane over etcd that follows `others`.
+fn beside(others: &Others, settings: &EtcdSettings, key: &SecretsKey) -> (Relay, Publisher) {
+    let claims = Claims::new(settings, key).unwrap();
+    let publisher = Publisher::new(Config::default(), 1, Box::new(others.clone()));
+    let relay = Relay::new(Some((claims, publisher.clone())), BTreeSet::new());
+    (relay, publisher)
+}
+
+/// The same; they can be followed.
+fn over(settings: &EtcdSettings, key: &SecretsKey) -> Relay {
+    beside(&Others::default(), settings, key).0
+}
 
 /// The only process of a node.
 fn of(node: &str) -> Process {
@@ -66,9 +108,13 @@ async fn answered(answers: &mut mpsc::Receiver<Frame>) -> answer::What {
 
 /// Says `step` of the flight `KEY` by the stream `by`: where it is answered.
 fn says(relay: &Relay, by: By, step: flight::Step) -> mpsc::Receiver<Frame> {
+    says_of(KEY, relay, by, step)
+}
+
+fn says_of(key: Key, relay: &Relay, by: By, step: flight::Step) -> mpsc::Receiver<Frame> {
     let (outgoing, answers) = mpsc::channel(1);
     let flight = Flight {
-        key: KEY,
+        key,
         step: step.into(),
         result: SEALED,
         yields: false,
@@ -152,19 +198,15 @@ async fn work_goes_on_that_etcd_could_not_be_told_of_at_once() {
         return;
     };
     let key = subject.key();
-    let relay = |settings: &EtcdSettings| {
-        let claims = Claims::new(settings, &key).unwrap();
-        Relay::new(Some(claims), BTreeSet::new())
-    };
     let settings = subject.settings();
-    let (one, other) = (relay(&settings), relay(&settings));
+    let (one, other) = (over(&settings, &key), over(&settings, &key));
     let by = one.stream(&of("one"), Vec::new());
     let given = answered(&mut joins(&one, by)).await;
     assert!(matches!(given, answer::What::Yours(_)));
     drop(one);
     // The control plane that gave it starts again while etcd is away.
     subject.kill();
-    let one = relay(&settings);
+    let one = over(&settings, &key);
     let by = one.stream(&of("one"), vec![Bytes::from_static(b"another"), KEY]);
     tokio::time::sleep(LOOK.1).await;
     subject.revive();
@@ -179,10 +221,7 @@ async fn what_control_planes_give_that_could_not_agree_is_said_to_be_unsure() {
         return;
     };
     let key = subject.key();
-    let relays = [(); 2].map(|()| {
-        let claims = Claims::new(&subject.settings(), &key).unwrap();
-        Relay::new(Some(claims), BTreeSet::new())
-    });
+    let relays = [(); 2].map(|()| over(&subject.settings(), &key));
     let [one, other] = &relays;
     let by = one.stream(&of("one"), Vec::new());
     // While they can it is sure, unless etcd takes its time.
@@ -219,8 +258,59 @@ async fn what_control_planes_give_that_could_not_agree_is_said_to_be_unsure() {
     while claims.look(&KEY).await.ok().flatten() != Some(told.clone()) {
         tokio::time::sleep(LOOK.0).await;
     }
-    let given = answered(&mut joins(other, by)).await;
+    // This one may take a moment longer to reach etcd again, and decides alone until then.
+    let mut tries = 0;
+    let mut given = answered(&mut joins(other, by)).await;
+    while given == answer::What::Yours(false) && tries < 200 {
+        tries += 1;
+        says(other, by, flight::Step::Abandon);
+        tokio::time::sleep(LOOK.0).await;
+        given = answered(&mut joins(other, by)).await;
+    }
     assert_eq!(given, answer::What::Result(SEALED));
+}
+
+#[tokio::test]
+async fn what_is_given_after_an_outage_that_nobody_asked_in_is_unsure() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let (others, key) = (Others::default(), subject.key());
+    let (relay, publisher) = beside(&others, &subject.settings(), &key);
+    let by = relay.stream(&of("one"), Vec::new());
+    for are_away in [true, false] {
+        others.are_away.store(are_away, Ordering::Relaxed);
+        assert_eq!(publisher.catch_up().is_err(), are_away);
+        // While they cannot be followed, and after: they may have given it alone, and not told of it yet.
+        let given = answered(&mut joins(&relay, by)).await;
+        assert_eq!(given, answer::What::Yours(false), "{are_away}");
+        says(&relay, by, flight::Step::Abandon);
+    }
+}
+
+#[tokio::test]
+async fn all_that_was_done_in_an_outage_is_told_of_once_it_is_over() {
+    let Some(mut subject) = InEtcd::start() else {
+        return;
+    };
+    let key = subject.key();
+    let relay = over(&subject.settings(), &key);
+    let by = relay.stream(&of("one"), Vec::new());
+    subject.kill();
+    let keys: Vec<Key> = (0..40).map(|number| vec![number].into()).collect();
+    for key in &keys {
+        let given = answered(&mut says_of(key.clone(), &relay, by, flight::Step::Join)).await;
+        assert_eq!(given, answer::What::Yours(false));
+        says_of(key.clone(), &relay, by, flight::Step::Land);
+    }
+    subject.revive();
+    let claims = Claims::new(&subject.settings(), &key).unwrap();
+    let told = Claimed::Done(SEALED.to_vec());
+    for key in &keys {
+        while claims.look(key).await.ok().flatten() != Some(told.clone()) {
+            tokio::time::sleep(LOOK.0).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -229,10 +319,7 @@ async fn work_goes_on_by_way_of_another_control_plane() {
         return;
     };
     let key = subject.key();
-    let relay = || {
-        let claims = Claims::new(&subject.settings(), &key).unwrap();
-        Relay::new(Some(claims), BTreeSet::new())
-    };
+    let relay = || over(&subject.settings(), &key);
     let (one, other) = (relay(), relay());
     let by = one.stream(&of("one"), Vec::new());
     let given = answered(&mut joins(&one, by)).await;
@@ -302,11 +389,7 @@ async fn what_a_node_puts_aside_a_node_of_another_control_plane_takes_once() {
         return;
     };
     let key = subject.key();
-    let claims = || Claims::new(&subject.settings(), &key).unwrap();
-    let (one, other) = (
-        Relay::new(Some(claims()), BTreeSet::new()),
-        Relay::new(Some(claims()), BTreeSet::new()),
-    );
+    let [one, other] = [(); 2].map(|()| over(&subject.settings(), &key));
     for key in [b"a", b"b"] {
         keep(&one, key).await;
         assert_eq!(take(&other, key).await, Some(SEALED));
