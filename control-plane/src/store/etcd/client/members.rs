@@ -118,31 +118,16 @@ impl Members {
     ) -> Result<Value, EtcdError> {
         let body = Bytes::from(body.to_string());
         let writes_once = path.ends_with("/txn");
-        let asked = self.ask_each(path, body, writes_once);
-        if let Ok(answer) = tokio::time::timeout(within, asked).await {
-            return answer;
-        }
-        let silent = format!("no answer within {:.1} s", within.as_secs_f32());
-        Err(if writes_once {
-            EtcdError::Unknown(silent)
-        } else {
-            EtcdError::Unreachable(silent)
-        })
-    }
-
-    async fn ask_each(
-        &self,
-        path: &'static str,
-        body: Bytes,
-        writes_once: bool,
-    ) -> Result<Value, EtcdError> {
+        let end = tokio::time::Instant::now() + within;
         let mut last = EtcdError::Unreachable("there is no member".to_owned());
+        let mut said = None;
         for turn in 0..self.all.len() {
             let at = (self.first.load(Ordering::Relaxed) + turn) % self.all.len().max(1);
             let Some(member) = self.all.get(at) else {
                 continue;
             };
-            let answer = tokio::time::timeout(MEMBER, member.ask(path, body.clone()));
+            let limit = end.min(tokio::time::Instant::now() + MEMBER);
+            let answer = tokio::time::timeout_at(limit, member.ask(path, body.clone()));
             match answer.await {
                 Ok(Ok(answer)) => {
                     self.first.store(at, Ordering::Relaxed);
@@ -157,13 +142,32 @@ impl Members {
                     return Err(error);
                 }
                 // What is asked again does no harm: there is an answer, or none.
-                Ok(Err(EtcdError::Unknown(reason))) => last = EtcdError::Unreachable(reason),
-                Ok(Err(error)) => last = error,
-                Err(_) if writes_once => {
-                    self.first.store(at + 1, Ordering::Relaxed);
-                    return Err(EtcdError::Unknown(format!("{} is silent", member.url)));
+                Ok(Err(EtcdError::Unknown(reason) | EtcdError::Unreachable(reason))) => {
+                    last = EtcdError::Unreachable(reason.clone());
+                    said = Some(reason);
                 }
-                Err(_) => last = EtcdError::Unreachable(format!("{} is silent", member.url)),
+                Ok(Err(error)) => last = error,
+                Err(_) => {
+                    let is_over = limit == end;
+                    let silent = if is_over {
+                        format!("no answer within {:.1} s", within.as_secs_f32())
+                    } else {
+                        format!("{} is silent", member.url)
+                    };
+                    // What another one has said may be why none answers.
+                    let reason = match &said {
+                        Some(said) => format!("{said}; and then: {silent}"),
+                        None => silent,
+                    };
+                    if writes_once {
+                        self.first.store(at + 1, Ordering::Relaxed);
+                        return Err(EtcdError::Unknown(reason));
+                    }
+                    last = EtcdError::Unreachable(reason);
+                    if is_over {
+                        break;
+                    }
+                }
             }
         }
         Err(last)

@@ -246,6 +246,39 @@ async fn a_member_that_has_answered_and_goes_is_not_taken_for_one_of_another_pro
 }
 
 #[tokio::test]
+async fn what_one_member_says_is_told_where_the_next_is_silent() {
+    let listener = || TcpListener::bind("127.0.0.1:0");
+    let (gone, silent) = (listener().await.unwrap(), listener().await.unwrap());
+    let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
+    let endpoints = vec![url(&gone), url(&silent)];
+    let silence = [
+        (
+            Duration::from_secs(30),
+            format!("{}/ is silent", endpoints[1]),
+        ),
+        (Duration::from_secs(1), "no answer within 1.0 s".to_owned()),
+    ];
+    let members = Members::new(&EtcdSettings {
+        endpoints,
+        ..EtcdSettings::default()
+    });
+    let members = members.unwrap();
+    drop(gone);
+    for (within, silence) in silence {
+        for path in ["/v3/kv/range", "/v3/kv/txn"] {
+            members.first.store(0, Ordering::Relaxed);
+            let told = members.ask(path, &json!({}), within).await.unwrap_err();
+            let is_unknown = matches!(told, EtcdError::Unknown(_));
+            assert_eq!(is_unknown, path.ends_with("txn"), "{told}");
+            let told = told.to_string();
+            let (said, then) = told.split_once("; and then: ").unwrap();
+            assert!(said.contains("onnection refused"), "{told}");
+            assert_eq!(then, silence);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_member_that_goes_is_one_that_does_not_answer() {
     let (one, other) = (
         TcpListener::bind("127.0.0.1:0").await.unwrap(),
