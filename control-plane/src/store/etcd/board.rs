@@ -8,7 +8,7 @@ use shared::clock::monotonic;
 use uuid::Uuid;
 
 use super::client::{Client, Comparison, EtcdError, EtcdSettings, Put};
-use super::open;
+use super::shelf::open;
 use crate::rollout::{Agreed, Unagreed};
 use crate::store::seal::{Sealer, SecretsKey};
 

@@ -12,7 +12,8 @@ use shared::telemetry::chain as chain_of;
 use uuid::Uuid;
 
 use super::client::{Comparison, Put};
-use super::{EtcdError, Head, Shelf, Value, log, part_name};
+use super::shelf::{Shelf, Value, log, part_name};
+use super::{EtcdError, Head};
 use crate::config::Config;
 use crate::store::export;
 

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::client::{Client, Comparison, EtcdError, EtcdSettings, Put};
-use super::open;
+use super::shelf::open;
 use crate::store::seal::{Sealer, SecretsKey};
 
 /// How long a value stays, at least a minute of it: longer than anyone works, and as long as browsers come late.
@@ -30,7 +30,7 @@ enum Work {
     /// Somebody has it done: which attempt that is.
     Begun(Uuid),
     /// What came of it.
-    Done(#[serde(with = "super::base64_bytes")] Vec<u8>),
+    Done(#[serde(with = "super::shelf::base64_bytes")] Vec<u8>),
 }
 
 /// What comes of a claim. The numbers are etcd's of the write.

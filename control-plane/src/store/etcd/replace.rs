@@ -4,7 +4,8 @@ use shared::snapshot::Hash;
 use shared::telemetry::chain;
 
 use super::client::{EtcdError, EtcdSettings};
-use super::{EtcdStore, Head, log};
+use super::shelf::log;
+use super::{EtcdStore, Head};
 use crate::config::Config;
 use crate::history::Entry;
 use crate::store::seal::SecretsKey;

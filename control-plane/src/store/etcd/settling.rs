@@ -5,8 +5,9 @@
 
 use shared::clock::monotonic;
 
-use super::client::{Comparison, EtcdError, Put};
-use super::{Head, PATIENCE, Shelf, log};
+use super::Head;
+use super::client::{ALL as PATIENCE, Comparison, EtcdError, Put};
+use super::shelf::{Shelf, log};
 
 /// How often it is sent: to each member of a usual cluster.
 const ATTEMPTS: u32 = 3;

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::{EtcdError, Shelf, Value, log};
+use super::EtcdError;
+use super::shelf::{Shelf, Value, log};
 
 /// How often somebody looks.
 const LOOK: Duration = Duration::from_mins(10);
@@ -121,7 +122,7 @@ impl super::EtcdStore {
             name: "probe",
             version: 0,
         };
-        let first = super::part_name(name, 0);
+        let first = super::shelf::part_name(name, 0);
         let written = self.shelf.client.commit(&unchanged, Some(&first), &[])?;
         Ok(written.is_some())
     }
