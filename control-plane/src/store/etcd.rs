@@ -290,6 +290,12 @@ impl Journal for EtcdStore {
         let entries = self.shelf.entries(self.head.revision, chain, &head);
         // What cannot follow on what is known here is nothing to write on.
         self.parted = matches!(entries, Err(EtcdError::Content(_)));
+        if self.parted {
+            let there = self.shelf.chain_at(self.head.revision);
+            if there.is_ok_and(|there| there.is_some_and(|there| Some(there) != chain)) {
+                return Err(JournalFault::Broken(PARTED.to_owned()));
+            }
+        }
         let newer = match entries? {
             Some(entries) => {
                 let changes = entries.iter();

@@ -7,7 +7,7 @@ use shared::clock::monotonic;
 
 use super::Head;
 use super::client::{ALL as PATIENCE, Comparison, EtcdError, Put};
-use super::shelf::{Shelf, log};
+use super::shelf::Shelf;
 
 /// How often it is sent: to each member of a usual cluster.
 const ATTEMPTS: u32 = 3;
@@ -57,8 +57,9 @@ impl Shelf {
                 return Ok(Settled::Ours(version));
             }
             if version != unchanged.version {
-                let ours = self.is_logged(head).map_err(unknown)?;
-                return Ok(if ours {
+                // Others have gone on from there: what led to it may be in the log.
+                let logged = self.chain_at(head.revision).map_err(unknown)?;
+                return Ok(if logged == Some(head.chain) {
                     // The next write learns from etcd that there is a newer head.
                     Settled::Ours(unchanged.version)
                 } else {
@@ -67,15 +68,5 @@ impl Shelf {
             }
         }
         Err(EtcdError::Unknown(doubt.unwrap_or_default()))
-    }
-
-    /// Whether what led to `head` is in the log, where others have gone on from there.
-    fn is_logged(&self, head: &Head) -> Result<bool, EtcdError> {
-        let name = log(head.revision);
-        let Some(found) = self.client.get(&name)? else {
-            return Ok(false);
-        };
-        let packed = self.packed(&name, &found.value)?;
-        Ok(*blake3::hash(&packed).as_bytes() == head.chain)
     }
 }

@@ -150,6 +150,16 @@ impl Shelf {
         }
     }
 
+    /// Hash of the log entry of `revision`, which holds that of the one before; none if it is not kept.
+    pub(super) fn chain_at(&self, revision: u64) -> Result<Option<Hash>, EtcdError> {
+        let name = log(revision);
+        let Some(found) = self.client.get(&name)? else {
+            return Ok(None);
+        };
+        let packed = self.packed(&name, &found.value)?;
+        Ok(Some(*blake3::hash(&packed).as_bytes()))
+    }
+
     /// The entries after `revision`, which left `chain`, up to `head`; none if one of them is not kept any more.
     /// Each holds the hash of the one before, and the last is the head's.
     pub(super) fn entries(

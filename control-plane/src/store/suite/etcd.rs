@@ -261,7 +261,12 @@ fn an_etcd_that_went_back_is_neither_followed_nor_written_on() {
     commit(&mut other, &mut theirs, &put(2, "instead")).unwrap();
     assert_eq!(theirs.revision(), ours.revision());
     let fault = one.newer().unwrap_err();
-    assert!(fault.to_string().contains("start it again"), "{fault}");
+    assert!(fault.to_string().contains("in another way"), "{fault}");
+    commit(&mut one, &mut ours, &put(3, "on what is lost")).unwrap_err();
+    // And when it has written more.
+    commit(&mut other, &mut theirs, &put(4, "further")).unwrap();
+    let fault = one.newer().unwrap_err();
+    assert!(fault.to_string().contains("in another way"), "{fault}");
     commit(&mut one, &mut ours, &put(3, "on what is lost")).unwrap_err();
     let (_, found) = subject.opened();
     assert_eq!(super::content(&found), super::content(&theirs));
