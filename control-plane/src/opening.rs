@@ -12,7 +12,7 @@ use crate::fleet::{self, Fleet, Had};
 use crate::publisher::{Journal, JournalFault, Publisher};
 use crate::settings::Settings;
 use crate::store::etcd::{Board, Claims, EtcdSettings, EtcdStore, Server, Version};
-use crate::store::{Found, SecretsKey, Store, StoreError, export};
+use crate::store::{Chains, Found, SecretsKey, Store, StoreError, export};
 
 /// How often the store is asked for what other control planes have committed.
 const LOOK: Duration = Duration::from_millis(100);
@@ -36,7 +36,7 @@ pub(crate) async fn open(settings: &Settings, key: SecretsKey) -> Result<Publish
             }
             Some(etcd) => {
                 let known = Known::of(&data, None)?;
-                let permits = |found: &Found| known.check(found);
+                let permits = |found: &Found, past: &Chains<'_>| known.check(found, past);
                 let (store, config) = EtcdStore::open(&etcd, &key, permits)?;
                 (
                     config,
@@ -72,9 +72,9 @@ impl Known {
         })
     }
 
-    /// Refuses an etcd that lacks any of it: it was put back to an earlier state or begun anew, and what is written there would be
-    /// of revisions that nodes have otherwise.
-    pub(crate) fn check(&self, found: &Found) -> Result<(), StoreError> {
+    /// Refuses an etcd that lacks any of it, or has a `past` without it: it was put back to an earlier state or begun anew, and
+    /// what is written there would be of revisions that nodes have otherwise.
+    pub(crate) fn check(&self, found: &Found, past: &Chains<'_>) -> Result<(), StoreError> {
         let lacks = |had: &&Had| found.lacks(had.generation, had.revision);
         if let Some(had) = self.had.iter().find(lacks) {
             return Err(StoreError::WasAhead {
@@ -85,14 +85,39 @@ impl Known {
                 path: self.nodes.display().to_string(),
             });
         }
+        for had in &self.had {
+            let is_comparable = had.generation == found.generation;
+            let there = had
+                .chain
+                .filter(|_| is_comparable)
+                .map(|_| past(had.revision));
+            if let Some(Some(there)) = there.transpose()?
+                && Some(there) != had.chain
+            {
+                return Err(StoreError::Parted {
+                    generation: found.generation,
+                    revision: found.revision,
+                    had: had.revision,
+                    path: self.nodes.display().to_string(),
+                });
+            }
+        }
         export::check_none_ahead(&self.exports, found)
     }
 }
 
-/// What is in etcd, or why it cannot be opened with `key`, without reading more than its head.
-pub(crate) async fn try_etcd(settings: EtcdSettings, key: SecretsKey) -> Result<Found, StoreError> {
-    let tried = tokio::task::spawn_blocking(move || EtcdStore::try_open(&settings, &key)).await;
-    Ok(tried.expect("asking etcd does not panic")?)
+/// Why what is in etcd cannot be opened with `key`, or not where this is `known`, as far as its head and its log tell.
+pub(crate) async fn try_etcd(
+    settings: EtcdSettings,
+    key: SecretsKey,
+    known: Known,
+) -> Result<(), StoreError> {
+    let trying = move || {
+        let permits = |found: &Found, past: &Chains<'_>| known.check(found, past);
+        EtcdStore::try_open(&settings, &key, permits).map(drop)
+    };
+    let tried = tokio::task::spawn_blocking(trying).await;
+    tried.expect("asking etcd does not panic")
 }
 
 /// What control planes over one store share besides the configuration.
@@ -161,7 +186,7 @@ async fn catch_up(publisher: Publisher) {
 #[cfg(test)]
 mod tests {
     use shared::clock::UnixTime;
-    use shared::snapshot::{Position, Revision};
+    use shared::snapshot::{Hash, Position, Revision};
 
     use super::*;
     use crate::fleet::tests::{at, introduction};
@@ -169,7 +194,7 @@ mod tests {
 
     /// Holds `found` against what is known in `data` and `had`.
     fn check_found(found: &Found, data: &Path, had: Option<Had>) -> Result<(), StoreError> {
-        Known::of(data, had)?.check(found)
+        Known::of(data, had)?.check(found, &|_| Ok(None))
     }
 
     #[tokio::test]
@@ -192,6 +217,7 @@ mod tests {
         let had = Had {
             generation: 3,
             revision: Revision(34),
+            chain: None,
         };
         Kept::start(fleet, nodes.clone(), move || had).stop();
         for revision in [34, 35] {
@@ -225,9 +251,44 @@ mod tests {
         let had = Some(Had {
             generation: 3,
             revision: Revision(36),
+            chain: None,
         });
         check_found(&Found::at(3, Revision(35)), directory.path(), had).unwrap_err();
     }
+
+    #[test]
+    fn an_etcd_that_went_on_in_another_way_is_not_written_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let had = Had {
+            generation: 3,
+            revision: Revision(34),
+            chain: Some([1; 32]),
+        };
+        let known = Known::of(directory.path(), Some(had)).unwrap();
+        let check = |generation, there: Option<Hash>| {
+            let found = Found::at(generation, Revision(40));
+            known.check(&found, &|revision| {
+                assert_eq!(revision, Revision(34));
+                Ok(there)
+            })
+        };
+        check(3, Some([1; 32])).unwrap();
+        // It is not kept, or was restored as another generation.
+        check(3, None).unwrap();
+        check(4, Some([2; 32])).unwrap();
+        let told = check(3, Some([2; 32])).unwrap_err().to_string();
+        for part in [
+            "revision 34 is another than this control plane had",
+            "nodes.json and the exports beside it away",
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
+        // An etcd that does not answer is no proof.
+        let silent = || StoreError::Key("silent".to_owned());
+        let found = Found::at(3, Revision(40));
+        known.check(&found, &|_| Err(silent())).unwrap_err();
+    }
+
     #[tokio::test]
     async fn what_is_written_while_etcd_is_asked_is_not_held_against_it() {
         let directory = tempfile::tempdir().unwrap();
@@ -235,6 +296,7 @@ mod tests {
         let at = |revision| Had {
             generation: 3,
             revision: Revision(revision),
+            chain: None,
         };
         let keep = |revision| {
             Kept::start(Fleet::default(), nodes_path(data), move || at(revision)).stop();
@@ -246,8 +308,10 @@ mod tests {
         let found = Found::at(3, Revision(35));
         keep(36);
         std::fs::write(exports.join("3-36.export"), "").unwrap();
-        known.check(&found).unwrap();
-        known.check(&Found::at(3, Revision(34))).unwrap_err();
+        let nothing: &Chains<'_> = &|_| Ok(None);
+        known.check(&found, nothing).unwrap();
+        let older = Found::at(3, Revision(34));
+        known.check(&older, nothing).unwrap_err();
         // Who asks from now on is told of both.
         check_found(&found, data, None).unwrap_err();
         std::fs::remove_file(nodes_path(data)).unwrap();

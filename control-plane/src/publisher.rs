@@ -1,6 +1,7 @@
 //! The write path: a command is decided on the newest configuration, made durable, and only then
 //! shown to readers and streams.
 
+mod journal;
 mod looks;
 mod turns;
 
@@ -15,87 +16,11 @@ use tokio::sync::{Notify, watch};
 use crate::capacity;
 use crate::command::{Command, Context, Decision, Rejection, decide};
 use crate::config::{Change, Config};
-use crate::history::{Entry, Forgotten, History, Origin};
+use crate::history::{Entry, History, Origin};
 use crate::snapshot;
+pub use journal::{Journal, JournalFault, Newer, Place};
 use looks::Looks;
 use turns::{NoTurn, Turns};
-
-/// Where commits become durable.
-pub trait Journal: Send + 'static {
-    /// Makes `entry` durable; its revision is the one after the last. After [`JournalFault::Broken`]
-    /// nothing is acknowledged any more until the process starts again.
-    fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault>;
-
-    /// What others have committed since. Only a store with several writers has any.
-    fn newer(&mut self) -> Result<Newer, JournalFault> {
-        Ok(Newer::Changes(Vec::new()))
-    }
-
-    /// Why it is not to be asked by those who wait until [`Self::newer`] finds it again, if it did not answer the last commit.
-    fn lost(&self) -> Option<JournalFault> {
-        None
-    }
-
-    /// Whether others write to it, too.
-    fn is_shared(&self) -> bool {
-        false
-    }
-
-    /// Keeps `config` whole, if it is time to: so that a start need not read every change there ever was.
-    fn checkpoint(&mut self, _: &Config) -> Result<(), JournalFault> {
-        Ok(())
-    }
-
-    /// Makes a store that holds `config`, which is nothing yet, one that comes after generation `known`, if it can: its
-    /// generation then.
-    fn pass(
-        &mut self,
-        _known: u64,
-        _: &Config,
-        _now: UnixTime,
-    ) -> Result<Option<u64>, JournalFault> {
-        Ok(None)
-    }
-
-    /// What was committed before. Read without waiting for commits.
-    fn history(&self) -> Arc<dyn History> {
-        Arc::new(Forgotten)
-    }
-}
-
-/// What leads a control plane to what others have committed.
-#[derive(Debug)]
-pub enum Newer {
-    /// Changes and the revisions that they made.
-    Changes(Vec<(Change, Revision)>),
-    /// Everything: the changes are not kept any more.
-    Whole(Box<Config>),
-}
-
-/// Why a commit is not durable.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum JournalFault {
-    /// A commit failed, now or earlier.
-    #[error("the store takes no writes: {0}")]
-    Broken(String),
-    /// The disk is nearly full. Nothing was written; the next attempt may succeed.
-    #[error("the store takes no writes: {0}")]
-    NoRoom(String),
-    /// The configuration would be larger than it may be. Nothing was written.
-    #[error("{0}")]
-    TooLarge(String),
-    /// Somebody else has committed meanwhile. Nothing was written; what is newer has to be known first.
-    #[error(
-        "others have changed the configuration at the same time, again and again; send the request again"
-    )]
-    Behind,
-    /// It may be written, now or later: the store was lost before it said so.
-    #[error("{0}; it may come into force yet: look before you send it again")]
-    Unknown(String),
-    /// The store cannot be reached, or not all of it that has to agree. The next attempt may succeed.
-    #[error("the store takes no writes: {0}")]
-    Unreachable(String),
-}
 
 /// Why a command had no effect.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +79,8 @@ struct Inner {
     /// Held from the decision to the swap, so that each command is decided on the newest state.
     journal: Turns<Box<dyn Journal>>,
     config: RwLock<Config>,
+    /// Where `config` is in what was committed, as soon as it is shown.
+    place: RwLock<Option<Place>>,
     revision: watch::Sender<Revision>,
     urgent: Notify,
     looks: Option<Looks>,
@@ -179,6 +106,7 @@ impl Publisher {
             generation: AtomicU64::new(generation),
             awaited: AtomicU64::new(0),
             history: journal.history(),
+            place: RwLock::new(journal.place()),
             journal: Turns::new(journal),
             config: RwLock::new(config),
             revision,
@@ -379,7 +307,7 @@ impl Publisher {
             match committed {
                 Ok(()) => {
                     let config = config.evolve(&change, revision);
-                    self.show(config.clone());
+                    self.show(config.clone(), journal.place());
                     self.hear(begun);
                     // What is durable stays so without it.
                     if let Err(fault) = journal.checkpoint(&config) {
@@ -424,9 +352,20 @@ impl Publisher {
             .unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
-    /// Shows readers `config`.
-    fn show(&self, config: Config) {
+    /// Up to where the configuration is known, where others may put something else in its place.
+    pub(crate) fn place(&self) -> Option<Place> {
+        let place = self.inner.place.read();
+        *place.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows readers `config`, which is at `place`.
+    fn show(&self, config: Config, place: Option<Place>) {
         let revision = config.revision();
+        *self
+            .inner
+            .place
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = place;
         *self
             .inner
             .config
@@ -444,9 +383,9 @@ impl Publisher {
                 for (change, revision) in changes {
                     config.apply(&change, revision);
                 }
-                self.show(config);
+                self.show(config, journal.place());
             }
-            Newer::Whole(config) => self.show(config.founded()),
+            Newer::Whole(config) => self.show(config.founded(), journal.place()),
         }
         self.hear(begun);
         Ok(())

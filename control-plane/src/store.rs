@@ -47,7 +47,7 @@ use checkpoint::{Checkpoint, Checkpoints};
 pub use fault::{Fault, StoreError};
 use files::file_error;
 use first_format::Proof;
-pub use found::Found;
+pub use found::{Chains, Found};
 use past::Past;
 pub use past::REVISIONS;
 use reserve::Reserve;

@@ -78,8 +78,7 @@ impl ControlPlane {
             // What is only known here would be gone with this process.
             let had = is_own.then(|| Had::of(&self.publisher));
             let known = Known::of(directory, had)?;
-            let found = opening::try_etcd(etcd.clone(), key).await?;
-            known.check(&found)?;
+            opening::try_etcd(etcd.clone(), key, known).await?;
         } else if is_own {
             self.could_be_opened_by(settings)?;
         }

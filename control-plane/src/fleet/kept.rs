@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use shared::clock::{UnixTime, monotonic};
 use shared::machine::{read_bounded, write_whole};
-use shared::snapshot::Revision;
+use shared::snapshot::{Hash, Revision};
 use shared::telemetry::Trouble;
 use tokio::task::JoinHandle;
 
@@ -37,14 +37,20 @@ pub struct Had {
     pub generation: u64,
     /// The revision.
     pub revision: Revision,
+    /// Hash of what led there, where others write to the store as well; none in files of earlier versions.
+    #[serde(default)]
+    pub chain: Option<Hash>,
 }
 
 impl Had {
     /// Up to where `publisher` has it.
     pub fn of(publisher: &Publisher) -> Self {
+        let generation = publisher.generation();
+        let place = publisher.place();
         Self {
-            generation: publisher.generation(),
-            revision: publisher.config().revision(),
+            generation,
+            revision: place.map_or_else(|| publisher.config().revision(), |place| place.revision),
+            chain: place.map(|place| place.chain),
         }
     }
 }
@@ -279,6 +285,7 @@ mod tests {
     const HAD: Had = Had {
         generation: 7,
         revision: Revision(34),
+        chain: Some([7; 32]),
     };
 
     #[test]
@@ -303,6 +310,9 @@ mod tests {
         // An earlier version says nothing of that.
         fs::write(&file, r#"{"rows":[]}"#).unwrap();
         assert_eq!(had(&file), None);
+        let before = r#"{"rows":[],"had":{"generation":7,"revision":34}}"#;
+        fs::write(&file, before).unwrap();
+        assert_eq!(had(&file), Some(Had { chain: None, ..HAD }));
         fs::write(&file, "damaged").unwrap();
         assert_eq!((generation_told(&file, NOW), had(&file)), (0, None));
     }

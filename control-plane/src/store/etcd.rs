@@ -35,15 +35,15 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use shared::clock::{UnixTime, monotonic};
-use shared::snapshot::Hash;
+use shared::snapshot::{Hash, Revision};
 use uuid::Uuid;
 
 use super::past::REVISIONS;
 use super::seal::{Sealer, SecretsKey};
-use super::{Found, StoreError};
+use super::{Chains, Found, StoreError};
 use crate::config::Config;
 use crate::history::{Entry, History};
-use crate::publisher::{Journal, JournalFault, Newer};
+use crate::publisher::{Journal, JournalFault, Newer, Place};
 use background::in_background;
 pub use board::{Board, Post};
 use checkpoint::Newest;
@@ -95,18 +95,19 @@ pub struct EtcdStore {
 
 /// Why nothing is written once that is so.
 const PARTED: &str = "etcd went back to an earlier state, and on from there in another way: what this control plane \
-                      knows is not there any more; `POST /clustering/exports` here keeps it, start it again to take what is";
+                      knows is not there any more; `POST /clustering/exports` here keeps it for a `restore`; to go on without, \
+                      move its nodes.json and exports away and start it again";
 
 impl EtcdStore {
     /// Opens the store and reads all of it. Nothing is written if `permits` has something against what is found.
     pub fn open(
         settings: &EtcdSettings,
         key: &SecretsKey,
-        permits: impl FnOnce(&Found) -> Result<(), StoreError>,
+        permits: impl FnOnce(&Found, &Chains<'_>) -> Result<(), StoreError>,
     ) -> Result<(Self, Config), StoreError> {
         let shelf = Self::shelf(settings, key)?;
         let (head, seen) = shelf.head()?;
-        permits(&head.found())?;
+        permits(&head.found(), &|revision| Ok(shelf.chain_at(revision.0)?))?;
         let mut store = Self::at(shelf, head, seen);
         if store.seen == 0 {
             store.declare_generation(UnixTime::now())?;
@@ -329,5 +330,12 @@ impl Journal for EtcdStore {
 
     fn history(&self) -> Arc<dyn History> {
         Arc::<Shelf>::clone(&self.shelf)
+    }
+
+    fn place(&self) -> Option<Place> {
+        Some(Place {
+            revision: Revision(self.head.revision),
+            chain: self.head.chain,
+        })
     }
 }

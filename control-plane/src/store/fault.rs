@@ -68,6 +68,23 @@ pub enum StoreError {
         /// The file that says so, which holds the list of data planes, too.
         path: String,
     },
+    /// etcd answers, and has another past than this control plane had.
+    #[error(
+        "the store has lost writes: etcd is at revision {revision} of generation {generation}, and its revision {had} is \
+         another than this control plane had: it was put back, and went on from there in another way; restore the newest \
+         export (`wardgate-control-plane restore`), one of a control plane that still runs if there is one, or move {path} and \
+         the exports beside it away to go on without"
+    )]
+    Parted {
+        /// The store's generation.
+        generation: u64,
+        /// The store's revision.
+        revision: Revision,
+        /// The one that this control plane had otherwise.
+        had: Revision,
+        /// The file that says so, which holds the list of data planes, too.
+        path: String,
+    },
     /// The store opens, but its end is gone.
     #[error(
         "the store in {path} has lost writes: it is at revision {revision} of generation {generation}, and revision \

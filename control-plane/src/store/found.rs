@@ -1,6 +1,11 @@
 //! What a start finds in the store, held against what was known before: a store that was lost, or put back, is not written on.
 
-use shared::snapshot::Revision;
+use shared::snapshot::{Hash, Revision};
+
+use super::StoreError;
+
+/// Tells the hash of what was committed as a revision, which holds that of all before; none if it is not kept.
+pub type Chains<'a> = dyn Fn(Revision) -> Result<Option<Hash>, StoreError> + 'a;
 
 /// A store, as far as its head tells.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -5,7 +5,7 @@ use shared::snapshot::Revision;
 
 use super::client::{Comparison, EtcdError, EtcdSettings, Put};
 use super::{EtcdStore, HEAD, Head};
-use crate::store::{Found, SecretsKey, generation_after};
+use crate::store::{Chains, Found, SecretsKey, StoreError, generation_after};
 
 impl Head {
     /// What it tells of the store.
@@ -20,8 +20,15 @@ impl Head {
 
 impl EtcdStore {
     /// What [`Self::open`] would find, or why it would not open the store, as far as its head tells.
-    pub fn try_open(settings: &EtcdSettings, key: &SecretsKey) -> Result<Found, EtcdError> {
-        Ok(Self::shelf(settings, key)?.head()?.0.found())
+    pub fn try_open(
+        settings: &EtcdSettings,
+        key: &SecretsKey,
+        permits: impl FnOnce(&Found, &Chains<'_>) -> Result<(), StoreError>,
+    ) -> Result<Found, StoreError> {
+        let shelf = Self::shelf(settings, key)?;
+        let found = shelf.head()?.0.found();
+        permits(&found, &|revision| Ok(shelf.chain_at(revision.0)?))?;
+        Ok(found)
     }
 
     /// Says what generation this is, unless another control plane has: all of them must say the same.

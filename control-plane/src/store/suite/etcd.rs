@@ -1,6 +1,7 @@
 //! The suite on etcd, and what only a store with several writers has.
 
 mod lost_answers;
+mod put_back;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::history::Entry;
 use crate::publisher::{Journal, JournalFault, Newer};
 use crate::store::etcd::{Board, Claimed, Claims, EtcdSettings, EtcdStore, Post, Server};
-use crate::store::{Found, SecretsKey, StoreError, generation_after};
+use crate::store::{SecretsKey, StoreError, generation_after};
 
 /// One member of etcd with a store of its own; ended when dropped.
 pub(crate) struct InEtcd {
@@ -65,7 +66,7 @@ impl InEtcd {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
-            if EtcdStore::try_open(&self.settings(), &self.key()).is_ok() {
+            if EtcdStore::try_open(&self.settings(), &self.key(), |_, _| Ok(())).is_ok() {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -135,7 +136,7 @@ impl Subject for InEtcd {
     }
 
     fn open(&self, key: &SecretsKey) -> Result<(EtcdStore, Config, u64), StoreError> {
-        let (store, config) = EtcdStore::open(&self.settings(), key, |_| Ok(()))?;
+        let (store, config) = EtcdStore::open(&self.settings(), key, |_, _| Ok(()))?;
         let generation = store.generation();
         Ok((store, config, generation))
     }
@@ -205,71 +206,6 @@ fn of_two_that_write_at_once_one_is_told_to_look_first() {
     };
     ours.apply(change, *revision);
     assert_eq!(super::content(&ours), super::content(&theirs));
-}
-
-/// What lies below `from`, once more below `to`, in the place of what is there.
-fn copy(from: &Path, to: &Path) {
-    let _ = std::fs::remove_dir_all(to);
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-#[test]
-fn an_etcd_that_went_back_is_neither_followed_nor_written_on() {
-    let Some(mut subject) = InEtcd::start() else {
-        return;
-    };
-    let backup = subject.place().join("backup");
-    let (mut one, mut ours) = subject.opened();
-    commit(&mut one, &mut ours, &put(1, "kept")).unwrap();
-    subject.kill();
-    copy(&subject.files(), &backup);
-    subject.clear(&mut one);
-    commit(&mut one, &mut ours, &put(2, "lost")).unwrap();
-    subject.kill();
-    copy(&backup, &subject.files());
-    subject.clear(&mut one);
-    let Newer::Changes(changes) = one.newer().unwrap() else {
-        panic!("an older state is no news")
-    };
-    assert!(changes.is_empty());
-    commit(&mut one, &mut ours.clone(), &put(3, "on what is lost")).unwrap_err();
-    // It is no stale answer, and said.
-    let told = (0..600).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        one.newer().err()
-    });
-    let told = told.expect("it stays older").to_string();
-    assert!(told.contains("put back to an earlier state"), "{told}");
-    let fault = commit(&mut one, &mut ours.clone(), &put(3, "on what is lost")).unwrap_err();
-    assert_eq!(fault.to_string(), told);
-    // Nobody who had more begins there, and that writes nothing.
-    let refused = EtcdStore::open(&subject.settings(), &subject.key(), |found| {
-        assert!(found.lacks(one.generation(), ours.revision()), "{found:?}");
-        Err(StoreError::Key("refused".to_owned()))
-    });
-    refused.unwrap_err();
-    // Another goes on from what there is, until it has written as much.
-    let (mut other, mut theirs) = subject.opened();
-    commit(&mut other, &mut theirs, &put(2, "instead")).unwrap();
-    assert_eq!(theirs.revision(), ours.revision());
-    let fault = one.newer().unwrap_err();
-    assert!(fault.to_string().contains("in another way"), "{fault}");
-    commit(&mut one, &mut ours, &put(3, "on what is lost")).unwrap_err();
-    // And when it has written more.
-    commit(&mut other, &mut theirs, &put(4, "further")).unwrap();
-    let fault = one.newer().unwrap_err();
-    assert!(fault.to_string().contains("in another way"), "{fault}");
-    commit(&mut one, &mut ours, &put(3, "on what is lost")).unwrap_err();
-    let (_, found) = subject.opened();
-    assert_eq!(super::content(&found), super::content(&theirs));
 }
 
 #[test]
@@ -424,51 +360,6 @@ fn work_is_claimed_by_one_control_plane_and_what_comes_of_it_known_to_all() {
     let claimed = block_on(futures::future::join_all(everyone));
     let ours = |claimed: &&Claimed| matches!(claimed, Claimed::Ours(_));
     assert_eq!(claimed.iter().filter(ours).count(), 32);
-}
-
-#[test]
-fn an_etcd_that_was_emptied_is_not_begun_anew_by_who_knows_what_was_there() {
-    let Some(mut subject) = InEtcd::start() else {
-        return;
-    };
-    let (mut one, mut ours) = subject.opened();
-    commit(&mut one, &mut ours, &put(1, "kept")).unwrap();
-    subject.kill();
-    std::fs::remove_dir_all(subject.files()).unwrap();
-    subject.clear(&mut one);
-    let open = |permits: fn(&Found) -> Result<(), StoreError>| {
-        EtcdStore::open(&subject.settings(), &subject.key(), permits)
-    };
-    let refused = open(|found| Err(StoreError::Key(format!("{found:?}")))).unwrap_err();
-    let nothing = format!("{:?}", Found::at(0, Revision(0)));
-    assert_eq!(refused.to_string(), nothing);
-    let found = EtcdStore::try_open(&subject.settings(), &subject.key()).unwrap();
-    assert_eq!(found, Found::at(0, Revision(0)), "nothing was written");
-    // Whoever knows of nothing begins. Who had all of it still says what to do.
-    let (mut other, mut theirs) = {
-        let (store, config) = open(|_| Ok(())).unwrap();
-        (store, config)
-    };
-    for id in 2..5 {
-        commit(&mut other, &mut theirs, &put(id, "instead")).unwrap();
-    }
-    let told = (0..600).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        one.newer().err()
-    });
-    let told = told.expect("it is no stale answer").to_string();
-    for part in ["was begun anew", "/clustering/exports", "restore --from"] {
-        assert!(told.contains(part), "{told}");
-    }
-    let found = EtcdStore::try_open(&subject.settings(), &subject.key()).unwrap();
-    assert!(found.lacks(one.generation(), ours.revision()), "{found:?}");
-    // A restore makes it whole again.
-    let entry = Entry::restored(ours.revision().next(), UnixTime::now(), Path::new("export"));
-    let restored = subject.replace(&subject.key(), &ours, &entry);
-    let found = EtcdStore::try_open(&subject.settings(), &subject.key()).unwrap();
-    assert_eq!(found.generation, restored);
-    assert!(!found.lacks(one.generation(), ours.revision()), "{found:?}");
-    assert!(!found.begun);
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl Between {
             endpoints: vec![self.url.clone()],
             ..subject.settings()
         };
-        EtcdStore::open(&settings, &subject.key(), |_| Ok(())).unwrap()
+        EtcdStore::open(&settings, &subject.key(), |_, _| Ok(())).unwrap()
     }
 }
 
