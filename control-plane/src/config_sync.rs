@@ -65,8 +65,11 @@ use session::Session;
 /// Where nodes are led.
 pub type Target = watch::Receiver<Targets>;
 
-/// How often each side pings a silent connection. A node that takes in much says nothing meanwhile.
-const PING: Duration = Duration::from_secs(10);
+/// How often a silent connection is pinged. A node that takes in much says nothing meanwhile. With the time that what was sent
+/// may stay unacknowledged (`listener.rs`) a link that loses all is noticed within 15 s, by the system, however busy either side is.
+const PING: Duration = Duration::from_secs(5);
+/// How long a node may take to introduce itself.
+const HELLO: Duration = Duration::from_secs(10);
 /// How long the answer to a ping may take: it comes once the node has read what it was sent before, over whatever link it has.
 const PONG: Duration = Duration::from_secs(20);
 /// Bytes under way to a node before it has to read some.
@@ -229,7 +232,7 @@ impl Streams {
         peer: &Peer,
         mut incoming: Streaming<NodeMessage>,
     ) -> Result<Messages, Status> {
-        let hello = tokio::time::timeout(PING, incoming.message())
+        let hello = tokio::time::timeout(HELLO, incoming.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no Hello within 10 s"))??;
         let flights = wire::flights(hello.as_ref());

@@ -24,8 +24,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// nodes of other addresses out.
 const SLOW: Duration = Duration::from_secs(2);
 const SLOW_PER_ADDRESS: usize = 16;
-/// How long sent bytes may stay unacknowledged.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+/// How long sent bytes may stay unacknowledged. Nodes send some at least as often as they answer a ping.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 /// Bytes that may wait in the kernel: pings, logouts and keys would stand behind them. On a slow link that takes seconds.
 const UNSENT: u32 = 8 * 1024;

@@ -37,8 +37,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How often a silent connection is pinged, and how long the answer may take.
 const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(5);
-/// How long sent bytes may stay unacknowledged.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+/// How long sent bytes may stay unacknowledged. Some are sent at least every five seconds: control planes ping as often, and are
+/// answered.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// Bytes of one message: a chunk has at most 256 KiB.
 const MESSAGE_LIMIT: usize = 1024 * 1024;
 /// Bytes under way before this node has to read some.
