@@ -1,5 +1,6 @@
 //! What lies where in a control plane's data directory, and whose it is.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -57,16 +58,29 @@ pub(crate) fn hold(directory: &Path) -> io::Result<Held> {
     })
 }
 
-/// The file of the key for the store below `data_directory`, if `secrets_key_file` is set to that.
+/// The file of the key for the store below `data_directory`: `secrets_key_file` if that is set, else one beside the directory.
 pub(crate) fn key_path(data_directory: &Path, secrets_key_file: Option<&Path>) -> PathBuf {
-    secrets_key_file.map_or_else(
-        || {
-            let mut path = data_directory.to_path_buf().into_os_string();
-            path.push(".key");
-            path.into()
-        },
-        Path::to_path_buf,
-    )
+    if let Some(file) = secrets_key_file {
+        return file.to_path_buf();
+    }
+    let with_ending = |name: &OsStr| {
+        let mut name = name.to_os_string();
+        name.push(".key");
+        name
+    };
+    // Versions before took what is written: of `data/` and `.` that is a file within the directory, which goes with each copy of it.
+    let before = PathBuf::from(with_ending(data_directory.as_os_str()));
+    let whole = data_directory.canonicalize();
+    let whole = whole.as_deref().unwrap_or(data_directory);
+    let named = if data_directory.file_name().is_some() {
+        data_directory
+    } else {
+        whole
+    };
+    match named.file_name() {
+        Some(name) if !before.exists() => named.with_file_name(with_ending(name)),
+        _ => before,
+    }
 }
 
 /// The store's directory.
@@ -87,6 +101,25 @@ pub(crate) fn export_path(data_directory: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_key_lies_beside_the_directory_however_that_is_written() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().canonicalize().unwrap();
+        let data = place.join("data");
+        let beside = place.join("data.key");
+        assert_eq!(key_path(&data, None), beside);
+        assert_eq!(key_path(&data.join(""), None), beside);
+        assert_eq!(key_path(Path::new("data"), None), Path::new("data.key"));
+        let set = Path::new("set.key");
+        assert_eq!(key_path(&data, Some(set)), set);
+        std::fs::create_dir_all(data.join("sub")).unwrap();
+        assert_eq!(key_path(&data.join("sub/.."), None), beside);
+        // One that is there already is not lost.
+        std::fs::write(data.join(".key"), "").unwrap();
+        assert_eq!(key_path(&data.join(""), None), data.join(".key"));
+        assert_eq!(key_path(&data, None), beside);
+    }
 
     #[test]
     fn one_control_plane_holds_a_directory_and_a_data_plane_may_use_it_too() {

@@ -14,7 +14,7 @@ use crate::admin::listener::server_config;
 use crate::config_sync;
 use crate::data_directory::store_path;
 use crate::settings::{AdminListen, Settings};
-use crate::store::{SecretsKey, StoreError, check_room_to_begin};
+use crate::store::{SecretsKey, StoreError, check_room_to_begin, is_begun};
 
 /// What follows from settings that can be run by.
 pub(crate) struct Judged {
@@ -40,12 +40,8 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
             source,
         }
     })?;
-    let is_new = settings.etcd.used().is_none() && !store_path(&settings.data_directory).exists();
-    if is_new && settings.needs_user() {
+    if makes_store(settings) && settings.needs_user() {
         return Err(StartError::NoUser);
-    }
-    if is_new {
-        check_room_to_begin(&store_path(&settings.data_directory))?;
     }
     if let Some(path) = &settings.addresses_file {
         shared::machine::check_file(path).map_err(|source| StartError::Addresses {
@@ -59,6 +55,11 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
     let mut doubts: Vec<String> = config_sync::judge(&judged.files)?.into_iter().collect();
     doubts.extend(settings.short_stages());
     Ok(doubts)
+}
+
+/// Whether a process with `settings` begins a store on this machine.
+fn makes_store(settings: &Settings) -> bool {
+    settings.etcd.used().is_none() && !is_begun(&store_path(&settings.data_directory))
 }
 
 /// Draws the conclusions.
@@ -100,6 +101,10 @@ pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
             path: directory,
             source,
         })?;
+    }
+    // Before anything is made, which would only take room.
+    if makes_store(settings) {
+        check_room_to_begin(&store_path(data))?;
     }
     let admin_tls = match (
         admins.iter().any(|(_, listener)| listener.tls),

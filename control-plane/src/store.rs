@@ -56,6 +56,7 @@ pub(crate) use room::{check_room_to_begin, check_room_to_open};
 use seal::Sealer;
 pub use seal::SecretsKey;
 use witness::Witness;
+pub(crate) use witness::is_begun;
 
 /// How long sled may take to close a store.
 const CLOSED: Duration = Duration::from_secs(30);
@@ -148,6 +149,10 @@ impl Store {
         };
         let config = store.load()?;
         store.check_whole()?;
+        if store.head.revision > 0 {
+            // One of before there were witnesses has one from now on.
+            store.witness.note(&store.head);
+        }
         if store.head.generation == 0 {
             store.head.generation = generation_after(0, UnixTime::now());
         }

@@ -244,16 +244,25 @@ async fn a_store_that_has_no_room_to_begin_is_told_of_and_leaves_nothing() {
         ("WARDGATE_CLUSTER_CA", file("ca.pem")),
         ("WARDGATE_DATA_DIRECTORY", data.clone()),
     ];
-    for left in [0, 8 << 20, 40 << 20, 128 << 20] {
-        std::fs::remove_dir_all(&data).unwrap();
-        disk.fill(left);
+    let check = || {
         let mut check = std::process::Command::new(&program);
         let check = check.arg("--check").env_clear().envs(environment.clone());
         let check = check.output().unwrap();
         let said = String::from_utf8_lossy(&check.stderr).into_owned();
+        (check.status.success(), said)
+    };
+    for left in [0, 8 << 20, 40 << 20, 128 << 20] {
+        std::fs::remove_dir_all(&data).unwrap();
+        disk.fill(left);
+        let (passes, said) = check();
         let starts = cluster.try_start_control_plane().await.is_ok();
-        assert_eq!(check.status.success(), starts, "{left}: {said}");
+        assert_eq!(passes, starts, "{left}: {said}");
         assert!(starts || said.contains("make room"), "{left}: {said}");
+        if !starts {
+            // It has begun nothing, and the next check says the same.
+            assert!(!data.join("store").exists(), "{left}");
+            assert_eq!(check(), (false, said.clone()), "{left}");
+        }
         println!("a new store with {left} bytes: {starts} {said}");
         if let Some(process) = cluster.control_plane.take() {
             process.stop().await;

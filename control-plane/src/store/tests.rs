@@ -70,6 +70,25 @@ pub(super) fn entry(revision: u64, change: &Change) -> Entry {
 }
 
 #[test]
+fn a_store_that_nothing_was_committed_to_is_as_good_as_none() {
+    let place = Place::new();
+    let directory = place.directory();
+    assert!(!is_begun(&directory));
+    let (mut store, _) = place.open().unwrap();
+    assert!(!is_begun(&directory));
+    store.commit(&entry(1, &put(1, "first"))).unwrap();
+    assert!(is_begun(&directory));
+    drop(store);
+    // One of before there were witnesses.
+    place.wait_until_closed();
+    std::fs::remove_file(directory.join("witness")).unwrap();
+    assert!(is_begun(&directory));
+    let (store, _) = place.open().unwrap();
+    assert!(is_begun(&directory));
+    drop(store);
+}
+
+#[test]
 fn a_store_begun_anew_by_a_clock_that_is_behind_goes_past_what_nodes_wait_with() {
     let place = Place::new();
     let (store, config) = place.open().unwrap();
