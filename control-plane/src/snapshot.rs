@@ -5,11 +5,11 @@
 //! that a change costs as much as itself, whatever the number of records. It remembers what it published
 //! before, so that a node that runs any of that is sent only the difference.
 
+mod beside;
 mod frame;
 mod held;
 mod pack;
 mod requirements;
-mod revoked;
 mod ring;
 mod vouched;
 
@@ -25,6 +25,7 @@ use shared::snapshot::{BucketSet, Hash, Inventory, Key, Position, Record, Revisi
 use tokio::sync::OnceCell;
 
 use crate::config::{Change, Config, Stored};
+use beside::Beside;
 pub use frame::{Frame, chunk_frame, frame, parts, size};
 pub use held::is_rolled_out;
 use pack::Packed;
@@ -83,8 +84,8 @@ pub struct Published {
     config: Config,
     inventory: Inventory,
     encoded: Mutex<HashMap<Base, Once<Option<Arc<Encoded>>>>>,
-    /// What has been revoked since states before, by their roots.
-    revoked: Mutex<HashMap<Hash, Once<Arc<[Frame]>>>>,
+    /// What is told of it beside updates to nodes that run states before, by the roots of these.
+    beside: Mutex<HashMap<Hash, Once<Arc<Beside>>>>,
     history: Arc<History>,
 }
 
@@ -407,7 +408,7 @@ fn publish(
         config,
         inventory,
         encoded: Mutex::default(),
-        revoked: Mutex::default(),
+        beside: Mutex::default(),
         history: Arc::clone(history),
     })
 }

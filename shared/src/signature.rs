@@ -10,8 +10,24 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use crate::clock::UnixTime;
 use crate::tls::{CONTROL_PLANE_NAME, Identity, TlsError, provider};
 
-/// What every signed message begins with, so that a signature given elsewhere means nothing here.
-const CONTEXT: &[u8] = b"wardgate manifest 1\n";
+/// What is signed. A signature of one means nothing as one of another, nor does one that was given elsewhere.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Subject {
+    /// What a snapshot is.
+    Manifest,
+    /// All session keys.
+    SessionKeys,
+}
+
+impl Subject {
+    /// What each signed message of it begins with.
+    const fn context(self) -> &'static [u8] {
+        match self {
+            Self::Manifest => b"wardgate manifest 1\n",
+            Self::SessionKeys => b"wardgate session keys 1\n",
+        }
+    }
+}
 
 /// The schemes that are used, best first.
 const SCHEMES: [SignatureScheme; 6] = [
@@ -48,18 +64,18 @@ impl Signer {
         self.chain.iter().map(AsRef::as_ref)
     }
 
-    /// The signature of `message`: the scheme's number in two bytes, then what the scheme gives.
+    /// The signature of `message` as a `subject`: the scheme's number in two bytes, then what the scheme gives.
     ///
     /// # Errors
     ///
     /// If the key is of a kind that signs none of the schemes here.
-    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+    pub fn sign(&self, subject: Subject, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let signer = self
             .key
             .choose_scheme(&SCHEMES)
             .ok_or_else(|| rustls::Error::General("the key cannot sign manifests".to_owned()))?;
         let mut signature = u16::from(signer.scheme()).to_be_bytes().to_vec();
-        signature.extend(signer.sign(&[CONTEXT, message].concat())?);
+        signature.extend(signer.sign(&[subject.context(), message].concat())?);
         Ok(signature)
     }
 }
@@ -90,10 +106,11 @@ impl Verifier {
         Self { authorities }
     }
 
-    /// Checks that the control plane that `chain` names signed `message`, with a certificate that was
+    /// Checks that the control plane that `chain` names signed `message` as a `subject`, with a certificate that was
     /// valid at `at`.
     pub fn verify(
         &self,
+        subject: Subject,
         chain: &[impl AsRef<[u8]>],
         at: UnixTime,
         message: &[u8],
@@ -133,7 +150,7 @@ impl Verifier {
             .iter()
             .filter(|(known, _)| *known == scheme && SCHEMES.contains(known))
             .flat_map(|(_, algorithms)| algorithms.iter());
-        let message = [CONTEXT, message].concat();
+        let message = [subject.context(), message].concat();
         for algorithm in candidates {
             if certificate
                 .verify_signature(*algorithm, &message, signature)

@@ -380,7 +380,7 @@ impl NodeStream {
         let is_due = told.due(newest).is_some_and(|due| due <= Instant::now());
         if is_due && self.prompt.is_empty() {
             let messages = told.go_on(newest).await;
-            self.prompt.extend(messages.iter().cloned());
+            self.prompt.extend(messages);
             self.told_up_to = told.whole().unwrap_or(self.told_up_to);
         }
     }

@@ -227,18 +227,22 @@ impl Told {
     }
 
     /// The messages that tell it.
-    pub(super) async fn go_on(&mut self, newest: &Arc<Published>) -> Arc<[Frame]> {
+    pub(super) async fn go_on(&mut self, newest: &Arc<Published>) -> Vec<Frame> {
         let before = std::mem::replace(&mut self.at, Arc::clone(newest));
         self.next = Instant::now() + BESIDE;
         let base = self.base.take().and_then(|root| newest.before(&root));
+        let mut keys = None;
         if let Some(base) = base {
-            let told = newest.revoked_since(base).await;
-            if told.len() <= MOST {
-                return told;
+            let told = newest.beside_since(base).await;
+            keys.clone_from(&told.keys);
+            if told.revoked.len() <= MOST {
+                return keys.into_iter().chain(told.revoked.clone()).collect();
             }
             self.whole = false;
         }
-        newest.revoked_since(before.inventory().clone()).await
+        let told = newest.beside_since(before.inventory().clone()).await;
+        let keys = keys.or_else(|| told.keys.clone());
+        keys.into_iter().chain(told.revoked.clone()).collect()
     }
 }
 
@@ -246,7 +250,7 @@ impl Told {
 mod tests {
     use futures::FutureExt as _;
     use prost::Message as _;
-    use proto::v1::{Chunk, ControlMessage};
+    use proto::v1::{Chunk, ControlMessage, KeyRing};
     use serde_json::json;
     use shared::entity::Revocation;
     use shared::snapshot::{Key, Revision};
@@ -254,6 +258,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Change, Config, Stored};
+    use crate::snapshot::tests::shared_signer;
     use crate::snapshot::{Follower, SharedSigner};
 
     /// The plan to send everything that there is at `target`.
@@ -452,5 +457,59 @@ mod tests {
         let mut node = Told::of(root, &target);
         assert_eq!(told(&node.go_on(&newest).await), (2, 12));
         assert!(node.due(&newest).is_none() && node.whole().is_none());
+    }
+
+    /// The session keys in `message`, and the revision that they are of.
+    fn keys(message: &Frame) -> (u64, Vec<Uuid>) {
+        let message = ControlMessage::decode(&message.concat()[5..]).unwrap();
+        let Some(Kind::SessionKeys(told)) = message.kind else {
+            panic!("it tells something else")
+        };
+        assert!(!told.signature.is_empty());
+        let ring = KeyRing::decode(told.ring).unwrap();
+        let keys = ring.keys.iter();
+        let keys = keys.map(|key| Uuid::from_slice(&key.id).unwrap());
+        (ring.target.unwrap().revision, keys.collect())
+    }
+
+    #[tokio::test]
+    async fn session_keys_do_not_wait_for_the_update_that_brings_them() {
+        let put = |config: &Config, kind: &'static str, number: u128| {
+            let id = Uuid::from_u128(number);
+            let record = json!({ "id": id });
+            let change = Change {
+                puts: vec![(Key { kind, id }, Stored::of(record.as_object().unwrap()))],
+                removes: Vec::new(),
+            };
+            config.evolve(&change, config.revision().next())
+        };
+        let first = put(&Config::default(), "session_keys", 1);
+        let mut follower = Follower::new(first.clone(), 1, shared_signer());
+        let base = follower.newest().position.root;
+        let config = put(&first, "services", 7);
+        let target = Arc::clone(follower.publish(config.clone()));
+        let mut node = Told::of(base, &target);
+        assert!(node.go_on(&target).await.is_empty());
+        // Another takes the place of one that was revoked, and somebody is logged out.
+        let config = put(&config, "session_keys", 2);
+        let newest = Arc::clone(follower.publish(without(&config, 0..1)));
+        let messages = node.go_on(&newest).await;
+        let ids = [1, 2].map(Uuid::from_u128);
+        assert_eq!(keys(&messages[0]), (4, ids.to_vec()));
+        assert_eq!(told(&messages[1..]), (1, 4));
+        // Also beside so many logouts that these come with the update, and once.
+        let many = without(newest.config(), 1_000..3_000);
+        let target = Arc::clone(follower.publish(many.clone()));
+        let newest = Arc::clone(follower.publish(put(&many, "session_keys", 3)));
+        let mut node = Told::of(base, &target);
+        let messages = node.go_on(&newest).await;
+        let ids = [1, 2, 3].map(Uuid::from_u128);
+        assert_eq!(keys(&messages[0]), (6, ids.to_vec()));
+        assert_eq!(messages.len(), 1);
+        // Where nobody signs they come with the update.
+        let mut follower = Follower::new(first.clone(), 1, SharedSigner::default());
+        let base = follower.newest().position.root;
+        let target = Arc::clone(follower.publish(put(&first, "session_keys", 2)));
+        assert!(Told::of(base, &target).go_on(&target).await.is_empty());
     }
 }

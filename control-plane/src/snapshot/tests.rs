@@ -32,18 +32,25 @@ fn follower(config: Config) -> Follower {
     Follower::new(config, 1, SharedSigner::default())
 }
 
+/// Who signs with a certificate of its own.
+fn signer() -> Signer {
+    let made = rcgen::generate_simple_self_signed(vec!["cp".to_owned()]).unwrap();
+    let identity = shared::tls::Identity {
+        certificate_path: "test".into(),
+        key_path: "test".into(),
+        chain: vec![made.cert.der().clone()],
+        key: made.signing_key.into(),
+    };
+    Signer::new(&identity).unwrap()
+}
+
+/// What signs what is published.
+pub(crate) fn shared_signer() -> SharedSigner {
+    Arc::new(RwLock::new(Some(signer())))
+}
+
 #[test]
 fn what_a_renewed_certificate_vouched_for_is_signed_anew() {
-    let signer = || {
-        let made = rcgen::generate_simple_self_signed(vec!["cp".to_owned()]).unwrap();
-        let identity = shared::tls::Identity {
-            certificate_path: "test".into(),
-            key_path: "test".into(),
-            chain: vec![made.cert.der().clone()],
-            key: made.signing_key.into(),
-        };
-        Signer::new(&identity).unwrap()
-    };
     let signs = SharedSigner::default();
     *signs.write().unwrap() = Some(signer());
     let follower = Follower::new(config(3, 10), 1, Arc::clone(&signs));

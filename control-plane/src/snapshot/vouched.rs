@@ -6,7 +6,7 @@ use prost::Message;
 use prost::bytes::Bytes;
 use proto::v1::Manifest;
 use shared::clock::UnixTime;
-use shared::signature::Signer;
+use shared::signature::{Signer, Subject};
 use shared::snapshot::Position;
 
 use super::{Requirements, SharedSigner};
@@ -45,10 +45,12 @@ impl Vouched {
         let chain_at = manifest.encoded_len();
         manifest.chain = signer.chain().map(Bytes::copy_from_slice).collect();
         let manifest = manifest.encode_to_vec();
-        let signature = signer.sign(&manifest).unwrap_or_else(|error| {
-            tracing::error!(%error, "a snapshot cannot be signed: nodes will refuse it");
-            Vec::new()
-        });
+        let signature = signer
+            .sign(Subject::Manifest, &manifest)
+            .unwrap_or_else(|error| {
+                tracing::error!(%error, "a snapshot cannot be signed: nodes will refuse it");
+                Vec::new()
+            });
         Self {
             manifest: manifest.into(),
             chain_at,

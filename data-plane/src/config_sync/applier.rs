@@ -2,6 +2,7 @@
 
 mod again;
 mod bounded;
+mod ring;
 mod saving;
 
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub(super) struct Applier {
     balancers: Arc<Balancers>,
     /// What runs, as it came: what changes are made to.
     running: Option<Arc<Snapshot>>,
+    /// What requests run by, if keys have come beside an update.
+    told: Option<ring::Told>,
     /// Who vouched for what runs; none if it came from a file of before there were such.
     vouched: Option<Vouched>,
     verifier: Verifier,
@@ -97,6 +100,7 @@ impl Applier {
             revocations,
             balancers,
             running: running.map(Arc::new),
+            told: None,
             vouched: vouched.flatten(),
             verifier,
             last_good,
@@ -240,6 +244,9 @@ impl Applier {
         vouched: &Vouched,
     ) -> Result<bool, Vec<Fault>> {
         let mut keys = difference.puts.iter().chain(&difference.removes);
+        if self.told.is_some() {
+            return Ok(false);
+        }
         let live = self.live.load();
         let Some(live) = live
             .as_ref()
@@ -268,8 +275,10 @@ impl Applier {
         ordered: bool,
     ) -> Result<(), Vec<Fault>> {
         let snapshot = Arc::new(snapshot);
-        let running = self.running.clone();
-        let since = |running: &Arc<Snapshot>| snapshot.inventory.since(&running.inventory);
+        let told = self.told.as_ref().and_then(|told| told.within(&snapshot));
+        let records = told.as_ref().map_or(&snapshot, |told| &told.records);
+        let running = self.runs_by();
+        let since = |running: &Arc<Snapshot>| records.inventory.since(&running.inventory);
         let difference = running.as_ref().map(since);
         if let Some(difference) = &difference
             && self.revokes(&snapshot, difference, &vouched)?
@@ -302,7 +311,7 @@ impl Applier {
             (budget(&snapshot), self.memory),
             self.secrets.clone(),
             before,
-            Arc::clone(&snapshot),
+            Arc::clone(records),
         )
         .await?;
         compiled.alarm(self.live.load().as_deref());
@@ -317,10 +326,13 @@ impl Applier {
         let added = added.as_deref().unwrap_or(&compiled.revocations);
         heed(&self.balancers, &compiled, added, now);
         let before = self.live.swap(Some(Arc::new(compiled)));
-        let records = self.running.replace(snapshot);
+        let ran = (
+            self.running.replace(snapshot),
+            std::mem::replace(&mut self.told, told),
+        );
         self.vouched = Some(vouched);
         // Freeing a large configuration takes a while.
-        tokio::task::spawn_blocking(move || drop((before, records)));
+        tokio::task::spawn_blocking(move || drop((before, ran)));
         self.persist();
         tokio::spawn(watch_health(Arc::clone(&self.last_good)));
         Ok(())
@@ -335,7 +347,7 @@ impl Applier {
 
     /// Looks for the secrets that what runs lacks, and takes up those that are there.
     pub(super) async fn find_secrets(&mut self) {
-        let (Some(live), Some(running)) = (self.live.load_full(), self.running.clone()) else {
+        let (Some(live), Some(running)) = (self.live.load_full(), self.runs_by()) else {
             return;
         };
         if !live.unfit().lacks_secrets() {

@@ -238,6 +238,7 @@ impl Following<'_> {
                 let running = self.applier.running().revision;
                 return self.asking.revoke(&told, running);
             }
+            Some(Kind::SessionKeys(told)) => self.applier.take_keys(&told).await,
             Some(Kind::Commit(commit)) => {
                 let update = self.receiver.commit(&commit)?;
                 return self.apply(update, incoming).await;

@@ -4,7 +4,7 @@ use prost::Message;
 use proto::v1::fault::Code;
 use proto::v1::{Fault, Manifest};
 use shared::clock::UnixTime;
-use shared::signature::Verifier;
+use shared::signature::{Subject, Verifier};
 use shared::snapshot::Position;
 
 use super::receiver::fault;
@@ -26,6 +26,7 @@ impl Vouched {
             .map_err(|_| refused(&"it cannot be read"))?;
         verifier
             .verify(
+                Subject::Manifest,
                 &manifest.chain,
                 UnixTime::from_millis(manifest.created_ms),
                 &self.manifest,
@@ -72,7 +73,7 @@ pub(crate) mod vouching {
     use proto::v1::Manifest;
     use rustls::RootCertStore;
     use shared::clock::UnixTime;
-    use shared::signature::{Signer, Verifier};
+    use shared::signature::{Signer, Subject, Verifier};
     use shared::snapshot::Position;
     use shared::tls::Identity;
 
@@ -113,7 +114,7 @@ pub(crate) mod vouching {
         };
         let manifest = manifest.encode_to_vec();
         Vouched {
-            signature: signer.sign(&manifest).unwrap(),
+            signature: signer.sign(Subject::Manifest, &manifest).unwrap(),
             manifest,
         }
     }

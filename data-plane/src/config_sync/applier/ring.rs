@@ -1,0 +1,152 @@
+//! Session keys that a control plane tells beside an update, which takes its time over a slow link: they are in force at once.
+//!
+//! What this node has stays what came with updates, at its position: changes are made to that, and the last good file holds it.
+//! Requests run by the same records, with the keys that were told in the place of theirs.
+
+use std::sync::Arc;
+
+use prost::Message;
+use proto::v1::{KeyRing, SessionKeys};
+use shared::clock::UnixTime;
+use shared::entity::{Entity, SessionKey};
+use shared::signature::{Subject, Verifier};
+use shared::snapshot::{Key, Position, Record, Snapshot};
+use uuid::Uuid;
+
+use super::{Applier, budget, compile_guarded};
+
+/// All session keys of one state.
+#[derive(Debug)]
+struct Ring {
+    /// Where that stands.
+    at: Position,
+    keys: Vec<Record>,
+}
+
+/// What requests run by, where that is not what came.
+#[derive(Debug)]
+pub(super) struct Told {
+    ring: Arc<Ring>,
+    /// The records that came, with these keys.
+    pub(super) records: Arc<Snapshot>,
+}
+
+impl Told {
+    /// The same keys in `snapshot`; none if that has newer ones, or is of another store.
+    pub(super) fn within(&self, snapshot: &Snapshot) -> Option<Self> {
+        Ring::within(&self.ring, snapshot)
+    }
+}
+
+impl Ring {
+    /// What `told` says, if a control plane of the cluster does.
+    fn read(told: &SessionKeys, verifier: &Verifier) -> Result<Self, String> {
+        let ring = KeyRing::decode(told.ring.clone()).map_err(|error| error.to_string())?;
+        let created = UnixTime::from_millis(ring.created_ms);
+        let believed = verifier.verify(
+            Subject::SessionKeys,
+            &ring.chain,
+            created,
+            &told.ring,
+            &told.signature,
+        );
+        believed.map_err(|reason| reason.to_string())?;
+        let at = ring.target.map(Position::try_from);
+        let at = at.and_then(Result::ok).ok_or("it names no position")?;
+        let keys = ring.keys.into_iter().map(|record| {
+            let id = Uuid::from_slice(&record.id).ok();
+            let id = id.filter(|_| record.kind == SessionKey::KIND)?;
+            let kind = SessionKey::KIND;
+            Some(Record {
+                key: Key { kind, id },
+                json: record.json,
+            })
+        });
+        let keys: Option<Vec<Record>> = keys.collect();
+        let keys = keys.filter(|keys| !keys.is_empty());
+        let keys = keys.ok_or("it holds no keys, or others")?;
+        Ok(Self { at, keys })
+    }
+
+    /// These keys in `snapshot`; none if that has newer ones, or is of another store.
+    fn within(self: &Arc<Self>, snapshot: &Snapshot) -> Option<Told> {
+        let position = snapshot.position;
+        let known = |at: &Position| at.revision.max(at.urgent);
+        if position.generation != self.at.generation || known(&position) >= known(&self.at) {
+            return None;
+        }
+        let before = snapshot.of_kind(SessionKey::KIND);
+        let is_gone = |key: &Key| self.keys.iter().all(|record| record.key != *key);
+        let gone: Vec<Key> = before.map(|record| record.key).filter(is_gone).collect();
+        let (generation, revision) = (position.generation, position.revision);
+        let patched = snapshot.patched(generation, revision, self.keys.clone(), &gone);
+        let mut records = patched.ok()?;
+        records.position = position;
+        Some(Told {
+            ring: Arc::clone(self),
+            records: Arc::new(records),
+        })
+    }
+
+    fn is_after(&self, other: &Self) -> bool {
+        self.at.is_after(&other.at)
+    }
+}
+
+impl Applier {
+    /// The records that requests run by.
+    pub(super) fn runs_by(&self) -> Option<Arc<Snapshot>> {
+        let told = self.told.as_ref().map(|told| &told.records);
+        told.or(self.running.as_ref()).cloned()
+    }
+
+    /// Has requests run by the session keys that a control plane tells beside an update. What cannot be believed or used changes
+    /// nothing: all of it comes with an update as well.
+    pub(in super::super) async fn take_keys(&mut self, told: &SessionKeys) {
+        let ring = match Ring::read(told, &self.verifier) {
+            Ok(ring) => Arc::new(ring),
+            Err(reason) => {
+                tracing::warn!(
+                    reason,
+                    "session keys that came beside an update are not taken"
+                );
+                return;
+            }
+        };
+        let is_late = |known: &Told| !ring.is_after(&known.ring);
+        if self.told.as_ref().is_some_and(is_late) {
+            return;
+        }
+        let told = self.running.as_ref().and_then(|came| ring.within(came));
+        let before = self.live.load_full().zip(self.runs_by());
+        // Without a configuration nobody needs keys.
+        let Some((told, (live, old))) = told.zip(before) else {
+            return;
+        };
+        let difference = told.records.inventory.since(&old.inventory);
+        let compiled = compile_guarded(
+            (budget(&told.records), self.memory),
+            self.secrets.clone(),
+            Some(((Arc::clone(&live), old), difference)),
+            Arc::clone(&told.records),
+        );
+        match compiled.await {
+            Ok(compiled) => {
+                compiled.alarm(Some(&live));
+                self.live.store(Some(Arc::new(compiled)));
+                tracing::info!(revision = %ring.at.revision, "session keys are in force before the change under way");
+                self.told = Some(told);
+            }
+            Err(faults) => {
+                let reasons: Vec<&str> = faults.iter().map(|fault| &*fault.message).collect();
+                tracing::warn!(
+                    reason = reasons.join("; "),
+                    "session keys that came beside an update are not taken"
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
