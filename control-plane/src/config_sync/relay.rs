@@ -119,7 +119,7 @@ impl Relay {
             asides: aside::Kept::default(),
             claims: claims.map(Arc::new),
             publisher,
-            accord: Arc::default(),
+            accord: Arc::new(Mutex::new(Accord::begun(monotonic()))),
             unclaimed: Arc::default(),
         }
     }
@@ -324,7 +324,10 @@ impl Relay {
         match claiming.unwrap_or_else(|_| Err(silent())) {
             Ok(claimed) => {
                 let now = monotonic();
-                let missed = self.publisher.as_ref().and_then(|others| others.missed(now));
+                let missed = self
+                    .publisher
+                    .as_ref()
+                    .and_then(|others| others.missed(now));
                 Some((claimed, accord().agrees(began, now, missed)))
             }
             Err(error) => {

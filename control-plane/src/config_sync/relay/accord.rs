@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 /// After they could not agree, how long nobody waits for that again.
 const APART: Duration = Duration::from_secs(1);
 
-/// How long after that it is not sure what they agree on: others may have decided alone, and tell of it later.
-const DOUBTED: Duration = Duration::from_secs(10);
+/// How long after that it is not sure what they agree on: others may have decided alone, and tell of it later; so may nodes that
+/// have heard no control plane, and look for one every ten seconds at last.
+const DOUBTED: Duration = Duration::from_secs(20);
 
 /// How long they may take for it to be sure: while they take longer, others may have given up.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -21,6 +22,14 @@ pub(super) struct Accord {
 }
 
 impl Accord {
+    /// What is known to a control plane that starts at `now`: nodes of others may have been on their own before, and may be still.
+    pub(super) fn begun(now: Instant) -> Self {
+        Self {
+            failed: Some(now),
+            is_apart: false,
+        }
+    }
+
     /// Whether they could not agree so lately that it is not tried again.
     pub(super) fn is_apart(&self, now: Instant) -> bool {
         self.is_apart && self.has_failed_within(APART, now)
@@ -69,8 +78,12 @@ mod tests {
         // Also what was asked before, and is answered afterwards.
         assert!(!accord.agrees(at(2.9), at(3.), None));
         assert!(!accord.is_apart(at(3.)), "it is tried again");
-        assert!(!accord.agrees(at(12.9), at(12.9), None) && accord.agrees(at(13.), at(13.), None));
-        assert!(accord.fails(at(14.)));
+        assert!(!accord.agrees(at(22.9), at(22.9), None) && accord.agrees(at(23.), at(23.), None));
+        assert!(accord.fails(at(24.)));
+        // One that has just started asks at once, and is not sure.
+        let mut begun = Accord::begun(start);
+        assert!(!begun.is_apart(start) && !begun.agrees(at(19.9), at(19.9), None));
+        assert!(begun.agrees(at(20.), at(20.), None));
     }
 
     #[test]
@@ -78,8 +91,12 @@ mod tests {
         let start = monotonic();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut accord = Accord::default();
-        for (began, is_sure) in [(4, false), (5, false), (14, false), (15, true), (16, true)] {
-            assert_eq!(accord.agrees(at(began), at(began), Some(at(5))), is_sure, "{began}");
+        for (began, is_sure) in [(4, false), (5, false), (24, false), (25, true), (26, true)] {
+            assert_eq!(
+                accord.agrees(at(began), at(began), Some(at(5))),
+                is_sure,
+                "{began}"
+            );
         }
         assert!(accord.agrees(at(5), at(5), None));
     }

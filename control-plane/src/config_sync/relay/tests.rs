@@ -53,6 +53,8 @@ fn beside(others: &Others, settings: &EtcdSettings, key: &SecretsKey) -> (Relay,
     let claims = Claims::new(settings, key).unwrap();
     let publisher = Publisher::new(Config::default(), 1, Box::new(others.clone()));
     let relay = Relay::new(Some((claims, publisher.clone())), BTreeSet::new());
+    // It started long ago.
+    *relay.accord.lock().unwrap() = Accord::default();
     (relay, publisher)
 }
 
@@ -271,11 +273,19 @@ async fn what_control_planes_give_that_could_not_agree_is_said_to_be_unsure() {
 }
 
 #[tokio::test]
-async fn what_is_given_after_an_outage_that_nobody_asked_in_is_unsure() {
+async fn what_is_given_after_a_start_or_an_outage_that_nobody_asked_in_is_unsure() {
     let Some(subject) = InEtcd::start() else {
         return;
     };
     let (others, key) = (Others::default(), subject.key());
+    // Nor what one gives that has just started, while nodes of others may be on their own.
+    let claims = Claims::new(&subject.settings(), &key).unwrap();
+    let publisher = Publisher::new(Config::default(), 1, Box::new(others.clone()));
+    let relay = Relay::new(Some((claims, publisher)), BTreeSet::new());
+    let by = relay.stream(&of("one"), Vec::new());
+    let given = answered(&mut joins(&relay, by)).await;
+    assert_eq!(given, answer::What::Yours(false));
+    says(&relay, by, flight::Step::Abandon);
     let (relay, publisher) = beside(&others, &subject.settings(), &key);
     let by = relay.stream(&of("one"), Vec::new());
     for are_away in [true, false] {

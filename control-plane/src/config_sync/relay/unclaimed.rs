@@ -35,8 +35,7 @@ impl Unclaimed {
 
     /// What is to be told next at `now`: the newest, whose cookies are least likely to have come elsewhere with the new ones.
     fn newest(&mut self, now: Instant) -> Vec<(Key, Instant)> {
-        let is_needed =
-            |since: &Instant| now.saturating_duration_since(*since) < PATIENCE;
+        let is_needed = |since: &Instant| now.saturating_duration_since(*since) < PATIENCE;
         self.works.retain(|(_, since)| is_needed(since));
         let rest = self.works.len().saturating_sub(AT_ONCE);
         self.works.split_off(rest).into_iter().rev().collect()
