@@ -13,8 +13,8 @@ const INDEX: usize = 1000;
 
 /// Expands the keys of a form: `a.b=v`, `k=v&k=w`, `k[]=v`, `k[1]=v`, `k[1].a=v`.
 ///
-/// All values are texts afterwards; [`Record::coerce`] gives them their types. No argument is lost: one that
-/// contradicts another or spells too much stays such that the check of its field or name fails.
+/// All values are texts afterwards; [`Record::coerce`] gives them their types. No argument is lost: those that contradict
+/// each other become a list that no field takes, and what spells too much stays a name that no field has.
 pub fn expand(pairs: impl IntoIterator<Item = (String, String)>) -> Map<String, Value> {
     let texts = pairs.into_iter();
     expand_values(texts.map(|(key, text)| (key, Value::String(text))))
@@ -89,21 +89,14 @@ fn insert(target: &mut Value, steps: &[Step], text: Value) {
             Value::Null => *target = text,
             // A key given twice is a list.
             Value::Array(list) => list.push(text),
-            Value::String(first) => {
-                *target = Value::Array(vec![Value::String(std::mem::take(first)), text]);
-            }
-            // A name cannot be a record and a text: as a text it is refused where a record is due.
-            _ if text != "" => *target = text,
-            _ => {}
+            Value::Object(_) if text == "" => {}
+            first => *first = Value::Array(vec![first.take(), text]),
         }
         return;
     };
     match step {
         Step::Name(name) => {
-            if target.is_null() || *target == "" {
-                *target = Value::Object(Map::new());
-            }
-            if let Value::Object(map) = target {
+            if let Some(map) = record(target) {
                 insert(map.entry(name.clone()).or_insert(Value::Null), rest, text);
             }
         }
@@ -133,6 +126,25 @@ fn insert(target: &mut Value, steps: &[Step], text: Value) {
             }
         }
     }
+}
+
+/// The record at `target`. A name cannot be a record and a value: where there is a value, both are in a list, whose elements
+/// are of one type wherever a list is due.
+fn record(target: &mut Value) -> Option<&mut Map<String, Value>> {
+    if target.is_null() || *target == "" {
+        *target = Value::Object(Map::new());
+    }
+    if target.is_object() {
+        return target.as_object_mut();
+    }
+    if !target.is_array() {
+        *target = Value::Array(vec![target.take()]);
+    }
+    let list = target.as_array_mut()?;
+    if !list.last().is_some_and(Value::is_object) {
+        list.push(Value::Object(Map::new()));
+    }
+    list.last_mut()?.as_object_mut()
 }
 
 pub(super) fn coerce(record: &Record, input: &mut Map<String, Value>) {

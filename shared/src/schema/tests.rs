@@ -127,8 +127,18 @@ fn form_keys_expand() {
         (&[("k[1000][1000]", "v")], json!({ "k": [["v"]] })),
         (&[(".a", "v")], json!({ ".a": "v" })),
         // What contradicts itself is refused where it stands, not forgotten.
-        (&[("a.b", "1"), ("a", "2")], json!({ "a": "2" })),
-        (&[("a", "2"), ("a.b", "1")], json!({ "a": "2" })),
+        (
+            &[("a.b", "1"), ("a", "2")],
+            json!({ "a": [{ "b": "1" }, "2"] }),
+        ),
+        (
+            &[("a", "2"), ("a.b", "1"), ("a.c", "3")],
+            json!({ "a": ["2", { "b": "1", "c": "3" }] }),
+        ),
+        (
+            &[("a", "1"), ("a", "2"), ("a.b", "3")],
+            json!({ "a": ["1", "2", { "b": "3" }] }),
+        ),
         (&[("a.b", "1"), ("a", "")], json!({ "a": { "b": "1" } })),
         (&[("a", ""), ("a.b", "1")], json!({ "a": { "b": "1" } })),
     ] {
@@ -139,6 +149,39 @@ fn form_keys_expand() {
         Value::Object(expand(pairs(&[(deep.as_str(), "v")]))),
         json!({ deep: "v" })
     );
+}
+
+#[test]
+fn no_field_takes_arguments_that_contradict_each_other() {
+    let check = |kind: &str, form: &[(&str, &str)], field: &str| {
+        let schema = &definition(kind).unwrap().schema;
+        for form in [form.to_vec(), form.iter().rev().copied().collect()] {
+            let mut expanded = expand(pairs(&form));
+            schema.coerce(&mut expanded);
+            let told = schema.complete(&expanded).unwrap_err().by_field;
+            assert!(told.contains_key(field), "{form:?}: {told:?}");
+        }
+    };
+    check("services", &[("host", "h"), ("host.x", "1")], "host");
+    let port = [("host", "h"), ("port", "80"), ("port.x", "1")];
+    check("services", &port, "port");
+    let flag = [("host", "h"), ("enabled", "true"), ("enabled.x", "1")];
+    check("services", &flag, "enabled");
+    let tags = [("host", "h"), ("tags", "a"), ("tags.x", "1")];
+    check("services", &tags, "tags");
+    let service = [("paths", "/"), ("service", "a"), ("service.name", "a")];
+    check("routes", &service, "service");
+    let headers = [("headers.x-a", "1"), ("headers.x-a.b", "2")];
+    check("routes", &headers, "headers");
+    let sources = [("sources", "a"), ("sources.ip", "10.0.0.1")];
+    check("routes", &sources, "sources");
+    let config = [("name", "acl"), ("config", "x"), ("config.allow", "a")];
+    check("plugins", &config, "config");
+    let healthchecks = [
+        ("healthchecks.threshold", "5"),
+        ("healthchecks.threshold.x", "1"),
+    ];
+    check("upstreams", &healthchecks, "healthchecks");
 }
 
 #[test]
