@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::request::Parts;
-use http::{HeaderValue, Method, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use plugins::exchange::Try;
 use shared::clock::monotonic;
 
@@ -124,8 +124,8 @@ pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
 ///
 /// A new attempt is made after a failure to connect, and after a later failure only for a method that
 /// may be repeated (RFC 9110 §9.2.2) and a body that is still at hand; it goes to another target, if
-/// there is one. A pooled connection that turns out to be dead costs no attempt. Of the attempts after a later failure, those
-/// that fail as well, or go to a target that has failed, are bounded for each server.
+/// there is one. A pooled connection that turns out to be dead costs no attempt. Attempts after a
+/// later failure are bounded for each server, but for those at targets that had not failed the request, if it is answered in the end.
 pub(crate) async fn send(
     core: &Core,
     outgoing: &mut Outgoing<'_>,
@@ -141,7 +141,8 @@ pub(crate) async fn send(
     let mut fresh = outgoing.fresh;
     // Why a request failed that was sent: the server that is asked next has to be able to bear that.
     let mut sent: Option<UpstreamError> = None;
-    let mut is_given_back = false;
+    // Whose allowance the attempts at targets that had not failed before have cost.
+    let mut paid = Vec::new();
     loop {
         let attempt = if let Some(attempt) = kept.take() {
             attempt
@@ -155,7 +156,9 @@ pub(crate) async fn send(
                 tracing::debug!("that server has had too many further attempts");
                 return Err(error);
             }
-            is_given_back = is_paid && attempt.is_elsewhere(&failing);
+            if is_paid && attempt.is_elsewhere(&failing) {
+                paid.push(core.pools.of(&attempt.origin));
+            }
             if let (Some(tries), Some(began)) = (&mut tries, began) {
                 tries.push(attempt.told(began));
             }
@@ -179,11 +182,17 @@ pub(crate) async fn send(
         .await
         {
             Ok(answer) => {
-                if is_given_back {
-                    pool.gave_answer();
+                let status = answer.head.status;
+                // A server that has too much to do says so at once.
+                let is_served =
+                    !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS;
+                if is_served {
+                    for pool in &paid {
+                        pool.gave_answer();
+                    }
                 }
                 if let Some(lease) = &attempt.lease {
-                    lease.answered(answer.head.status);
+                    lease.answered(status);
                 }
                 let lease = attempt.lease;
                 return Ok((answer, Hold { permit, lease }));

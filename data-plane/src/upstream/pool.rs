@@ -196,7 +196,8 @@ impl Pool {
         }
     }
 
-    /// Such a request has been answered, which another server had failed: it was none too many.
+    /// Such a request, which this server had not failed before, has been answered in the end, here or elsewhere: it was none
+    /// too many.
     pub(crate) fn gave_answer(&self) {
         let back = self.retries.get() + COST;
         self.retries.set(back.min(MAX_RETRIES));

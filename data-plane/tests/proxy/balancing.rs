@@ -412,27 +412,48 @@ fn a_server_that_fails_everybody_is_not_asked_again_for_each() {
     stop(proxy);
 }
 
-#[test]
-fn each_is_asked_of_another_target_while_that_answers() {
-    let (port, heads) = crate::gateway::upstream(&[""]);
-    let one = server();
-    let targets = [port, one.port].map(|port| format!("127.0.0.1:{port}"));
+/// The answers to so many `requests` to one worker, whose targets are some that fail each of them and the one at `port`; how many
+/// those failed.
+fn ask_beside_ill_ones(ill: usize, port: u16, requests: usize) -> (Vec<String>, usize) {
+    let ill: Vec<_> = (0..ill).map(|_| crate::gateway::upstream(&[""])).collect();
+    let ports = ill.iter().map(|(port, _)| *port).chain([port]);
+    let targets: Vec<String> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
     let settings = Settings {
         workers: 1,
         ..settings()
     };
-    let proxy = start_with(
-        &settings,
-        Limits::default(),
-        balanced(json!({}), &targets, &json!({})),
-    );
-    for _ in 0..400 {
-        let answer = get(&proxy, "/", "");
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    }
-    let failed = heads.try_iter().count();
-    assert!(failed > 150, "{failed}");
+    let records = balanced(json!({}), &targets, &json!({}));
+    let proxy = start_with(&settings, Limits::default(), records);
+    let answers = (0..requests).map(|_| get(&proxy, "/", "")).collect();
     stop(proxy);
+    let failed = ill.iter().map(|(_, heads)| heads.try_iter().count());
+    (answers, failed.sum())
+}
+
+#[test]
+fn each_is_asked_of_other_targets_while_one_of_them_answers() {
+    for ill in [1, 3] {
+        let well = server();
+        let (answers, failed) = ask_beside_ill_ones(ill, well.port, 400);
+        for answer in answers {
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+        assert!(failed > 150, "{failed}");
+    }
+}
+
+#[test]
+fn a_target_that_has_too_much_to_do_is_spared_most_of_what_others_fail() {
+    for refusal in [
+        &["HTTP/1.1 503 A\r\nContent-Length: 0\r\n\r\n"],
+        &["HTTP/1.1 429 A\r\nContent-Length: 0\r\n\r\n"],
+    ] {
+        let (port, heads) = crate::gateway::upstream(refusal);
+        let (answers, _) = ask_beside_ill_ones(1, port, 800);
+        let bad = answers.iter().filter(|one| one.contains(" 502 ")).count();
+        let asked = heads.try_iter().count();
+        assert!(bad > 100 && bad + asked == 800, "{bad} {asked}");
+    }
 }
 
 #[test]
