@@ -21,6 +21,7 @@ use plugins::bundled::openid_connect::explain::Explanations;
 use plugins::filter::Filter as _;
 use plugins::registry::AnyFilter;
 use serde_json::{Value, json};
+use shared::amounts::Format;
 use shared::clock::{UnixTime, monotonic};
 use shared::machine::resident_bytes;
 use shared::shares::Shares;
@@ -92,7 +93,7 @@ async fn answer(node: &Node, request: Request<Incoming>) -> Response<Full<Bytes>
     if let Some(answer) = upstreams::answer(node, &request, path) {
         return answer;
     }
-    let page = page(node, path);
+    let page = page(node, path, request.uri().query());
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads || page.status() == StatusCode::NOT_FOUND {
         return page;
@@ -108,50 +109,18 @@ async fn answer(node: &Node, request: Request<Incoming>) -> Response<Full<Bytes>
     refused
 }
 
-/// What is at `path`, but for upstreams.
-fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
+/// What is at `path`, but for upstreams, as `query` asks for it.
+fn page(node: &Node, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
     let position = node
         .live
         .load()
         .as_ref()
         .map(|snapshot| snapshot.position());
     match path {
-        "/status" => json_response(StatusCode::OK, &{
-            let sum = Sum::of(&node.metrics);
-            json!({
-                "database": { "reachable": node.contact.is_connected() },
-                "memory": { "lua_shared_dicts": {}, "workers_lua_vms": [] },
-                "server": {
-                    "connections_accepted": sum.accepted,
-                    "connections_active": sum.open,
-                    "connections_handled": sum.accepted.saturating_sub(sum.refused),
-                    "connections_reading": sum.reading,
-                    "connections_waiting": sum.waiting(),
-                    "connections_writing": sum.writing,
-                    "total_requests": sum.requests,
-                },
-                // As the fleet view of the control plane shows it, and zeros without one: what Kong's clients wait for.
-                "configuration_hash": short_hash(&position.unwrap_or_default().root),
-                "configuration_revision": position.map(|position| position.revision.0),
-                "control_plane": {
-                    "connected": node.contact.is_connected(),
-                    "silent_seconds": node.contact.silence(monotonic()).as_secs(),
-                    "revision": node.contact.target(),
-                },
-                "configuration_persisted": node.contact.is_persisted(position),
-                "configuration_unfit": unfit(node),
-                // `ssl_verify=false`.
-                "openid_connect_unverified": unverified(node),
-                // What they said before serves on.
-                "openid_connect_failing": failing(node).into_iter().map(|trouble| json!({
-                    "issuer": trouble.issuer,
-                    "since": trouble.since.as_secs(),
-                    "reason": trouble.reason,
-                    "serves_from": trouble.serves_from.map(UnixTime::as_secs),
-                })).collect::<Vec<_>>(),
-                "ready": unready(node, position).is_none(),
-            })
-        }),
+        "/status" => match Format::parse(query) {
+            Ok(format) => json_response(StatusCode::OK, &status(node, position, format)),
+            Err(message) => json_response(StatusCode::BAD_REQUEST, &json!({ "message": message })),
+        },
         READY => match unready(node, position) {
             Some(reason) => json_response(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -188,6 +157,43 @@ fn page(node: &Node, path: &str) -> Response<Full<Bytes>> {
         }
         _ => json_response(StatusCode::NOT_FOUND, &json!({ "message": "Not found" })),
     }
+}
+
+/// What the node, which runs the configuration at `position`, holds and does; amounts of memory as `format` has them.
+fn status(node: &Node, position: Option<Position>, format: Format) -> Value {
+    let sum = Sum::of(&node.metrics);
+    json!({
+        "memory": format.memory(),
+        "server": {
+            "connections_accepted": sum.accepted,
+            "connections_active": sum.open,
+            "connections_handled": sum.accepted.saturating_sub(sum.refused),
+            "connections_reading": sum.reading,
+            "connections_waiting": sum.waiting(),
+            "connections_writing": sum.writing,
+            "total_requests": sum.requests,
+        },
+        // As the fleet view of the control plane shows it, and zeros without one: what Kong's clients wait for.
+        "configuration_hash": short_hash(&position.unwrap_or_default().root),
+        "configuration_revision": position.map(|position| position.revision.0),
+        "control_plane": {
+            "connected": node.contact.is_connected(),
+            "silent_seconds": node.contact.silence(monotonic()).as_secs(),
+            "revision": node.contact.target(),
+        },
+        "configuration_persisted": node.contact.is_persisted(position),
+        "configuration_unfit": unfit(node),
+        // `ssl_verify=false`.
+        "openid_connect_unverified": unverified(node),
+        // What they said before serves on.
+        "openid_connect_failing": failing(node).into_iter().map(|trouble| json!({
+            "issuer": trouble.issuer,
+            "since": trouble.since.as_secs(),
+            "reason": trouble.reason,
+            "serves_from": trouble.serves_from.map(UnixTime::as_secs),
+        })).collect::<Vec<_>>(),
+        "ready": unready(node, position).is_none(),
+    })
 }
 
 /// The records that the configuration does without, each with what is wrong with it.

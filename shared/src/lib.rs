@@ -2,6 +2,7 @@
 //!
 //! Pure: nothing here opens a socket, spawns a task or reads a clock without being asked to.
 
+pub mod amounts;
 pub mod authority;
 pub mod clock;
 pub mod entity;
