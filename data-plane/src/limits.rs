@@ -13,10 +13,16 @@ pub struct Limits {
     pub idle: Duration,
     /// Longest wait for the next bytes of a request's body.
     pub body: Duration,
-    /// Longest wait for a client to take as much of its answer as makes room for more.
+    /// Longest wait for a client to take as much of its answer as makes room for more, once it has taken more than its system may
+    /// have taken without it: one that reads slowly says seldom that it has room (Linux: when a sixteenth of its buffer is free),
+    /// and a network may be away meanwhile.
     pub send: Duration,
-    /// Longest wait for it to take any of that: however slow its way is, it acknowledges some, or says that it has room.
+    /// The same until then (nginx, `send_timeout`): it may be one that takes nothing at all.
     pub take: Duration,
+    /// How long a client's system may acknowledge nothing of what is sent to it, or have no room, whether anything waits here or
+    /// not: that the network is away is noticed at times that double, and who reads 1.3 KB/s opens the largest buffer of Linux as
+    /// seldom. Used in whole seconds.
+    pub vanished: Duration,
     /// How long a client that goes on sending after its last answer is heard (nginx, `lingering_time`).
     pub linger: Duration,
     /// How long it may be silent meanwhile (nginx, `lingering_timeout`).
@@ -87,8 +93,9 @@ impl Default for Limits {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             body: Duration::from_secs(30),
-            send: Duration::from_mins(1),
-            take: Duration::from_secs(30),
+            send: Duration::from_mins(2),
+            take: Duration::from_mins(1),
+            vanished: Duration::from_mins(5),
             linger: Duration::from_secs(30),
             linger_silence: Duration::from_secs(5),
             handshake: Duration::from_secs(10),
@@ -104,7 +111,15 @@ impl Default for Limits {
     }
 }
 
+/// More than a system takes for who reads nothing: its buffer grows only as it is read (Linux: 128 KiB).
+const TAKEN: u64 = 1024 * 1024;
+
 impl Limits {
+    /// How long a client that has been sent so many bytes may make no room for more.
+    pub(crate) const fn patience(&self, sent: u64) -> Duration {
+        if sent < TAKEN { self.take } else { self.send }
+    }
+
     /// What `settings` say, within what the system gives this process.
     pub(crate) fn of(settings: &Settings) -> Self {
         let connections = settings.max_connections;

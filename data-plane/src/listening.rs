@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 
 use socket2::Type;
 
+use crate::limits::Limits;
 use crate::proxy::{Addresses, ProxyError};
 use crate::settings::{Settings, StreamKind};
 use inherited::Inherited;
@@ -31,9 +32,10 @@ pub(crate) struct Listeners {
     pub(crate) status: Vec<std::net::TcpListener>,
 }
 
-/// Listens at every address of `settings`, on what was passed on as far as there is any.
+/// Listens at every address of `settings`, for clients within `limits`, on what was passed on as far as there is any.
 pub(crate) fn listen(
     settings: &Settings,
+    limits: &Limits,
     tls: &Tls,
     workers: usize,
     inherited: &mut Inherited,
@@ -65,6 +67,7 @@ pub(crate) fn listen(
             address: listen.address,
             kind: Type::STREAM,
             backlog: listen.backlog,
+            vanished: limits.vanished,
         };
         let sockets = open(setting, &named(kind, *count), asked, workers)?;
         first.get_or_insert(sockets.address);
@@ -88,6 +91,7 @@ pub(crate) fn listen(
             address: listen.address,
             kind,
             backlog: listen.backlog,
+            vanished: limits.vanished,
         };
         let sockets = open("stream_listen", &format!("stream_{number}"), asked, workers)?;
         addresses.stream.push(sockets.address);
@@ -111,6 +115,7 @@ pub(crate) fn listen(
             address: listen.address,
             kind: Type::STREAM,
             backlog: listen.backlog,
+            vanished: limits.vanished,
         };
         let sockets = open("status_listen", &named("status", number), asked, 1)?;
         addresses.status.get_or_insert(sockets.address);

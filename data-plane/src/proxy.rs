@@ -196,7 +196,7 @@ impl Proxy {
             kept,
             of_cores,
             status,
-        } = listen(settings, &tls, workers, inherited)?;
+        } = listen(settings, &limits, &tls, workers, inherited)?;
         let (orders, ordered) = watch::channel(Orders::default());
         let (status_orders, status_ordered) = watch::channel(Orders::default());
         let mut threads = Vec::new();

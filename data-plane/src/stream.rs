@@ -7,11 +7,9 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use rustix::net::{SendFlags, send};
-use socket2::SockRef;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -144,18 +142,6 @@ impl Stream {
             (Self::Plain(stream), [only]) => write(cx, stream, only),
             (Self::Plain(stream), _) => Pin::new(stream).poll_write_vectored(cx, parts),
             (Self::Tls(stream), _) => Pin::new(stream).poll_write_vectored(cx, parts),
-        }
-    }
-
-    /// Has the system end the connection once the other end has taken none of what is sent to it for so long: it neither
-    /// acknowledges any of it nor makes room for it (RFC 5482; `TCP_USER_TIMEOUT` of Linux).
-    pub(crate) fn give_up_after(&self, limit: Duration) {
-        let socket = match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0.socket(),
-        };
-        if let Err(error) = SockRef::from(socket).set_tcp_user_timeout(Some(limit)) {
-            tracing::debug!(%error, "the system does not watch whether a client takes its answers");
         }
     }
 

@@ -382,17 +382,19 @@ async fn clients_that_read_nothing_are_let_go_and_cost_nobody_else() {
     let more = || node.process.descriptors().saturating_sub(before.1);
     assert!(more() >= READERS, "{}", more());
     let each = node.process.memory_now().saturating_sub(before.0) / u64::try_from(READERS).unwrap();
-    let gone = eventually("those that do not read are let go", async || {
-        (more() < READERS / 2).then_some(())
-    });
-    let ((), took) = timed(gone).await;
+    let started = monotonic();
+    while more() >= READERS / 2 {
+        assert!(started.elapsed() < Duration::from_secs(70), "{}", more());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let took = started.elapsed();
     let figures = load.lap();
     println!(
         "{READERS} clients that do not read 10 MB: let go after {took:.1?}, {} KB each; meanwhile {figures}",
         each / 1_024
     );
     figures.none_failed();
-    assert!(took < Duration::from_secs(32), "{took:?}");
+    assert!(took < Duration::from_secs(62), "{took:?}");
     drop(readers);
     load.end().await.none_failed();
 }

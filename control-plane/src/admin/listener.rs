@@ -36,9 +36,9 @@ use shared::shares::Shares;
 use super::late::{Timely, late};
 use requests::{Answering, Requests, Watched};
 
-/// How long sent bytes may stay unacknowledged, in milliseconds: a peer that is gone, or that reads no more,
-/// does not keep its place.
-const UNACKNOWLEDGED: u32 = 60_000;
+/// How long sent bytes may stay unacknowledged, or find no room, in milliseconds: a peer that is gone, or that reads no more,
+/// does not keep its place. One that reads slowly opens a large buffer minutes apart, and a network may be away for one.
+const UNACKNOWLEDGED: u32 = 300_000;
 /// Most requests at a time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
 /// Most bytes of an HTTP/2 head.

@@ -202,10 +202,6 @@ async fn accept(
                     core.metrics.refused.fetch_add(1, Ordering::Relaxed);
                     continue;
                 };
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "a connection went away");
-                    continue;
-                }
                 let mut peer = Peer::new(source, port, takes.tls.is_some());
                 peer.requests = admission.requests();
                 let guard = alive.subscribe();

@@ -3,10 +3,15 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::listening::inherited::{Inherited, deal, one_each, place};
+
+/// Most bytes that wait in the system for each client, beside those that are on their way: whoever takes some, however slowly,
+/// is seen to (`TCP_NOTSENT_LOWAT`), and those who take none have little of the system's memory.
+const UNSENT: u32 = 64 * 1024;
 
 /// What the sockets of a listener are to be.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +20,8 @@ pub(crate) struct Asked {
     pub(crate) kind: Type,
     /// Most connections that wait to be accepted.
     pub(crate) backlog: i32,
+    /// How long a client's system may acknowledge nothing before the client is taken for gone.
+    pub(crate) vanished: Duration,
 }
 
 /// A listener's sockets.
@@ -42,7 +49,11 @@ impl Sockets {
             let alone = kind == Type::STREAM || !inherited.succeeds();
             fresh(asked, cores, alone)?
         } else if kind == Type::STREAM {
-            deal(one_each(passed_on, cores)?, cores)
+            let sockets = one_each(passed_on, cores)?;
+            for socket in &sockets {
+                watch_clients(socket, asked.vanished);
+            }
+            deal(sockets, cores)
         } else {
             // Two cores on one socket would share out what one client says.
             deal(passed_on, cores)
@@ -94,6 +105,7 @@ fn bind(asked: Asked) -> io::Result<Socket> {
         address,
         kind,
         backlog,
+        vanished,
     } = asked;
     let listens = kind == Type::STREAM;
     let protocol = if listens {
@@ -109,7 +121,66 @@ fn bind(asked: Asked) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     if listens {
+        watch_clients(&socket, vanished);
         socket.listen(backlog)?;
     }
     Ok(socket)
+}
+
+/// Has each connection of a listener begin as one that ends where its client has vanished without a word, and on which nothing
+/// that is sent waits for more. So none costs a system call for that.
+fn watch_clients(listener: &Socket, vanished: Duration) {
+    let set = || {
+        listener.set_tcp_nodelay(true)?;
+        listener.set_tcp_notsent_lowat(UNSENT)?;
+        // Where nothing is sent to it, it is asked for a sign of life after half of the time, and twice more (RFC 9293, section
+        // 3.8.4). How often counts for nothing beside the time (tcp(7)).
+        let seconds = |part: u32| (vanished / part).max(Duration::from_secs(1));
+        let asks = TcpKeepalive::new()
+            .with_time(seconds(2))
+            .with_interval(seconds(6));
+        listener.set_tcp_keepalive(&asks)?;
+        listener.set_tcp_user_timeout(Some(vanished))
+    };
+    if let Err(error) = set() {
+        tracing::warn!(%error, "the system does not watch whether clients are still there");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// Looks at what a connection to `listener` begins as.
+    fn check(listener: &Socket) {
+        let _client = TcpStream::connect(place(listener).unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        let seconds = [
+            socket.tcp_keepalive_time().unwrap(),
+            socket.tcp_keepalive_interval().unwrap(),
+            socket.tcp_user_timeout().unwrap().unwrap(),
+        ];
+        assert_eq!(seconds.map(|time| time.as_secs()), [150, 50, 300]);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT);
+    }
+
+    #[test]
+    fn who_vanishes_is_noticed_on_each_connection() {
+        let asked = Asked {
+            address: "127.0.0.1:0".parse().unwrap(),
+            kind: Type::STREAM,
+            backlog: 8,
+            vanished: Duration::from_mins(5),
+        };
+        let own = Sockets::open("proxy", asked, 1, &mut Inherited::default()).unwrap();
+        own.by_core.iter().flatten().for_each(check);
+        // Another process has made it.
+        let passed_on = Socket::from(TcpListener::bind("127.0.0.1:0").unwrap());
+        watch_clients(&passed_on, asked.vanished);
+        check(&passed_on);
+    }
 }

@@ -18,6 +18,7 @@ use super::answer::write_informational;
 use super::head::Incoming;
 use crate::body::RequestBodyError;
 use crate::buffers::Input;
+use crate::carry::as_u64;
 use crate::forward::interim::Interim;
 use crate::http1::Framing;
 use crate::http1::body::{Decoder, Piece};
@@ -62,8 +63,8 @@ pub(super) struct Client {
     timer: Timer,
     limits: Limits,
     wait: Wait,
-    /// How long it may take nothing, until the system is told.
-    take: Option<Duration>,
+    /// How many bytes the system has taken for it.
+    sent: u64,
     metrics: Arc<Metrics>,
     /// Counts while a head is here in part.
     reading: Option<Reading>,
@@ -117,7 +118,7 @@ impl Client {
             timer,
             limits,
             wait: Wait::Nothing,
-            take: Some(limits.take),
+            sent: 0,
             metrics,
             reading: None,
             finder: HeadFinder::default(),
@@ -333,6 +334,7 @@ impl Client {
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let waiting = self.output.len();
         let flushed = self.output.poll_flush(cx, &mut self.stream);
+        self.sent += as_u64(waiting - self.output.len());
         if flushed.is_pending() {
             if self.output.len() < waiting {
                 self.watch(Wait::Nothing);
@@ -399,12 +401,7 @@ impl Client {
             }
             Wait::Rest => self.timer.set(self.limits.idle.saturating_sub(SOON)),
             Wait::Head => self.timer.set(self.limits.head),
-            Wait::Send => {
-                self.timer.set(self.limits.send);
-                if let Some(limit) = self.take.take() {
-                    self.stream.give_up_after(limit);
-                }
-            }
+            Wait::Send => self.timer.set(self.limits.patience(self.sent)),
             Wait::Linger => self.set_linger(self.lingers_until.unwrap_or_else(monotonic)),
         }
     }

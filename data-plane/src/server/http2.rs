@@ -23,11 +23,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use crate::body::RequestBody;
+use crate::carry::as_u64;
 use crate::core::Core;
 use crate::forward::fields;
 use crate::http1::head::{MAX_FIELDS, MAX_TARGET, is_bodiless};
 use crate::http1::headers::{Headers, written_length};
 use crate::http1::request::{NO_TARGET, Refusal, RequestHead};
+use crate::limits::Limits;
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, GivenUp, Peer, Recorded, Returned, handle};
 use crate::stream::Stream;
@@ -38,7 +40,7 @@ use super::taking::{Patience, Taking, Word};
 /// How often a silent client is asked for a sign of life.
 const PING: Duration = Duration::from_mins(1);
 /// How long it may take for one: it comes to the question behind all that waits before it, in our system's buffer (4 MiB) and
-/// in its own (6 MiB), and a slow way carries 16 KiB a second. Who takes nothing of that is let go sooner.
+/// in its own (6 MiB), and a slow way carries 16 KiB a second. Who takes nothing of that, or has vanished, is let go sooner.
 const PONG: Duration = Duration::from_secs((4 + 6) * 1024 / 16);
 /// Most requests at a time on one connection.
 const MAX_STREAMS: u32 = 100;
@@ -71,13 +73,12 @@ pub(super) async fn serve(
         limits.requests_per_address,
     ));
     let mut patience = Patience::new(core.timers.timer(), &limits);
-    // From the beginning: the question to a client that has vanished makes nothing wait.
-    stream.give_up_after(limits.take);
     let io = TokioIo::new(Watched {
         stream,
         early,
         timer: core.timers.timer(),
-        limit: limits.send,
+        limits,
+        sent: 0,
         stalled: false,
         taking: Rc::clone(&taking),
     });
@@ -293,15 +294,28 @@ struct Watched {
     /// What has arrived and not been read.
     early: BytesMut,
     timer: Timer,
-    /// Longest wait for the client to take as many bytes as make room for more.
-    limit: Duration,
+    limits: Limits,
+    /// How many bytes the system has taken for the client.
+    sent: u64,
     /// Whether the timer watches.
     stalled: bool,
     taking: Rc<Taking>,
 }
 
 impl Watched {
-    /// A write has ended in `result`: whether the client has stopped to take bytes.
+    /// A write has ended in `result`.
+    fn note(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = &result {
+            self.sent += as_u64(*count);
+        }
+        self.watch(cx, result)
+    }
+
+    /// A write, or what is like it, has ended in `result`: whether the client has stopped to take bytes.
     fn watch<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -316,7 +330,7 @@ impl Watched {
         }
         self.taking.is_blocked();
         if !std::mem::replace(&mut self.stalled, true) {
-            self.timer.set(self.limit);
+            self.timer.set(self.limits.patience(self.sent));
         }
         if self.timer.poll_fired(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -350,7 +364,7 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.watch(cx, result)
+        this.note(cx, result)
     }
 
     fn poll_write_vectored(
@@ -360,7 +374,7 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, parts);
-        this.watch(cx, result)
+        this.note(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -40,11 +40,16 @@ fn patient_server() -> (u16, std::sync::mpsc::Receiver<Sender<()>>) {
 }
 
 fn with_limits(port: u16, limits: Limits) -> Proxy {
+    patient(port, limits, Duration::from_secs(10))
+}
+
+/// The same, which waits so long for its server.
+fn patient(port: u16, limits: Limits, patience: Duration) -> Proxy {
     let one_worker = Settings {
         workers: 1,
         ..settings()
     };
-    let service = json!({"read_timeout": 10_000, "retries": 0});
+    let service = json!({"read_timeout": patience.as_secs() * 1_000, "retries": 0});
     let routes = [json!({"paths": ["/"]})];
     start_with(&one_worker, limits, configuration(port, &service, &routes))
 }
@@ -248,8 +253,8 @@ fn a_client_that_gives_its_answers_no_room_is_let_go() {
     stop(proxy);
 }
 
-/// A server whose answer says little, again and again; says when it was given up.
-fn quiet_server() -> (u16, std::sync::mpsc::Receiver<()>) {
+/// A server whose answers say nothing behind their heads, or, but for that, little, again and again; says when each was given up.
+fn quiet_server(is_silent: bool) -> (u16, std::sync::mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (ended, ends) = channel();
@@ -258,6 +263,9 @@ fn quiet_server() -> (u16, std::sync::mpsc::Receiver<()>) {
         read_until(&mut stream, "\r\n\r\n").unwrap();
         let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
         stream.write_all(head).unwrap();
+        if is_silent {
+            assert!(read_until(&mut stream, "\r\n").is_none());
+        }
         while stream.write_all(b"data: x\n\n").is_ok() {
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -266,11 +274,17 @@ fn quiet_server() -> (u16, std::sync::mpsc::Receiver<()>) {
     (port, ends)
 }
 
+/// The client at `stream` vanishes: its end stays, and nothing reaches it any more (`BPF_RET`, of no bytes).
+fn vanish(stream: &TcpStream) {
+    let nothing = SockFilter::new(0x06, 0, 0, 0);
+    SockRef::from(stream).attach_filter(&[nothing]).unwrap();
+}
+
 #[test]
 fn a_client_that_has_vanished_is_let_go_though_nothing_waits_for_it() {
-    let (port, ends) = quiet_server();
+    let (port, ends) = quiet_server(false);
     let limits = Limits {
-        take: Duration::from_secs(1),
+        vanished: Duration::from_secs(2),
         ..Limits::default()
     };
     let proxy = with_limits(port, limits);
@@ -281,12 +295,35 @@ fn a_client_that_has_vanished_is_let_go_though_nothing_waits_for_it() {
     stream.write_all(&frame(4, 0, 0, &[])).unwrap();
     ask_for(&mut stream, 1, "/");
     wait_for(&mut stream, 0, 1);
-    // Its end stays, and nothing reaches it any more (`BPF_RET`, of no bytes).
-    let nothing = SockFilter::new(0x06, 0, 0, 0);
-    SockRef::from(&stream).attach_filter(&[nothing]).unwrap();
+    vanish(&stream);
     ends.recv_timeout(Duration::from_secs(20)).unwrap();
     drop(stream);
     stop(proxy);
+}
+
+#[test]
+fn one_of_http1_is_let_go_whether_its_answer_says_anything_or_not() {
+    for is_silent in [true, false] {
+        let (port, ends) = quiet_server(is_silent);
+        let limits = Limits {
+            vanished: Duration::from_secs(3),
+            ..Limits::default()
+        };
+        let proxy = patient(port, limits, Duration::from_mins(10));
+        let mut stream = TcpStream::connect(proxy.addresses().proxy.unwrap()).unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        read_until(&mut stream, "\r\n\r\n").unwrap();
+        // As long as it is there it stays, however silent.
+        let early = ends.recv_timeout(Duration::from_secs(5));
+        assert!(early.is_err(), "it is there, silent: {is_silent}");
+        vanish(&stream);
+        let over = ends.recv_timeout(Duration::from_secs(30));
+        assert!(over.is_ok(), "silent: {is_silent}");
+        drop(stream);
+        stop(proxy);
+    }
 }
 
 #[test]

@@ -149,39 +149,25 @@ fn endless_answer() -> (u16, Receiver<usize>) {
 
 #[test]
 fn a_client_that_does_not_read_is_let_go() {
-    let by_us = Limits {
-        send: SHORT,
+    let limits = Limits {
+        take: SHORT,
         ..Limits::default()
     };
-    let by_the_system = Limits {
-        take: Duration::from_secs(1),
-        ..Limits::default()
-    };
-    for limits in [by_us, by_the_system] {
-        let (port, ended) = endless_answer();
-        let proxy = impatient(port, limits);
-        let mut stream = connect(&proxy);
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            .unwrap();
-        // Only the buffers of the sockets are in between.
-        let written = ended.recv_timeout(Duration::from_secs(20)).unwrap();
-        assert!(written < 64 * 1024 * 1024, "{written}");
-        drop(stream);
-        stop(proxy);
-    }
+    let (port, ended) = endless_answer();
+    let proxy = impatient(port, limits);
+    let mut stream = connect(&proxy);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    // Only the buffers of the sockets are in between.
+    let written = ended.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(written < 64 * 1024 * 1024, "{written}");
+    drop(stream);
+    stop(proxy);
 }
 
-#[test]
-fn a_client_that_reads_slowly_is_not_let_go_until_it_stops() {
-    let (port, ended) = endless_answer();
-    let limits = Limits {
-        take: Duration::from_secs(2),
-        ..Limits::default()
-    };
-    let proxy = impatient(port, limits);
-    // With little room on its own side, each of its reads makes some; much of what waits on the other side has to go
-    // before more can be written there, which takes several times as long as it may take nothing.
+/// A client with little room on its own side, which asks for an answer that does not end.
+fn with_little_room(proxy: &Proxy) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(64 * 1024).unwrap();
     let address = proxy.addresses().proxy.unwrap();
@@ -190,13 +176,48 @@ fn a_client_that_reads_slowly_is_not_let_go_until_it_stops() {
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .unwrap();
-    for _ in 0..60 {
+    stream
+}
+
+#[test]
+fn a_client_that_reads_slowly_is_not_let_go_until_it_stops() {
+    let (port, ended) = endless_answer();
+    let limits = Limits {
+        take: Duration::from_secs(5),
+        send: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let proxy = impatient(port, limits);
+    let mut stream = with_little_room(&proxy);
+    for _ in 0..80 {
         stream.read_exact(&mut [0; 16 * 1024]).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         assert!(ended.try_recv().is_err(), "it still reads");
     }
-    let written = ended.recv_timeout(Duration::from_secs(30)).unwrap();
+    let written = ended.recv_timeout(Duration::from_secs(60)).unwrap();
     assert!(written < 64 * 1024 * 1024, "{written}");
+    drop(stream);
+    stop(proxy);
+}
+
+#[test]
+fn a_client_that_has_taken_some_may_pause_for_longer_than_one_that_takes_nothing() {
+    let (port, ended) = endless_answer();
+    let limits = Limits {
+        take: Duration::from_secs(5),
+        ..Limits::default()
+    };
+    let proxy = impatient(port, limits);
+    let mut stream = with_little_room(&proxy);
+    let mut piece = vec![0; 1024 * 1024];
+    // Until then as much waits as may.
+    std::thread::sleep(Duration::from_millis(500));
+    stream.read_exact(&mut piece).unwrap();
+    std::thread::sleep(Duration::from_secs(8));
+    for _ in 0..8 {
+        stream.read_exact(&mut piece).unwrap();
+    }
+    assert!(ended.try_recv().is_err(), "it reads again");
     drop(stream);
     stop(proxy);
 }

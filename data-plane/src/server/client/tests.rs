@@ -95,15 +95,6 @@ fn a_connection_that_rests_keeps_no_memory_for_the_next_request() {
     });
 }
 
-#[test]
-fn the_system_is_not_told_of_an_end_that_waits_for_nothing() {
-    run(async {
-        let mut client = client(Vec::new()).await;
-        poll_fn(|cx| client.poll_close(cx, false)).await;
-        assert!(client.take.is_some());
-    });
-}
-
 fn run<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
