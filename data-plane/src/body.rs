@@ -326,6 +326,16 @@ impl ResponseBody {
         }
     }
 
+    /// The client takes nothing for now: no more memory is kept than for what waits.
+    pub(crate) fn rest(&mut self) {
+        match self {
+            Self::Upstream(body) => body.rest(),
+            Self::Mapped(mapped) => mapped.body.rest(),
+            Self::Read(_, rest) => rest.rest(),
+            Self::Empty | Self::Full(_) | Self::Http2(_) | Self::Tunnel(_) => {}
+        }
+    }
+
     /// Whether there is nothing left.
     pub(crate) fn is_end(&self) -> bool {
         match self {

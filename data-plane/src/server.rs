@@ -26,7 +26,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Sleep;
@@ -39,6 +39,7 @@ use self::head::Incoming;
 use crate::apart::apart;
 use crate::body::RequestBody;
 use crate::core::Core;
+use crate::http1::headers::Headers;
 use crate::http1::request::Refusal;
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, Peer, Recorded, Returned, handle};
@@ -291,7 +292,7 @@ async fn send(
     };
     // A tunnel begins behind its head.
     let last = framed.closes && returned.status != StatusCode::SWITCHING_PROTOCOLS;
-    let body = &mut returned.body;
+    let (body, headers) = (&mut returned.body, &mut returned.headers);
     let mut done = !framed.body;
     let mut broken = false;
     let mut trailers = None;
@@ -327,7 +328,14 @@ async fn send(
             if done && !broken && last {
                 client.ends();
             }
-            if let Err(error) = ready!(client.poll_flush(cx)) {
+            let flushed = client.poll_flush(cx);
+            if flushed.is_pending() {
+                body.rest();
+                client.settle();
+                // The head has gone, or waits in bytes of its own.
+                *headers = Headers::Map(HeaderMap::new());
+            }
+            if let Err(error) = ready!(flushed) {
                 tracing::debug!(%error, "a client takes no answer");
                 return Poll::Ready(None);
             }

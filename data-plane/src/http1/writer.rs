@@ -24,6 +24,8 @@ pub(crate) struct Writer {
     head: BytesMut,
     /// Large data, after `head`.
     data: Bytes,
+    /// Whether it has no more memory than it takes.
+    fits: bool,
     /// What ends a chunk, after `data`.
     tail: &'static [u8],
     /// Whether TLS may hold back some of what was written.
@@ -84,7 +86,16 @@ impl Writer {
             head.extend_from_slice(tail);
         } else {
             self.data = data;
+            self.fits = false;
             self.tail = tail;
+        }
+    }
+
+    /// What waits will do so for long: it keeps no more memory than it takes, unless somebody else has that as well.
+    pub(crate) fn settle(&mut self) {
+        if !self.fits && self.data.is_unique() {
+            self.data = Bytes::copy_from_slice(&self.data);
+            self.fits = true;
         }
     }
 
@@ -174,4 +185,39 @@ pub(crate) fn values_of(lines: &[u8]) -> impl Iterator<Item = (HeaderName, Heade
 /// Writes a number in decimal.
 pub(crate) fn decimal(head: &mut BytesMut, number: u64) {
     head.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What waits of a large piece of a buffer of 64 KiB, of which some has gone.
+    fn waiting(piece: Bytes) -> Writer {
+        let mut writer = Writer::default();
+        writer.body(Framing::Chunked, piece);
+        writer.advance(60_000);
+        writer.settle();
+        writer
+    }
+
+    #[test]
+    fn what_waits_for_long_takes_no_more_memory_than_it_is_long() {
+        let buffer = Bytes::from(vec![b'x'; 64 * 1024]);
+        let place = buffer.as_ptr().addr();
+        let within = |writer: &Writer| {
+            let at = writer.data.as_ptr().addr();
+            (place..place + 64 * 1024).contains(&at)
+        };
+        let shared = waiting(buffer.clone());
+        assert!(within(&shared), "somebody else has it: a copy is one more");
+        drop(shared);
+        let mut alone = waiting(buffer);
+        assert!(!within(&alone));
+        let copy = alone.data.as_ptr();
+        alone.settle();
+        assert_eq!(alone.data.as_ptr(), copy, "once is enough");
+        assert_eq!(alone.len(), "10000\r\n".len() + 64 * 1024 + 2 - 60_000);
+        alone.advance(alone.len());
+        assert!(alone.is_empty());
+    }
 }

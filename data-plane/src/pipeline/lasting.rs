@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use http::Uri;
 use plugins::credentials::secret_names::SecretNames;
 use plugins::filter::Counts;
 use plugins::registry::AnyFilter;
@@ -37,6 +38,12 @@ impl Record {
             filters: self.run.filters().filter(|_| told).cloned().collect(),
         }));
         (self.route, self.run.snapshot) = (None, None);
+        // It lies in the request's head, which is of no use to anybody else any more.
+        if let Some((_, uri)) = &mut self.asked
+            && let Ok(own) = Uri::try_from(uri.to_string())
+        {
+            *uri = own;
+        }
     }
 
     /// Its route in the snapshot, as long as it has not let go of that.

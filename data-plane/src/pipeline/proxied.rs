@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 
 use super::body::Body;
 use super::owned::{Put, remove_owned};
-use super::record::{Progress, milliseconds};
+use super::progress::Progress;
+use super::record::milliseconds;
 use super::request::{Added, AtHand, Peer, forwarded, forwarded_path, replaced, usual_lines, via};
 use super::returned::Returned;
 use crate::apart::apart;

@@ -10,9 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
-use plugins::exchange::{
-    Client, Exchange, Identity, Latencies, Log, Notes, Overrides, Seen, Source, Try,
-};
+use plugins::exchange::{Client, Exchange, Identity, Latencies, Log, Notes, Overrides, Seen};
 use plugins::filter::{Counts, Filter as _, Over, Phases};
 use plugins::glance::Known;
 use plugins::registry::AnyFilter;
@@ -24,6 +22,7 @@ use uuid::Uuid;
 use super::Peer;
 use super::lasting::Lasting;
 use super::phases::choice;
+use super::progress::Progress;
 use super::request::client;
 use crate::access_log::{EndedBy, Line, REDACTED};
 use crate::body::{Arrived, ResponseBody};
@@ -31,7 +30,6 @@ use crate::carry::as_u64;
 use crate::core::{Core, Held};
 use crate::ending::Ending;
 use crate::error::Wish;
-use crate::forward::Hold;
 use crate::host::CoreHost;
 use crate::http1::request::RequestHead;
 use crate::metrics::Observation;
@@ -74,52 +72,6 @@ pub(crate) struct Record {
     pub(crate) run: Run,
     /// What it is logged and counted by once it has let go of its snapshot.
     pub(super) lasting: Option<Box<Lasting>>,
-}
-
-/// How far an exchange has come.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    pub(crate) start: Instant,
-    /// Who made the answer.
-    pub(crate) source: Source,
-    /// Milliseconds in the gateway before the upstream was asked, and until it answered.
-    pub(crate) proxy_latency: Option<u64>,
-    pub(crate) upstream_latency: Option<u64>,
-    pub(crate) upstream_status: Option<StatusCode>,
-    /// When the upstream answered.
-    pub(crate) answered_at: Option<Instant>,
-    /// Whether all of the answer has gone in that moment.
-    pub(crate) at_once: bool,
-    /// Where it went, if any filter will look at that.
-    pub(crate) trail: Option<Box<Trail>>,
-    /// What counts the exchange among those of its server.
-    pub(crate) hold: Option<Hold>,
-}
-
-impl Progress {
-    /// That of an exchange that begins now.
-    pub(crate) fn begin() -> Self {
-        Self {
-            start: monotonic(),
-            source: Source::Error,
-            proxy_latency: None,
-            upstream_latency: None,
-            upstream_status: None,
-            answered_at: None,
-            at_once: false,
-            trail: None,
-            hold: None,
-        }
-    }
-}
-
-/// Where an exchange went.
-#[derive(Debug, Default)]
-pub(crate) struct Trail {
-    /// Path and query that the upstream was asked for.
-    pub(crate) upstream_uri: String,
-    /// The servers that were asked.
-    pub(crate) tries: Vec<Try>,
 }
 
 /// The filters of an exchange, and what they need for their later phases.
@@ -404,6 +356,11 @@ impl Recorded {
         self.record.let_go();
     }
 
+    /// The client takes nothing for now.
+    pub(crate) fn rest(&mut self) {
+        self.body.rest();
+    }
+
     /// Leaves the body out.
     pub(crate) fn leave_out(&mut self) {
         self.body = ResponseBody::Empty;
@@ -496,7 +453,7 @@ impl http_body::Body for Recorded {
     }
 }
 
-/// When an exchange has begun that ends now, after `total` milliseconds: most are never asked.
+/// When an exchange that ends now, after `total` milliseconds, has begun.
 fn started_at(total: u64) -> UnixTime {
     UnixTime::from_millis(UnixTime::now().as_millis().saturating_sub(total))
 }

@@ -348,6 +348,11 @@ impl Client {
         flushed
     }
 
+    /// It takes nothing for now: what waits for it keeps no more memory than it takes.
+    pub(super) fn settle(&mut self) {
+        self.output.settle();
+    }
+
     /// Ends our side, and if the client may still be sending, reads until it has heard of that.
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>, lingers: bool) -> Poll<()> {
         if self.wait != Wait::Linger {

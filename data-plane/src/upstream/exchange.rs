@@ -469,6 +469,13 @@ impl UpstreamBody {
         }
     }
 
+    /// Nobody will ask for the next part for long: room to read it into is given back.
+    pub(crate) fn rest(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.input.give_back();
+        }
+    }
+
     fn end(&mut self) {
         if let Some(connection) = self.connection.take()
             && self.reusable
