@@ -79,6 +79,7 @@ pub use info::Listener;
 use precondition::Precondition;
 use show::show;
 use turn::Turns;
+use wait::Wait;
 
 /// What the Admin API answers from.
 #[derive(Clone, Debug)]
@@ -255,6 +256,8 @@ impl Admin {
         asked.origin.workspace = place.workspace;
         let (config, bounds) = Access::view(&caller, &whole, &place, request.method())?;
         let longest = wait::parse(request.uri().query())?.filter(|_| asked.writes);
+        let waits = longest.zip(self.clustering.as_ref());
+        let waits = waits.map(|(longest, known)| (Wait::begin(&known.fleet, longest), known));
         asked.writes &= !place::only_judges(&place.path);
         let origin = asked.origin.clone();
         let answer = if let Some(page) = management::parse(&place)? {
@@ -266,17 +269,11 @@ impl Admin {
             self.answer_entity(&place, config, asking, request).await?
         };
         let answer = place.relink(answer);
-        match (longest, &self.clustering) {
-            (Some(longest), Some(clustering)) => Ok(wait::until_served(
-                &clustering.fleet,
-                clustering.target.clone(),
-                self.rollouts.as_ref(),
-                longest,
-                answer,
-            )
-            .await),
-            _ => Ok(answer),
-        }
+        let Some((wait, clustering)) = waits else {
+            return Ok(answer);
+        };
+        let (fleet, target) = (&clustering.fleet, clustering.target.clone());
+        Ok(wait::until_served(fleet, target, self.rollouts.as_ref(), wait, answer).await)
     }
 
     async fn answer_entity(

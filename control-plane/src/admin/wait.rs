@@ -3,6 +3,7 @@
 //! The status stays what it is if every connected node serves the revision in time, and is 202 if not, or if it was taken
 //! back: the write is committed either way. `X-Wardgate-Serving`, `X-Wardgate-Refused` and `X-Wardgate-Waiting` name the nodes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -17,6 +18,25 @@ use crate::fleet::{Fleet, Introduction, Progress};
 /// The longest wait, in seconds.
 const LONGEST: u64 = 300;
 
+/// What an answer waits for.
+#[derive(Debug)]
+pub(super) struct Wait {
+    longest: Duration,
+    /// The nodes that are to answer: those that were there when it was asked for, or are expected back. Who goes between the
+    /// commit and the wait has not answered either.
+    asked: BTreeSet<String>,
+}
+
+impl Wait {
+    /// A wait for the nodes that are there now.
+    pub(super) fn begin(fleet: &Fleet, longest: Duration) -> Self {
+        let mut asked = fleet.connected();
+        // Who comes back after a restart of this control plane is waited for, too.
+        asked.extend(fleet.awaited(monotonic()));
+        Self { longest, asked }
+    }
+}
+
 /// How long a query asks to wait.
 pub(super) fn parse(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
     let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
@@ -29,12 +49,12 @@ pub(super) fn parse(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
     }
 }
 
-/// Adds to `answer` who serves it, once all do or `longest` is over.
+/// Adds to `answer` who serves it, once all do or the longest wait is over.
 pub(super) async fn until_served(
     fleet: &Fleet,
     target: Target,
     rollouts: Option<&Rollouts>,
-    longest: Duration,
+    wait: Wait,
     answer: Answer,
 ) -> Answer {
     let Some(revision) = answer.revision else {
@@ -45,7 +65,7 @@ pub(super) async fn until_served(
     } else {
         Targets::has
     };
-    let mut progress = settled(fleet, target, (revision, has), longest).await;
+    let mut progress = settled(fleet, target, (revision, has), wait).await;
     // Who serves what came after a change that was taken back serves what was before it.
     let taken_back = rollouts.is_some_and(|rollouts| rollouts.journal().took_back(revision));
     if taken_back {
@@ -90,12 +110,11 @@ async fn settled(
     fleet: &Fleet,
     mut target: Target,
     (revision, has): (Revision, Has),
-    longest: Duration,
+    Wait { longest, mut asked }: Wait,
 ) -> Progress {
     let (mut answers, targets) = (fleet.changes(), target.clone());
-    // Who comes back after a restart of this control plane is waited for, too.
-    let mut asked = fleet.connected();
-    asked.extend(fleet.awaited(monotonic()));
+    // Who has come since is told of the change as well.
+    asked.extend(fleet.connected());
     // Who is cut off meanwhile has not answered; if nobody is led any more, this process stops, and nobody will.
     let progress = || {
         let targets = targets.borrow().clone();
@@ -166,7 +185,8 @@ mod tests {
         let fleet = Fleet::default();
         let joins = introduction("a", elsewhere);
         let (member, _) = fleet.join(joins, UnixTime::default()).unwrap();
-        let mut waiting = pin!(settled(&fleet, target, (Revision(7), Targets::has), LONG));
+        let wait = Wait::begin(&fleet, LONG);
+        let mut waiting = pin!(settled(&fleet, target, (Revision(7), Targets::has), wait));
         assert!(poll!(waiting.as_mut()).is_pending());
         // It has what another control plane has committed since, which is not known here yet.
         member.runs(led_to(8).newest().position, UnixTime::default());
@@ -210,9 +230,23 @@ mod tests {
                 urgent,
                 ..Answer::ok(json!({}))
             };
-            let answer = until_served(&fleet, target.clone(), None, Duration::ZERO, answer).await;
+            let wait = Wait::begin(&fleet, Duration::ZERO);
+            let answer = until_served(&fleet, target.clone(), None, wait, answer).await;
             assert_eq!(answer.status, status, "{urgent}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_goes_before_the_wait_begins_has_not_answered() {
+        let (_leads, target) = watch::channel(led_to(7));
+        let fleet = Fleet::default();
+        let joins = introduction("a", led_to(6).newest().position);
+        let member = fleet.join(joins, UnixTime::default()).unwrap();
+        let wait = Wait::begin(&fleet, LONG);
+        // The change is committed, and the thread that waits for it has not begun to.
+        drop(member);
+        let progress = settled(&fleet, target, (Revision(7), Targets::has), wait).await;
+        assert_eq!(progress.waiting, ["node-1"]);
     }
 
     #[tokio::test]
@@ -221,7 +255,8 @@ mod tests {
         let fleet = Fleet::default();
         let joins = introduction("a", led_to(6).newest().position);
         let _member = fleet.join(joins, UnixTime::default()).unwrap();
-        let mut waiting = pin!(settled(&fleet, target, (Revision(7), Targets::has), LONG));
+        let wait = Wait::begin(&fleet, LONG);
+        let mut waiting = pin!(settled(&fleet, target, (Revision(7), Targets::has), wait));
         assert!(poll!(waiting.as_mut()).is_pending());
         drop(leads);
         assert_eq!(waiting.await.waiting, ["node-1"]);
