@@ -13,9 +13,10 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use process::{Process, certificates};
+use process::{PATIENCE, Process, certificates, eventually};
 
 #[test]
 fn an_acknowledged_write_survives_kill_9() {
@@ -34,27 +35,35 @@ fn an_acknowledged_write_survives_kill_9() {
             })
             .collect();
         assert!(missing.is_empty(), "lost after kill -9: {missing:?}");
-        // A writer runs until the process is killed under it.
-        let mut killer = Some(std::thread::spawn({
+        // A writer runs until the process is killed under it, some time after so many writes.
+        let (written, writes) = channel();
+        let killer = std::thread::spawn({
             let id = process.child.id();
             move || {
-                std::thread::sleep(Duration::from_millis(40 + 35 * round));
+                for _ in 0..3 + round {
+                    writes.recv_timeout(PATIENCE).unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(7 * round));
                 Command::new("kill")
                     .args(["-9", &id.to_string()])
                     .status()
                     .unwrap();
             }
-        }));
+        });
         for at in 0.. {
             let name = format!("s-{round}-{at}");
             let body = format!(r#"{{"name":"{name}","host":"upstream.test"}}"#);
             match process.send("POST", "/services", &body) {
-                Some((201, _)) => acknowledged.push(name),
+                Some((201, _)) => {
+                    acknowledged.push(name);
+                    // Once it was killed nobody listens.
+                    let _ = written.send(());
+                }
                 Some((status, reply)) => panic!("{status} {reply}"),
                 None => break,
             }
         }
-        killer.take().unwrap().join().unwrap();
+        killer.join().unwrap();
         process.child.wait().unwrap();
     }
     assert!(
@@ -90,11 +99,7 @@ fn a_lost_store_is_restored_from_its_export() {
             Some((generation.parse::<u64>().unwrap(), path))
         })
     };
-    let found = (0..600).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        written()
-    });
-    let (generation, export) = found.expect("an export is written");
+    let (generation, export) = eventually("an export is written", written);
     let refused = restore(&export);
     assert!(!refused.status.success(), "the control plane is running");
     drop(process);
@@ -177,10 +182,7 @@ fn a_client_that_does_not_get_on_does_not_keep_it_from_stopping() {
             .unwrap()
             .success()
     );
-    let ended = (0..600).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        process.child.try_wait().unwrap()
-    });
-    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+    let ended = eventually("it stops", || process.child.try_wait().unwrap());
+    assert!(ended.success(), "{ended:?}");
     drop(stuck);
 }

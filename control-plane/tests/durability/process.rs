@@ -6,6 +6,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use shared::clock::monotonic;
+
+/// The longest that anything here waits for what is to happen soon, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Asks until there is an answer.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    let begun = monotonic();
+    loop {
+        if let Some(answer) = answer() {
+            return answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A running control plane, killed when dropped.
 pub(crate) struct Process {
     pub(crate) child: Child,
@@ -52,21 +70,18 @@ impl Process {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        for _ in 0..600 {
-            if let Ok(text) = std::fs::read_to_string(&addresses) {
-                let chosen: serde_json::Value = serde_json::from_str(&text).unwrap();
-                return Self {
-                    child,
-                    admin: chosen["admin"].as_str().unwrap().to_owned(),
-                };
-            }
+        let chosen = eventually("the control plane starts", || {
             assert!(
                 child.try_wait().unwrap().is_none(),
                 "the control plane ended"
             );
-            std::thread::sleep(Duration::from_millis(50));
+            std::fs::read_to_string(&addresses).ok()
+        });
+        let chosen: serde_json::Value = serde_json::from_str(&chosen).unwrap();
+        Self {
+            child,
+            admin: chosen["admin"].as_str().unwrap().to_owned(),
         }
-        panic!("the control plane did not start within 30 s");
     }
 
     /// Status and body, or `None` if the process is gone.
