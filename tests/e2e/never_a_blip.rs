@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use harness::{Browser, Cluster, Demo, eventually};
+use harness::{Browser, Cluster, Demo, PATIENCE, eventually};
 use http::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -128,6 +128,18 @@ async fn exchange(mut stream: TcpStream, keeps: bool) -> Result<Option<TcpStream
     Ok((keeps && !closes).then_some(stream))
 }
 
+/// Begins a request whose body streams; it is under way when this returns, and lacks `cd`.
+async fn half_sent(mut stream: TcpStream, fields: &str, demo: &Demo) -> TcpStream {
+    let before = demo.upstream_requests();
+    let head = format!("POST /slow HTTP/1.1\r\nHost: slow\r\n{fields}Content-Length: 4\r\n\r\nab");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    eventually("the request has arrived", async || {
+        (demo.upstream_requests() > before).then_some(())
+    })
+    .await;
+    stream
+}
+
 /// A client of UDP that says one thing after the other, and waits each time for the answer.
 struct Talk {
     ends: Arc<AtomicBool>,
@@ -163,7 +175,7 @@ impl Talk {
                 let text = said.to_string();
                 socket.send(text.as_bytes()).await.unwrap();
                 let mut room = [0; 64];
-                let answer = tokio::time::timeout(Duration::from_secs(20), socket.recv(&mut room));
+                let answer = tokio::time::timeout(PATIENCE, socket.recv(&mut room));
                 let length = answer.await.expect("nothing is lost").unwrap();
                 assert_eq!(&room[..length], text.as_bytes());
                 said += 1;
@@ -183,7 +195,10 @@ impl Talk {
 async fn gateway() -> (Cluster, Demo) {
     let cluster = Cluster::start_with(1, &[("WARDGATE_STREAM_LISTEN", "127.0.0.1:0 udp")]).await;
     let demo = Demo::start(&[]).await;
-    cluster.route(&demo.upstream(), "/").await;
+    let route = cluster.route(&demo.upstream(), "/").await;
+    // The server hears of a request as soon as it has begun.
+    let streams = json!({"request_buffering": false});
+    cluster.patch(&format!("/routes/{route}"), streams).await;
     cluster.settled().await;
     (cluster, demo)
 }
@@ -222,7 +237,7 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
             assert!(write("/services", &name).await);
             written += 1;
         }
-        assert!(write("/services?wait=20", signal).await);
+        assert!(write("/services?wait=60", signal).await);
     }
     // Several hooks may ask for it at the same time, also while it is under way.
     for pause in [0, 20, 50, 100, 200, 300] {
@@ -265,13 +280,12 @@ async fn a_restart_that_passes_the_sockets_on_costs_no_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_ends_its_last_exchanges_leaves_the_node_to_its_successor() {
-    let (mut cluster, _demo) = gateway().await;
+    let (mut cluster, demo) = gateway().await;
     cluster.persisted().await;
     // A request whose body is still to come keeps the old process.
     let address = cluster.data_planes[0].process.address("proxy");
-    let mut slow = TcpStream::connect(&address).await.unwrap();
-    let head = "POST / HTTP/1.1\r\nHost: slow\r\nConnection: close\r\nContent-Length: 4\r\n\r\nab";
-    slow.write_all(head.as_bytes()).await.unwrap();
+    let slow = TcpStream::connect(&address).await.unwrap();
+    let mut slow = half_sent(slow, "Connection: close\r\n", &demo).await;
     cluster.data_planes[0].process.start_successor("USR2").await;
     eventually("the successor serves", async || {
         let log = cluster.data_planes[0].process.log();
@@ -290,10 +304,15 @@ async fn a_process_that_ends_its_last_exchanges_leaves_the_node_to_its_successor
         (connected() >= 3).then_some(())
     })
     .await;
-    let before = superseded();
-    for number in 0..5 {
+    let write = async |number: usize| {
         let service = json!({"url": "http://127.0.0.1:1", "name": format!("later-{number}")});
-        cluster.create("/services?wait=20", service).await;
+        cluster.create("/services?wait=60", service).await;
+    };
+    // What came of the successor's start is over by then.
+    write(0).await;
+    let before = superseded();
+    for number in 1..6 {
+        write(number).await;
     }
     assert_eq!(superseded(), before, "neither throws the other out");
     slow.write_all(b"cd").await.unwrap();
@@ -341,9 +360,8 @@ async fn signals_end_a_node_only_if_they_are_to_and_then_once_its_exchanges_have
     assert!(failures.is_empty(), "{failures:#?}");
 
     let stream = TcpStream::connect(&address).await.unwrap();
-    let mut slow = exchange(stream, true).await.unwrap().unwrap();
-    let head = "POST / HTTP/1.1\r\nHost: slow\r\nContent-Length: 4\r\n\r\nab";
-    slow.write_all(head.as_bytes()).await.unwrap();
+    let slow = exchange(stream, true).await.unwrap().unwrap();
+    let mut slow = half_sent(slow, "", &demo).await;
     let node = &mut cluster.data_planes[0].process;
     node.signal("QUIT");
     eventually("it stops", async || {

@@ -47,18 +47,28 @@ async fn sessions_and_routes_go_on_without_a_control_plane() {
 async fn a_reconnect_without_a_change_transfers_nothing() {
     let mut guide = Guide::start(1, "").await;
     let before = guide.cluster.read("/clustering/data-planes").await["data"][0].clone();
-    let log = guide.cluster.data_planes[0].process.log();
     let applied = |log: &str| log.matches("configuration applied").count();
+    let follows = |log: &str| log.matches("following a control plane").count();
+    // Lines come a moment after what they tell.
+    let newest = format!("configuration applied revision={} ", before["revision"]);
+    let log = eventually("what it runs is in its log", async || {
+        let log = guide.cluster.data_planes[0].process.log();
+        log.contains(&newest).then_some(log)
+    })
+    .await;
     guide.cluster.control_plane.take().unwrap().stop().await;
     guide.cluster.start_control_plane().await;
     let after = eventually("the node is back", async || {
         let row = guide.cluster.read("/clustering/data-planes").await["data"][0].clone();
-        (row["connected"] == true).then_some(row)
+        (row["connected"] == true && row["progress"] == "current").then_some(row)
     })
     .await;
-    assert_eq!(after["progress"], "current", "{after}");
     assert_eq!(after["config_hash"], before["config_hash"]);
-    let log_after = guide.cluster.data_planes[0].process.log();
+    let log_after = eventually("that it is back is in its log", async || {
+        let now = guide.cluster.data_planes[0].process.log();
+        (follows(&now) > follows(&log)).then_some(now)
+    })
+    .await;
     assert_eq!(applied(&log), applied(&log_after), "{log_after}");
 }
 
@@ -264,11 +274,12 @@ async fn a_configuration_that_takes_a_node_down_twice_is_not_run_a_third_time() 
         (status(&cluster, "/poison").await == 200).then_some(())
     })
     .await;
-    let row = cluster.read("/clustering/data-planes").await["data"][0].clone();
-    assert_eq!(
-        (&row["progress"], &row["quarantined"]),
-        (&json!("current"), &json!([]))
-    );
+    // It serves before it says so.
+    eventually("the control plane knows that, too", async || {
+        let row = cluster.read("/clustering/data-planes").await["data"][0].clone();
+        (row["progress"] == "current" && row["quarantined"] == json!([])).then_some(())
+    })
+    .await;
     // What comes after it is tried again.
     cluster.route(&demo.upstream(), "/next").await;
     cluster.settled().await;
@@ -294,18 +305,23 @@ async fn a_node_with_nothing_before_what_took_it_down_serves_again() {
         }
         cluster.start_data_plane(&node.name).await;
     }
-    let log = cluster.data_planes[0].process.log();
-    assert!(log.contains("this configuration is not run again"), "{log}");
+    let isolated = "this configuration is not run again";
+    eventually("it says that it does not run it", async || {
+        let log = cluster.data_planes[0].process.log();
+        log.contains(isolated).then_some(())
+    })
+    .await;
     eventually("it is served again", async || {
         let url = format!("{}/only", cluster.url(0));
         (Browser::new().get(&url).await.status == 200).then_some(())
     })
     .await;
-    let log = cluster.data_planes[0].process.log();
-    assert!(
-        log.contains("configuration applied"),
-        "its own file knows no revocations since: {log}"
-    );
+    eventually("its own file knows no revocations since", async || {
+        let log = cluster.data_planes[0].process.log();
+        let (_, since) = log.rsplit_once(isolated)?;
+        since.contains("configuration applied").then_some(())
+    })
+    .await;
     // It hears of what comes next.
     cluster.route(&demo.upstream(), "/next").await;
     cluster.settled().await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use harness::{Browser, Cluster, Demo};
+use harness::{Browser, Cluster, Demo, PATIENCE};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -297,9 +297,8 @@ async fn a_node_whose_descriptors_are_gone_turns_clients_away_and_serves_the_oth
     let address = node.address("proxy");
     let mut held = vec![served(&address, None).await.unwrap()];
     node.take_descriptors(true);
-    let patience = std::time::Duration::from_secs(20);
     loop {
-        let asked = tokio::time::timeout(patience, served(&address, None));
+        let asked = tokio::time::timeout(PATIENCE, served(&address, None));
         match asked.await.expect("nobody is left waiting") {
             Some(stream) => held.push(stream),
             None => break,
@@ -310,7 +309,10 @@ async fn a_node_whose_descriptors_are_gone_turns_clients_away_and_serves_the_oth
         let kept = served(&address, Some(stream)).await;
         assert!(kept.is_some(), "who is there is served");
     }
-    assert!(node.log().contains("accepting a connection"));
+    harness::eventually("it says so", async || {
+        node.log().contains("accepting a connection").then_some(())
+    })
+    .await;
     node.take_descriptors(false);
     harness::eventually("new clients are served again", async || {
         served(&address, None).await.map(drop)

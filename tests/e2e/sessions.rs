@@ -129,6 +129,9 @@ async fn an_expired_access_token_is_refreshed_without_the_user() {
     let first = browser.sign_in(&gateway("/"), "alice").await;
     let token = first.upstream_header("authorization").unwrap();
     tokio::time::sleep(Duration::from_millis(2_500)).await;
+    guide
+        .demo
+        .set_access_token_lifetime(Duration::from_hours(1));
     // The other node refreshes, and the node that has not seen it goes on with the new session.
     guide.turn(&mut browser, 1);
     let second = browser.get(&gateway("/")).await;

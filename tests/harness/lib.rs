@@ -25,7 +25,7 @@ pub use relay::Relay;
 use std::time::{Duration, Instant};
 
 /// The longest that anything here waits for something that is to happen soon.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Asks `condition` until it answers. Fails with `what` when that takes too long.
 ///
