@@ -22,9 +22,9 @@ export async function openBrowser(directory) {
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: ARGUMENTS,
     headless: true,
-    timeout: 60_000,
+    timeout: 120_000,
   });
-  context.setDefaultTimeout(20_000);
+  context.setDefaultTimeout(120_000);
   const visited = [];
   context.on("request", (request) => visited.push(request.url()));
   const page = await context.newPage();

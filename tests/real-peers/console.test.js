@@ -15,6 +15,8 @@ test("the console", async (t) => {
     await stopAll();
   });
   gateway = await startGateway();
+  // The page shows what there is when it is opened.
+  await gateway.persisted();
   browser = await openBrowser(gateway.directory);
   const { page } = browser;
   const faults = [];

@@ -97,7 +97,7 @@ export async function startGateway(settings = {}, by = []) {
     return answer.json;
   }
 
-  async function settled(timeoutMs = 30_000) {
+  async function settled(timeoutMs = 120_000) {
     const newest = (await curl(`${admin()}/status`)).json.configuration_revision;
     await until(`revision ${newest} on every node`, async () => {
       const running = await Promise.all(nodes.map(({ addresses }) => curl(`http://${addresses.status}/status`)));
@@ -108,7 +108,8 @@ export async function startGateway(settings = {}, by = []) {
   async function persisted() {
     await until("the configuration on every node's disk", async () => {
       const { json } = await curl(`${admin()}/clustering/data-planes`);
-      return json.data.every((node) => node.persisted && node.progress === "current") || undefined;
+      const all = json.data.filter((node) => node.persisted && node.progress === "current");
+      return all.length === nodes.length || undefined;
     });
   }
 

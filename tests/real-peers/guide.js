@@ -83,7 +83,7 @@ export function guide(name, connect) {
     const change = (...data) => gateway.configure("PATCH", `/plugins/${plugin.id}`, ...data);
 
     const alice = await browse();
-    let token;
+    let token, signedInAfter;
 
     await t.test("a visitor without a session is sent to the provider", async () => {
       const answer = await gateway.curl("-D", "-", "-o", "/dev/null", `${first}/page`);
@@ -92,6 +92,7 @@ export function guide(name, connect) {
     });
 
     await t.test("a sign-in begun on one node and called back on the other leads to the page", async () => {
+      signedInAfter = Date.now();
       const { status, body } = await signIn(alice, `${first}/page?x=1`, "alice");
       assert.equal(status, 200);
       assert.equal(alice.page.url(), `${first}/page?x=1`);
@@ -107,7 +108,9 @@ export function guide(name, connect) {
         assert.equal(status, 200);
         assert.equal(alice.page.url(), url);
       }
-      assert.deepEqual(provider.calls(), before);
+      // Unless its access token has ended meanwhile, as it soon does.
+      const isFresh = Date.now() - signedInAfter < (provider.accessTokenSeconds - 1) * 1000;
+      if (isFresh) assert.deepEqual(provider.calls(), before);
     });
 
     await t.test("an expired access token is refreshed without the user", async () => {
@@ -169,10 +172,13 @@ export function guide(name, connect) {
     await t.test("a session ends with its lifetime, also for a thief who keeps the cookie", async () => {
       await change("config.session_cookie_lifetime=3", "config.session_cookie_renew=0");
       const bob = await browse();
+      const begun = Date.now();
       assert.equal((await signIn(bob, `${first}/short`, "bob")).status, 200);
       const stolen = await bob.cookieHeader(first);
       const steal = () => gateway.curl("-o", "/dev/null", "-H", `Cookie: ${stolen}`, `${second}/short`);
-      assert.equal((await steal()).status, 200);
+      const { status } = await steal();
+      // On a machine that is busy it may be over by then.
+      if (Date.now() - begun < 2_000) assert.equal(status, 200);
       await pause(4_000);
       assert.equal((await steal()).status, 302);
     });

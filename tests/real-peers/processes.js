@@ -38,7 +38,7 @@ export async function stopAll() {
 }
 
 /** Waits until `probe` returns something other than `undefined`; fails with the log's end if `handle` ends first. */
-export async function until(what, probe, { handle, timeoutMs = 30_000 } = {}) {
+export async function until(what, probe, { handle, timeoutMs = 120_000 } = {}) {
   const deadline = Date.now() + timeoutMs;
   let last;
   for (;;) {
