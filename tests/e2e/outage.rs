@@ -280,6 +280,30 @@ async fn a_configuration_that_takes_a_node_down_twice_is_not_run_a_third_time() 
         (row["progress"] == "current" && row["quarantined"] == json!([])).then_some(())
     })
     .await;
+    // The same while the node is being replaced.
+    cluster.persisted().await;
+    for _ in 0..2 {
+        let node = cluster.data_planes.pop().unwrap();
+        node.process.kill();
+        cluster.start_data_plane(&node.name).await;
+    }
+    eventually("the control plane knows once more", async || {
+        let row = &cluster.read("/clustering/data-planes").await["data"][0];
+        (row["progress"] == "quarantined").then_some(())
+    })
+    .await;
+    cluster.data_planes[0].process.start_successor("USR2").await;
+    let reply = cluster.admin(Method::POST, &retry, &json!({})).await;
+    assert_eq!(reply.status / 100, 2, "{}", reply.text());
+    let process = &mut cluster.data_planes[0].process;
+    let ended = eventually("the old process has ended", async || process.ended()).await;
+    assert!(ended.success(), "{ended}");
+    eventually("the new one serves it", async || {
+        let row = &cluster.read("/clustering/data-planes").await["data"][0];
+        let current = row["progress"] == "current" && row["quarantined"] == json!([]);
+        (current && status(&cluster, "/poison").await == 200).then_some(())
+    })
+    .await;
     // What comes after it is tried again.
     cluster.route(&demo.upstream(), "/next").await;
     cluster.settled().await;

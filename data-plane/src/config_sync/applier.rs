@@ -142,6 +142,12 @@ impl Applier {
         self.last_good.marker.quarantined()
     }
 
+    /// Takes up what the process before this one was ordered to run once more, while this one began. Whether there is such since
+    /// the last call.
+    pub(super) fn takes_up_releases(&self) -> bool {
+        self.last_good.marker.takes_up_releases()
+    }
+
     /// How many crashes in a row, soon after a change, the start of this process followed.
     pub(super) fn crashes(&self) -> u64 {
         self.last_good.marker.crashes()

@@ -271,6 +271,7 @@ impl Dialer {
     }
 
     fn hello(&self, applier: &Applier, phase: Phase) -> Hello {
+        applier.takes_up_releases();
         Hello {
             node_id: self.node.id.clone(),
             version: VERSION.to_owned(),

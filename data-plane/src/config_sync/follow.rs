@@ -425,6 +425,10 @@ impl Following<'_> {
     }
 
     fn report(&mut self, phase: Phase) -> Result<(), Ended> {
+        if self.applier.takes_up_releases() {
+            // The Hello of this stream said something else.
+            return Err(Ended::Again);
+        }
         self.renew();
         let sum = Sum::of(&self.gateway.metrics);
         let figures = sum.figures();

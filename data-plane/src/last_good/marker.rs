@@ -36,6 +36,8 @@ pub(crate) struct Marker {
     run: Mutex<Run>,
     /// How many crashes this start followed.
     crashes: u64,
+    /// Whether the process before this one went on for a while, and may have released something.
+    beside: bool,
     /// Whether the directory is another process's by now.
     left: AtomicBool,
 }
@@ -63,6 +65,7 @@ impl Marker {
     /// Reads what the process before has left in `directory`, and draws the conclusion.
     pub(crate) fn open(directory: &Path) -> Self {
         let mut marker = Self::beside(directory);
+        marker.beside = false;
         if let Some((tried, crashes)) = read(&marker.trying).next() {
             marker.crashes = crashes + 1;
             let revision = tried.position.revision;
@@ -92,6 +95,7 @@ impl Marker {
             trying,
             quarantine,
             crashes: 0,
+            beside: true,
             left: AtomicBool::new(false),
         }
     }
@@ -110,6 +114,22 @@ impl Marker {
     pub(crate) fn is_quarantined(&self, configuration: &Hash, root: &Hash) -> bool {
         let is_it = |tried: &Tried| [*configuration, *root].contains(&tried.configuration);
         self.list().iter().any(is_it)
+    }
+
+    /// Takes up what the process before this one was ordered to release since this one began beside it: the order is not
+    /// given again. Whether there is such.
+    pub(crate) fn takes_up_releases(&self) -> bool {
+        if !self.beside || self.is_left() {
+            return false;
+        }
+        let Ok(bytes) = std::fs::read(&self.quarantine) else {
+            return false;
+        };
+        let kept: Vec<Tried> = entries(&bytes).map(|(tried, _)| tried).collect();
+        let mut list = self.list();
+        let before = list.len();
+        list.retain(|tried| kept.contains(tried));
+        list.len() < before
     }
 
     /// Leaves the directory to the process that has taken over.
@@ -251,13 +271,18 @@ fn encode(tried: &Tried, crashes: u64) -> [u8; LENGTH] {
 /// What a file tells; nothing if it is damaged or absent.
 fn read(path: &Path) -> impl Iterator<Item = (Tried, u64)> + use<> {
     let bytes = std::fs::read(path).unwrap_or_default();
+    let entries: Vec<_> = entries(&bytes).collect();
+    entries.into_iter()
+}
+
+/// The same of what was read.
+fn entries(bytes: &[u8]) -> impl Iterator<Item = (Tried, u64)> {
     let length = if bytes.starts_with(BY_ROOT) {
         LENGTH - size_of::<Hash>()
     } else {
         LENGTH
     };
-    let entries: Vec<_> = bytes.chunks(length).map_while(decode).collect();
-    entries.into_iter()
+    bytes.chunks(length).map_while(decode)
 }
 
 fn decode(bytes: &[u8]) -> Option<(Tried, u64)> {
@@ -354,6 +379,33 @@ mod tests {
         assert!(
             !fourth.is_quarantined(&configured(7), &[0; 32]) && open().quarantined().is_empty()
         );
+    }
+
+    #[test]
+    fn a_successor_takes_up_what_the_process_before_it_was_ordered_to_release() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Marker::open(directory.path());
+        for number in [6, 7] {
+            open().tries_at(number);
+            open();
+            open();
+        }
+        let old = open();
+        let new = Marker::beside(directory.path());
+        assert!(!new.takes_up_releases());
+        old.release(&configured(7), &[0; 32]);
+        assert!(new.is_quarantined(&configured(7), &[0; 32]));
+        assert!(new.takes_up_releases() && !new.takes_up_releases());
+        assert_eq!(new.quarantined(), [at(6)]);
+        // What cannot be read releases nothing, nor does whoever has a successor.
+        std::fs::remove_file(directory.path().join("quarantine")).unwrap();
+        assert!(!new.takes_up_releases() && !old.takes_up_releases());
+        assert_eq!(
+            (new.quarantined(), old.quarantined()),
+            (vec![at(6)], vec![at(6)])
+        );
+        new.release(&configured(6), &[0; 32]);
+        assert!(open().quarantined().is_empty());
     }
 
     #[test]
