@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 use shared::clock::monotonic;
-use shared::snapshot::{Position, Revision};
+use shared::snapshot::Revision;
 
 use super::Answer;
 use super::error::Refusal;
-use crate::config_sync::{Rollouts, Target, Targets};
-use crate::fleet::{Fleet, Introduction, Progress};
+use crate::config_sync::{Rollouts, Target};
+use crate::fleet::{Fleet, Progress};
 
 /// The longest wait, in seconds.
 const LONGEST: u64 = 300;
@@ -60,12 +60,7 @@ pub(super) async fn until_served(
     let Some(revision) = answer.revision else {
         return answer;
     };
-    let has: Has = if answer.urgent {
-        Targets::has_urgent
-    } else {
-        Targets::has
-    };
-    let mut progress = settled(fleet, target, (revision, has), wait).await;
+    let mut progress = settled(fleet, target, (revision, answer.urgent), wait).await;
     // Who serves what came after a change that was taken back serves what was before it.
     let taken_back = rollouts.is_some_and(|rollouts| rollouts.journal().took_back(revision));
     if taken_back {
@@ -90,9 +85,6 @@ pub(super) async fn until_served(
     }
 }
 
-/// Whether a node that is somewhere has what a revision changed.
-type Has = fn(&Targets, Revision, &Introduction, &Position) -> bool;
-
 /// The headers that name the nodes.
 pub(super) fn headers(progress: &Progress) -> impl Iterator<Item = (&'static str, String)> {
     [
@@ -105,11 +97,12 @@ pub(super) fn headers(progress: &Progress) -> impl Iterator<Item = (&'static str
     .map(|(name, nodes)| (name, nodes.join(", ")))
 }
 
-/// Where the nodes are once none is on its way any more, or when the time is over.
+/// Where the nodes are once none is on its way to `revision` any more, or when the time is over. `urgent`: it changed keys and
+/// revocations alone.
 async fn settled(
     fleet: &Fleet,
     mut target: Target,
-    (revision, has): (Revision, Has),
+    (revision, urgent): (Revision, bool),
     Wait { longest, mut asked }: Wait,
 ) -> Progress {
     let (mut answers, targets) = (fleet.changes(), target.clone());
@@ -118,8 +111,11 @@ async fn settled(
     // Who is cut off meanwhile has not answered; if nobody is led any more, this process stops, and nobody will.
     let progress = || {
         let targets = targets.borrow().clone();
-        let mut progress =
-            fleet.progress_of(|node, position| has(&targets, revision, node, position));
+        let mut progress = if urgent {
+            fleet.urgent_progress_of(|node, at| targets.has_urgent(revision, node, at))
+        } else {
+            fleet.progress_of(|node, at| targets.has(revision, node, at))
+        };
         progress.waiting.extend(fleet.lost(&asked));
         progress
     };
@@ -157,14 +153,16 @@ mod tests {
     use futures::poll;
     use serde_json::json;
     use shared::clock::UnixTime;
-    use shared::snapshot::Key;
+    use shared::snapshot::{Key, Position};
     use tokio::sync::watch;
     use uuid::Uuid;
 
     use super::*;
     use crate::config::{Change, Config, Stored};
+    use crate::config_sync::Targets;
+    use crate::fleet::Introduction;
     use crate::fleet::tests::introduction;
-    use crate::snapshot::{Follower, SharedSigner};
+    use crate::snapshot::{Follower, Published, SharedSigner};
 
     const LONG: Duration = Duration::from_secs(LONGEST);
 
@@ -186,7 +184,7 @@ mod tests {
         let joins = introduction("a", elsewhere);
         let (member, _) = fleet.join(joins, UnixTime::default()).unwrap();
         let wait = Wait::begin(&fleet, LONG);
-        let mut waiting = pin!(settled(&fleet, target, (Revision(7), Targets::has), wait));
+        let mut waiting = pin!(settled(&fleet, target, (Revision(7), false), wait));
         assert!(poll!(waiting.as_mut()).is_pending());
         // It has what another control plane has committed since, which is not known here yet.
         member.runs(led_to(8).newest().position, UnixTime::default());
@@ -197,10 +195,15 @@ mod tests {
         assert_eq!((progress.refused.len(), progress.waiting.len()), (0, 0));
     }
 
-    #[tokio::test]
-    async fn a_change_of_keys_is_served_where_nodes_are_held_with_them() {
-        let (config, change) = (Config::default(), Change::default());
-        let first = config.evolve(&change, Revision(7));
+    /// Somewhere, what comes after it, and the same followed by a change of keys, which is also given to who stays at the first.
+    struct Changed {
+        base: Arc<Published>,
+        newest: Arc<Published>,
+        kept: Arc<Published>,
+    }
+
+    fn changed() -> Changed {
+        let first = Config::default().evolve(&Change::default(), Revision(7));
         let mut follower = Follower::new(first.clone(), 1, SharedSigner::default());
         let base = Arc::clone(follower.newest());
         let id = Uuid::from_u128(1);
@@ -218,11 +221,21 @@ mod tests {
         put("session_keys", &changed);
         let newest = Arc::clone(follower.newest());
         let kept = follower.hold(&base);
-        let held = kept.position;
+        Changed { base, newest, kept }
+    }
+
+    fn joins_at(position: Position) -> Introduction {
+        let mut joins = introduction("a", position);
+        joins.features.insert(proto::features::URGENT.to_owned());
+        joins
+    }
+
+    #[tokio::test]
+    async fn a_change_of_keys_is_served_where_nodes_are_held_with_them() {
+        let Changed { newest, kept, .. } = changed();
+        let joins = joins_at(kept.position);
         let (_leads, target) = watch::channel(Targets::all_held_at(newest, kept));
         let fleet = Fleet::default();
-        let mut joins = introduction("a", held);
-        joins.features.insert(proto::features::URGENT.to_owned());
         let _member = fleet.join(joins, UnixTime::default()).unwrap();
         for (urgent, status) in [(true, StatusCode::OK), (false, StatusCode::ACCEPTED)] {
             let answer = Answer {
@@ -245,8 +258,50 @@ mod tests {
         let wait = Wait::begin(&fleet, LONG);
         // The change is committed, and the thread that waits for it has not begun to.
         drop(member);
-        let progress = settled(&fleet, target, (Revision(7), Targets::has), wait).await;
+        let progress = settled(&fleet, target, (Revision(7), false), wait).await;
         assert_eq!(progress.waiting, ["node-1"]);
+    }
+
+    #[tokio::test]
+    async fn a_change_of_keys_is_served_where_nodes_refuse_what_comes_with_them() {
+        let Changed { base, newest, kept } = changed();
+        let (leads, target) = watch::channel(Targets::all_to(Arc::clone(&newest)));
+        let fleet = Fleet::default();
+        let joins = joins_at(base.position);
+        let (member, _) = fleet.join(joins, UnixTime::default()).unwrap();
+        let wait = |urgent| {
+            let wait = Wait::begin(&fleet, LONG);
+            settled(&fleet, target.clone(), (Revision(9), urgent), wait)
+        };
+        let mut waiting = pin!(wait(true));
+        assert!(poll!(waiting.as_mut()).is_pending());
+        member.refused(newest.position, Vec::new(), UnixTime::default());
+        assert_eq!(wait(false).await.refused, ["node-1"]);
+        assert!(poll!(waiting.as_mut()).is_pending());
+        let given = kept.position;
+        leads.send_replace(Targets::giving_strays(newest, kept));
+        assert!(poll!(waiting.as_mut()).is_pending());
+        member.runs(given, UnixTime::default());
+        assert_eq!(waiting.await.serving, ["node-1"]);
+        assert_eq!(wait(false).await.refused, ["node-1"]);
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_given_keys_apart_refuses_them_with_what_comes_with_them() {
+        let Changed { base, newest, .. } = changed();
+        let (_leads, target) = watch::channel(Targets::all_to(Arc::clone(&newest)));
+        let fleet = Fleet::default();
+        let joins = introduction("a", base.position);
+        let (member, _) = fleet.join(joins, UnixTime::default()).unwrap();
+        member.refused(newest.position, Vec::new(), UnixTime::default());
+        let progress = settled(
+            &fleet,
+            target,
+            (Revision(9), true),
+            Wait::begin(&fleet, LONG),
+        )
+        .await;
+        assert_eq!(progress.refused, ["node-1"]);
     }
 
     #[tokio::test]
@@ -256,7 +311,7 @@ mod tests {
         let joins = introduction("a", led_to(6).newest().position);
         let _member = fleet.join(joins, UnixTime::default()).unwrap();
         let wait = Wait::begin(&fleet, LONG);
-        let mut waiting = pin!(settled(&fleet, target, (Revision(7), Targets::has), wait));
+        let mut waiting = pin!(settled(&fleet, target, (Revision(7), false), wait));
         assert!(poll!(waiting.as_mut()).is_pending());
         drop(leads);
         assert_eq!(waiting.await.waiting, ["node-1"]);

@@ -122,6 +122,12 @@ impl Targets {
         };
         Self::new(newest, Some(Arc::new(staged)), Arc::default())
     }
+
+    /// Every node is led to `newest`; who cannot run it, to `kept` instead.
+    pub(crate) fn giving_strays(newest: Arc<Published>, kept: Arc<Published>) -> Self {
+        let strays = Strays::from([(kept.position.revision, Some(kept))]);
+        Self::new(newest, None, Arc::new(strays))
+    }
 }
 
 impl PartialEq for Targets {
@@ -200,8 +206,7 @@ mod tests {
             );
         }
         // One that cannot run what it is led to is given them with what it runs.
-        let strays = Strays::from([(held.revision, Some(kept))]);
-        let targets = Targets::new(newest, None, Arc::new(strays));
+        let targets = Targets::giving_strays(newest, kept);
         assert!(!targets.has(revision, &node, &held));
         assert!(targets.has_urgent(revision, &node, &held));
         assert!(!targets.has_urgent(revision, &node, &before));

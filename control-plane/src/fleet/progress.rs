@@ -35,6 +35,22 @@ impl Fleet {
     /// How far the connected nodes are with a change. `has` says whether a node has it at a position; one that is elsewhere,
     /// such as at a revision that is not known here, waits.
     pub fn progress_of(&self, has: impl Fn(&Introduction, &Position) -> bool) -> Progress {
+        self.progress(has, |_, _| true)
+    }
+
+    /// The same of a change of keys and revocations alone: who has refused what came with it is given it with what it runs.
+    pub fn urgent_progress_of(&self, has: impl Fn(&Introduction, &Position) -> bool) -> Progress {
+        self.progress(has, |row, refused| {
+            !row.is_stray(refused.generation) || row.is_at(refused)
+        })
+    }
+
+    /// `is_final` says whether a node that has refused a position will not have what comes with it.
+    fn progress(
+        &self,
+        has: impl Fn(&Introduction, &Position) -> bool,
+        is_final: impl Fn(&Row, &Position) -> bool,
+    ) -> Progress {
         let mut progress = Progress::default();
         let nodes = self.nodes();
         for row in nodes.rows().into_iter().filter(|row| row.connected) {
@@ -42,7 +58,7 @@ impl Fleet {
             let refused = row
                 .last_refusal
                 .as_ref()
-                .is_some_and(|refusal| has(&refusal.position));
+                .is_some_and(|refusal| has(&refusal.position) && is_final(row, &refusal.position));
             let list = if row.contested {
                 // Another machine answers for it, too, and may be anywhere.
                 &mut progress.waiting
@@ -123,18 +139,24 @@ impl Fleet {
     pub fn strays(&self, generation: u64) -> BTreeSet<Revision> {
         let nodes = self.nodes();
         let here = nodes.here.values().map(|node| &node.row);
-        let is_stray = |row: &&Row| {
-            let running = &row.running;
-            let refused = row.last_refusal.iter().map(|refusal| &refusal.position);
-            let mut shunned = refused.chain(&row.introduction.quarantined);
-            row.connected
-                && running.generation == generation
-                && row.introduction.features.contains(URGENT)
-                && (!row.missing.is_empty() || shunned.any(|position| position.is_after(running)))
-        };
-        let strays = here.filter(is_stray).map(|row| row.running.revision);
+        let strays = here.filter(|row| row.is_stray(generation));
+        let strays = strays.map(|row| row.running.revision);
         let strays: BTreeSet<Revision> = strays.collect();
         strays.into_iter().rev().take(STRAYS).collect()
+    }
+}
+
+impl Row {
+    /// Whether it is connected, runs what is of `generation` and cannot be led to the newest, for all that is known, but can be
+    /// given the keys and revocations of now with what it runs.
+    fn is_stray(&self, generation: u64) -> bool {
+        let running = &self.running;
+        let refused = self.last_refusal.iter().map(|refusal| &refusal.position);
+        let mut shunned = refused.chain(&self.introduction.quarantined);
+        self.connected
+            && running.generation == generation
+            && self.introduction.features.contains(URGENT)
+            && (!self.missing.is_empty() || shunned.any(|position| position.is_after(running)))
     }
 }
 
