@@ -1,8 +1,8 @@
 //! Routes of two workspaces for the same requests: who may write in one takes no traffic of the other (Kong Enterprise,
 //! `route_validation_strategy=smart`).
 //!
-//! A route is refused whose host one of another workspace names, and whose path and method that one would match. Hosts
-//! with wildcards, and routes without hosts, are everybody's. A route that is stored already is judged again only when
+//! A route is refused whose host one of another workspace names, and whose path, method, headers and server names that one would
+//! match. Hosts with wildcards, and routes without hosts, are everybody's. A route that is stored already is judged again only when
 //! it is to be for other requests, also where a file puts another record in its place.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,12 +90,9 @@ fn answered<M: Fn(&str) -> bool>(
     colliding: &mut BTreeSet<Key>,
 ) {
     let fits = |new: &Fields| {
-        let same = |field: &str| is_empty(route, field) || is_same(route, new, field);
-        let methods: Vec<&str> = texts(new, "methods").collect();
-        let method = methods.is_empty()
-            || is_empty(route, "methods")
-            || texts(route, "methods").any(|method| methods.contains(&method));
-        method && same("headers") && same("snis")
+        let shares = |field: &str| share(texts(route, field), texts(new, field));
+        let method = is_empty(new, "methods") || is_empty(route, "methods") || shares("methods");
+        method && (is_empty(route, "snis") || shares("snis")) && headers_fit(route, new)
     };
     let mut open: Vec<(Key, Vec<&str>)> = new
         .iter()
@@ -152,8 +149,29 @@ fn is_same(one: &Fields, other: &Fields, field: &str) -> bool {
     value(one) == value(other)
 }
 
+/// Whether some request that has the headers which `new` is for has those that `route` is for: of each a value that both list.
+fn headers_fit(route: &Fields, new: &Fields) -> bool {
+    let [of_route, of_new] = [route, new].map(|of| of.get("headers").and_then(Value::as_object));
+    of_route.into_iter().flatten().all(|(name, values)| {
+        let mut all = of_new.into_iter().flatten();
+        all.any(|(new, listed)| {
+            new.eq_ignore_ascii_case(name) && share(items(Some(values)), items(Some(listed)))
+        })
+    })
+}
+
+/// Whether both list a value, as it is written.
+fn share<'a>(mut one: impl Iterator<Item = &'a str>, other: impl Iterator<Item = &'a str>) -> bool {
+    let other: BTreeSet<&str> = other.collect();
+    one.any(|value| other.contains(value))
+}
+
 fn texts<'a>(fields: &'a Fields, field: &str) -> impl Iterator<Item = &'a str> {
-    let list = fields.get(field).and_then(Value::as_array);
+    items(fields.get(field))
+}
+
+fn items(list: Option<&Value>) -> impl Iterator<Item = &str> {
+    let list = list.and_then(Value::as_array);
     list.into_iter().flatten().filter_map(Value::as_str)
 }
 
@@ -222,6 +240,47 @@ mod tests {
             let collides = |config: &Config| !colliding(config, config, &change).is_empty();
             assert_eq!(collides(&ours), expected, "{fields}");
             assert!(!collides(&theirs), "it is their own");
+        }
+    }
+
+    #[test]
+    fn a_header_or_a_server_name_that_both_list_is_enough() {
+        let host = json!({ "hosts": ["a.test"], "paths": ["/"] });
+        let with = |more: &Value| {
+            let mut fields = host.clone();
+            let more = more.as_object().unwrap().clone();
+            fields.as_object_mut().unwrap().extend(more);
+            fields
+        };
+        let headers = |headers: Value| json!({ "headers": headers });
+        let two = headers(json!({ "x-v": ["1", "2"] }));
+        let more = headers(json!({ "x-v": ["1"], "x-w": ["a"] }));
+        let expression = headers(json!({ "x-v": ["~*^[12]$"] }));
+        let snis = json!({ "snis": ["a.test", "b.test"] });
+        for (theirs, ours, expected) in [
+            (&two, headers(json!({ "X-V": ["2", "1"] })), true),
+            (&two, headers(json!({ "x-v": ["0", "2"] })), true),
+            (&two, headers(json!({ "x-v": ["3"] })), false),
+            (&two, headers(json!({ "x-w": ["1"] })), false),
+            (&two, json!({}), false),
+            // Where both fit, the one that asks for more is asked.
+            (&two, more.clone(), true),
+            (&more, two.clone(), false),
+            (&json!({}), two.clone(), true),
+            (&expression, expression.clone(), true),
+            (&expression, two.clone(), false),
+            (&snis, json!({ "snis": ["b.test"] }), true),
+            (&snis, json!({ "snis": ["c.test"] }), false),
+            (&snis, json!({}), false),
+        ] {
+            let mut stored = with(theirs);
+            stored["ws_id"] = json!(Uuid::from_u128(9));
+            let config = Config::default().founded();
+            let config = config.evolve(&put(record("routes", 1, stored)), Revision(1));
+            let config = config.within(Uuid::from_u128(7));
+            let change = put(record("routes", 2, with(&ours)));
+            let collides = !colliding(&config, &config, &change).is_empty();
+            assert_eq!(collides, expected, "{ours} beside {theirs}");
         }
     }
 
