@@ -23,6 +23,9 @@ use crate::http1::{Framing, FramingError};
 /// (102), for days.
 const MAX_INFORMATIONAL: usize = 256 * 1024;
 
+/// Longest wait for what had come on a connection before it broke: the runtime tells of it at its next turn, with the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Longest waits for the next byte, not for the whole.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
@@ -165,9 +168,14 @@ pub(crate) async fn exchange(
     timeouts: Timeouts,
 ) -> Result<Answer, Failure> {
     let read = poll_fn(|cx| poll_head(cx, &mut connection, &mut pump, asked, timeouts)).await;
-    let (head, sent) = match read {
-        Ok(read) => read,
-        Err(error) => {
+    let last = match &read {
+        Err(UpstreamError::Send(_)) => last_words(&mut connection, asked).await,
+        _ => None,
+    };
+    let (head, sent) = match (read, last) {
+        (Ok(read), _) => read,
+        (Err(_), Some(head)) => (head, false),
+        (Err(error), None) => {
             let begun = connection.informational > 0 || !connection.input.is_empty();
             return Err(Failure { error, pump, begun });
         }
@@ -238,20 +246,7 @@ fn poll_head(
     let before = connection.phase;
     let sent = match pump.poll(cx, connection) {
         Poll::Ready(Ok(())) => true,
-        Poll::Ready(Err(error @ UpstreamError::RequestBody(_))) => return Poll::Ready(Err(error)),
-        Poll::Ready(Err(error)) => {
-            // The server may have answered before it closed: 413, say.
-            return match poll_final_head(cx, connection, asked, &mut false) {
-                Poll::Ready(Ok(head)) => Poll::Ready(Ok((
-                    ResponseHead {
-                        keep_alive: false,
-                        ..head
-                    },
-                    false,
-                ))),
-                Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(Err(error)),
-            };
-        }
+        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
         Poll::Pending => false,
     };
     let mut spoke = false;
@@ -292,6 +287,24 @@ fn poll_head(
         }));
     }
     Poll::Pending
+}
+
+/// The answer of a server that gave one before it closed a connection which the request could not all be written to: 413, say.
+async fn last_words(connection: &mut Connection, asked: Asked<'_>) -> Option<ResponseHead> {
+    connection.timer.set(LAST_WORDS);
+    let head = poll_fn(
+        |cx| match poll_final_head(cx, connection, asked, &mut false) {
+            Poll::Ready(read) => Poll::Ready(read.ok()),
+            Poll::Pending if connection.timer.poll_fired(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        },
+    )
+    .await;
+    connection.timer.clear();
+    head.map(|head| ResponseHead {
+        keep_alive: false,
+        ..head
+    })
 }
 
 /// What a connection's timer watches over.
@@ -491,3 +504,6 @@ impl UpstreamBody {
         Poll::Ready(Some(Err(error)))
     }
 }
+
+#[cfg(test)]
+mod tests;
