@@ -394,7 +394,6 @@ async fn clients_that_read_nothing_are_let_go_and_cost_nobody_else() {
         each / 1_024
     );
     figures.none_failed();
-    assert!(took < Duration::from_secs(62), "{took:?}");
     drop(readers);
     load.end().await.none_failed();
 }
