@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -45,6 +46,11 @@ const MAX_STREAMS: u32 = 100;
 const MAX_HEAD: u32 = 64 * 1024;
 /// Connections that any address may have.
 const LEAST_SHARE: usize = 16;
+/// How many that have just come are served at once; others wait to be accepted. Else many that come in one moment would be over
+/// their address's share before one of them is answered, and so would be whoever wants to see what is going on.
+const FRESH: usize = 64;
+/// For how long one of them counts that stays: who waits, or asks for nothing, keeps nobody out.
+const FRESH_FOR: Duration = Duration::from_millis(100);
 /// How many times as long as it may be idle a client of HTTP/2 may take to answer a question, or to leave: over a slow way
 /// either comes to it behind what it was sent, 4 MiB in our system's buffer and 6 MiB in its own.
 const SPELLS: u32 = 10;
@@ -155,9 +161,11 @@ pub(crate) async fn listen(
         router,
         stopped,
     };
-    let shares = Shares::new((size(limits.connections) / 2).max(LEAST_SHARE));
+    let share = (size(limits.connections) / 2).max(LEAST_SHARE);
+    let shares = Shares::new(share);
+    let fresh = Arc::new(Semaphore::new(FRESH.min(share / 2)));
     tokio::select! {
-        () = accept(&listener, &places, &shares, &serving) => {}
+        () = accept(&listener, (&places, &fresh), &shares, &serving) => {}
         // A sender that is gone means the same as one that spoke.
         _ = stopping => {}
     }
@@ -176,11 +184,13 @@ fn size(number: u32) -> usize {
 /// One address has half of the places at most.
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    (places, fresh): (&Arc<Semaphore>, &Arc<Semaphore>),
     shares: &Shares,
     serving: &Serving,
 ) {
-    while let Ok(place) = Arc::clone(places).acquire_owned().await {
+    while let Ok(place) = Arc::clone(places).acquire_owned().await
+        && let Ok(turn) = Arc::clone(fresh).acquire_owned().await
+    {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -196,7 +206,12 @@ async fn accept(
         let serving = serving.clone();
         tokio::spawn(async move {
             let _place = (place, share);
-            serving.connection(stream, address).await;
+            let mut served = pin!(serving.connection(stream, address));
+            let stays = tokio::time::timeout(FRESH_FOR, &mut served).await.is_err();
+            drop(turn);
+            if stays {
+                served.await;
+            }
         });
     }
 }
@@ -270,7 +285,12 @@ impl Serving {
                     Some(requests) => requests.turn_to_read().await,
                     None => None,
                 };
-                let answer = answering.await?;
+                let mut answer = answering.await?;
+                // Who is to come back later leaves their place to others until then.
+                if !http2 && answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(CONNECTION, close);
+                }
                 Ok::<_, Infallible>(answer.map(|body| Answering::new(body, under_way)))
             }
         });

@@ -33,6 +33,7 @@ async fn start_with(limits: Limits, tls: Option<watch::Receiver<Tls>>) -> Starte
     let whole = || async { vec![b'a'; LONG] };
     let router = Router::new()
         .route("/", get(|| async { "here" }).post(|_: Bytes| async {}))
+        .route("/busy", get(|| async { StatusCode::SERVICE_UNAVAILABLE }))
         .route("/long", get(long))
         .route("/whole", get(whole));
     let served = tokio::spawn(serve(listener, tls, limits, router, stopping));
@@ -52,7 +53,7 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 #[tokio::test]
 async fn a_connection_without_a_whole_request_is_closed() {
     let limits = Limits {
-        idle: Duration::from_millis(50),
+        idle: Duration::from_millis(500),
         ..Limits::default()
     };
     let (address, _stop, _) = start(limits).await;
@@ -160,6 +161,41 @@ async fn an_answer_that_is_read_slowly_is_finished() {
         assert!(rest > LONG, "{path}: {rest}");
         served.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn many_that_come_in_one_moment_are_each_answered() {
+    let limits = Limits {
+        connections: 32,
+        ..Limits::default()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        crowd.push(stream);
+    }
+    let (_stop, stopping) = oneshot::channel();
+    let router = Router::new().route("/", get(|| async { "here" }));
+    tokio::spawn(serve(listener, None, limits, router, stopping));
+    for stream in crowd {
+        let answer = rest(stream).await;
+        assert!(answer.ends_with("here"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_told_to_come_back_leaves_their_place() {
+    let (address, _stop, _) = start(Limits::default()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /busy HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let answer = rest(stream).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
 }
 
 /// What serves `router`, until it is told to stop.
