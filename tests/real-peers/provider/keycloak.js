@@ -42,7 +42,7 @@ export async function setUpKeycloak(handle, uris) {
   const origin = await until(
     "line in Keycloak's log that names its address",
     () => readFileSync(handle.log, "utf8").match(/Listening on: (http:\/\/[\d.:]+)/)?.[1],
-    { handle, timeoutMs: 300_000 },
+    { handle, timeoutMs: 900_000 },
   );
   const client = { id: "wardgate", secret: "a-client-secret-of-keycloak" };
   const token = await administratorToken(origin);
