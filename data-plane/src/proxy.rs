@@ -257,11 +257,11 @@ impl Proxy {
     /// Takes no new connections, lets exchanges end, and returns when all have, or the drain timeout
     /// is over.
     pub async fn stop(self) {
-        self.node.draining.store(true, Ordering::Relaxed);
         // Where nobody accepts any more, nobody is to connect.
         drop(self.sockets);
         self.orders.send_modify(|orders| orders.stopping = true);
-        // Not before each connection can see it: who reads this may end an exchange, and count on the end of its connection.
+        // Not before each connection can see it: who is told may end an exchange, and count on the end of its connection.
+        self.node.draining.store(true, Ordering::Release);
         tracing::info!("stopping: what is under way comes to its end");
         let workers = self.workers;
         let joined = tokio::task::spawn_blocking(move || {

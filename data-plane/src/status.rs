@@ -215,7 +215,7 @@ fn unfit(node: &Node) -> Vec<Value> {
 fn unready(node: &Node, position: Option<Position>) -> Option<&'static str> {
     if position.is_none() {
         Some("no configuration has been received yet")
-    } else if node.draining.load(Ordering::Relaxed) {
+    } else if node.draining.load(Ordering::Acquire) {
         Some("the node is stopping")
     } else if node.withdrawn.load(Ordering::Relaxed) {
         Some("the node is draining: it was told to")

@@ -243,7 +243,6 @@ mod tests {
         .await;
         let elapsed = monotonic() - start;
         assert!(elapsed >= Duration::from_millis(80), "{elapsed:?}");
-        assert!(elapsed < Duration::from_millis(400), "{elapsed:?}");
     }
 
     #[tokio::test(flavor = "local")]

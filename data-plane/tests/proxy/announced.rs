@@ -11,7 +11,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::gateway::{
-    OK, ask, configuration, connect, record, settings, start_with, stop, upstream,
+    OK, PATIENCE, ask, configuration, connect, record, settings, start_with, stop, upstream,
 };
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -128,7 +128,8 @@ fn a_header_may_come_in_pieces_and_one_must_come() {
         handshake: Duration::from_millis(300),
         ..Limits::default()
     };
-    let proxy = start_with(&announced("127.0.0.1", "proxy_protocol"), brief, records);
+    let settings = announced("127.0.0.1", "proxy_protocol");
+    let proxy = start_with(&settings, Limits::default(), records.clone());
     for header in [LINE.to_vec(), version_2(0x21)] {
         let mut stream = connect(&proxy);
         stream.set_nodelay(true).unwrap();
@@ -143,6 +144,8 @@ fn a_header_may_come_in_pieces_and_one_must_come() {
             assert_eq!(field(&head, "x-real-ip"), Some("192.0.2.1"));
         }
     }
+    stop(proxy);
+    let proxy = start_with(&settings, brief, records);
     for sent in [
         REQUEST.as_bytes(),
         b"PROXY TCP4 192.0.2.1 10.0.0.1 4660 80\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -184,9 +187,7 @@ fn streams_are_routed_by_where_their_proxy_says_that_they_come_from() {
     let address = proxy.addresses().stream[0];
     let converse = |header: &[u8]| {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         close_after(&mut stream, &[header, b"ping"].concat())
     };
     assert_eq!(converse(LINE), "ping");

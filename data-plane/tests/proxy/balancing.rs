@@ -15,7 +15,7 @@ use shared::snapshot::Record;
 use uuid::Uuid;
 
 use crate::gateway::{
-    ask, closed_port, plugin, read_until, record, settings, start, start_with, stop,
+    PATIENCE, ask, closed_port, plugin, read_until, record, settings, start, start_with, stop,
 };
 use crate::tls::unknown_server;
 
@@ -64,7 +64,7 @@ fn server() -> Server {
 fn balanced(upstream: Value, targets: &[String], service: &Value) -> Vec<Record> {
     let mut upstream = upstream;
     upstream["name"] = json!("u.test");
-    let mut fields = json!({"host": "u.test", "port": 1, "read_timeout": 5000});
+    let mut fields = json!({"host": "u.test", "port": 1, "read_timeout": 60_000});
     fields
         .as_object_mut()
         .unwrap()
@@ -123,7 +123,7 @@ fn healths(proxy: &Proxy) -> Vec<String> {
 fn wait_for(what: &str, holds: impl Fn() -> bool) {
     let start = monotonic();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        assert!(start.elapsed() < PATIENCE, "{what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

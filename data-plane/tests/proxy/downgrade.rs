@@ -3,12 +3,11 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
 
 use data_plane::proxy::Proxy;
 use serde_json::json;
 
-use crate::gateway::{OK, ask, configuration, start, stop, upstream};
+use crate::gateway::{OK, PATIENCE, ask, configuration, start, stop, upstream};
 use crate::overload::frame;
 
 const END_STREAM: u8 = 1;
@@ -45,9 +44,7 @@ fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
 
 fn begin(proxy: &Proxy) -> TcpStream {
     let mut stream = TcpStream::connect(proxy.addresses().proxy.unwrap()).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         .unwrap();
@@ -111,7 +108,7 @@ fn hear_block(proxy: &Proxy, block: &[u8], body: Option<&[u8]>) -> Heard {
 
 fn gateway() -> (Proxy, Receiver<String>) {
     let (port, heads) = upstream(&[OK]);
-    let service = json!({"read_timeout": 10_000, "retries": 0});
+    let service = json!({"read_timeout": 60_000, "retries": 0});
     (
         start(configuration(port, &service, &[json!({"paths": ["/"]})])),
         heads,
@@ -278,7 +275,7 @@ fn a_connection_has_as_many_requests_at_a_time_as_it_may_and_no_more() {
     // Takes connections and never answers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let service = json!({"read_timeout": 20_000, "retries": 0});
+    let service = json!({"read_timeout": 60_000, "retries": 0});
     let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
     let head: Vec<u8> = SOUND
         .iter()
@@ -331,16 +328,14 @@ fn resets(kind: u8, payload: [u8; 4]) {
     // Takes connections and never answers: each request would stay for long.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let service = json!({"read_timeout": 20_000, "retries": 0});
+    let service = json!({"read_timeout": 60_000, "retries": 0});
     let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
     let head: Vec<u8> = SOUND
         .iter()
         .flat_map(|(name, value)| literal(name, value))
         .collect();
     let mut stream = begin(&proxy);
-    stream
-        .set_write_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     let cut = (0..5000_u32).any(|number| {
         let id = 2 * number + 1;
         let both = [

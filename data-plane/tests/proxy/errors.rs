@@ -1,13 +1,11 @@
 //! Errors as an operator writes them, and lines of the access log.
 
-use std::time::Duration;
-
 use data_plane::limits::Limits;
 use data_plane::settings::Settings;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::gateway::{ask, configuration, record, settings, start_with, stop};
+use crate::gateway::{ask, configuration, eventually, record, settings, start_with, stop};
 
 #[test]
 fn errors_have_the_bodies_of_an_operators_templates() {
@@ -55,9 +53,7 @@ fn errors_have_the_bodies_of_an_operators_templates() {
     stop(proxy);
     let wanted = format!("GET /key 401 {}\n", Uuid::from_u128(7));
     // Another thread writes them.
-    let written = (0..2000).any(|_| {
-        std::thread::sleep(Duration::from_millis(5));
+    eventually(&wanted, || {
         std::fs::read_to_string(&log).is_ok_and(|lines| lines.contains(&wanted))
     });
-    assert!(written, "{wanted}");
 }

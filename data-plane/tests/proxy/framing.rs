@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::gateway::{OK, ask, configuration, connect, read_until, start, stop, upstream};
+use crate::gateway::{
+    OK, PATIENCE, ask, configuration, connect, read_until, start, stop, upstream,
+};
 
 /// The status of the answer to `request`, once the proxy has closed the connection.
 fn status(proxy: &data_plane::proxy::Proxy, request: &str) -> String {
@@ -131,7 +133,7 @@ fn an_absolute_target_is_what_is_asked_for_whatever_host_says() {
         status(&proxy, &head)
     };
     assert_eq!(get("http://TARGET.test/secret?a", "field.test"), "200");
-    let head = heads.recv_timeout(Duration::from_secs(10)).unwrap();
+    let head = heads.recv_timeout(PATIENCE).unwrap();
     assert!(head.starts_with("GET /secret?a HTTP/1.1\r\n"), "{head}");
     let lower = head.to_ascii_lowercase();
     assert!(!lower.contains("field.test"), "{head}");

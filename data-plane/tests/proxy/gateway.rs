@@ -13,9 +13,23 @@ use data_plane::live::Live;
 use data_plane::proxy::Proxy;
 use data_plane::settings::Settings;
 use serde_json::{Value, json};
+use shared::clock::monotonic;
 use shared::snapshot::{Key, Record, Revision, Snapshot};
 use tokio::net::TcpSocket;
 use uuid::Uuid;
+
+/// The longest that anything here waits for what is to happen soon, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Asks until it holds.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = monotonic();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
 
 pub(crate) fn record(kind: &'static str, id: u128, mut fields: Value) -> Record {
     let id = Uuid::from_u128(id);
@@ -32,7 +46,7 @@ pub(crate) fn record(kind: &'static str, id: u128, mut fields: Value) -> Record 
 /// One service at `port`, with the routes given.
 pub(crate) fn configuration(port: u16, service: &Value, routes: &[Value]) -> Vec<Record> {
     let mut fields =
-        json!({"host": "127.0.0.1", "port": port, "retries": 1, "read_timeout": 10_000});
+        json!({"host": "127.0.0.1", "port": port, "retries": 1, "read_timeout": 60_000});
     fields
         .as_object_mut()
         .unwrap()
@@ -71,6 +85,15 @@ pub(crate) fn settings() -> Settings {
 
 pub(crate) fn start(records: Vec<Record>) -> Proxy {
     start_with(&settings(), Limits::default(), records)
+}
+
+/// One whose end waits for what is under way for as long as that takes.
+pub(crate) fn patient(records: Vec<Record>) -> Proxy {
+    let settings = Settings {
+        drain_timeout_ms: 60_000,
+        ..settings()
+    };
+    start_with(&settings, Limits::default(), records)
 }
 
 pub(crate) fn start_with(settings: &Settings, limits: Limits, records: Vec<Record>) -> Proxy {
@@ -163,9 +186,7 @@ pub(crate) fn read_until(stream: &mut impl std::io::Read, end: &str) -> Option<S
 
 pub(crate) fn connect(proxy: &Proxy) -> TcpStream {
     let stream = TcpStream::connect(proxy.addresses().proxy.unwrap()).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
@@ -210,9 +231,7 @@ pub(crate) fn get_status(proxy: &Proxy, path: &str) -> String {
 /// What is answered at `address`, with nothing but a path asked for.
 pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

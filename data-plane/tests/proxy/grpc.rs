@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::gateway::{ask, configuration, plugin, start, stop};
+use crate::gateway::{PATIENCE, ask, configuration, plugin, start, stop};
 
 pub(crate) type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
@@ -26,9 +26,7 @@ pub(crate) fn run(work: impl Future<Output = ()>) {
         .build()
         .unwrap()
         .block_on(async {
-            tokio::time::timeout(Duration::from_secs(20), work)
-                .await
-                .unwrap();
+            tokio::time::timeout(PATIENCE, work).await.unwrap();
         });
 }
 
@@ -176,7 +174,7 @@ pub(crate) fn call(path: &str, content_type: &str, body: Body) -> Request<Body> 
 }
 
 fn proxy_to(port: u16) -> Proxy {
-    proxy_with(port, &json!({"read_timeout": 5000, "retries": 0}))
+    proxy_with(port, &json!({"read_timeout": 60_000, "retries": 0}))
 }
 
 fn proxy_with(port: u16, service: &serde_json::Value) -> Proxy {
@@ -254,7 +252,7 @@ fn a_service_of_grpcs_is_asked_through_tls() {
         let port = secure_server().await;
         for (verify, status) in [(false, "0"), (true, "2")] {
             let service = json!({
-                "protocol": "grpcs", "tls_verify": verify, "read_timeout": 5000, "retries": 0,
+                "protocol": "grpcs", "tls_verify": verify, "read_timeout": 60_000, "retries": 0,
             });
             let route = json!({"paths": ["/"], "protocols": ["grpc"], "strip_path": false});
             let proxy = start(configuration(port, &service, &[route]));
@@ -405,7 +403,7 @@ fn a_server_that_takes_few_calls_at_a_time_is_connected_to_more_often() {
 fn a_call_that_a_server_has_not_looked_at_is_made_again_body_and_all() {
     run(async {
         let port = narrow_server(1).await;
-        let proxy = proxy_with(port, &json!({"read_timeout": 5000, "retries": 1}));
+        let proxy = proxy_with(port, &json!({"read_timeout": 60_000, "retries": 1}));
         let mut client = client(&proxy).await;
         let body = Full::from("all of it").boxed();
         let response = client
@@ -449,7 +447,7 @@ fn a_connection_that_the_server_has_ended_costs_no_call() {
 fn a_client_may_go_on_sending_for_longer_than_the_server_may_be_silent() {
     run(async {
         let port = narrow_server(1).await;
-        let proxy = proxy_with(port, &json!({"read_timeout": 400, "retries": 0}));
+        let proxy = proxy_with(port, &json!({"read_timeout": 1_500, "retries": 0}));
         let mut client = client(&proxy).await;
         let (messages, receiver) =
             tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
@@ -461,7 +459,7 @@ fn a_client_may_go_on_sending_for_longer_than_the_server_may_be_silent() {
         for _ in 0..2 {
             let message = Ok(Frame::data(Bytes::from_static(b".")));
             messages.send(message).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(600)).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
         }
         drop(messages);
         let response = sent.await.unwrap().unwrap();
@@ -488,7 +486,7 @@ fn a_server_that_says_nothing_any_more_is_asked_by_another_connection() {
                 .serve_connection(TokioIo::new(stream), service_fn(echo))
                 .await
         });
-        let proxy = proxy_with(port, &json!({"read_timeout": 400, "retries": 0}));
+        let proxy = proxy_with(port, &json!({"read_timeout": 1_500, "retries": 0}));
         let mut client = client(&proxy).await;
         for served in [false, true, true] {
             let body = Full::from("x").boxed();

@@ -19,7 +19,9 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::gateway::{OK, configuration, plugin, read_until, record, start, stop, upstream};
+use crate::gateway::{
+    OK, PATIENCE, configuration, plugin, read_until, record, start, stop, upstream,
+};
 
 pub(crate) type Body = http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>;
 
@@ -29,9 +31,7 @@ pub(crate) fn run(work: impl Future<Output = ()>) {
         .build()
         .unwrap()
         .block_on(async {
-            tokio::time::timeout(Duration::from_secs(20), work)
-                .await
-                .unwrap();
+            tokio::time::timeout(PATIENCE, work).await.unwrap();
         });
 }
 
@@ -95,7 +95,7 @@ fn many_requests_share_one_connection_and_none_waits_for_another() {
     });
     let proxy = start(configuration(
         port,
-        &json!({"read_timeout": 10_000}),
+        &json!({"read_timeout": 60_000}),
         &[json!({"paths": ["/"]})],
     ));
     run(async {
@@ -282,9 +282,7 @@ fn a_length_that_the_data_breaks_does_not_become_a_request() {
 /// Plain HTTP is told so, in the form that it asks for.
 fn is_told_that_it_speaks_no_tls(address: std::net::SocketAddr) {
     let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
         .write_all(b"GET /bare HTTP/1.1\r\nHost: gate.test\r\nAccept: text/html\r\n\r\n")
         .unwrap();
@@ -412,7 +410,7 @@ fn a_client_may_run_out_of_patience_but_not_for_ever() {
     // Takes connections and never answers.
     let proxy = start(configuration(
         port,
-        &json!({"read_timeout": 10_000}),
+        &json!({"read_timeout": 60_000}),
         &[json!({"paths": ["/"]})],
     ));
     run(async {

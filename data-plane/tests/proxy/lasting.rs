@@ -4,7 +4,6 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use data_plane::compile::{CompiledSnapshot, compile};
@@ -19,7 +18,8 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use crate::gateway::{
-    ask, configuration, connect, get_status, plugin, read_until, record, settings, start_with, stop,
+    PATIENCE, ask, configuration, connect, eventually, get_status, plugin, read_until, record,
+    settings, start_with, stop,
 };
 use crate::http2;
 use crate::upgraded::lines;
@@ -126,9 +126,7 @@ fn one_core(access: &Path, drain: u64) -> Settings {
 
 /// The connection after an answer to `request` has begun, with what it says.
 fn begin(mut stream: TcpStream, request: &str) -> TcpStream {
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     read_until(&mut stream, "hello").unwrap();
     stream
@@ -183,11 +181,7 @@ fn what_lasts_keeps_no_configuration_in_memory() {
     // Nothing of the first configuration is in the second but the route of what has no name.
     live.store(Some(snapshot(2, Vec::new())));
     assert!(ask(&proxy, PLAIN).starts_with("HTTP/1.1 404 "));
-    let gone = (0..200).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        first.upgrade().is_none()
-    });
-    assert!(gone, "{} hold it", first.strong_count());
+    eventually("nothing holds it", || first.upgrade().is_none());
     // All of them are told of by what they began with.
     for stream in streams {
         stream.shutdown(Shutdown::Both).unwrap();

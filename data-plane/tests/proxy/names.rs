@@ -5,7 +5,6 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use data_plane::limits::Limits;
 use data_plane::proxy::Proxy;
@@ -15,7 +14,8 @@ use shared::snapshot::Record;
 use uuid::Uuid;
 
 use crate::gateway::{
-    OK, ask, configuration, get_status, read_until, record, settings, start_with, stop, upstream,
+    OK, ask, configuration, eventually, get_status, read_until, record, settings, start_with, stop,
+    upstream,
 };
 
 /// What a name has of one type.
@@ -207,11 +207,7 @@ fn said(proxy: &Proxy) -> String {
 
 /// Asks until the answer is `expected`.
 fn becomes(proxy: &Proxy, expected: &str) {
-    let found = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        said(proxy) == expected
-    });
-    assert!(found, "never {expected}");
+    eventually(expected, || said(proxy) == expected);
 }
 
 fn to_name(names: &Names, host: &str, port: u16) -> Proxy {
@@ -368,19 +364,13 @@ fn targets_are_where_their_names_lead() {
     assert!(health.contains("DNS_ERROR"), "{health}");
     // The list follows DNS.
     names.services("pair.test", 1, &[(1, one, "here.test")]);
-    let settled = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
+    eventually("the list is what DNS says", || {
         (0..4).all(|_| said(&proxy) == "one")
     });
-    assert!(settled);
     // What it was last is kept while nobody can say.
     names.fail("pair.test", true);
     let before = names.asked("pair.test");
-    let asked = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        names.asked("pair.test") > before
-    });
-    assert!(asked);
+    eventually("DNS is asked", || names.asked("pair.test") > before);
     assert_eq!(said(&proxy), "one");
     stop(proxy);
 }

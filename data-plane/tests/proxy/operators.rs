@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 use data_plane::limits::Limits;
 use data_plane::proxy::Proxy;
@@ -10,7 +9,8 @@ use data_plane::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::gateway::{
-    OK, ask, configuration, connect, get, read_until, settings, start, start_with, stop, upstream,
+    OK, PATIENCE, ask, configuration, connect, eventually, get, patient, read_until, settings,
+    start, start_with, stop, upstream,
 };
 
 #[test]
@@ -103,12 +103,9 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
         assert!(told, "{refused}");
     }
     stop(proxy);
-    let written = (0..500).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        let text = std::fs::read_to_string(&path).unwrap();
-        (text.lines().count() == 2).then_some(text)
-    });
-    let written = written.unwrap();
+    let read = || std::fs::read_to_string(&path).unwrap();
+    eventually("both are logged", || read().lines().count() == 2);
+    let written = read();
     let line: Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
     assert_eq!(line["bytes_received"], 5);
     assert_eq!(line["bytes_sent"], 2);
@@ -132,9 +129,9 @@ fn a_node_is_ready_from_its_first_configuration_until_it_stops() {
         wait.recv().unwrap();
         stream.write_all(OK.as_bytes()).unwrap();
     });
-    let proxy = start(configuration(
+    let proxy = patient(configuration(
         port,
-        &json!({"read_timeout": 10_000}),
+        &json!({"read_timeout": 60_000}),
         &[json!({"paths": ["/"]})],
     ));
     let status = proxy.addresses().status.unwrap();
@@ -147,11 +144,7 @@ fn a_node_is_ready_from_its_first_configuration_until_it_stops() {
     begun.write_all(b"GET / HT").unwrap();
     let silent = connect(&proxy);
     let told = "\"connections_reading\":1,\"connections_waiting\":1,\"connections_writing\":1,";
-    let counted = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        get(status, "/status").contains(told)
-    });
-    assert!(counted, "{}", get(status, "/status"));
+    eventually(told, || get(status, "/status").contains(told));
     let metrics = get(status, "/metrics");
     for state in ["reading", "waiting", "writing"] {
         let line = format!(",subsystem=\"http\",state=\"{state}\"}} 1\n");
@@ -159,11 +152,9 @@ fn a_node_is_ready_from_its_first_configuration_until_it_stops() {
     }
     drop((begun, silent));
     let stopping = std::thread::spawn(move || stop(proxy));
-    let draining = (0..100).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
+    eventually("it says that it stops", || {
         get(status, "/status/ready").starts_with("HTTP/1.1 503 ")
     });
-    assert!(draining);
     release.send(()).unwrap();
     assert!(
         read_until(&mut stream, "\r\n\r\n")
@@ -214,19 +205,13 @@ fn an_exchange_whose_client_leaves_is_counted_as_499() {
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .unwrap();
-    wait.recv_timeout(Duration::from_secs(10)).unwrap();
+    wait.recv_timeout(PATIENCE).unwrap();
     drop(stream);
-    wait.recv_timeout(Duration::from_secs(10)).unwrap();
+    wait.recv_timeout(PATIENCE).unwrap();
     let line = r#"kong_http_requests_total{service="slow",route="r",code="499",source="kong",workspace="default",consumer=""} 1"#;
-    let counted = (0..200).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
+    eventually(line, || {
         get(proxy.addresses().status.unwrap(), "/metrics").contains(line)
     });
-    assert!(
-        counted,
-        "{}",
-        get(proxy.addresses().status.unwrap(), "/metrics")
-    );
     stop(proxy);
 }
 

@@ -12,7 +12,8 @@ use serde_json::json;
 use socket2::{SockFilter, SockRef};
 
 use crate::gateway::{
-    OK, ask, configuration, connect, read_until, settings, start, start_with, stop, upstream,
+    OK, PATIENCE, ask, configuration, connect, read_until, settings, start, start_with, stop,
+    upstream,
 };
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\nAccept: */*\r\nConnection: close\r\n\r\n";
@@ -153,9 +154,7 @@ fn a_flood_of_frames_reaches_nobody_else() {
 /// A client of HTTP/2 that gives its answers no room until it says so for one of them (RFC 9113 §6.5.2, §6.9).
 fn reluctant(proxy: &Proxy) -> TcpStream {
     let mut stream = TcpStream::connect(proxy.addresses().proxy.unwrap()).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         .unwrap();
@@ -237,7 +236,7 @@ fn endless_server() -> (u16, std::sync::mpsc::Receiver<()>) {
 fn a_client_that_gives_its_answers_no_room_is_let_go() {
     let (port, ends) = endless_server();
     let limits = Limits {
-        take: Duration::from_millis(400),
+        take: Duration::from_secs(1),
         ..Limits::default()
     };
     let proxy = with_limits(port, limits);
@@ -248,7 +247,7 @@ fn a_client_that_gives_its_answers_no_room_is_let_go() {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
     for _ in 0..3 {
-        ends.recv_timeout(Duration::from_secs(20)).unwrap();
+        ends.recv_timeout(PATIENCE).unwrap();
     }
     stop(proxy);
 }
@@ -296,7 +295,7 @@ fn a_client_that_has_vanished_is_let_go_though_nothing_waits_for_it() {
     ask_for(&mut stream, 1, "/");
     wait_for(&mut stream, 0, 1);
     vanish(&stream);
-    ends.recv_timeout(Duration::from_secs(20)).unwrap();
+    ends.recv_timeout(PATIENCE).unwrap();
     drop(stream);
     stop(proxy);
 }
@@ -376,7 +375,7 @@ fn answers_that_lie_beside_others_end_alone() {
     ended.dedup();
     assert_eq!(ended.len(), 5);
     for _ in &ended {
-        ends.recv_timeout(Duration::from_secs(20)).unwrap();
+        ends.recv_timeout(PATIENCE).unwrap();
     }
     ask_for(&mut stream, 43, "/small");
     wait_for(&mut stream, 1, 43);
@@ -393,14 +392,14 @@ fn answers_that_lie_beside_others_end_alone() {
 fn a_client_of_http2_that_asks_for_nothing_is_let_go_and_one_that_waits_is_not() {
     let (port, arrived) = patient_server();
     let limits = Limits {
-        idle: Duration::from_millis(300),
+        idle: Duration::from_secs(1),
         ..Limits::default()
     };
     let proxy = with_limits(port, limits);
     let mut stream = reluctant(&proxy);
     ask_for(&mut stream, 1, "/");
     let go = arrived.recv().unwrap();
-    std::thread::sleep(Duration::from_millis(1_500));
+    std::thread::sleep(Duration::from_millis(2_500));
     go.send(()).unwrap();
     wait_for(&mut stream, 1, 1);
     let room = frame(8, 0, 1, &1_000_u32.to_be_bytes());

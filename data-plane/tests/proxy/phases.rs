@@ -4,7 +4,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use shared::entity::basic_auth_hash;
@@ -12,7 +11,8 @@ use shared::snapshot::Record;
 use uuid::Uuid;
 
 use crate::gateway::{
-    OK, ask, configuration, get_status, plugin, record, scoped, start, stop, upstream,
+    OK, PATIENCE, ask, configuration, eventually, get_status, plugin, record, scoped, start, stop,
+    upstream,
 };
 use crate::redis::Redis;
 
@@ -232,7 +232,7 @@ fn what_is_over_is_told_and_counted() {
     // Strangers may come meanwhile, to a port that was another test's before: they are told of, too.
     let posted = collected(listener);
     let record_of = |status: u64| {
-        std::iter::from_fn(|| posted.recv_timeout(Duration::from_secs(10)).ok())
+        std::iter::from_fn(|| posted.recv_timeout(PATIENCE).ok())
             .find(|told: &Value| told["response"]["status"] == status)
             .unwrap()
     };
@@ -266,12 +266,12 @@ fn what_is_over_is_told_and_counted() {
     );
     stop(proxy);
     let ids = [&told, &refused].map(|told| told["request"]["id"].as_str().unwrap().to_owned());
-    let written = (0..500).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        ids.iter().all(|id| text.contains(id)).then_some(text)
+    let mut written = String::new();
+    eventually("both are logged", || {
+        written = std::fs::read_to_string(&file).unwrap_or_default();
+        written.ends_with('\n') && ids.iter().all(|id| written.contains(id))
     });
-    for line in written.unwrap().lines() {
+    for line in written.lines() {
         let _: Value = serde_json::from_str(line).unwrap();
     }
 }
@@ -338,8 +338,8 @@ fn filters_for_every_request_see_what_is_refused_too() {
         assert!(answer.contains("x-added: 1\r\n"), "{answer}");
     }
     stop(proxy);
-    let written = (0..500).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(10));
+    let mut written = Vec::new();
+    eventually("each is told of", || {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         // Cores write for themselves, and of strangers, too.
         let told = text
@@ -354,10 +354,10 @@ fn filters_for_every_request_see_what_is_refused_too() {
                     && (&request["method"], &request["uri"]) == (&json!(method), &json!(uri))
             })
         });
-        let found: Vec<_> = found.cloned().collect();
-        (found.len() == cases.len()).then_some(found)
+        written = found.cloned().collect();
+        written.len() == cases.len()
     });
-    for told in written.expect("each is told of") {
+    for told in written {
         assert_eq!(
             (&told["upstream_uri"], &told["source"]),
             (&json!(""), &json!("kong"))

@@ -15,32 +15,34 @@ pub(crate) struct Redis {
     pub(crate) port: u16,
     pub(crate) password: String,
     tls_port: u16,
+    /// By which those of a cluster speak with each other.
+    bus: u16,
 }
 
 impl Redis {
     /// Starts one.
     pub(crate) fn start() -> Self {
-        Self::start_with(&uuid::Uuid::new_v4().to_string(), &[])
+        Self::start_with(&uuid::Uuid::new_v4().to_string(), |_| Vec::new())
     }
 
     /// Three of them that are a cluster, each with a third of the slots.
     pub(crate) fn cluster() -> [Self; 3] {
         let password = uuid::Uuid::new_v4().to_string();
         let nodes = [(); 3].map(|()| {
-            let free = TcpListener::bind("127.0.0.1:0").unwrap();
-            let bus = free.local_addr().unwrap().port().to_string();
-            drop(free);
-            let more = ["--cluster-enabled", "yes", "--cluster-port", &bus];
-            (Self::start_with(&password, &more), bus)
+            Self::start_with(&password, |bus| {
+                let bus = bus.to_string();
+                ["--cluster-enabled", "yes", "--cluster-port", &bus]
+                    .map(str::to_owned)
+                    .to_vec()
+            })
         });
-        for (place, (node, bus)) in nodes.iter().enumerate() {
+        for (place, node) in nodes.iter().enumerate() {
             let (first, last) = (place * 5462, (place * 5462 + 5461).min(16_383));
             let added = node.command(&format!("CLUSTER ADDSLOTSRANGE {first} {last}"));
             assert!(added.starts_with("+OK\r\n+OK"), "{added}");
-            let met = format!("CLUSTER MEET 127.0.0.1 {} {bus}", node.port);
-            nodes[0].0.command(&met);
+            let met = format!("CLUSTER MEET 127.0.0.1 {} {}", node.port, node.bus);
+            nodes[0].command(&met);
         }
-        let nodes = nodes.map(|(node, _)| node);
         for node in &nodes {
             node.until("CLUSTER INFO", "cluster_state:ok");
         }
@@ -50,10 +52,11 @@ impl Redis {
     /// A server, one that follows it, and a Sentinel that looks after both as `app`.
     pub(crate) fn group() -> [Self; 3] {
         let password = uuid::Uuid::new_v4().to_string();
-        let master = Self::start_with(&password, &["--masterauth", &password]);
+        let known = ["--masterauth", &password].map(str::to_owned);
+        let master = Self::start_with(&password, |_| known.to_vec());
         let port = master.port.to_string();
-        let follows = ["--masterauth", &password, "--replicaof", "127.0.0.1", &port];
-        let replica = Self::start_with(&password, &follows);
+        let follows = ["--replicaof", "127.0.0.1", &port].map(str::to_owned);
+        let replica = Self::start_with(&password, |_| [&known[..], &follows[..]].concat());
         master.until("INFO replication", "state=online");
         let sentinel = Self::launch("a Sentinel", |directory, ports| {
             let password = uuid::Uuid::new_v4().to_string();
@@ -74,7 +77,7 @@ impl Redis {
 
     /// Waits until a command's answer has `text`.
     pub(crate) fn until(&self, command: &str, text: &str) {
-        for _ in 0..2_000 {
+        for _ in 0..6_000 {
             if self.command(command).contains(text) {
                 return;
             }
@@ -83,9 +86,9 @@ impl Redis {
         panic!("{command} never answers {text}: {}", self.command(command));
     }
 
-    /// Starts one with a password and further arguments.
-    fn start_with(password: &str, more: &[&str]) -> Self {
-        Self::launch("redis-server", |directory, [port, tls_port]| {
+    /// Starts one with a password and further arguments, given a port for its cluster.
+    fn start_with(password: &str, more: impl Fn(u16) -> Vec<String>) -> Self {
+        Self::launch("redis-server", |directory, [port, tls_port, bus]| {
             let file = |name: &str| directory.join(name).display().to_string();
             let certificate =
                 rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
@@ -107,7 +110,7 @@ impl Redis {
             .into_iter()
             .flat_map(|(name, value)| [name.to_owned(), value.to_owned()])
             .collect();
-            arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+            arguments.extend(more(bus));
             (password.to_owned(), arguments)
         })
     }
@@ -116,7 +119,7 @@ impl Redis {
     /// package is installed if it is not there, which needs the rights to.
     fn launch(
         what: &str,
-        prepare: impl Fn(&std::path::Path, [u16; 2]) -> (String, Vec<String>),
+        prepare: impl Fn(&std::path::Path, [u16; 3]) -> (String, Vec<String>),
     ) -> Self {
         if which("redis-server").is_none() {
             let installed = Command::new("apt-get")
@@ -136,11 +139,11 @@ impl Redis {
             );
         }
         let directory = tempfile::tempdir().unwrap();
-        // The port may be taken by somebody else between the two: then another one is tried.
+        // A port may be taken by somebody else between the two: then others are tried.
         for _ in 0..10 {
-            let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-            let [port, tls_port] = free.map(|listener| listener.local_addr().unwrap().port());
-            let (password, arguments) = prepare(directory.path(), [port, tls_port]);
+            let free = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+            let [port, tls_port, bus] = free.map(|listener| listener.local_addr().unwrap().port());
+            let (password, arguments) = prepare(directory.path(), [port, tls_port, bus]);
             let mut process = Command::new("redis-server")
                 .args(arguments)
                 .current_dir(directory.path())
@@ -155,6 +158,7 @@ impl Redis {
                         port,
                         password,
                         tls_port,
+                        bus,
                     };
                 }
                 std::thread::sleep(Duration::from_millis(5));

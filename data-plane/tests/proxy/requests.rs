@@ -5,17 +5,19 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use data_plane::limits::{KeepAlive, Limits};
 use data_plane::proxy::Proxy;
 use data_plane::settings::Settings;
 use serde_json::json;
+use shared::clock::monotonic;
 
 use crate::gateway::{
-    OK, ask, configuration, connect, get, get_status, read_until, settings, start, start_with,
-    stop, upstream,
+    OK, PATIENCE, ask, configuration, connect, eventually, get, get_status, patient, read_until,
+    settings, start, start_with, stop, upstream,
 };
 
 #[test]
@@ -206,6 +208,16 @@ fn a_post_is_not_sent_twice() {
     stop(proxy);
 }
 
+/// Has it stop, which is under way when this returns: its cores listen until they know of it.
+fn stops(proxy: Proxy) -> JoinHandle<()> {
+    let address = proxy.addresses().proxy.unwrap();
+    let stopping = std::thread::spawn(move || stop(proxy));
+    eventually("nobody listens any more", || {
+        TcpStream::connect(address).is_err()
+    });
+    stopping
+}
+
 #[test]
 fn a_protocol_is_switched_and_bytes_flow_both_ways() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -225,7 +237,7 @@ fn a_protocol_is_switched_and_bytes_flow_both_ways() {
                 .unwrap();
         }
     });
-    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let proxy = patient(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
     let mut stream = connect(&proxy);
     stream
         .write_all(
@@ -243,11 +255,7 @@ fn a_protocol_is_switched_and_bytes_flow_both_ways() {
     // It counts as a connection, and a node that stops waits for its end.
     let status = get_status(&proxy, "/status");
     assert!(status.contains("\"connections_active\":1"), "{status}");
-    let address = proxy.addresses().proxy.unwrap();
-    let stopping = std::thread::spawn(move || stop(proxy));
-    while TcpStream::connect(address).is_ok() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let stopping = stops(proxy);
     stream.write_all(b"still\n").unwrap();
     assert_eq!(read_until(&mut stream, "\n").unwrap(), "STILL\n");
     drop(stream);
@@ -334,29 +342,34 @@ fn a_large_body_streams_both_ways() {
 fn stopping_lets_an_exchange_end() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
+    let (told, asked) = channel();
+    let (go, went) = channel::<()>();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         read_until(&mut stream, "\r\n\r\n").unwrap();
-        std::thread::sleep(Duration::from_millis(500));
+        told.send(()).unwrap();
+        went.recv().unwrap();
         stream.write_all(OK.as_bytes()).unwrap();
     });
-    let proxy = start(configuration(
+    let proxy = patient(configuration(
         port,
-        &json!({"read_timeout": 5000}),
+        &json!({"read_timeout": 60_000}),
         &[json!({"paths": ["/"]})],
     ));
     let mut stream = connect(&proxy);
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .unwrap();
-    std::thread::sleep(Duration::from_millis(100));
-    stop(proxy);
+    asked.recv_timeout(PATIENCE).unwrap();
+    let stopping = stops(proxy);
+    go.send(()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(
         answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"),
         "{answer}"
     );
+    stopping.join().unwrap();
 }
 
 #[test]
@@ -383,7 +396,7 @@ fn stopping_ends_although_clients_keep_coming() {
         })
         .collect();
     for _ in 0..4 {
-        wait.recv_timeout(Duration::from_secs(10)).unwrap();
+        wait.recv_timeout(PATIENCE).unwrap();
     }
     let (stopped, ended) = channel();
     std::thread::spawn(move || {
@@ -417,7 +430,7 @@ fn stopping_takes_one_more_request_of_each_connection() {
             });
         }
     });
-    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let proxy = patient(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
     let (mut idle, mut busy) = (connect(&proxy), connect(&proxy));
     let asked = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     idle.write_all(asked).unwrap();
@@ -427,21 +440,27 @@ fn stopping_takes_one_more_request_of_each_connection() {
     let head = read_until(&mut busy, "\r\n\r\n").unwrap();
     assert!(!head.contains("connection:"), "{head}");
     let status = proxy.addresses().status.unwrap();
+    let mut since = monotonic();
     let stopping = std::thread::spawn(move || stop(proxy));
-    while get(status, "/status/ready").starts_with("HTTP/1.1 200 ") {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    std::thread::sleep(Duration::from_millis(50));
+    eventually("it says that it stops", || {
+        get(status, "/status/ready").starts_with("HTTP/1.1 503 ")
+    });
+    let asks = |mut stream: TcpStream, since: Instant| {
+        stream.write_all(asked).unwrap();
+        // It waits for two seconds: a client that was held up for as long is too late.
+        let is_in_time = since.elapsed() < Duration::from_secs(2);
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        assert!(
+            !is_in_time
+                || answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"),
+            "{read:?} {answer}"
+        );
+    };
+    asks(idle, since);
+    since = monotonic();
     go.send(()).unwrap();
     read_until(&mut busy, "ok").unwrap();
-    for mut stream in [busy, idle] {
-        stream.write_all(asked).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(
-            answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"),
-            "{answer}"
-        );
-    }
+    asks(busy, since);
     stopping.join().unwrap();
 }

@@ -4,7 +4,6 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use data_plane::limits::Limits;
 use data_plane::proxy::Proxy;
@@ -13,7 +12,9 @@ use serde_json::{Value, json};
 use shared::snapshot::Record;
 use uuid::Uuid;
 
-use crate::gateway::{get_status, plugin, record, scoped, settings, start_with, stop};
+use crate::gateway::{
+    PATIENCE, closed_port, get_status, plugin, record, scoped, settings, start_with, stop,
+};
 use crate::tls::known_name;
 use crate::upstreams::own_tls;
 
@@ -80,9 +81,7 @@ fn gateway(records: Vec<Record>) -> Proxy {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
@@ -163,9 +162,7 @@ fn the_route_is_found_by_the_ends_of_the_connection() {
 #[test]
 fn an_upstream_balances_streams_past_a_target_that_is_down() {
     let one = echo("one ");
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
-    let down = closed.local_addr().unwrap().port();
-    drop(closed);
+    let down = closed_port();
     let upstream = json!({"id": Uuid::from_u128(10)});
     let proxy = gateway(vec![
         record("upstreams", 10, json!({"name": "streams.test"})),
@@ -193,7 +190,7 @@ fn an_upstream_balances_streams_past_a_target_that_is_down() {
 fn a_silent_stream_is_closed() {
     let one = echo("one ");
     let proxy = gateway(vec![
-        service(1, &json!({"port": one, "read_timeout": 200})),
+        service(1, &json!({"port": one, "read_timeout": 1_500})),
         route(2, 1, &json!({"sources": [{"ip": "127.0.0.1"}]})),
     ]);
     let mut stream = connect(proxy.addresses().stream[0]);
@@ -259,9 +256,7 @@ fn tls_ends_here_or_is_passed_on_by_the_name_that_is_asked_for() {
 fn plugins_see_the_streams_of_protocols_that_they_name() {
     let one = echo("one ");
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
-    collector
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    collector.set_read_timeout(Some(PATIENCE)).unwrap();
     let log = json!({"host": "127.0.0.1", "port": collector.local_addr().unwrap().port()});
     let streams = json!({"protocols": ["tcp"]});
     let counts = json!({"status_code_metrics": true, "latency_metrics": true});

@@ -161,7 +161,7 @@ fn a_server_is_believed_by_its_authority_its_name_and_the_length_of_its_chain() 
     let other = authority("other");
     let check = |service: Value, authority: &Authority, expected: &str| {
         let mut fields = json!({
-            "host": "localhost", "protocol": "https", "retries": 0, "read_timeout": 5000,
+            "host": "localhost", "protocol": "https", "retries": 0, "read_timeout": 60_000,
             "tls_verify": true, "ca_certificates": [Uuid::from_u128(70)]
         });
         let map = fields.as_object_mut().unwrap();
@@ -238,7 +238,7 @@ fn a_server_is_shown_the_services_certificate_and_the_name_that_is_asked_for() {
     let port = tls_server(vec![server.der.clone()], &server.key, Some(&root));
     for (own, expected) in [(true, "200"), (false, "502")] {
         let mut service =
-            json!({"protocol": "https", "host": "localhost", "retries": 0, "read_timeout": 5000});
+            json!({"protocol": "https", "host": "localhost", "retries": 0, "read_timeout": 60_000});
         if own {
             service["client_certificate"] = reference(60);
         }
@@ -261,7 +261,7 @@ fn an_upstreams_certificate_serves_where_the_service_has_none() {
     let (server, client) = (leaf(&root, "localhost"), leaf(&root, "client"));
     let port = tls_server(vec![server.der.clone()], &server.key, Some(&root));
     let service =
-        json!({"protocol": "https", "host": "u.test", "read_timeout": 5000, "retries": 0});
+        json!({"protocol": "https", "host": "u.test", "read_timeout": 60_000, "retries": 0});
     let mut records = configuration(port, &service, &[json!({"paths": ["/"]})]);
     records.push(certificate(60, &client));
     records.push(record(
@@ -328,7 +328,7 @@ fn what_the_configuration_leaves_open_the_settings_say() {
         (believing(&other_file, Some(0)), own, "200"),
     ] {
         let mut fields =
-            json!({"host": "localhost", "protocol": "https", "retries": 0, "read_timeout": 5000});
+            json!({"host": "localhost", "protocol": "https", "retries": 0, "read_timeout": 60_000});
         let map = fields.as_object_mut().unwrap();
         map.extend(service.as_object().unwrap().clone());
         let mut records = configuration(port, &fields, &[json!({"paths": ["/"]})]);

@@ -12,8 +12,8 @@ use rustls::{ServerConfig, ServerConnection, Stream};
 use serde_json::{Value, json};
 
 use crate::gateway::{
-    OK, ask, closed_port, configuration, connect, read_until, settings, start, start_with, stop,
-    upstream,
+    OK, PATIENCE, ask, closed_port, configuration, connect, read_until, settings, start,
+    start_with, stop, upstream,
 };
 
 const REQUEST: &str =
@@ -58,8 +58,7 @@ fn a_certificate_is_checked_if_the_service_says_so() {
         (json!(false), "200"),
         (Value::Null, "200"),
     ] {
-        let service =
-            json!({"protocol": "https", "tls_verify": verify, "retries": 0, "read_timeout": 5000});
+        let service = json!({"protocol": "https", "tls_verify": verify, "retries": 0, "read_timeout": 60_000});
         let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
         let answer = ask(&proxy, REQUEST);
         assert_eq!(
@@ -168,9 +167,7 @@ fn a_client_that_leaves_takes_its_request_along() {
         let mut client = connect(&proxy);
         client.write_all(REQUEST.as_bytes()).unwrap();
         let (mut server, _) = listener.accept().unwrap();
-        server
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
         read_until(&mut server, "\r\n\r\n").unwrap();
         server.write_all(answer.as_bytes()).unwrap();
         if !answer.is_empty() {
@@ -215,7 +212,7 @@ fn another_try_over_a_kept_connection_has_all_of_its_time() {
         workers: 1,
         ..settings()
     };
-    let service = json!({"retries": 1, "read_timeout": 1000});
+    let service = json!({"retries": 1, "read_timeout": 3_000});
     let records = configuration(port, &service, &[json!({"paths": ["/"]})]);
     let proxy = start_with(&one_worker, Limits::default(), records);
     let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -224,9 +221,7 @@ fn another_try_over_a_kept_connection_has_all_of_its_time() {
     let mut servers = clients.each_mut().map(|client| {
         client.write_all(request).unwrap();
         let (mut server, _) = listener.accept().unwrap();
-        server
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
         read_until(&mut server, "\r\n\r\n").unwrap();
         server
     });
@@ -254,7 +249,7 @@ fn one_hundred_continue_comes_only_when_the_body_is_wanted() {
     let (port, heads) = upstream(&[OK]);
     let proxy = start(configuration(
         port,
-        &json!({"read_timeout": 5000}),
+        &json!({"read_timeout": 60_000}),
         &[json!({"paths": ["/wanted"]})],
     ));
     let head = |path: &str| {

@@ -12,7 +12,8 @@ use shared::clock::monotonic;
 use socket2::{Domain, Socket, Type};
 
 use crate::gateway::{
-    OK, configuration, connect, read_until, settings, start_with, stop, upstream,
+    OK, PATIENCE, configuration, connect, eventually, read_until, settings, start_with, stop,
+    upstream,
 };
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -31,12 +32,17 @@ fn impatient(port: u16, limits: Limits) -> Proxy {
 
 /// What the proxy says to `sent` before it closes, and how long that took.
 fn outlast(proxy: &Proxy, sent: &str) -> (String, Duration) {
-    let mut stream = connect(proxy);
-    let start = monotonic();
-    stream.write_all(sent.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    (answer, start.elapsed())
+    loop {
+        let start = monotonic();
+        let mut stream = connect(proxy);
+        stream.write_all(sent.as_bytes()).unwrap();
+        // A client that was held up itself was late for another reason.
+        if start.elapsed() < SHORT / 3 {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            return (answer, start.elapsed());
+        }
+    }
 }
 
 #[test]
@@ -54,7 +60,8 @@ fn a_silent_client_is_let_go() {
             usize::from(!sent.is_empty()),
             "{answer}"
         );
-        assert!((SHORT..SHORT * 10).contains(&time), "{sent:?} {time:?}");
+        let by_default = Limits::default().idle;
+        assert!((SHORT..by_default).contains(&time), "{sent:?} {time:?}");
     }
     stop(proxy);
 }
@@ -73,7 +80,8 @@ fn a_head_that_does_not_end_is_given_up() {
             answer.starts_with("HTTP/1.1 408 ") && answer.contains("Request timeout"),
             "{answer}"
         );
-        assert!((SHORT..SHORT * 10).contains(&time), "{sent:?} {time:?}");
+        let by_default = Limits::default().head;
+        assert!((SHORT..by_default).contains(&time), "{sent:?} {time:?}");
     }
     // One byte at a time helps nobody.
     let mut stream = connect(&proxy);
@@ -121,7 +129,8 @@ fn a_body_that_stops_is_given_up() {
             answer.starts_with("HTTP/1.1 408 ") && answer.contains("Request timeout"),
             "{answer}"
         );
-        assert!((SHORT..SHORT * 10).contains(&time), "{time:?}");
+        let by_default = Limits::default().body;
+        assert!((SHORT..by_default).contains(&time), "{time:?}");
     }
     stop(proxy);
 }
@@ -160,7 +169,7 @@ fn a_client_that_does_not_read_is_let_go() {
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .unwrap();
     // Only the buffers of the sockets are in between.
-    let written = ended.recv_timeout(Duration::from_secs(20)).unwrap();
+    let written = ended.recv_timeout(PATIENCE).unwrap();
     assert!(written < 64 * 1024 * 1024, "{written}");
     drop(stream);
     stop(proxy);
@@ -194,7 +203,7 @@ fn a_client_that_reads_slowly_is_not_let_go_until_it_stops() {
         std::thread::sleep(Duration::from_millis(100));
         assert!(ended.try_recv().is_err(), "it still reads");
     }
-    let written = ended.recv_timeout(Duration::from_secs(60)).unwrap();
+    let written = ended.recv_timeout(PATIENCE).unwrap();
     assert!(written < 64 * 1024 * 1024, "{written}");
     drop(stream);
     stop(proxy);
@@ -227,11 +236,16 @@ fn a_long_exchange_is_no_idle_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        read_until(&mut stream, "\r\n\r\n").unwrap();
-        std::thread::sleep(SHORT * 3);
-        stream.write_all(OK.as_bytes()).unwrap();
-        std::thread::sleep(SHORT);
+        for stream in listener.incoming() {
+            std::thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                read_until(&mut stream, "\r\n\r\n").unwrap();
+                std::thread::sleep(SHORT * 3);
+                // Whoever was held up has gone.
+                let _ = stream.write_all(OK.as_bytes());
+                std::thread::sleep(SHORT);
+            });
+        }
     });
     let limits = Limits {
         idle: SHORT,
@@ -278,12 +292,10 @@ fn one_connection_too_many_is_closed() {
     let mut refused = connect(&proxy);
     assert!(refused.write_all(request).is_err() || read_until(&mut refused, "\r\n").is_none());
     kept.clear();
-    let served = (0..100).any(|_| {
-        std::thread::sleep(Duration::from_millis(20));
+    eventually("a place that becomes free is used again", || {
         let mut stream = connect(&proxy);
         stream.write_all(request).is_ok() && read_until(&mut stream, "\r\n").is_some()
     });
-    assert!(served, "a place that becomes free is used again");
     stop(proxy);
 }
 
@@ -306,7 +318,7 @@ fn a_tunnel_in_which_nobody_speaks_is_closed() {
         Limits::default(),
         configuration(
             port,
-            &json!({"read_timeout": 500}),
+            &json!({"read_timeout": 2_000}),
             &[json!({"paths": ["/"]})],
         ),
     );
@@ -321,14 +333,16 @@ fn a_tunnel_in_which_nobody_speaks_is_closed() {
             .unwrap()
             .starts_with("HTTP/1.1 101 ")
     );
-    for _ in 0..4 {
+    let mut said = monotonic();
+    for _ in 0..12 {
         std::thread::sleep(Duration::from_millis(200));
+        said = monotonic();
         stream.write_all(b"x\n").unwrap();
         assert_eq!(read_until(&mut stream, "\n").unwrap(), "heard\n");
     }
-    let start = monotonic();
     assert!(read_until(&mut stream, "\n").is_none());
-    assert!((Duration::from_millis(300)..Duration::from_secs(5)).contains(&start.elapsed()));
+    let silent = said.elapsed();
+    assert!(silent >= Duration::from_secs(2), "{silent:?}");
     stop(proxy);
 }
 
