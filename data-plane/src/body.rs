@@ -11,11 +11,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use plugins::exchange::BodyMap;
 
 use crate::http1::{Framing, FramingError};
-use crate::server::ClientBody;
+use crate::server::{ClientBody, Upload};
 use crate::upstream::exchange::UpstreamBody;
 use crate::upstream::http2::Http2Body;
 use crate::upstream::{Connection, UpstreamError};
@@ -111,7 +111,7 @@ pub(crate) enum Incoming {
     /// By HTTP/1.1.
     Client(ClientBody),
     /// By HTTP/2.
-    Http2(hyper::body::Incoming),
+    Http2(Upload),
 }
 
 impl Incoming {
@@ -122,7 +122,7 @@ impl Incoming {
         match self {
             Self::Client(body) => body.poll_frame(cx),
             Self::Http2(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
+                let frame = ready!(body.poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(RequestBodyError::Http2)))
             }
         }
@@ -131,7 +131,7 @@ impl Incoming {
     fn is_end(&self) -> bool {
         match self {
             Self::Client(body) => body.is_end(),
-            Self::Http2(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end(),
         }
     }
 }
@@ -143,10 +143,7 @@ impl RequestBody {
     }
 
     /// What a client sends by HTTP/2.
-    pub(crate) fn http2(body: hyper::body::Incoming) -> Self {
-        if body.is_end_stream() {
-            return Self::Empty;
-        }
+    pub(crate) fn http2(body: Upload) -> Self {
         Self::Incoming(Incoming::Http2(body), Rc::default())
     }
 

@@ -14,6 +14,7 @@ mod client;
 mod date;
 mod head;
 pub(crate) mod http2;
+mod lingering;
 mod taking;
 
 use std::cell::RefCell;
@@ -36,6 +37,7 @@ pub(crate) use self::client::ClientBody;
 use self::client::{Client, Next};
 pub(crate) use self::date::Date;
 use self::head::Incoming;
+pub(crate) use self::lingering::Upload;
 use crate::apart::apart;
 use crate::body::RequestBody;
 use crate::core::Core;

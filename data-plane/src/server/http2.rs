@@ -35,6 +35,7 @@ use crate::pipeline::{Arrival, GivenUp, Peer, Recorded, Returned, handle};
 use crate::stream::Stream;
 use crate::timer::Timer;
 
+use super::lingering::Lingering;
 use super::taking::{Patience, Taking, Word};
 
 /// How often a silent client is asked for a sign of life.
@@ -73,6 +74,7 @@ pub(super) async fn serve(
         limits.requests_per_address,
     ));
     let mut patience = Patience::new(core.timers.timer(), &limits);
+    let lingering = Rc::new(Lingering::new(core.timers.timer(), limits));
     let io = TokioIo::new(Watched {
         stream,
         early,
@@ -88,10 +90,18 @@ pub(super) async fn serve(
     };
     let of_requests = Rc::clone(&peer);
     let answers = Rc::clone(&taking);
+    let uploads = Rc::clone(&lingering);
     let service = service_fn(move |request: Request<Incoming>| {
         let (core, peer) = (Rc::clone(&core), Rc::clone(&of_requests));
-        let exchange = answers.begin();
+        let mut exchange = answers.begin();
         let (mut parts, body) = request.into_parts();
+        let body = if body.is_end_stream() {
+            RequestBody::Empty
+        } else {
+            let (upload, whole) = uploads.upload(body);
+            exchange.tells(whole);
+            RequestBody::http2(upload)
+        };
         let crowded = exchange.is_one_too_many().then_some(Refusal::Crowded);
         let refusal = crowded.or_else(|| refusal(&parts));
         fields::join_cookies(&mut parts.headers);
@@ -103,7 +113,7 @@ pub(super) async fn serve(
                 version: parts.version,
                 headers: Headers::Map(parts.headers),
             }),
-            body: RequestBody::http2(body),
+            body,
             refusal,
             legible: true,
             switch: None,
@@ -131,6 +141,7 @@ pub(super) async fn serve(
             connection.as_mut().graceful_shutdown();
         }
         let served = connection.as_mut().poll(cx);
+        lingering.poll(cx);
         match conduct.judge(peer.given_up(), taking.begun(), monotonic) {
             Verdict::Fair => {}
             Verdict::Fickle if stopped => {}

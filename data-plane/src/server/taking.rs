@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::limits::Limits;
@@ -139,6 +140,7 @@ impl Taking {
             number,
             last,
             is_one_too_many,
+            whole: None,
         }
     }
 
@@ -212,6 +214,8 @@ pub(super) struct Exchange {
     number: u64,
     last: Last,
     is_one_too_many: bool,
+    /// What is told at the end of the answer, if all of it was given.
+    whole: Option<oneshot::Sender<()>>,
 }
 
 impl Exchange {
@@ -220,12 +224,28 @@ impl Exchange {
         self.is_one_too_many
     }
 
+    /// Has `whole` told at the end of the answer, or dropped if that breaks off.
+    pub(super) fn tells(&mut self, whole: oneshot::Sender<()>) {
+        self.whole = Some(whole);
+    }
+
     /// Goes on with the answer's `body`, which is there to be taken.
-    pub(super) fn answered<B>(mut self, body: B) -> Answer<B> {
+    pub(super) fn answered<B: Body>(mut self, body: B) -> Answer<B> {
         self.moves(Last::Took(self.taking.turn.get()));
+        if body.is_end_stream() {
+            self.ends();
+        }
         Answer {
             body,
             exchange: self,
+        }
+    }
+
+    /// All of the answer has been given.
+    fn ends(&mut self) {
+        if let Some(whole) = self.whole.take() {
+            // Nobody hears it if all of the request has come.
+            let _ = whole.send(());
         }
     }
 
@@ -277,6 +297,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
             Last::Took(taking.turn.get())
         };
         this.exchange.moves(last);
+        let ended = match &frame {
+            Poll::Pending | Poll::Ready(Some(Err(_))) => false,
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || this.body.is_end_stream(),
+        };
+        if ended {
+            this.exchange.ends();
+        }
         frame
     }
 

@@ -25,6 +25,7 @@ mod lasting;
 mod ldap;
 mod letter;
 mod limits;
+mod lingering;
 mod names;
 mod operators;
 mod overload;
