@@ -1,5 +1,5 @@
 //! Uploads over HTTP/2 whose requests are answered before all of them has come (RFC 9113 §8.1): a client that sends on may miss
-//! an answer with which its stream is reset (curl before 8), so what it sends is taken for a while and thrown away.
+//! an answer with which its stream is reset (curl 7.88), so what it sends is taken for a while and thrown away.
 
 use std::cell::RefCell;
 use std::pin::Pin;
