@@ -48,7 +48,7 @@ pub(super) enum Whose {
     Theirs(Vec<u8>),
     /// Another node's, which has spent it and tells nothing more.
     Spent,
-    /// Another node's, which is still at it after a long wait.
+    /// Another node's, which is still at it after a long wait, or may have spent it while the server was silent.
     Taken,
     /// Nobody can say.
     Unknown,
@@ -107,13 +107,19 @@ impl<H: Host> Turn<H> {
     ///
     /// # Errors
     ///
-    /// If the server fails, and what comes of a code could not be stored there: it stays unspent.
+    /// If the server fails before it has said whose turn it is, and what comes of a code could not be stored there: it stays
+    /// unspent.
     pub(super) async fn take(&self) -> Result<Whose, Failure> {
-        let (mut waited, mut pause) = (Duration::ZERO, LOOK.0);
+        let (began, mut pause) = (self.host.now(), LOOK.0);
+        let (mut is_theirs, mut was_silent) = (false, false);
         loop {
             match self.begin().await {
+                // Whoever was at it may have spent it, and could not tell. Others wait until this has lapsed.
+                Some(true) if was_silent => return Ok(Whose::Taken),
                 Some(true) => return Ok(Whose::Ours),
-                Some(false) => {}
+                Some(false) => is_theirs = true,
+                // That the server is silent does not make it this node's.
+                None if is_theirs => was_silent = true,
                 None => return self.unknown(),
             }
             let get = Command::new("GET").arg(self.place.clone());
@@ -122,12 +128,13 @@ impl<H: Host> Turn<H> {
                 Some(Reply::Bytes(told)) if told != AT_IT.as_bytes() => {
                     return Ok(Whose::Theirs(told.into()));
                 }
-                Some(_) if waited >= WAITED => return Ok(Whose::Taken),
                 Some(_) => {}
-                None => return self.unknown(),
+                None => was_silent = true,
+            }
+            if self.host.now().saturating_since(began) >= WAITED {
+                return Ok(Whose::Taken);
             }
             self.host.sleep(pause).await;
-            waited = waited.saturating_add(pause);
             pause = (pause * 2).min(LOOK.1);
         }
     }

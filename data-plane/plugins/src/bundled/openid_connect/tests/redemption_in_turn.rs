@@ -1,6 +1,6 @@
 //! Codes that two nodes redeem that share a Redis server, where both, one or none of them hears a control plane.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::gateway::{Browser, Gateway};
 use super::provider::plain;
 use super::redemption::keyless;
 use super::storage::{Redis, gateways};
-use crate::host::redis::Command;
+use crate::host::redis::{Command, Reply};
 use crate::host::{Claim, Host as _};
 
 /// Two nodes that share `redis` with `config`, and hear no control plane.
@@ -52,6 +52,37 @@ pub(super) fn noted(node: &Gateway, redis: &Rc<Redis>) -> Rc<RefCell<Vec<Vec<Str
         server.answer(asked)
     }));
     commands
+}
+
+/// Has `redis` say to `node` that another one is at what has `name` in its key, refuse the next `asks` commands about it, and
+/// go on `then` with what the other has told, or with nothing.
+pub(super) fn fall_silent(
+    node: &Gateway,
+    redis: &Rc<Redis>,
+    name: &'static str,
+    (asks, then): (usize, Option<String>),
+) {
+    let (server, count) = (Rc::clone(redis), Cell::new(0));
+    node.host.connect_redis(Rc::new(move |asked: &[Command]| {
+        let key = String::from_utf8_lossy(&asked[0].0[1]).into_owned();
+        if key.contains(name) {
+            count.set(count.get() + 1);
+            let mut values = server.values.borrow_mut();
+            match count.get() {
+                1 | 2 => values.insert(key, "1".to_owned()),
+                number if number - 2 <= asks => {
+                    let refusal = "LOADING Redis is loading the dataset in memory";
+                    return Ok(vec![Reply::Error(refusal.to_owned())]);
+                }
+                number if number - 3 == asks => match &then {
+                    Some(told) => values.insert(key, told.clone()),
+                    None => values.remove(&key),
+                },
+                _ => None,
+            };
+        }
+        server.answer(asked)
+    }));
 }
 
 #[test]
@@ -117,6 +148,26 @@ fn rule_25_a_code_that_another_node_is_at_for_long_stays_that_nodes() {
     two.host.set_clock(one.host.now());
     assert!(browser.clone().get(&mut two, &back).sets_session());
     assert_eq!(one.provider.called("/token"), 2);
+}
+
+#[test]
+fn rule_25_a_code_that_another_node_is_at_stays_that_nodes_though_redis_falls_silent() {
+    let shared = json!({ "session_storage": "cookie", "cluster_cache_strategy": "redis" });
+    for config in [json!({}), shared] {
+        for (asks, is_told) in [(usize::MAX, false), (9, false), (10, false), (9, true)] {
+            let (mut one, mut two, redis) = alone(&config);
+            let (browser, back) = begun(&mut one);
+            assert!(browser.clone().get(&mut one, &back).sets_session());
+            let (_, told) = said(&redis).remove(0);
+            two.host.set_clock(one.host.now());
+            fall_silent(&two, &redis, "code:", (asks, is_told.then_some(told)));
+            let reply = browser.clone().get(&mut two, &back);
+            let status = if is_told { 200 } else { 503 };
+            let outcome = (reply.status, reply.sets_session());
+            assert_eq!(outcome, (status, is_told), "{config} {asks}");
+            assert_eq!(one.provider.called("/token"), 1, "{config} {asks}");
+        }
+    }
 }
 
 #[test]

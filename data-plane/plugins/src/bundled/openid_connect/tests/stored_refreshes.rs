@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::gateway::{Browser, Gateway};
 use super::provider::plain;
-use super::redemption_in_turn::noted;
+use super::redemption_in_turn::{fall_silent, noted};
 use super::storage::{Redis, gateways};
 use crate::host::redis::{Command, Reply};
 use crate::host::{Claim, Host as _};
@@ -372,6 +372,32 @@ fn rule_41_while_a_node_refreshes_a_session_in_a_cookie_another_one_does_not() {
         redis.down.set(true);
         assert_eq!(browser.clone().get(&mut one, "/api").status, 200);
         assert_eq!(one.provider.called("/token"), calls + 1);
+    }
+}
+
+#[test]
+fn rule_41_a_refresh_that_another_node_is_at_stays_that_nodes_though_redis_falls_silent() {
+    for first_is_heard in [true, false] {
+        for (asks, is_told) in [(usize::MAX, false), (9, false), (10, false), (9, true)] {
+            let (mut one, mut two, redis) = sharing(first_is_heard);
+            let browser = due(&mut one, &two);
+            let renewed = browser.clone().get(&mut one, "/api");
+            let calls = one.provider.called("/token");
+            let values = redis.values.borrow().clone();
+            let mut told = values
+                .into_iter()
+                .filter(|(key, _)| key.contains("=refresh:"));
+            let told = told.next().map(|(_, told)| told).filter(|_| is_told);
+            fall_silent(&two, &redis, "=refresh:", (asks, told));
+            let reply = browser.clone().get(&mut two, "/api");
+            let status = if is_told { 200 } else { 503 };
+            let outcome = (reply.status, reply.ends_session());
+            assert_eq!(outcome, (status, false), "{first_is_heard} {asks}");
+            if is_told {
+                assert_eq!(reply.seen("authorization"), renewed.seen("authorization"));
+            }
+            assert_eq!(one.provider.called("/token"), calls);
+        }
     }
 }
 
