@@ -90,8 +90,10 @@ pub(super) async fn go_on(
     if rules.config.credentials.reverify {
         match Box::pin(reverify(rules, exchange, host, session)).await {
             Ok(()) => {}
-            // The key was retired, and there are tokens by a newer one.
-            Err(Unaccepted::Unsigned(_)) if session.is_renewable(rules) => {
+            // The key was retired, and there are tokens by a newer one, which may have taken over its name.
+            Err(Unaccepted::Unsigned(_) | Unaccepted::OtherKey(_))
+                if session.is_renewable(rules) =>
+            {
                 let token = Box::pin(renew(rules, exchange, host, jar, open, true)).await?;
                 return conclude(rules, exchange, host, jar, token);
             }

@@ -36,6 +36,7 @@ mod provider;
 mod redemption;
 mod redemption_in_turn;
 mod refresh_tokens;
+mod replaced_keys;
 mod requirements;
 mod requirements_of_flows;
 mod requirements_of_requests;

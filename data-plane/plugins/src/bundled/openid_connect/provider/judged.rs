@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Document, ProviderError, Reason, rediscover};
+use super::rediscovery::{Found, search};
+use super::{Document, ProviderError, Reason};
 use crate::bundled::openid_connect::failure::Failure;
 use crate::bundled::openid_connect::rules::Rules;
 use crate::bundled::openid_connect::verify::{Refusal, Verifier};
@@ -13,7 +14,9 @@ use crate::host::Host;
 pub(in crate::bundled::openid_connect) enum Unaccepted {
     /// It is bad.
     Refused(Failure),
-    /// The provider does not have a key of its name now.
+    /// The key that it names has not signed it, nor has one that the provider was asked for since.
+    OtherKey(Failure),
+    /// The provider does not have its key now, or was not asked for it again since the token came.
     Unsigned(Failure),
     /// No key that is known fits, and newer ones cannot be had.
     Keyless(Failure, ProviderError),
@@ -23,7 +26,10 @@ impl Unaccepted {
     /// The failure of a client's token: it does not become better for a provider that is away.
     pub(in crate::bundled::openid_connect) fn refusal(self) -> Failure {
         match self {
-            Self::Refused(failure) | Self::Unsigned(failure) | Self::Keyless(failure, _) => failure,
+            Self::Refused(failure)
+            | Self::OtherKey(failure)
+            | Self::Unsigned(failure)
+            | Self::Keyless(failure, _) => failure,
         }
     }
 
@@ -31,7 +37,7 @@ impl Unaccepted {
     /// ends no session.
     pub(in crate::bundled::openid_connect) fn failure(self) -> Failure {
         match self {
-            Self::Refused(failure) | Self::Unsigned(failure) => failure,
+            Self::Refused(failure) | Self::OtherKey(failure) | Self::Unsigned(failure) => failure,
             Self::Keyless(_, error) => error.failure(),
         }
     }
@@ -77,13 +83,14 @@ pub(in crate::bundled::openid_connect) async fn judged<T>(
         Err(Refusal::Bad(failure)) => return Err(Unaccepted::Refused(failure)),
         Err(Refusal::UnknownKey(failure) | Refusal::OtherKey(failure)) => failure,
     };
-    match rediscover(rules, host, &document, reason).await {
-        Ok(document) => match judge(&document) {
+    match search(rules, host, &document, reason).await {
+        Ok(Found { document, is_asked }) => match judge(&document) {
             Ok(found) => Ok((found, document)),
-            Err(Refusal::Bad(failure) | Refusal::OtherKey(failure)) => {
-                Err(Unaccepted::Refused(failure))
+            Err(Refusal::Bad(failure)) => Err(Unaccepted::Refused(failure)),
+            Err(Refusal::OtherKey(failure)) if is_asked => Err(Unaccepted::OtherKey(failure)),
+            Err(Refusal::OtherKey(failure) | Refusal::UnknownKey(failure)) => {
+                Err(Unaccepted::Unsigned(failure))
             }
-            Err(Refusal::UnknownKey(failure)) => Err(Unaccepted::Unsigned(failure)),
         },
         Err(error) => Err(Unaccepted::Keyless(failure, error)),
     }

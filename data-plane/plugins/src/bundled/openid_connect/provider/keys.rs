@@ -115,7 +115,7 @@ impl Keys {
         }
     }
 
-    /// Whether one of them is the key that a token with this header names.
+    /// Whether one of them is the key that a token with this header names: none is where it names none.
     pub(in crate::bundled::openid_connect) fn has_named_by(&self, header: &Header) -> bool {
         let mut suitable = self.all.iter().filter(|key| key.suits(header.algorithm));
         suitable.any(|key| key.is_named_by(header))
@@ -128,8 +128,8 @@ impl Keys {
         &'a self,
         header: &'h Header,
     ) -> impl Iterator<Item = &'a Key> + use<'a, 'h> {
-        let named = self.all.iter().filter(|key| key.is_named_by(header));
-        let nameless = |key: &&Key| key.kid.is_none() && !key.is_named_by(header);
+        let named = self.all.iter().filter(|key| key.is_eligible_for(header));
+        let nameless = |key: &&Key| key.kid.is_none() && !key.is_eligible_for(header);
         named
             .chain(self.all.iter().filter(nameless))
             .filter(|key| key.suits(header.algorithm))
@@ -174,19 +174,22 @@ impl Key {
         })
     }
 
+    /// Whether it is the key that a token with this header names, by its `kid` or its certificate.
     fn is_named_by(&self, header: &Header) -> bool {
-        if header.kid.is_some() && self.kid == header.kid {
-            return true;
-        }
         let of_certificate = header
             .thumbprints
             .iter()
             .zip(&self.thumbprints)
             .any(|(wanted, own)| wanted.is_some() && wanted == own);
+        of_certificate || (header.kid.is_some() && self.kid == header.kid)
+    }
+
+    /// Whether a token with this header may be meant for it: it names this key, or says too little to rule it out.
+    fn is_eligible_for(&self, header: &Header) -> bool {
         let unnamed = header.kid.is_none() && header.thumbprints.iter().all(Option::is_none);
         // A certificate that no key mentions names none, but does not rule any out.
         let unmentioned = header.kid.is_none() && self.thumbprints.iter().all(Option::is_none);
-        of_certificate || unnamed || unmentioned
+        self.is_named_by(header) || unnamed || unmentioned
     }
 
     fn suits(&self, algorithm: SigningAlgorithm) -> bool {
@@ -275,6 +278,21 @@ mod tests {
         assert_eq!(tried(Some("one"), SigningAlgorithm::RS256), 0);
         assert_eq!(tried(Some("three"), SigningAlgorithm::ES256), 0);
         assert_eq!(tried(None, SigningAlgorithm::ES256), 3);
+    }
+
+    #[test]
+    fn a_token_without_a_name_names_no_key() {
+        let none = json!({});
+        let mut nameless = key("one", &json!({ "x5t": "a" }));
+        nameless.as_object_mut().unwrap().remove("kid");
+        let keys = read(&[key("one", &none), nameless]);
+        let named = |kid, thumbprint: Option<&str>| {
+            let mut header = header(kid, SigningAlgorithm::ES256);
+            header.thumbprints[0] = thumbprint.map(str::to_owned);
+            keys.has_named_by(&header)
+        };
+        assert!(named(Some("one"), None) && named(None, Some("a")));
+        assert!(!named(None, None) && !named(None, Some("b")) && !named(Some("two"), None));
     }
 
     #[test]

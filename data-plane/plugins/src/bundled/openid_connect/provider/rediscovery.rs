@@ -83,6 +83,14 @@ enum Newer {
     Wanted(Option<Flight>),
 }
 
+/// What a search for a newer document has found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) document: Arc<Document>,
+    /// Whether the provider was asked for it after the search began: else it may be older than what did not fit.
+    pub(super) is_asked: bool,
+}
+
 /// A newer document than `seen`, to which something does not fit for this `reason`: fetched anew unless that was done a
 /// moment ago, which for what clients bring is `rediscovery_lifetime` (Kong 3.9).
 ///
@@ -95,6 +103,21 @@ pub(in crate::bundled::openid_connect) async fn rediscover(
     seen: &Document,
     reason: Reason,
 ) -> Outcome {
+    let found = search(rules, host, seen, reason).await?;
+    Ok(found.document)
+}
+
+/// The same, and whether the provider was asked for it.
+///
+/// # Errors
+///
+/// If it cannot be fetched now.
+pub(super) async fn search(
+    rules: &Arc<Rules>,
+    host: &impl Host,
+    seen: &Document,
+    reason: Reason,
+) -> Result<Found, ProviderError> {
     let now = host.now();
     let key = rules.provider_key;
     let reason = match reason {
@@ -123,7 +146,10 @@ pub(in crate::bundled::openid_connect) async fn rediscover(
                 return match reason {
                     // It may be genuine: whoever sent it is to send it again.
                     Reason::LogoutToken(_) => Err(ProviderError::Searched),
-                    _ => Ok(document),
+                    _ => Ok(Found {
+                        document,
+                        is_asked: false,
+                    }),
                 };
             }
             (_, None) if recently || rests => return Err(entry.discovery.resting()),
@@ -133,6 +159,7 @@ pub(in crate::bundled::openid_connect) async fn rediscover(
             }
         }
     };
+    let is_asked = matches!(newer, Newer::Wanted(_));
     let document = match newer {
         Newer::Known(document) => document,
         Newer::UnderWay(flight) => wait(flight).await?,
@@ -152,5 +179,5 @@ pub(in crate::bundled::openid_connect) async fn rediscover(
     let version = host.revocations().version();
     host.core_state::<CoreCopies>()
         .remember(key, &document, now, version);
-    Ok(document)
+    Ok(Found { document, is_asked })
 }
