@@ -350,7 +350,8 @@ impl<H: Host> Refresh<H> {
         let id_token = self.id_token.as_deref();
         let judged = judge(rules, host, self.client, &given, id_token).await;
         let why = judged.as_ref().err();
-        let is_overdue = unjudged.is_overdue(self.key, why, host.now());
+        // Named by what is replaced, which another node's success changes as well.
+        let is_overdue = unjudged.is_overdue(self.replaces(), why, host.now());
         let why = why.filter(|_| !is_overdue);
         let name = (self.key, self.want.token.as_str());
         unjudged

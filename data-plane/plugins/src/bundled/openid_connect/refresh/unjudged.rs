@@ -35,12 +35,13 @@ const NAME: &str = "=refresh, not judged";
 #[derive(Debug, Default)]
 pub(super) struct Unjudged {
     given: Mutex<Expiring<[u8; 32], Given, MOST>>,
-    /// Since when the provider lacks the key of what it gives, by the same name: a refresh token that serves on brings more.
+    /// Since when the provider lacks the key of what it gives, by the name of what is replaced: a refresh token that serves on
+    /// brings more.
     unsigned: Mutex<Expiring<[u8; 32], UnixTime, MOST_UNSIGNED>>,
 }
 
-/// How long it is known since when.
-const REMEMBERED: Duration = Duration::from_hours(1);
+/// How long it is known since when: what happens later is counted anew.
+const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// Most of which that is known.
 const MOST_UNSIGNED: usize = 10_000;

@@ -449,3 +449,35 @@ fn rule_40_what_a_refresh_gave_is_kept_though_its_request_is_refused() {
     assert_eq!(browser.get(&mut gateway, "/api").status, 200);
     assert_eq!(gateway.provider.called("/token"), 2);
 }
+
+#[test]
+fn the_time_that_a_late_key_has_is_counted_anew_once_new_tokens_have_come_on_any_node() {
+    let config = json!({ "refresh_grace": 0, "session_idling_timeout": 0 });
+    let cluster = Rc::default();
+    let [mut one, mut two] = Gateway::joined(&config, &cluster);
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+    let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
+        one.advance(seconds);
+        two.host.set_clock(one.host.now());
+    };
+    let seen = |reply: &Reply| (reply.status, reply.ends_session());
+    let late = |one: &Gateway, name: &str| {
+        let late = SigningKey::es256(name);
+        let mut script = one.provider.script.borrow_mut();
+        script.no_refresh_token = true;
+        script.signs_with = Some(late.clone());
+        late
+    };
+    pass(&one, &two, 301);
+    let key = late(&one, "late");
+    assert_eq!(seen(&browser.get(&mut one, "/api")), (503, false));
+    one.provider.keys.borrow_mut().push(key);
+    pass(&one, &two, 31);
+    cluster.borrow_mut().clear();
+    assert_eq!(seen(&browser.get(&mut two, "/api")), (200, false));
+    pass(&one, &two, 301);
+    cluster.borrow_mut().clear();
+    late(&one, "later");
+    assert_eq!(seen(&browser.get(&mut one, "/api")), (503, false));
+}
