@@ -29,6 +29,15 @@ const FORGED: [&str; 10] = [
     "mtls_binding",
 ];
 
+/// The one of these reasons, or of those that a refresh has beside them, that is called `code`.
+pub(super) fn known_refusal(code: &str) -> Option<&'static str> {
+    let mut all = FORGED.into_iter().chain([OTHER_USER]);
+    all.find(|known| *known == code)
+}
+
+/// A refresh has brought an ID token of another user or another sign-in.
+pub(super) const OTHER_USER: &str = "refresh_sub";
+
 /// Another site made the browser ask for a logout.
 pub(super) const LOGOUT_FORGED: &str = "logout_forged";
 

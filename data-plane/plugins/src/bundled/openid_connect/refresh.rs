@@ -20,7 +20,7 @@ pub(super) use self::contested::{CONTESTED, REFUSED};
 use self::results::{Held, Known, Results, STEPS, Want, replacing};
 use self::unjudged::{Given, Unjudged};
 use super::config::{AuthMethod, UnsignedMethod};
-use super::failure::Failure;
+use super::failure::{Failure, OTHER_USER};
 use super::jws::{self, Claims, Jws};
 use super::login;
 use super::provider::{self, Document, ProviderError, Reason, Unaccepted};
@@ -459,14 +459,14 @@ fn verify(verifier: &Verifier<'_>, tokens: &Tokens, old: Option<&Claims>) -> Res
             let time = |claims: &Claims| jws::time(claims, "iat").ok().flatten();
             if time(&new) < time(old) {
                 let detail = "the refreshed ID token is older than the one before";
-                return Err(Refusal::Bad(Failure::refused("refresh_sub", detail)));
+                return Err(Refusal::Bad(Failure::refused(OTHER_USER, detail)));
             }
             // OpenID Connect Core §12.2: it should have none, and none but the first.
             let asks = verifier.rules.config.credentials.verify_nonce;
             let other_nonce = asks && new.contains_key("nonce") && changed("nonce");
             if changed("sub") || changed("iss") || reauthenticated || other_nonce {
                 let failure =
-                    Failure::refused("refresh_sub", "the refreshed ID token is of another user");
+                    Failure::refused(OTHER_USER, "the refreshed ID token is of another user");
                 return Err(Refusal::Bad(failure));
             }
         }

@@ -6,7 +6,7 @@ use shared::hexadecimal::hexadecimal;
 
 use super::contested::{REFUSED, contested};
 use super::{Outcome, Refresh, unjudged};
-use crate::bundled::openid_connect::failure::{Class, Failure};
+use crate::bundled::openid_connect::failure::{Class, Failure, known_refusal};
 use crate::bundled::openid_connect::token_endpoint::Tokens;
 use crate::bundled::openid_connect::told;
 use crate::bundled::openid_connect::turn::{Turn, Whose};
@@ -42,7 +42,9 @@ impl<H: Host> Refresh<H> {
     pub(super) fn hear_refusal(&self, sealed: &[u8]) -> Option<Failure> {
         let code: String = told::open(&self.rules, &self.ring, &self.host, NONE, sealed)?;
         let detail = "another node was refused new tokens of late";
-        Some(Failure::refused(REFUSED, detail).with("reason", code))
+        // What was forged is so here, too: it leaves nobody as the anonymous consumer.
+        let known = known_refusal(&code).unwrap_or(REFUSED);
+        Some(Failure::refused(known, detail).with("reason", code))
     }
 
     /// What other nodes are told: the tokens, judged or not, or that the session has ended.

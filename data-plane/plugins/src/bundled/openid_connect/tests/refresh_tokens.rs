@@ -6,6 +6,7 @@ use std::rc::Rc;
 use serde_json::json;
 
 use super::gateway::{Browser, Gateway};
+use super::provider::SigningKey;
 use crate::host::{Claim, Host as _, Number};
 
 #[test]
@@ -321,6 +322,23 @@ fn a_refusal_of_a_refresh_token_that_a_client_brings_is_not_remembered() {
             assert_eq!(bring(&mut gateway), 200, "{error} {keeps}");
         }
     }
+}
+
+#[test]
+fn a_forged_refresh_leaves_nobody_anonymous_at_the_nodes_that_hear_of_it() {
+    let config = json!({ "anonymous": "guest", "anonymous_for_forged_tokens": false });
+    let [mut one, mut two] = Gateway::joined(&config, &Rc::default());
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+    one.advance(350);
+    two.host.set_clock(one.host.now());
+    let kid = one.provider.keys.borrow()[0].jwk["kid"].clone();
+    let forger = SigningKey::es256(kid.as_str().unwrap());
+    one.provider.script.borrow_mut().signs_with = Some(forger);
+    assert_eq!(browser.clone().get(&mut one, "/api").status, 401);
+    let calls = one.provider.called("/token");
+    assert_eq!(browser.get(&mut two, "/api").status, 401);
+    assert_eq!(one.provider.called("/token"), calls);
 }
 
 #[test]
