@@ -23,6 +23,9 @@ pub(crate) const CHUNK: usize = 3800;
 /// Most chunks of a session (Kong 3.9: nine).
 pub(super) const MOST_CHUNKS: u8 = 9;
 
+/// How many characters of its digest name an audience. No chunk has as many.
+pub(super) const AUDIENCE: usize = 16;
+
 /// What browsers take from nobody but the very host over TLS (RFC 6265bis §4.1.3.2).
 const HOST_PREFIX: &str = "__Host-";
 
@@ -50,6 +53,8 @@ pub(super) struct Used {
 #[derive(Debug)]
 struct Name {
     bare: String,
+    /// The same without an audience.
+    plain: String,
     /// Whether it is sent with the prefix: on plain requests, on requests over TLS.
     prefixed: [bool; 2],
 }
@@ -76,6 +81,8 @@ pub(super) enum Kind {
     Trail,
     /// Sign-ins that began a moment ago.
     List,
+    /// A chunk of a session of another audience, counted from 1: never read, never sent upstream, where it could be replayed.
+    Elsewhere(Family, u8),
     /// A name of ours as it would be sent over the other scheme: never believed, never sent upstream.
     Stray,
 }
@@ -92,25 +99,46 @@ impl Used {
 
 impl Name {
     fn new(configured: &str, attributes: &Attributes) -> Self {
-        match configured.strip_prefix(HOST_PREFIX) {
-            Some(bare) => Self {
-                bare: bare.to_owned(),
-                prefixed: [true, true],
-            },
-            None => Self {
-                bare: configured.to_owned(),
-                prefixed: [attributes.is_prefixed(false), attributes.is_prefixed(true)],
-            },
+        let (bare, prefixed) = match configured.strip_prefix(HOST_PREFIX) {
+            Some(bare) => (bare, [true, true]),
+            None => (
+                configured,
+                [attributes.is_prefixed(false), attributes.is_prefixed(true)],
+            ),
+        };
+        Self {
+            bare: bare.to_owned(),
+            plain: bare.to_owned(),
+            prefixed,
         }
     }
 
     /// The number of the chunk that `name` is, counted from 1.
     fn chunk(&self, name: &str) -> Option<u8> {
-        match name.strip_prefix(&self.bare)?.as_bytes() {
-            [] => Some(1),
-            [digit @ b'2'..=b'9'] => Some(digit - b'0'),
-            _ => None,
+        number(name.strip_prefix(&self.bare)?)
+    }
+
+    /// The number of the chunk that `name` is of a session of any audience, counted from 1.
+    fn chunk_of_any(&self, name: &str) -> Option<u8> {
+        let rest = name.strip_prefix(&self.plain)?;
+        let of_audience = rest
+            .strip_prefix('-')
+            .and_then(|rest| rest.split_at_checked(AUDIENCE));
+        match of_audience {
+            Some((digest, rest)) if digest.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                number(rest)
+            }
+            _ => number(rest),
         }
+    }
+}
+
+/// The number of the chunk whose name ends like this.
+fn number(end: &str) -> Option<u8> {
+    match end.as_bytes() {
+        [] => Some(1),
+        [digit @ b'2'..=b'9'] => Some(digit - b'0'),
+        _ => None,
     }
 }
 
@@ -130,6 +158,14 @@ impl Names {
             list: format!("{}_list", authorization.bare),
             authorization,
         }
+    }
+
+    /// The same where sessions are those of an audience, with the first characters of its `digest`.
+    pub(super) fn of_audience(mut self, digest: &str) -> Self {
+        for name in [&mut self.session, &mut self.remember] {
+            name.bare = format!("{}-{digest}", name.plain);
+        }
+        self
     }
 
     /// The name of the first chunk.
@@ -180,8 +216,10 @@ impl Names {
     fn is_foreign(&self, name: &str, value: &[u8]) -> bool {
         let bare = name.strip_prefix(HOST_PREFIX).unwrap_or(name);
         let used = match self.bare_kind(bare) {
-            Some((Kind::Chunk(Family::Session, 1), _)) => self.used.session,
-            Some((Kind::Chunk(Family::Remember, 1), _)) => self.used.remember,
+            Some((Kind::Chunk(family, 1) | Kind::Elsewhere(family, 1), _)) => match family {
+                Family::Session => self.used.session,
+                Family::Remember => self.used.remember,
+            },
             Some((Kind::Begun | Kind::List, _)) => self.used.sign_in,
             _ => true,
         };
@@ -211,11 +249,19 @@ impl Names {
     }
 
     fn bare_kind(&self, bare: &str) -> Option<(Kind, &Name)> {
-        if let Some(number) = self.session.chunk(bare) {
-            return Some((Kind::Chunk(Family::Session, number), &self.session));
+        let families = [
+            (Family::Session, &self.session),
+            (Family::Remember, &self.remember),
+        ];
+        for (family, name) in families {
+            if let Some(number) = name.chunk(bare) {
+                return Some((Kind::Chunk(family, number), name));
+            }
         }
-        if let Some(number) = self.remember.chunk(bare) {
-            return Some((Kind::Chunk(Family::Remember, number), &self.remember));
+        for (family, name) in families {
+            if let Some(number) = name.chunk_of_any(bare) {
+                return Some((Kind::Elsewhere(family, number), name));
+            }
         }
         let rest = bare.strip_prefix(&self.authorization.bare)?;
         if rest.is_empty() {

@@ -157,3 +157,52 @@ fn what_is_no_text_hides_no_other_cookie_and_stays_as_it_is() {
     jar.strip(&mut headers, None);
     assert_eq!(headers[COOKIE].as_bytes(), b"d=\xe9; e=\xff\xfe");
 }
+
+#[test]
+fn sessions_of_other_audiences_are_neither_read_nor_sent_upstream_nor_set_by_it() {
+    let digest = |digit: &str| digit.repeat(AUDIENCE);
+    let [own, other] = [digest("a"), digest("b")];
+    let default = names();
+    let names = names().of_audience(&own);
+    let kind = |name: &str| names.kind(name, false);
+    let [session, remember] = [Family::Session, Family::Remember];
+    for (name, expected) in [
+        (format!("session-{own}"), Some(Kind::Chunk(session, 1))),
+        (format!("session-{own}2"), Some(Kind::Chunk(session, 2))),
+        (format!("remember-{own}"), Some(Kind::Chunk(remember, 1))),
+        (
+            format!("session-{other}"),
+            Some(Kind::Elsewhere(session, 1)),
+        ),
+        (
+            format!("session-{other}9"),
+            Some(Kind::Elsewhere(session, 9)),
+        ),
+        (
+            format!("remember-{other}"),
+            Some(Kind::Elsewhere(remember, 1)),
+        ),
+        // Those of the default audience.
+        ("session".to_owned(), Some(Kind::Elsewhere(session, 1))),
+        ("session2".to_owned(), Some(Kind::Elsewhere(session, 2))),
+        (format!("session-{other}1"), None),
+        (format!("session-{}", "x".repeat(AUDIENCE)), None),
+        ("session-b".to_owned(), None),
+        ("sessions".to_owned(), None),
+    ] {
+        assert_eq!(kind(&name), expected, "{name}");
+        assert_eq!(names.own(&name), expected.is_some(), "{name}");
+    }
+    let foreign = format!("session-{other}");
+    assert!(default.own(&foreign), "also at the default audience");
+    let mut headers = HeaderMap::new();
+    let cookies = format!("a=b; {foreign}=x; session-{own}=y; session=z; session-b=c");
+    headers.insert(COOKIE, HeaderValue::from_str(&cookies).unwrap());
+    let jar = Jar::read(&headers, &names, false);
+    assert_eq!(jar.chunk(session, 1).collect::<Vec<_>>(), ["y"]);
+    jar.strip(&mut headers, None);
+    assert_eq!(headers[COOKIE], "a=b; session-b=c");
+    let glimpse = Glimpse::of(cookies.as_bytes(), &names, false).unwrap();
+    assert_eq!(glimpse.others.as_deref(), Some(&b"a=b; session-b=c"[..]));
+    assert_eq!(glimpse.chunk(1), Some(&b"y"[..]));
+}

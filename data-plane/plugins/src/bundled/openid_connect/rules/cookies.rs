@@ -4,10 +4,7 @@ use shared::hexadecimal::hexadecimal;
 
 use super::{Methods, sha256};
 use crate::bundled::openid_connect::config::{OpenidConnect, default_audience};
-use crate::bundled::openid_connect::cookie::{Attributes, Names, Used};
-
-/// How many characters of its digest name an audience. No chunk has as many.
-const AUDIENCE: usize = 16;
+use crate::bundled::openid_connect::cookie::{AUDIENCE, Attributes, Names, Used};
 
 /// The names of all cookies.
 pub(super) fn names(
@@ -16,32 +13,31 @@ pub(super) fn names(
     session_cookie: &Attributes,
     authorization_cookie: &Attributes,
 ) -> Names {
-    let [session, remember] = session_names(config);
+    let session = &config.session;
     let authorization = &config.sign_in.authorization_cookie_name;
-    Names::new(
-        (&session, session_cookie),
-        &remember,
+    let names = Names::new(
+        (&session.session_cookie_name, session_cookie),
+        &session.session_remember_cookie_name,
         (authorization, authorization_cookie),
         Used::of(config, methods),
-    )
+    );
+    match audience(config) {
+        Some(digest) => names.of_audience(&digest),
+        None => names,
+    }
 }
 
-/// The names of the cookies of a session, and of what restores it. Each audience but the one that Kong has by default has
-/// cookies of its own, so that a browser holds several (Kong 3.9, `session_audience`) and sign-ins that end at once all land;
-/// unless one subject is wanted for all of them: then the last one that has signed in has the cookies.
-fn session_names(config: &OpenidConnect) -> [String; 2] {
+/// What tells the cookies of a session, and of what restores it, from those of other audiences. Each audience but the one that
+/// Kong has by default has cookies of its own, so that a browser holds several (Kong 3.9, `session_audience`) and sign-ins that
+/// end at once all land; unless one subject is wanted for all of them: then the last one that has signed in has the cookies.
+fn audience(config: &OpenidConnect) -> Option<String> {
     let session = &config.session;
-    let names = [
-        &session.session_cookie_name,
-        &session.session_remember_cookie_name,
-    ];
     let audience = &session.session_audience;
     if *audience == default_audience() || session.session_enforce_same_subject {
-        return names.map(String::clone);
+        return None;
     }
     let digest = hexadecimal(&sha256(audience.as_bytes()));
-    let digest = digest.get(..AUDIENCE).unwrap_or_default();
-    names.map(|name| format!("{name}-{digest}"))
+    digest.get(..AUDIENCE).map(str::to_owned)
 }
 
 /// What the cookies of a session come with.
