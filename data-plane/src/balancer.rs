@@ -319,11 +319,13 @@ impl Lease {
         }
     }
 
-    /// Forgets who was tried once everybody was: further attempts go round once more.
-    pub(crate) fn start_over(&self, tried: &mut Vec<Arc<Peer>>) {
-        if tried.iter().any(|known| Arc::ptr_eq(known, &self.peer)) {
+    /// Forgets who was tried once everybody was: further attempts go round once more. Whether that is so now.
+    pub(crate) fn start_over(&self, tried: &mut Vec<Arc<Peer>>) -> bool {
+        let was_tried = tried.iter().any(|known| Arc::ptr_eq(known, &self.peer));
+        if was_tried {
             tried.clear();
         }
+        was_tried
     }
 
     /// The peer has answered with `status`.

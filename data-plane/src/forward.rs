@@ -143,6 +143,8 @@ pub(crate) async fn send(
     let mut sent: Option<UpstreamError> = None;
     // Whose allowance the attempts at targets that had not failed before have cost.
     let mut paid = Vec::new();
+    // Whether all have failed: what comes then is asked of those.
+    let mut all_failed = false;
     loop {
         let attempt = if let Some(attempt) = kept.take() {
             attempt
@@ -156,14 +158,14 @@ pub(crate) async fn send(
                 tracing::debug!("that server has had too many further attempts");
                 return Err(error);
             }
-            if is_paid && attempt.is_elsewhere(&failing) {
+            if is_paid && !all_failed && attempt.is_elsewhere(&failing) {
                 paid.push(core.pools.of(&attempt.origin));
             }
             if let (Some(tries), Some(began)) = (&mut tries, began) {
                 tries.push(attempt.told(began));
             }
             if let Some(lease) = &attempt.lease {
-                lease.start_over(&mut failing);
+                all_failed |= lease.start_over(&mut failing);
             }
             attempt
         };

@@ -118,9 +118,9 @@ fn attempts_go_round_all_targets_before_one_is_tried_again() {
         let upstream = json!({"algorithm": algorithm, "hash_on": "ip"});
         let balancer = balancer(&Balancers::default(), upstream, &[20, 50, 70]);
         let (mut tried, mut counts) = (Vec::new(), HashMap::new());
-        for _ in 0..6 {
+        for attempt in 0..6 {
             let lease = balancer.pick(Some(7), &tried).unwrap();
-            lease.start_over(&mut tried);
+            assert_eq!(lease.start_over(&mut tried), attempt == 3, "{algorithm}");
             tried.push(Arc::clone(&lease.peer));
             *counts
                 .entry(lease.peer.key.address.to_string())
