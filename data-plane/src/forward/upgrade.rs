@@ -84,7 +84,7 @@ pub(crate) fn tunnel(
             tracing::debug!("the client did not switch protocols");
             return;
         };
-        exchange.let_go();
+        exchange.outlast();
         let host = CoreHost::new(Rc::clone(&switching.core));
         // A node that stops sends no log before this one is told.
         let telling = Sending::begin(&host);

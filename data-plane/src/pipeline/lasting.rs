@@ -38,7 +38,11 @@ impl Record {
             filters: self.run.filters().filter(|_| told).cloned().collect(),
         }));
         (self.route, self.run.snapshot) = (None, None);
-        // It lies in the request's head, which is of no use to anybody else any more.
+    }
+
+    /// Lets go of the request's head as well, of which nothing else is of use to anybody any more.
+    pub(super) fn outlast(&mut self) {
+        self.let_go();
         if let Some((_, uri)) = &mut self.asked
             && let Ok(own) = Uri::try_from(uri.to_string())
         {

@@ -327,6 +327,8 @@ pub(crate) struct Recorded {
     record: Box<Record>,
     /// Looks whether the body may go on, once it has for a while.
     ending: Option<Ending>,
+    /// Whether it has let go of the request's head.
+    outlasts: bool,
 }
 
 impl Recorded {
@@ -336,6 +338,7 @@ impl Recorded {
             body,
             record,
             ending: None,
+            outlasts: false,
         }
     }
 
@@ -354,6 +357,13 @@ impl Recorded {
     /// Goes on without the snapshot that it began with.
     pub(crate) fn let_go(&mut self) {
         self.record.let_go();
+    }
+
+    /// It lasts: goes on without the request's head, too, which most are over too soon to copy anything of.
+    pub(crate) fn outlast(&mut self) {
+        if !std::mem::replace(&mut self.outlasts, true) {
+            self.record.outlast();
+        }
     }
 
     /// The client takes nothing for now.
@@ -428,7 +438,7 @@ impl http_body::Body for Recorded {
             Poll::Pending => true,
         };
         if lasts {
-            this.record.let_go();
+            this.outlast();
             if this.has_ended(cx) {
                 this.record.ended_by = Some(EndedBy::Session);
                 return Poll::Ready(Some(Err(UpstreamError::Ended)));
