@@ -21,7 +21,8 @@ pub struct Limits {
     pub take: Duration,
     /// How long a client's system may acknowledge nothing of what is sent to it, or have no room, whether anything waits here or
     /// not: that the network is away is noticed at times that double, and who reads 1.3 KB/s opens the largest buffer of Linux as
-    /// seldom. Used in whole seconds.
+    /// seldom. A client of a WebSocket or a byte stream that answers may have no room for as long as `read_timeout`
+    /// says. Used in whole seconds.
     pub vanished: Duration,
     /// How long a client that goes on sending after its last answer is heard (nginx, `lingering_time`).
     pub linger: Duration,

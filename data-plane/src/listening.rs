@@ -68,6 +68,7 @@ pub(crate) fn listen(
             kind: Type::STREAM,
             backlog: listen.backlog,
             vanished: limits.vanished,
+            raw: false,
         };
         let sockets = open(setting, &named(kind, *count), asked, workers)?;
         first.get_or_insert(sockets.address);
@@ -92,6 +93,7 @@ pub(crate) fn listen(
             kind,
             backlog: listen.backlog,
             vanished: limits.vanished,
+            raw: true,
         };
         let sockets = open("stream_listen", &format!("stream_{number}"), asked, workers)?;
         addresses.stream.push(sockets.address);
@@ -116,6 +118,7 @@ pub(crate) fn listen(
             kind: Type::STREAM,
             backlog: listen.backlog,
             vanished: limits.vanished,
+            raw: false,
         };
         let sockets = open("status_listen", &named("status", number), asked, 1)?;
         addresses.status.get_or_insert(sockets.address);

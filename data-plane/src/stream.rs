@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 use rustix::net::{SendFlags, send};
+use socket2::SockRef;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -58,6 +59,16 @@ impl Stream {
             Self::Plain(stream) => stream.peer_addr().ok(),
             Self::Tls(stream) => stream.get_ref().0.socket().peer_addr().ok(),
         }
+    }
+
+    /// Leaves it to whoever writes for how long the other end may have no room, of which the system would make an error
+    /// (`Limits::vanished`).
+    pub(crate) fn let_rest(&self) -> io::Result<()> {
+        let socket = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0.socket(),
+        };
+        SockRef::from(socket).set_tcp_user_timeout(None)
     }
 
     /// Appends what has arrived to `input`; zero bytes mean that the peer has ended its side. While nothing comes, an `input`
@@ -269,6 +280,7 @@ impl AsyncWrite for Stream {
 mod tests {
     use std::io::Write as _;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use rustls::crypto::CryptoProvider;
     use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -311,6 +323,25 @@ mod tests {
         let connecting = connector.connect("a.test".try_into().unwrap(), far);
         let (near, far) = tokio::join!(accepting.into_fallible(), connecting);
         (Stream::secured(near).await.unwrap(), far.unwrap())
+    }
+
+    #[tokio::test]
+    async fn how_long_the_other_end_may_have_no_room_can_be_left_to_who_writes() {
+        let limit = Duration::from_secs(7);
+        let (near, _far) = sockets().await;
+        let (secured, _far_secured) = secured().await;
+        for stream in [Stream::Plain(near), secured] {
+            let socket = match &stream {
+                Stream::Plain(socket) => socket,
+                Stream::Tls(stream) => stream.get_ref().0.socket(),
+            };
+            let of_system = SockRef::from(socket);
+            of_system.set_tcp_user_timeout(Some(limit)).unwrap();
+            assert_eq!(of_system.tcp_user_timeout().unwrap(), Some(limit));
+            stream.let_rest().unwrap();
+            let left = of_system.tcp_user_timeout().unwrap();
+            assert!(left.is_none_or(|left| left.is_zero()), "{left:?}");
+        }
     }
 
     /// Reads from `stream` what `far` sends of `sent`, one part after the other, and its end.

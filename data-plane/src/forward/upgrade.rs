@@ -85,6 +85,10 @@ pub(crate) fn tunnel(
             return;
         };
         exchange.outlast();
+        // From here on `idle` is what limits it.
+        if let Err(error) = client.let_rest() {
+            tracing::debug!(%error, "the system limits for how long a client may take nothing");
+        }
         let host = CoreHost::new(Rc::clone(&switching.core));
         // A node that stops sends no log before this one is told.
         let telling = Sending::begin(&host);

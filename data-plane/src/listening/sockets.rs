@@ -22,6 +22,8 @@ pub(crate) struct Asked {
     pub(crate) backlog: i32,
     /// How long a client's system may acknowledge nothing before the client is taken for gone.
     pub(crate) vanished: Duration,
+    /// Whether its connections carry byte streams: for how long a client of those may have no room is up to their service.
+    pub(crate) raw: bool,
 }
 
 /// A listener's sockets.
@@ -51,7 +53,7 @@ impl Sockets {
         } else if kind == Type::STREAM {
             let sockets = one_each(passed_on, cores)?;
             for socket in &sockets {
-                watch_clients(socket, asked.vanished);
+                watch_clients(socket, asked);
             }
             deal(sockets, cores)
         } else {
@@ -105,7 +107,7 @@ fn bind(asked: Asked) -> io::Result<Socket> {
         address,
         kind,
         backlog,
-        vanished,
+        ..
     } = asked;
     let listens = kind == Type::STREAM;
     let protocol = if listens {
@@ -121,7 +123,7 @@ fn bind(asked: Asked) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     if listens {
-        watch_clients(&socket, vanished);
+        watch_clients(&socket, asked);
         socket.listen(backlog)?;
     }
     Ok(socket)
@@ -129,18 +131,21 @@ fn bind(asked: Asked) -> io::Result<Socket> {
 
 /// Has each connection of a listener begin as one that ends where its client has vanished without a word, and on which nothing
 /// that is sent waits for more. So none costs a system call for that.
-fn watch_clients(listener: &Socket, vanished: Duration) {
+fn watch_clients(listener: &Socket, asked: Asked) {
+    let Asked { vanished, raw, .. } = asked;
     let set = || {
         listener.set_tcp_nodelay(true)?;
         listener.set_tcp_notsent_lowat(UNSENT)?;
         // Where nothing is sent to it, it is asked for a sign of life after half of the time, and twice more (RFC 9293, section
-        // 3.8.4). How often counts for nothing beside the time (tcp(7)).
+        // 3.8.4).
         let seconds = |part: u32| (vanished / part).max(Duration::from_secs(1));
         let asks = TcpKeepalive::new()
             .with_time(seconds(2))
-            .with_interval(seconds(6));
+            .with_interval(seconds(6))
+            .with_retries(3);
         listener.set_tcp_keepalive(&asks)?;
-        listener.set_tcp_user_timeout(Some(vanished))
+        // It counts a client that has no room, too, however often that answers (tcp(7)).
+        listener.set_tcp_user_timeout((!raw).then_some(vanished))
     };
     if let Err(error) = set() {
         tracing::warn!(%error, "the system does not watch whether clients are still there");
@@ -154,7 +159,7 @@ mod tests {
     use super::*;
 
     /// Looks at what a connection to `listener` begins as.
-    fn check(listener: &Socket) {
+    fn check(listener: &Socket, raw: bool) {
         let _client = TcpStream::connect(place(listener).unwrap()).unwrap();
         listener.set_nonblocking(false).unwrap();
         let (socket, _) = listener.accept().unwrap();
@@ -162,25 +167,34 @@ mod tests {
         let seconds = [
             socket.tcp_keepalive_time().unwrap(),
             socket.tcp_keepalive_interval().unwrap(),
-            socket.tcp_user_timeout().unwrap().unwrap(),
         ];
-        assert_eq!(seconds.map(|time| time.as_secs()), [150, 50, 300]);
+        assert_eq!(seconds.map(|time| time.as_secs()), [150, 50]);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        let limit = socket.tcp_user_timeout().unwrap();
+        let limit = limit.filter(|limit| !limit.is_zero());
+        assert_eq!(limit, (!raw).then_some(Duration::from_mins(5)));
         assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT);
     }
 
     #[test]
     fn who_vanishes_is_noticed_on_each_connection() {
-        let asked = Asked {
-            address: "127.0.0.1:0".parse().unwrap(),
-            kind: Type::STREAM,
-            backlog: 8,
-            vanished: Duration::from_mins(5),
-        };
-        let own = Sockets::open("proxy", asked, 1, &mut Inherited::default()).unwrap();
-        own.by_core.iter().flatten().for_each(check);
-        // Another process has made it.
-        let passed_on = Socket::from(TcpListener::bind("127.0.0.1:0").unwrap());
-        watch_clients(&passed_on, asked.vanished);
-        check(&passed_on);
+        for raw in [false, true] {
+            let asked = Asked {
+                address: "127.0.0.1:0".parse().unwrap(),
+                kind: Type::STREAM,
+                backlog: 8,
+                vanished: Duration::from_mins(5),
+                raw,
+            };
+            let own = Sockets::open("proxy", asked, 1, &mut Inherited::default()).unwrap();
+            let own = own.by_core.iter().flatten();
+            own.for_each(|listener| check(listener, raw));
+            // Another process has made it, perhaps of a version that had other limits.
+            let passed_on = Socket::from(TcpListener::bind("127.0.0.1:0").unwrap());
+            let before = Duration::from_mins(1);
+            passed_on.set_tcp_user_timeout(Some(before)).unwrap();
+            watch_clients(&passed_on, asked);
+            check(&passed_on, raw);
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use data_plane::limits::Limits;
 use data_plane::proxy::Proxy;
@@ -69,6 +70,10 @@ fn route(number: u128, service: u128, fields: &Value) -> Record {
 }
 
 fn gateway(records: Vec<Record>) -> Proxy {
+    with_limits(Limits::default(), records)
+}
+
+fn with_limits(limits: Limits, records: Vec<Record>) -> Proxy {
     let settings = Settings {
         stream_listen: vec![
             "127.0.0.1:0".parse().unwrap(),
@@ -76,7 +81,7 @@ fn gateway(records: Vec<Record>) -> Proxy {
         ],
         ..settings()
     };
-    start_with(&settings, Limits::default(), records)
+    start_with(&settings, limits, records)
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -103,6 +108,33 @@ fn bytes_go_both_ways_until_both_sides_have_ended() {
     ]);
     let mut stream = connect(proxy.addresses().stream[0]);
     assert_eq!(converse(&mut stream), "one ping");
+    stop(proxy);
+}
+
+#[test]
+fn a_client_may_take_nothing_for_as_long_as_its_service_says() {
+    // More than the systems in between take.
+    const MUCH: usize = 20 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.write_all(&vec![b'x'; MUCH]);
+    });
+    let limits = Limits {
+        vanished: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    let records = vec![
+        service(1, &json!({"port": port, "read_timeout": 600_000})),
+        route(2, 1, &json!({"sources": [{"ip": "127.0.0.0/8"}]})),
+    ];
+    let proxy = with_limits(limits, records);
+    let mut stream = connect(proxy.addresses().stream[0]);
+    std::thread::sleep(Duration::from_secs(8));
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    assert_eq!(all.len(), MUCH);
     stop(proxy);
 }
 

@@ -89,6 +89,25 @@ fn open(mut stream: TcpStream) -> (TcpStream, usize) {
     (stream, head.len())
 }
 
+#[test]
+fn a_client_may_take_nothing_for_as_long_as_its_service_says() {
+    let limits = Limits {
+        vanished: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    let service = json!({"read_timeout": 600_000});
+    let records = configuration(server(), &service, &[json!({"paths": ["/ws"]})]);
+    let proxy = start_with(&settings(), limits, records);
+    let (mut stream, _) = open(connect(&proxy));
+    // More than the systems in between take.
+    let lines = 300;
+    stream.write_all("x\n".repeat(lines).as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_secs(8));
+    let mut all = vec![0; lines * ANSWER];
+    stream.read_exact(&mut all).unwrap();
+    stop(proxy);
+}
+
 #[derive(Clone, Copy, Debug)]
 enum End {
     Client,
