@@ -15,7 +15,7 @@ pub(crate) const LENGTH: usize = 8 * 1024;
 const SPARE: usize = 4 * 1024;
 
 /// Most free space that a read is given, of a connection that carries big bodies.
-const LARGEST: usize = 64 * 1024;
+pub(crate) const LARGEST: usize = 64 * 1024;
 
 /// Most that a core keeps.
 const KEPT: usize = 64;

@@ -331,7 +331,7 @@ async fn send(
                 client.ends();
             }
             let flushed = client.poll_flush(cx);
-            if flushed.is_pending() {
+            if flushed.is_pending() && client.stands_still() {
                 body.rest();
                 client.settle();
                 // The head has gone, or waits in bytes of its own.

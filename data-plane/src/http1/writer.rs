@@ -91,9 +91,10 @@ impl Writer {
         }
     }
 
-    /// What waits will do so for long: it keeps no more memory than it takes, unless somebody else has that as well.
+    /// What waits will do so for long: it keeps no more memory than it takes, unless somebody else has that as well. What is
+    /// longer than any buffer that is read into has memory of its own, and is not copied.
     pub(crate) fn settle(&mut self) {
-        if !self.fits && self.data.is_unique() {
+        if !self.fits && self.data.len() <= buffers::LARGEST && self.data.is_unique() {
             self.data = Bytes::copy_from_slice(&self.data);
             self.fits = true;
         }
@@ -219,5 +220,17 @@ mod tests {
         assert_eq!(alone.len(), "10000\r\n".len() + 64 * 1024 + 2 - 60_000);
         alone.advance(alone.len());
         assert!(alone.is_empty());
+    }
+
+    #[test]
+    fn what_no_buffer_could_hold_is_not_copied() {
+        let mut writer = waiting(Bytes::from(vec![b'x'; 60_000 + 2 * buffers::LARGEST]));
+        let place = writer.data.as_ptr();
+        writer.settle();
+        assert_eq!(writer.data.as_ptr(), place);
+        let more = buffers::LARGEST + 10;
+        writer.advance(more);
+        writer.settle();
+        assert_ne!(writer.data.as_ptr().addr(), place.addr() + more);
     }
 }

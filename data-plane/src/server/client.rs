@@ -49,6 +49,10 @@ pub(super) enum Next {
 /// How long nothing may have come before a connection keeps no memory to read the next request faster.
 const SOON: Duration = Duration::from_secs(5);
 
+/// How long a client may take nothing before what waits for it is copied to memory that just holds it. In a transfer that is
+/// faster than its client there is no room for moments all the time, and no allocation is due for each of them.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// A client's connection.
 #[derive(Debug)]
 #[expect(
@@ -97,6 +101,8 @@ enum Wait {
     Rest,
     /// For the rest of its head.
     Head,
+    /// For the client to take bytes, as it will in a moment.
+    Room,
     /// For the client to take bytes.
     Send,
     /// For the client to stop sending.
@@ -339,6 +345,9 @@ impl Client {
             if self.output.len() < waiting {
                 self.watch(Wait::Nothing);
             }
+            if !self.stands_still() && !self.is_over(cx, Wait::Room) {
+                return Poll::Pending;
+            }
             if self.is_over(cx, Wait::Send) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
@@ -348,7 +357,12 @@ impl Client {
         flushed
     }
 
-    /// It takes nothing for now: what waits for it keeps no more memory than it takes.
+    /// Whether it has taken nothing for longer than a moment.
+    pub(super) fn stands_still(&self) -> bool {
+        self.wait == Wait::Send
+    }
+
+    /// It stands still: what waits for it keeps no more memory than it takes.
     pub(super) fn settle(&mut self) {
         self.output.settle();
     }
@@ -396,7 +410,7 @@ impl Client {
         if self.wait == wait {
             return;
         }
-        self.wait = wait;
+        let before = std::mem::replace(&mut self.wait, wait);
         self.reading = (wait == Wait::Head).then(|| Reading::begin(&self.metrics));
         match wait {
             Wait::Nothing => self.timer.clear(),
@@ -406,7 +420,16 @@ impl Client {
             }
             Wait::Rest => self.timer.set(self.limits.idle.saturating_sub(SOON)),
             Wait::Head => self.timer.set(self.limits.head),
-            Wait::Send => self.timer.set(self.limits.patience(self.sent)),
+            Wait::Room => self.timer.set(self.limits.patience(self.sent).min(MOMENT)),
+            Wait::Send => {
+                let patience = self.limits.patience(self.sent);
+                let waited = if before == Wait::Room {
+                    MOMENT
+                } else {
+                    Duration::ZERO
+                };
+                self.timer.set(patience.saturating_sub(waited));
+            }
             Wait::Linger => self.set_linger(self.lingers_until.unwrap_or_else(monotonic)),
         }
     }

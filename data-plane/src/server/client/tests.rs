@@ -95,6 +95,41 @@ fn a_connection_that_rests_keeps_no_memory_for_the_next_request() {
     });
 }
 
+#[test]
+fn who_takes_nothing_stands_still_after_a_moment_and_is_given_up_later() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap());
+        let far = far.await.unwrap();
+        let (near, _) = listener.accept().await.unwrap();
+        let timers = Rc::new(Timers::default());
+        tokio::task::spawn_local(Rc::clone(&timers).drive());
+        let patience = Duration::from_secs(3);
+        let limits = Limits {
+            take: patience,
+            send: patience,
+            ..Limits::default()
+        };
+        let near = (Stream::Plain(near), BytesMut::new());
+        let mut client = Client::new(near, timers.timer(), limits, Arc::default());
+        // More than the system takes.
+        client.write(Framing::Length(0), Bytes::from(vec![b'x'; 32 << 20]));
+        let mut seen = Vec::new();
+        let began = monotonic();
+        let flushed = poll_fn(|cx| {
+            let flushed = client.poll_flush(cx);
+            seen.push((client.stands_still(), flushed.is_ready()));
+            flushed
+        });
+        let error = flushed.await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= patience, "a moment counts, once");
+        assert_eq!(seen.first(), Some(&(false, false)));
+        assert!(seen.contains(&(true, false)), "{seen:?}");
+        drop(far);
+    });
+}
+
 fn run<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
