@@ -80,7 +80,6 @@ pub(super) async fn serve(
         early,
         timer: core.timers.timer(),
         limits,
-        sent: 0,
         stalled: false,
         taking: Rc::clone(&taking),
     });
@@ -306,8 +305,6 @@ struct Watched {
     early: BytesMut,
     timer: Timer,
     limits: Limits,
-    /// How many bytes the system has taken for the client.
-    sent: u64,
     /// Whether the timer watches.
     stalled: bool,
     taking: Rc<Taking>,
@@ -321,7 +318,7 @@ impl Watched {
         result: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = &result {
-            self.sent += as_u64(*count);
+            self.taking.sends(as_u64(*count));
         }
         self.watch(cx, result)
     }
@@ -341,7 +338,7 @@ impl Watched {
         }
         self.taking.is_blocked();
         if !std::mem::replace(&mut self.stalled, true) {
-            self.timer.set(self.limits.patience(self.sent));
+            self.timer.set(self.limits.patience(self.taking.sent()));
         }
         if self.timer.poll_fired(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

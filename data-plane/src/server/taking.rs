@@ -21,6 +21,9 @@ use crate::timer::Timer;
 /// more, those end that have lain longest, and no others: a proxy's connection carries what many clients ask for.
 const MOST_LEFT: usize = 15;
 
+/// For how many turns nothing was taken of an answer that was left lying.
+const LEFT: u32 = 2;
+
 /// After how many spells without exchanges, of each of which it is to leave after the first, a client is cut off: it may have to
 /// take what it was sent before it comes to hear that.
 const SPELLS: u32 = 10;
@@ -34,9 +37,11 @@ pub(super) struct Taking {
     open: RefCell<BTreeMap<u64, Open>>,
     /// How many have begun: the number of the last one.
     begun: Cell<u64>,
-    /// Whether the client has taken anything in this turn, and in the one before, also of what has ended since.
-    takes: [Cell<bool>; 2],
+    /// In which turn the client has last taken anything, also of what has ended since.
+    took: Cell<Option<u32>>,
     turn: Cell<u32>,
+    /// How many bytes the system has taken for the client.
+    sent: Cell<u64>,
     /// Whether bytes had to wait for the client in this turn, or in the one before: then it need not be up to it which
     /// answers go on, and whether any of them do is seen where bytes are written.
     blocked: [Cell<bool>; 2],
@@ -64,6 +69,7 @@ pub(super) struct Patience {
     timer: Timer,
     /// From one look to the next.
     turn: Duration,
+    limits: Limits,
     /// How long a connection may be without exchanges before it is told to end.
     limit: Duration,
     /// How many exchanges had begun at the last look.
@@ -78,6 +84,7 @@ impl Patience {
         Self {
             timer,
             turn,
+            limits: *limits,
             limit: limits.idle,
             known: 0,
             idle: Duration::ZERO,
@@ -89,7 +96,9 @@ impl Patience {
         let mut word = None;
         while self.timer.poll_fired(cx) {
             self.timer.set(self.turn);
-            if taking.turns() {
+            let patience = self.limits.patience(taking.sent()).as_nanos();
+            let turns = patience.div_ceil(self.turn.as_nanos().max(1));
+            if taking.turns(u32::try_from(turns).unwrap_or(u32::MAX)) {
                 tracing::debug!("a client does not take its answers: it is cut off");
                 return Some(Word::Gone);
             }
@@ -170,31 +179,44 @@ impl Taking {
     /// The client has taken some of the bytes that waited for it, of whichever answers: each of them is asked for more only once
     /// much of it is gone, which takes long where many share a slow way.
     pub(super) fn goes_on(&self) {
-        self.takes[0].set(true);
+        self.took.set(Some(self.turn.get()));
+    }
+
+    /// The system has taken so many bytes more for the client.
+    pub(super) fn sends(&self, count: u64) {
+        self.sent.set(self.sent.get().saturating_add(count));
+    }
+
+    /// How many bytes the system has taken for the client.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.get()
     }
 
     /// Ends a turn, and those answers that were left lying beside others for two turns and are more than may be. Whether
-    /// the client has left all of them.
-    pub(super) fn turns(&self) -> bool {
+    /// the client has left all of them for `patience` turns, or for two if those are fewer.
+    pub(super) fn turns(&self, patience: u32) -> bool {
         let open = self.open.borrow();
         let turn = self.turn.get();
         let ages = open.iter().filter_map(|(number, open)| match open.last {
             Last::Waits => None,
             Last::Took(took) => Some((turn.wrapping_sub(took), *number)),
         });
-        let mut left: Vec<(u32, u64)> = ages.filter(|(age, _)| *age >= 2).collect();
+        let mut left: Vec<(u32, u64)> = ages.filter(|(age, _)| *age >= LEFT).collect();
         let all = left.len() == open.len();
-        let (takes, blocked) = (&self.takes, &self.blocked);
-        let [takes_some, blocked_once] = [takes, blocked].map(|turns| turns.iter().any(Cell::get));
+        let (patience, youngest) = (patience.max(LEFT), left.iter().map(|(age, _)| *age).min());
+        let takes_some = |within: u32| {
+            let took = self.took.get();
+            took.is_some_and(|took| turn.wrapping_sub(took) < within)
+        };
+        let [now, before] = &self.blocked;
+        let blocked_once = now.get() || before.get();
         self.turn.set(turn.wrapping_add(1));
-        for [now, before] in [takes, blocked] {
-            before.set(now.take());
-        }
+        before.set(now.take());
         if blocked_once {
             return false;
         }
-        if all && !takes_some {
-            return !left.is_empty();
+        if all && !takes_some(LEFT) {
+            return youngest.is_some_and(|age| age >= patience) && !takes_some(patience);
         }
         if left.len() > MOST_LEFT {
             tracing::debug!("a client does not take some of its answers: they end");
@@ -356,23 +378,43 @@ mod tests {
     #[test]
     fn who_takes_nothing_for_two_turns_has_left_it() {
         let taking = Rc::<Taking>::default();
-        assert!(!taking.turns(), "there is nothing");
+        assert!(!taking.turns(2), "there is nothing");
         let mut all = answers(&taking, 2);
-        assert!(!taking.turns() && !taking.turns(), "it was there just now");
+        assert!(
+            !taking.turns(2) && !taking.turns(2),
+            "it was there just now"
+        );
         take(&mut all[0]);
-        assert!(!taking.turns(), "one of them is taken");
-        assert!(!taking.turns());
-        assert!(taking.turns());
+        assert!(!taking.turns(2), "one of them is taken");
+        assert!(!taking.turns(2));
+        assert!(taking.turns(2));
         take(&mut all[1]);
-        assert!(!taking.turns());
+        assert!(!taking.turns(2));
         for _ in 0..5 {
             let mut other = answers(&taking, 1);
             take(&mut other[0]);
             drop(other);
-            assert!(!taking.turns(), "others were taken to their end");
+            assert!(!taking.turns(2), "others were taken to their end");
         }
         drop(all);
-        assert!(!taking.is_open() && !taking.turns() && !taking.turns() && !taking.turns());
+        assert!(!taking.is_open() && !taking.turns(2) && !taking.turns(2) && !taking.turns(2));
+    }
+
+    #[test]
+    fn who_has_taken_much_is_waited_for_longer() {
+        let taking = Rc::<Taking>::default();
+        let mut all = answers(&taking, 2);
+        for _ in 0..2 {
+            take(&mut all[0]);
+            for _ in 0..4 {
+                assert!(!taking.turns(4));
+            }
+        }
+        assert!(taking.turns(4));
+        assert_eq!(taking.sent(), 0);
+        taking.sends(7);
+        taking.sends(8);
+        assert_eq!(taking.sent(), 15);
     }
 
     #[test]
@@ -382,14 +424,14 @@ mod tests {
         for _ in 0..5 {
             taking.is_blocked();
             taking.goes_on();
-            assert!(!taking.turns(), "bytes were taken, if of no whole frame");
+            assert!(!taking.turns(2), "bytes were taken, if of no whole frame");
         }
         for _ in 0..5 {
             taking.is_blocked();
-            assert!(!taking.turns(), "how long that may last is seen elsewhere");
+            assert!(!taking.turns(2), "how long that may last is seen elsewhere");
         }
-        assert!(!taking.turns());
-        assert!(taking.turns(), "none were, and none had to wait");
+        assert!(!taking.turns(2));
+        assert!(taking.turns(2), "none were, and none had to wait");
         drop(all);
     }
 
@@ -398,17 +440,17 @@ mod tests {
         let taking = Rc::<Taking>::default();
         let waits = taking.begin();
         for _ in 0..5 {
-            assert!(taking.is_open() && !taking.turns(), "it has no answer yet");
+            assert!(taking.is_open() && !taking.turns(2), "it has no answer yet");
         }
         let mut waits = waits.answered(Endless(false));
         take(&mut waits);
         for _ in 0..5 {
-            assert!(!taking.turns());
+            assert!(!taking.turns(2));
         }
         waits.body.0 = true;
         take(&mut waits);
-        assert!(!taking.turns() && !taking.turns());
-        assert!(taking.turns());
+        assert!(!taking.turns(2) && !taking.turns(2));
+        assert!(taking.turns(2));
     }
 
     /// Runs an exchange of whose answer something is taken whenever `takes` says so.
@@ -441,7 +483,7 @@ mod tests {
                 for _ in 0..3 {
                     tokio::task::yield_now().await;
                 }
-                assert!(!taking.turns(), "others go on");
+                assert!(!taking.turns(2), "others go on");
                 for _ in 0..3 {
                     tokio::task::yield_now().await;
                 }
