@@ -5,6 +5,7 @@
 //! match. Hosts with wildcards, and routes without hosts, are everybody's. A route that is stored already is judged again only when
 //! it is to be for other requests, also where a file puts another record in its place.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
@@ -90,9 +91,14 @@ fn answered<M: Fn(&str) -> bool>(
     colliding: &mut BTreeSet<Key>,
 ) {
     let fits = |new: &Fields| {
-        let shares = |field: &str| share(texts(route, field), texts(new, field));
-        let method = is_empty(new, "methods") || is_empty(route, "methods") || shares("methods");
-        method && (is_empty(route, "snis") || shares("snis")) && headers_fit(route, new)
+        let shares = |field: &str, as_compared: fn(&str) -> Cow<'_, str>| {
+            share(texts(route, field), texts(new, field), as_compared)
+        };
+        let method = is_empty(new, "methods")
+            || is_empty(route, "methods")
+            || shares("methods", |method| method.into());
+        let name = is_empty(route, "snis") || shares("snis", server_name);
+        method && name && headers_fit(route, new)
     };
     let mut open: Vec<(Key, Vec<&str>)> = new
         .iter()
@@ -155,15 +161,35 @@ fn headers_fit(route: &Fields, new: &Fields) -> bool {
     of_route.into_iter().flatten().all(|(name, values)| {
         let mut all = of_new.into_iter().flatten();
         all.any(|(new, listed)| {
-            new.eq_ignore_ascii_case(name) && share(items(Some(values)), items(Some(listed)))
+            let (values, listed) = (items(Some(values)), items(Some(listed)));
+            new.eq_ignore_ascii_case(name) && share(values, listed, header_value)
         })
     })
 }
 
-/// Whether both list a value, as it is written.
-fn share<'a>(mut one: impl Iterator<Item = &'a str>, other: impl Iterator<Item = &'a str>) -> bool {
-    let other: BTreeSet<&str> = other.collect();
-    one.any(|value| other.contains(value))
+/// Whether both list a value, in the form that values are compared in.
+fn share<'a>(
+    one: impl Iterator<Item = &'a str>,
+    other: impl Iterator<Item = &'a str>,
+    as_compared: fn(&str) -> Cow<'_, str>,
+) -> bool {
+    let other: BTreeSet<Cow<'_, str>> = other.map(as_compared).collect();
+    one.map(as_compared).any(|value| other.contains(&value))
+}
+
+/// A header's value as the router compares it: without case, unless it is an expression.
+fn header_value(value: &str) -> Cow<'_, str> {
+    if value.starts_with("~*") {
+        value.into()
+    } else {
+        value.to_ascii_lowercase().into()
+    }
+}
+
+/// A server name as the router compares it: without case, and without the dot of the root (RFC 1034, section 3.1).
+fn server_name(name: &str) -> Cow<'_, str> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.to_ascii_lowercase().into()
 }
 
 fn texts<'a>(fields: &'a Fields, field: &str) -> impl Iterator<Item = &'a str> {
@@ -255,12 +281,15 @@ mod tests {
         let headers = |headers: Value| json!({ "headers": headers });
         let two = headers(json!({ "x-v": ["1", "2"] }));
         let more = headers(json!({ "x-v": ["1"], "x-w": ["a"] }));
+        let gold = headers(json!({ "x-v": ["Gold"] }));
         let expression = headers(json!({ "x-v": ["~*^[12]$"] }));
         let snis = json!({ "snis": ["a.test", "b.test"] });
         for (theirs, ours, expected) in [
             (&two, headers(json!({ "X-V": ["2", "1"] })), true),
             (&two, headers(json!({ "x-v": ["0", "2"] })), true),
             (&two, headers(json!({ "x-v": ["3"] })), false),
+            (&gold, headers(json!({ "x-v": ["gOLD"] })), true),
+            (&gold, headers(json!({ "x-v": ["gold."] })), false),
             (&two, headers(json!({ "x-w": ["1"] })), false),
             (&two, json!({}), false),
             // Where both fit, the one that asks for more is asked.
@@ -269,7 +298,13 @@ mod tests {
             (&json!({}), two.clone(), true),
             (&expression, expression.clone(), true),
             (&expression, two.clone(), false),
+            (
+                &headers(json!({ "x-v": ["~*^\\S$"] })),
+                headers(json!({ "x-v": ["~*^\\s$"] })),
+                false,
+            ),
             (&snis, json!({ "snis": ["b.test"] }), true),
+            (&snis, json!({ "snis": ["B.Test."] }), true),
             (&snis, json!({ "snis": ["c.test"] }), false),
             (&snis, json!({}), false),
         ] {
