@@ -49,8 +49,6 @@ const LEAST_SHARE: usize = 16;
 /// How many that have just come are served at once; others wait to be accepted. Else many that come in one moment would be over
 /// their address's share before one of them is answered, and so would be whoever wants to see what is going on.
 const FRESH: usize = 64;
-/// For how long one of them counts that stays: who waits, or asks for nothing, keeps nobody out.
-const FRESH_FOR: Duration = Duration::from_millis(100);
 /// How many times as long as it may be idle a client of HTTP/2 may take to answer a question, or to leave: over a slow way
 /// either comes to it behind what it was sent, 4 MiB in our system's buffer and 6 MiB in its own.
 const SPELLS: u32 = 10;
@@ -62,6 +60,9 @@ const H2: &[u8] = b"h2";
 pub(crate) struct Limits {
     /// Connections at once. Others wait to be accepted.
     pub(crate) connections: u32,
+    /// For how long one that has just come and stays counts among those that have: who waits, or asks for nothing, keeps
+    /// nobody out.
+    pub(crate) fresh: Duration,
     /// Handshakes at once.
     pub(crate) handshakes: usize,
     /// How long a handshake may take.
@@ -75,6 +76,7 @@ impl Default for Limits {
         Self {
             // Data planes and the store need descriptors as well.
             connections: u32::try_from(descriptors() / 2).map_or(1024, |half| half.min(1024)),
+            fresh: Duration::from_millis(100),
             handshakes: 64,
             handshake: Duration::from_secs(10),
             idle: Duration::from_mins(1),
@@ -207,7 +209,9 @@ async fn accept(
         tokio::spawn(async move {
             let _place = (place, share);
             let mut served = pin!(serving.connection(stream, address));
-            let stays = tokio::time::timeout(FRESH_FOR, &mut served).await.is_err();
+            let stays = tokio::time::timeout(serving.limits.fresh, &mut served)
+                .await
+                .is_err();
             drop(turn);
             if stays {
                 served.await;

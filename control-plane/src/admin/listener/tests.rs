@@ -167,6 +167,8 @@ async fn an_answer_that_is_read_slowly_is_finished() {
 async fn many_that_come_in_one_moment_are_each_answered() {
     let limits = Limits {
         connections: 32,
+        // However slow the machine is.
+        fresh: Duration::from_hours(1),
         ..Limits::default()
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
