@@ -13,8 +13,9 @@ const INDEX: usize = 1000;
 
 /// Expands the keys of a form: `a.b=v`, `k=v&k=w`, `k[]=v`, `k[1]=v`, `k[1].a=v`.
 ///
-/// All values are texts afterwards; [`Record::coerce`] gives them their types. No argument is lost: those that contradict
-/// each other become a list that no field takes, and what spells too much stays a name that no field has.
+/// All values are texts afterwards; [`Record::coerce`] gives them their types. No argument is lost: a value and a record of one
+/// name become a list that no field takes, and what spells too much stays a name that no field has. A name below a list of
+/// records, as in `k[].a=v&k.b=w`, is the last record's.
 pub fn expand(pairs: impl IntoIterator<Item = (String, String)>) -> Map<String, Value> {
     let texts = pairs.into_iter();
     expand_values(texts.map(|(key, text)| (key, Value::String(text))))
