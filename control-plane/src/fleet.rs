@@ -4,6 +4,7 @@ mod clocks;
 mod elsewhere;
 mod kept;
 mod member;
+mod orders;
 mod progress;
 mod room;
 mod row;
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::snapshot::{Hash, Position, Revision};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::snapshot::Missing;
@@ -30,6 +31,8 @@ use elsewhere::Elsewhere;
 pub use elsewhere::{PARTS, Part};
 pub use kept::{Had, Kept, Process, generation_told, had, is_generation};
 pub use member::Membership;
+pub use orders::Order;
+use orders::Stream;
 pub use progress::Progress;
 pub use room::Full;
 pub use row::{Figures, Standing};
@@ -39,9 +42,6 @@ pub use view::{Refused, Sample, View};
 
 /// How long a node that is gone stays on the list, unless a setting says so.
 const PURGE_DELAY: Duration = Duration::from_hours(14 * 24);
-
-/// Orders that may wait for a stream.
-const ORDERS: usize = 4;
 
 /// Every data plane that has been seen since this process started, here or by the control planes over the same
 /// store.
@@ -123,13 +123,6 @@ pub struct Report {
     /// What it will not run again by now. None of a node of an earlier version, and once its row says so.
     #[serde(skip)]
     pub quarantined: Option<Vec<Position>>,
-}
-
-/// What an operator, or a newer stream, has to say to a node's stream.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Order {
-    /// Send once more what the node has refused.
-    Retry,
 }
 
 /// One reason why a node refused a snapshot.
@@ -289,13 +282,6 @@ impl Nodes {
 /// The number of a stream that speaks for no node.
 const LEAVING: u64 = 0;
 
-/// Dropping it ends the stream's task.
-#[derive(Debug)]
-struct Stream {
-    number: u64,
-    orders: mpsc::Sender<Order>,
-}
-
 impl Fleet {
     /// The same, where a node that is gone stays on the list for so long.
     #[must_use]
@@ -319,7 +305,7 @@ impl Fleet {
         introduction: Introduction,
         now: UnixTime,
     ) -> Result<(Membership, Vec<Shunned>), Full> {
-        let (orders, receiver) = mpsc::channel(ORDERS);
+        let (orders, receiver) = orders::channel();
         let name = introduction.name.clone();
         let running = introduction.running;
         let quarantined = introduction.quarantined.iter().copied();
@@ -335,7 +321,8 @@ impl Fleet {
         room::make(&mut nodes.here, &introduction)?;
         // One that is turned away is still awaited.
         nodes.awaited.is_back(&introduction);
-        let before = nodes.here.remove(&name);
+        let mut before = nodes.here.remove(&name);
+        let superseded = before.as_mut().and_then(|node| node.stream.take());
         let streams = before.as_ref().map_or(0, |node| node.streams) + 1;
         // A node that comes from another control plane is known from there.
         let before = before.map(|node| node.row);
@@ -385,45 +372,18 @@ impl Fleet {
             contested,
             revoked: Revision::default(),
         };
+        let mut stream = Stream::new(streams, orders);
+        if superseded.is_some_and(|superseded| superseded.is_ordered()) && !shunned.is_empty() {
+            // It went under with the stream before, or comes from a process whose answer nobody waits for.
+            stream.order();
+        }
         let node = Node {
             row,
-            stream: Some(Stream {
-                number: streams,
-                orders,
-            }),
+            stream: Some(stream),
             streams,
         };
         nodes.here.insert(name, node);
         Ok((membership, shunned))
-    }
-
-    /// Has the node of this id or name sent once more what it refused, also by another control plane. Whether it
-    /// is connected.
-    pub fn retry(&self, node: &str) -> bool {
-        if self.retry_here(node) {
-            return true;
-        }
-        let mut nodes = self.nodes();
-        let is_elsewhere = nodes
-            .elsewhere
-            .rows()
-            .any(|row| row.connected && row.is_called(node));
-        if is_elsewhere {
-            nodes.elsewhere.order(node);
-        }
-        is_elsewhere
-    }
-
-    /// The same, if it is connected here.
-    fn retry_here(&self, node: &str) -> bool {
-        let mut nodes = self.nodes();
-        let mut found = nodes.here.values_mut();
-        let Some(found) = found.find(|found| found.row.is_called(node)) else {
-            return false;
-        };
-        found.row.stuck = false;
-        let stream = found.stream.as_ref();
-        stream.is_some_and(|stream| stream.orders.try_send(Order::Retry).is_ok())
     }
 
     /// Every node, as Kong's `GET /clustering/data-planes` shows it; further fields are ours. `target` says

@@ -128,8 +128,8 @@ impl Row {
 /// The right of one stream to speak for its node, until a newer stream of that node takes it.
 #[derive(Debug)]
 pub struct Membership {
-    fleet: Fleet,
-    name: String,
+    pub(super) fleet: Fleet,
+    pub(super) name: String,
     run: String,
     number: u64,
     features: BTreeSet<String>,
@@ -154,7 +154,7 @@ impl Membership {
     }
 
     /// Whether no newer stream does.
-    fn speaks_for(&self, node: &Node) -> bool {
+    pub(super) fn speaks_for(&self, node: &Node) -> bool {
         let stream = node.stream.as_ref();
         stream.is_some_and(|stream| stream.number == self.number)
     }
@@ -212,6 +212,7 @@ impl Membership {
 
     /// The node runs `position`.
     pub fn runs(&self, position: Position, now: UnixTime) {
+        self.answers_order();
         self.update(now, |row| {
             // Keys and revocations reach also who cannot run what came with them.
             row.stuck &= row.is_at(&position);
@@ -234,6 +235,7 @@ impl Membership {
             configuration,
         } = what.into();
         faults.truncate(FAULTS);
+        self.answers_order();
         self.update(now, |row| {
             let before = row.last_refusal.as_ref();
             let state = |one: &Position| (one.generation, one.revision);
