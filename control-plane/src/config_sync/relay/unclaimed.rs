@@ -33,12 +33,21 @@ impl Unclaimed {
         self.works.drain(..excess);
     }
 
-    /// What is to be told next at `now`: the newest, whose cookies are least likely to have come elsewhere with the new ones.
+    /// What is to be told next at `now`, each work once: the newest, whose cookies are least likely to have come elsewhere with the
+    /// new ones.
     fn newest(&mut self, now: Instant) -> Vec<(Key, Instant)> {
         let is_needed = |since: &Instant| now.saturating_duration_since(*since) < PATIENCE;
         self.works.retain(|(_, since)| is_needed(since));
-        let rest = self.works.len().saturating_sub(AT_ONCE);
-        self.works.split_off(rest).into_iter().rev().collect()
+        let mut batch: Vec<(Key, Instant)> = Vec::new();
+        while batch.len() < AT_ONCE
+            && let Some(work) = self.works.pop_back()
+        {
+            // Two who take over the same at a time undo each other's claim.
+            if batch.iter().all(|(key, _)| *key != work.0) {
+                batch.push(work);
+            }
+        }
+        batch
     }
 
     /// These could not be told. The next time others come first.
@@ -158,6 +167,23 @@ mod tests {
         assert_eq!(next.len(), AT_ONCE);
         // Nobody comes with a cookie of so long ago any more.
         assert!(unclaimed.newest(start + PATIENCE).is_empty());
+    }
+
+    #[test]
+    fn the_same_work_is_not_told_of_twice_at_once() {
+        let now = monotonic();
+        let mut unclaimed = Unclaimed::default();
+        unclaimed.add(vec![key(1), key(2)], now);
+        unclaimed.add(vec![key(1), key(3)], now);
+        let batch = unclaimed.newest(now);
+        let keys: Vec<Key> = batch.iter().map(|(key, _)| key.clone()).collect();
+        assert_eq!(keys, [3, 1, 2].map(key));
+        // Nor after it could not be told, and has come again.
+        unclaimed.put_back(batch);
+        unclaimed.add(vec![key(2)], now);
+        let keys = unclaimed.newest(now).into_iter().map(|(key, _)| key);
+        assert_eq!(keys.collect::<Vec<_>>(), [2, 3, 1].map(key));
+        assert!(unclaimed.newest(now).is_empty());
     }
 
     #[test]
