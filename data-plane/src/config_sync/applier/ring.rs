@@ -10,7 +10,7 @@ use proto::v1::{KeyRing, SessionKeys};
 use shared::clock::UnixTime;
 use shared::entity::{Entity, SessionKey};
 use shared::signature::{Subject, Verifier};
-use shared::snapshot::{Key, Position, Record, Snapshot};
+use shared::snapshot::{Key, Position, Record, Revision, Snapshot};
 use uuid::Uuid;
 
 use super::{Applier, budget, compile_guarded};
@@ -71,7 +71,6 @@ impl Ring {
     /// These keys in `snapshot`; none if that has newer ones, or is of another store.
     fn within(self: &Arc<Self>, snapshot: &Snapshot) -> Option<Told> {
         let position = snapshot.position;
-        let known = |at: &Position| at.revision.max(at.urgent);
         if position.generation != self.at.generation || known(&position) >= known(&self.at) {
             return None;
         }
@@ -88,9 +87,16 @@ impl Ring {
         })
     }
 
+    /// Whether these are newer keys: by when they are of, not by the revision that a node may be kept at.
     fn is_after(&self, other: &Self) -> bool {
-        self.at.is_after(&other.at)
+        let order = |at: &Position| (at.generation, known(at));
+        order(&self.at) > order(&other.at)
     }
+}
+
+/// The revision of the keys at `position`.
+fn known(position: &Position) -> Revision {
+    position.revision.max(position.urgent)
 }
 
 impl Applier {

@@ -146,3 +146,20 @@ async fn keys_that_come_beside_an_update_hold_until_one_brings_newer_ones() {
     applier.apply(came).await.unwrap();
     assert_eq!(ring(), [3]);
 }
+
+#[test]
+fn keys_are_newer_by_when_they_are_of() {
+    let ring = |generation, revision, urgent| {
+        let mut at = Snapshot::new(generation, Revision(revision), Vec::new()).position;
+        at.urgent = Revision(urgent);
+        let keys = Vec::new();
+        Ring { at, keys }
+    };
+    // Of a node that is kept at an earlier revision.
+    let kept = ring(3, 5, 9);
+    // What a control plane that is behind leads it to has the keys of before.
+    assert!(kept.is_after(&ring(3, 7, 7)) && !ring(3, 7, 7).is_after(&kept));
+    assert!(!ring(3, 9, 9).is_after(&kept));
+    assert!(ring(3, 10, 10).is_after(&kept));
+    assert!(ring(4, 1, 1).is_after(&kept));
+}
