@@ -204,7 +204,13 @@ impl Applier {
             .map_err(|fault| vec![fault])?;
         let (vouched, ordered) = (update.vouched, update.ordered);
         match update.content.map_err(|fault| vec![fault])? {
-            Content::Same => self.move_to(target, running, vouched),
+            Content::Same => {
+                let came = self.to_judge_at(target);
+                match came.filter(|_| target.root == running.root) {
+                    Some(came) => self.replace(came, vouched, false).await,
+                    None => self.move_to(target, running, vouched),
+                }
+            }
             Content::Full(snapshot) => self.replace(snapshot, vouched, ordered).await,
             content => {
                 let base = self.running.clone();

@@ -106,6 +106,14 @@ impl Applier {
         told.or(self.running.as_ref()).cloned()
     }
 
+    /// What runs as it came, at `target`, where keys were told beside it: whether these hold there is to be judged anew.
+    pub(super) fn to_judge_at(&self, target: Position) -> Option<Snapshot> {
+        self.told.as_ref()?;
+        let mut came = Snapshot::clone(self.running.as_deref()?);
+        came.position = target;
+        Some(came)
+    }
+
     /// Has requests run by the session keys that a control plane tells beside an update. What cannot be believed or used changes
     /// nothing: all of it comes with an update as well.
     pub(in super::super) async fn take_keys(&mut self, told: &SessionKeys) {

@@ -54,6 +54,22 @@ fn tell(signer: &Signer, subject: Subject, at: (u64, u64), keys: &[Record]) -> S
     }
 }
 
+/// `snapshot` as it is sent: whole, or as what it differs in from `base`.
+fn content(base: Option<&Snapshot>, snapshot: &Snapshot) -> Content {
+    let Some(base) = base else {
+        return Content::Full(snapshot.clone());
+    };
+    let difference = snapshot.inventory.since(&base.inventory);
+    let puts = difference.puts.iter();
+    Content::Changes {
+        base: base.position,
+        changes: proto::Changes {
+            puts: puts.filter_map(|key| snapshot.record(key)).collect(),
+            removes: difference.removes,
+        },
+    }
+}
+
 #[tokio::test]
 async fn keys_that_come_beside_an_update_hold_until_one_brings_newer_ones() {
     let root = tempfile::tempdir().unwrap();
@@ -70,20 +86,7 @@ async fn keys_that_come_beside_an_update_hold_until_one_brings_newer_ones() {
     };
     let update = |revision: u64, base: Option<&Snapshot>, records: Vec<Record>| {
         let snapshot = Snapshot::new(3, Revision(revision), records);
-        let content = match base {
-            None => Content::Full(snapshot.clone()),
-            Some(base) => {
-                let difference = snapshot.inventory.since(&base.inventory);
-                let puts = difference.puts.iter();
-                Content::Changes {
-                    base: base.position,
-                    changes: proto::Changes {
-                        puts: puts.filter_map(|key| snapshot.record(key)).collect(),
-                        removes: difference.removes,
-                    },
-                }
-            }
-        };
+        let content = content(base, &snapshot);
         let update = Update {
             nonce: 1,
             target: snapshot.position,
@@ -142,9 +145,32 @@ async fn keys_that_come_beside_an_update_hold_until_one_brings_newer_ones() {
     assert!(applier.told.is_none());
     applier.take_keys(&told((3, 9), keys)).await;
     assert_eq!(ring(), [2]);
-    let (_, came) = update(10, Some(&fourth), vec![group(3), key(3)]);
+    let (fifth, came) = update(10, Some(&fourth), vec![group(3), key(3)]);
     applier.apply(came).await.unwrap();
     assert_eq!(ring(), [3]);
+
+    // Where a node only moves they are judged as well: a store that was put back never had them.
+    applier.take_keys(&told((3, 12), &[key(4)])).await;
+    assert_eq!(ring(), [4]);
+    let same = |generation, revision| {
+        let mut target = fifth.position;
+        (target.generation, target.revision) = (generation, Revision(revision));
+        Update {
+            nonce: 1,
+            target,
+            vouched: vouch(&signer, &target),
+            ordered: false,
+            content: Ok(Content::Same),
+        }
+    };
+    let (on, back) = (same(3, 11), same(4, 5));
+    let (moved, restored) = (on.target, back.target);
+    applier.apply(on).await.unwrap();
+    assert_eq!((ring(), applier.running()), (vec![4], moved));
+    assert_eq!(applier.runs_by().unwrap().position, moved);
+    applier.apply(back).await.unwrap();
+    assert_eq!((ring(), applier.running()), (vec![3], restored));
+    assert!(applier.told.is_none());
 }
 
 #[test]
