@@ -112,7 +112,8 @@ async fn settled(
     let progress = || {
         let targets = targets.borrow().clone();
         let mut progress = if urgent {
-            fleet.urgent_progress_of(|node, at| targets.has_urgent(revision, node, at))
+            let has = |node: &_, at: &_| targets.has_urgent(revision, node, at);
+            fleet.urgent_progress_of(has, |at| targets.has_lost(at))
         } else {
             fleet.progress_of(|node, at| targets.has(revision, node, at))
         };
@@ -284,6 +285,23 @@ mod tests {
         member.runs(given, UnixTime::default());
         assert_eq!(waiting.await.serving, ["node-1"]);
         assert_eq!(wait(false).await.refused, ["node-1"]);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_keys_with_a_state_that_is_not_known_any_more() {
+        let Changed { base, newest, .. } = changed();
+        let (leads, target) = watch::channel(Targets::all_to(Arc::clone(&newest)));
+        let fleet = Fleet::default();
+        let (member, _) = fleet
+            .join(joins_at(base.position), UnixTime::default())
+            .unwrap();
+        member.refused(newest.position, Vec::new(), UnixTime::default());
+        let wait = Wait::begin(&fleet, LONG);
+        let mut waiting = pin!(settled(&fleet, target, (Revision(9), true), wait));
+        // It may be looked for still.
+        assert!(poll!(waiting.as_mut()).is_pending());
+        leads.send_replace(Targets::lacking_stray(newest, base.position.revision));
+        assert_eq!(waiting.await.refused, ["node-1"]);
     }
 
     #[tokio::test]

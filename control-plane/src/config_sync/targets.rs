@@ -52,6 +52,11 @@ impl Targets {
         state.filter(|state| state.position.generation == running.generation)
     }
 
+    /// Whether nobody knows any more what a node holds that runs `running` and cannot run what it is to: it is given nothing.
+    pub fn has_lost(&self, running: &Position) -> bool {
+        matches!(self.strays.get(&running.revision), Some(None))
+    }
+
     /// The newest state.
     pub const fn newest(&self) -> &Arc<Published> {
         &self.newest
@@ -121,6 +126,11 @@ impl Targets {
             kept: Some(kept),
         };
         Self::new(newest, Some(Arc::new(staged)), Arc::default())
+    }
+
+    /// Every node is led to `newest`; who cannot run it and runs `revision`, nowhere.
+    pub(crate) fn lacking_stray(newest: Arc<Published>, revision: Revision) -> Self {
+        Self::new(newest, None, Arc::new(Strays::from([(revision, None)])))
     }
 
     /// Every node is led to `newest`; who cannot run it, to `kept` instead.

@@ -38,10 +38,16 @@ impl Fleet {
         self.progress(has, |_, _| true)
     }
 
-    /// The same of a change of keys and revocations alone: who has refused what came with it is given it with what it runs.
-    pub fn urgent_progress_of(&self, has: impl Fn(&Introduction, &Position) -> bool) -> Progress {
+    /// The same of a change of keys and revocations alone: who has refused what came with it is given it with what it runs,
+    /// unless that `is_lost`: a state of which nobody knows any more what it holds.
+    pub fn urgent_progress_of(
+        &self,
+        has: impl Fn(&Introduction, &Position) -> bool,
+        is_lost: impl Fn(&Position) -> bool,
+    ) -> Progress {
         self.progress(has, |row, refused| {
-            !row.is_stray(refused.generation) || row.is_at(refused)
+            let is_given = row.is_stray(refused.generation) && !is_lost(&row.running);
+            !is_given || row.is_at(refused)
         })
     }
 
