@@ -23,7 +23,8 @@ pub struct ClientKey {
     pub public: String,
     /// Time of creation, in seconds since 1970.
     pub created_at: u64,
-    /// Time from which on it does not sign any more, in seconds since 1970; none while it does.
+    /// Time from which on another signs in its place, in seconds since 1970; none while it does. For two days more it
+    /// signs where the provider does not know the new one yet, so its secret stays for so long.
     pub retired_at: Option<u64>,
 }
 
