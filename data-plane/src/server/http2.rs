@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf as _, BytesMut};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
@@ -93,33 +93,27 @@ pub(super) async fn serve(
     let service = service_fn(move |request: Request<Incoming>| {
         let (core, peer) = (Rc::clone(&core), Rc::clone(&of_requests));
         let mut exchange = answers.begin();
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() {
             RequestBody::Empty
         } else {
             let (upload, whole) = uploads.upload(body);
-            exchange.tells(whole);
+            // Who has too many requests is reset at once.
+            if !exchange.is_one_too_many() {
+                exchange.tells(whole);
+            }
             RequestBody::http2(upload)
         };
         let crowded = exchange.is_one_too_many().then_some(Refusal::Crowded);
         let refusal = crowded.or_else(|| refusal(&parts));
-        fields::join_cookies(&mut parts.headers);
         let head = parts.method == Method::HEAD;
-        let arrival = Arrival {
-            head: Box::new(RequestHead {
-                method: parts.method,
-                uri: parts.uri,
-                version: parts.version,
-                headers: Headers::Map(parts.headers),
-            }),
-            body,
-            refusal,
-            legible: true,
-            switch: None,
-        };
+        let arrival = arrival(parts, body, refusal);
         // Boxed: it is large, and the library and the runtime hand it on several times.
         Box::pin(async move {
             let response = response(head, handle(core, peer, arrival).await);
+            if is_grpc(response.headers()) {
+                exchange.tells_nothing();
+            }
             Ok::<_, Infallible>(response.map(|body| exchange.answered(body)))
         })
     });
@@ -140,7 +134,6 @@ pub(super) async fn serve(
             connection.as_mut().graceful_shutdown();
         }
         let served = connection.as_mut().poll(cx);
-        lingering.poll(cx);
         match conduct.judge(peer.given_up(), taking.begun(), monotonic) {
             Verdict::Fair => {}
             Verdict::Fickle if stopped => {}
@@ -163,12 +156,39 @@ pub(super) async fn serve(
             Some(Word::Gone) => return Poll::Ready(Ok(())),
             _ => {}
         }
+        if stopped {
+            lingering.hurry();
+        }
+        lingering.poll(cx);
         served
     })
     .await;
     if let Err(error) = result {
         tracing::debug!(error = %chain(&error), "a client's connection broke");
     }
+}
+
+/// What has come with `parts` and is refused for `refusal`, if for anything.
+fn arrival(mut parts: Parts, body: RequestBody, refusal: Option<Refusal>) -> Arrival {
+    fields::join_cookies(&mut parts.headers);
+    Arrival {
+        head: Box::new(RequestHead {
+            method: parts.method,
+            uri: parts.uri,
+            version: parts.version,
+            headers: Headers::Map(parts.headers),
+        }),
+        body,
+        refusal,
+        legible: true,
+        switch: None,
+    }
+}
+
+/// Whether an answer is one of gRPC, whose clients send on until their stream is reset.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// What connections have in common, whose clients may send `stream_window` bytes ahead on each stream.

@@ -1,11 +1,11 @@
 //! Uploads over HTTP/2 whose requests are answered before all of them has come (RFC 9113 §8.1): a client that sends on may miss
 //! an answer with which its stream is reset (curl 7.88), so what it sends is taken for a while and thrown away.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
@@ -15,6 +15,15 @@ use tokio::sync::oneshot;
 
 use crate::limits::Limits;
 use crate::timer::Timer;
+
+/// Most uploads that are kept per connection: each of them is one of the streams that its client may have.
+const MOST: usize = 16;
+/// How long those of a connection that ends may go on, and how long they may be silent meanwhile.
+const HURRY: Duration = Duration::from_secs(2);
+const HURRY_SILENCE: Duration = Duration::from_millis(500);
+/// Who sends nothing more from the answer on, has most likely seen it, and waits for us to reset the stream: it is waited for so
+/// much shorter.
+const STILL: u32 = 5;
 
 /// The body of a request, as long as anybody wants it; from then on its connection reads it.
 #[derive(Debug)]
@@ -54,11 +63,13 @@ impl Drop for Upload {
     }
 }
 
-/// The uploads of one connection that nobody wants any more: no more than it may have streams, of which they are some.
+/// The uploads of one connection that nobody wants any more.
 #[derive(Debug)]
 pub(super) struct Lingering {
     limits: Limits,
     timer: Timer,
+    /// The connection ends.
+    hurried: Cell<bool>,
     kept: RefCell<Kept>,
 }
 
@@ -72,11 +83,14 @@ struct Kept {
 #[derive(Debug)]
 struct Unwanted {
     body: Incoming,
-    answered: oneshot::Receiver<()>,
-    /// Until when it may go on, once the answer is whole.
-    until: Option<Instant>,
+    /// There until the answer is whole.
+    answered: Option<oneshot::Receiver<()>>,
+    /// Until when it may go on: counted from when nobody wanted it any more, and anew from the whole answer.
+    until: Instant,
     /// When some of it has come last, or the answer was whole.
     heard: Instant,
+    /// Some of it has come since the answer was whole.
+    goes_on: bool,
 }
 
 impl Lingering {
@@ -84,6 +98,7 @@ impl Lingering {
         Self {
             limits,
             timer,
+            hurried: Cell::new(false),
             kept: RefCell::default(),
         }
     }
@@ -100,22 +115,49 @@ impl Lingering {
         (upload, whole)
     }
 
+    /// The oldest makes room for one that is too many.
     fn keep(&self, body: Incoming, answered: oneshot::Receiver<()>) {
+        let now = monotonic();
+        let until = now + self.limits().linger;
         let mut kept = self.kept.borrow_mut();
+        if kept.uploads.len() == MOST {
+            kept.uploads.remove(0);
+        }
         kept.uploads.push(Unwanted {
             body,
-            answered,
-            until: None,
-            heard: monotonic(),
+            answered: Some(answered),
+            until,
+            heard: now,
+            goes_on: false,
         });
         if let Some(waker) = kept.waker.take() {
             waker.wake();
         }
     }
 
+    /// Holds up the end of the connection no longer than a client needs to see its answers.
+    pub(super) fn hurry(&self) {
+        if !self.hurried.replace(true) {
+            let end = monotonic() + self.limits().linger;
+            for upload in &mut self.kept.borrow_mut().uploads {
+                upload.until = upload.until.min(end);
+            }
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let mut limits = self.limits;
+        if self.hurried.get() {
+            limits.linger = limits.linger.min(HURRY);
+            limits.linger_silence = limits.linger_silence.min(HURRY_SILENCE);
+        }
+        limits
+    }
+
     /// Throws away what has come, and lets go of what has ended or lasts too long, whose stream is reset by that. For the
     /// connection's task.
     pub(super) fn poll(&self, cx: &mut Context<'_>) {
+        let limits = self.limits();
         let mut kept = self.kept.borrow_mut();
         match &mut kept.waker {
             Some(waker) => waker.clone_from(cx.waker()),
@@ -124,11 +166,11 @@ impl Lingering {
         while !kept.uploads.is_empty() {
             let mut next: Option<Instant> = None;
             kept.uploads.retain_mut(|upload| {
-                let end = upload.poll(cx, &self.limits);
-                if let Stay::Until(end) = end {
+                let end = upload.poll(cx, &limits);
+                if let Some(end) = end {
                     next = Some(next.map_or(end, |next| next.min(end)));
                 }
-                end != Stay::Over
+                end.is_some()
             });
             match next {
                 Some(next) => self.timer.set_at(next),
@@ -141,46 +183,41 @@ impl Lingering {
     }
 }
 
-/// How long something is kept.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Stay {
-    /// As long as the answer goes on.
-    Answered,
-    Until(Instant),
-    Over,
-}
-
 impl Unwanted {
-    fn poll(&mut self, cx: &mut Context<'_>, limits: &Limits) -> Stay {
+    /// Until when it is kept, if nothing comes; `None` where that is over.
+    fn poll(&mut self, cx: &mut Context<'_>, limits: &Limits) -> Option<Instant> {
         let mut came = false;
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(_))) => came = true,
-                Poll::Ready(None | Some(Err(_))) => return Stay::Over,
+                Poll::Ready(None | Some(Err(_))) => return None,
                 Poll::Pending => break,
             }
         }
         let now = monotonic();
-        let until = if let Some(until) = self.until {
-            until
-        } else {
-            match Pin::new(&mut self.answered).poll(cx) {
-                Poll::Pending => return Stay::Answered,
-                Poll::Ready(Err(_)) => return Stay::Over,
+        let mut end = self.until;
+        if let Some(answered) = &mut self.answered {
+            match Pin::new(answered).poll(cx) {
+                // Its end is not that of the stream: the client can send no more than its window, and waits.
+                Poll::Pending => return (now < end).then_some(end),
+                Poll::Ready(Err(_)) => return None,
                 Poll::Ready(Ok(())) => {
-                    came = true;
-                    *self.until.insert(now + limits.linger)
+                    self.answered = None;
+                    self.heard = now;
+                    self.until = now + limits.linger;
+                    end = self.until;
                 }
             }
-        };
-        if came {
+        } else if came {
             self.heard = now;
+            self.goes_on = true;
         }
-        let end = until.min(self.heard + limits.linger_silence);
-        if now < end {
-            Stay::Until(end)
+        let silence = if self.goes_on {
+            limits.linger_silence
         } else {
-            Stay::Over
-        }
+            limits.linger_silence / STILL
+        };
+        end = end.min(self.heard + silence);
+        (now < end).then_some(end)
     }
 }

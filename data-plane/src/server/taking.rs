@@ -251,6 +251,11 @@ impl Exchange {
         self.whole = Some(whole);
     }
 
+    /// The client is reset behind its answer if it sends on.
+    pub(super) fn tells_nothing(&mut self) {
+        self.whole = None;
+    }
+
     /// Goes on with the answer's `body`, which is there to be taken.
     pub(super) fn answered<B: Body>(mut self, body: B) -> Answer<B> {
         self.moves(Last::Took(self.taking.turn.get()));
