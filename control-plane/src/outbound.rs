@@ -220,6 +220,8 @@ impl Outside for Outbound {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use plugins::host::{Reach, Repeatable};
     use plugins::proxies::{Proxies, Proxy};
     use shared::tls::Mistrust;
@@ -281,20 +283,12 @@ mod tests {
         assert!(head.starts_with(line), "{head}");
     }
 
-    #[tokio::test]
-    async fn a_server_is_verified_or_not_as_the_configuration_of_the_provider_says() {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        let key = made.signing_key.serialize_der().try_into().unwrap();
-        let server = rustls::ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
+    /// A server that answers "hi" over TLS.
+    async fn serve(config: rustls::ServerConfig) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
-            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let Ok(mut stream) = acceptor.accept(stream).await else {
@@ -309,6 +303,20 @@ mod tests {
                 stream.flush().await.unwrap();
             }
         });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_server_is_verified_or_not_as_the_configuration_of_the_provider_says() {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let key = made.signing_key.serialize_der().try_into().unwrap();
+        let server = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let address = serve(server).await;
         for verify_tls in [true, false] {
             let limits = FetchLimits {
                 verify_tls,
@@ -349,24 +357,7 @@ mod tests {
             .with_client_cert_verifier(verifier.build().unwrap())
             .with_single_cert(vec![server.cert.der().clone()], key)
             .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let Ok(mut stream) = acceptor.accept(stream).await else {
-                    continue;
-                };
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.push(stream.read_u8().await.unwrap());
-                }
-                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
-                stream.write_all(answer).await.unwrap();
-                stream.flush().await.unwrap();
-            }
-        });
+        let address = serve(config).await;
         let pair = |key: String| ClientCertificate {
             chain: client.cert.pem(),
             key: Secret::new(key),
