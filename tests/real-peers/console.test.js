@@ -27,6 +27,13 @@ test("the console", async (t) => {
   });
   const heading = (text) => page.getByRole("heading", { level: 1, name: text }).waitFor();
   const field = (name) => page.getByLabel(name, { exact: true });
+  // A notice of what was saved before stays for some seconds.
+  const save = async () => {
+    const saved = page.waitForResponse((response) => response.request().method() === "PATCH");
+    await page.getByRole("button", { name: "Save" }).click();
+    assert.equal((await saved).status(), 200);
+    await page.getByText("Saved", { exact: true }).first().waitFor();
+  };
   const picture = async (name) => {
     if (process.env.SCREENSHOTS) await page.screenshot({ path: join(process.env.SCREENSHOTS, `${name}.png`), fullPage: true });
   };
@@ -61,8 +68,7 @@ test("the console", async (t) => {
     await heading("app");
     await field("retries").fill("2");
     await field("tags").fill("one\ntwo");
-    await page.getByRole("button", { name: "Save" }).click();
-    await page.getByText("Saved", { exact: true }).first().waitFor();
+    await save();
     const { json } = await gateway.curl(`${gateway.admin()}/services/app`);
     assert.deepEqual([json.host, json.port, json.retries, json.tags], ["app.internal", 8080, 2, ["one", "two"]]);
     await page.getByRole("link", { name: "services", exact: true }).click();
@@ -93,8 +99,7 @@ test("the console", async (t) => {
     await page.getByRole("button", { name: "Create" }).click();
     await heading(/^openid-connect$/);
     await field("leeway").fill("5");
-    await page.getByRole("button", { name: "Save" }).click();
-    await page.getByText("Saved", { exact: true }).first().waitFor();
+    await save();
     await picture("plugin");
     const { json } = await gateway.curl(`${gateway.admin()}/routes/front/plugins`);
     const [plugin] = json.data;
