@@ -85,6 +85,15 @@ fn is_key(key: &Key) -> bool {
     (1..=KEY).contains(&key.len())
 }
 
+/// The other control planes over the same etcd.
+#[derive(Clone, Debug)]
+struct Others {
+    /// Where all agree on who does what.
+    claims: Arc<Claims>,
+    /// What follows them.
+    publisher: Publisher,
+}
+
 /// What the streams of one control plane share.
 #[derive(Clone, Debug)]
 pub(super) struct Relay {
@@ -93,11 +102,9 @@ pub(super) struct Relay {
     /// Who may do work that the process before this one has given.
     returns: Returns,
     asides: aside::Kept,
-    /// Where all control planes agree on who does what, if there are several.
-    claims: Option<Arc<Claims>>,
-    /// What follows the other control planes, if there are several.
-    publisher: Option<Publisher>,
-    /// Whether they can.
+    /// None where there is one control plane.
+    others: Option<Others>,
+    /// Whether all can agree.
     accord: Arc<Mutex<Accord>>,
     unclaimed: Arc<Mutex<Unclaimed>>,
 }
@@ -106,19 +113,21 @@ impl Relay {
     /// Nothing is known yet. Those in `awaited` had streams of the process before this one. `several`: where several control
     /// planes agree on who does what, and what follows the others.
     pub(super) fn new(several: Option<(Claims, Publisher)>, awaited: BTreeSet<Process>) -> Self {
-        let (claims, publisher) = several.unzip();
-        let returns = match claims {
+        let others = several.map(|(claims, publisher)| Others {
+            claims: Arc::new(claims),
+            publisher,
+        });
+        let returns = match others {
             // What is claimed by way of etcd stays claimed.
             Some(_) => Returns::none(),
             None => Returns::of(awaited),
         };
         Self {
             returns,
-            flights: Arc::new(Mutex::new(Flights::new(claims.is_some()))),
+            flights: Arc::new(Mutex::new(Flights::new(others.is_some()))),
             processes: Arc::default(),
             asides: aside::Kept::default(),
-            claims: claims.map(Arc::new),
-            publisher,
+            others,
             accord: Arc::new(Mutex::new(Accord::begun(monotonic()))),
             unclaimed: Arc::default(),
         }
@@ -136,6 +145,12 @@ impl Relay {
         self.tell_of(news);
         self.returns.is_back(process);
         by
+    }
+
+    /// Where the control planes agree, if there are several.
+    fn claims(&self) -> Option<Arc<Claims>> {
+        let others = self.others.as_ref()?;
+        Some(Arc::clone(&others.claims))
     }
 
     fn processes(&self) -> MutexGuard<'_, Processes> {
@@ -266,10 +281,10 @@ impl Relay {
 
     /// Has the work `key` done by whoever the control planes agree on, and tells those that wait here.
     async fn agree(self, key: Key, over: Claim) {
-        let Some(claims) = self.claims.clone() else {
+        let Some(others) = self.others.clone() else {
             return;
         };
-        let Some(mut claimed) = self.claim(&claims, &key, over).await else {
+        let Some(mut claimed) = self.claim(&others, &key, over).await else {
             return self.grant(key, ALONE);
         };
         let mut theirs = (over, monotonic());
@@ -294,15 +309,15 @@ impl Relay {
             }
             let is_slow = monotonic().saturating_duration_since(theirs.1) >= PATIENCE;
             claimed = if is_slow {
-                match self.claim(&claims, &key, theirs.0).await {
+                match self.claim(&others, &key, theirs.0).await {
                     Some(claimed) => claimed,
                     None => return self.grant(key, ALONE),
                 }
             } else {
-                match claims.look(&key).await {
+                match others.claims.look(&key).await {
                     Ok(Some(claimed)) => (claimed, true),
                     // It was given up.
-                    Ok(None) => match self.claim(&claims, &key, 0).await {
+                    Ok(None) => match self.claim(&others, &key, 0).await {
                         Some(claimed) => claimed,
                         None => (Claimed::Theirs(theirs.0), true),
                     },
@@ -314,20 +329,17 @@ impl Relay {
     }
 
     /// What comes of a claim, and whether that is sure; none if the control planes cannot agree now.
-    async fn claim(&self, claims: &Claims, key: &Key, over: Claim) -> Option<(Claimed, bool)> {
+    async fn claim(&self, others: &Others, key: &Key, over: Claim) -> Option<(Claimed, bool)> {
         let accord = || self.accord.lock().unwrap_or_else(PoisonError::into_inner);
         let began = monotonic();
         if accord().is_apart(began) {
             return None;
         }
-        let claiming = tokio::time::timeout(AGREE, claims.claim(key, over)).await;
+        let claiming = tokio::time::timeout(AGREE, others.claims.claim(key, over)).await;
         match claiming.unwrap_or_else(|_| Err(silent())) {
             Ok(claimed) => {
                 let now = monotonic();
-                let missed = self
-                    .publisher
-                    .as_ref()
-                    .and_then(|others| others.missed(now));
+                let missed = others.publisher.missed(now);
                 Some((claimed, accord().agrees(began, now, missed)))
             }
             Err(error) => {
@@ -353,7 +365,7 @@ impl Relay {
         if claim == 0 {
             return self.tell_of(vec![key]);
         }
-        let Some(claims) = self.claims.clone() else {
+        let Some(claims) = self.claims() else {
             return;
         };
         let result = result.clone();
@@ -361,7 +373,7 @@ impl Relay {
     }
 
     fn release(&self, key: Key, claim: Claim) {
-        let Some(claims) = self.claims.clone().filter(|_| claim != 0) else {
+        let Some(claims) = self.claims().filter(|_| claim != 0) else {
             return;
         };
         tokio::spawn(async move {

@@ -49,13 +49,13 @@ impl Relay {
                 let is_looked_for = std::mem::replace(&mut kept.1, true);
                 drop(kept);
                 asker.answer(answer::What::Stored(true));
-                if let Some(claims) = self.claims.clone().filter(|_| !is_looked_for) {
+                if let Some(claims) = self.claims().filter(|_| !is_looked_for) {
                     tokio::spawn(give(self.asides.clone(), claims));
                 }
             }
             Step::Take => {
                 let taken = self.asides.lock().0.take(&key, now);
-                match (taken, self.claims.clone()) {
+                match (taken, self.claims()) {
                     (Some(sealed), _) => asker.answer(answer::What::Result(sealed)),
                     (None, Some(claims)) => _ = tokio::spawn(find(claims, key, asker)),
                     (None, None) => asker.refuse("nothing is kept as this"),

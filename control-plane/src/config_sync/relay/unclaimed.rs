@@ -63,7 +63,7 @@ impl Relay {
     /// the process before this one, or it was done when they could not agree whose it is. While they cannot be told, it is
     /// tried again.
     pub(super) fn tell_of(&self, keys: Vec<Key>) {
-        let Some(claims) = self.claims.clone().filter(|_| !keys.is_empty()) else {
+        let Some(claims) = self.claims().filter(|_| !keys.is_empty()) else {
             return;
         };
         let mut unclaimed = self.unclaimed();
