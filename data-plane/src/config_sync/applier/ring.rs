@@ -10,7 +10,7 @@ use proto::v1::{KeyRing, SessionKeys};
 use shared::clock::UnixTime;
 use shared::entity::{Entity, SessionKey};
 use shared::signature::{Subject, Verifier};
-use shared::snapshot::{Key, Position, Record, Revision, Snapshot};
+use shared::snapshot::{Key, Position, Record, Snapshot};
 use uuid::Uuid;
 
 use super::{Applier, budget, compile_guarded};
@@ -71,7 +71,7 @@ impl Ring {
     /// These keys in `snapshot`; none if that has newer ones, or is of another store.
     fn within(self: &Arc<Self>, snapshot: &Snapshot) -> Option<Told> {
         let position = snapshot.position;
-        if position.generation != self.at.generation || known(&position) >= known(&self.at) {
+        if position.generation != self.at.generation || !self.is_after(&position) {
             return None;
         }
         let before = snapshot.of_kind(SessionKey::KIND);
@@ -87,16 +87,11 @@ impl Ring {
         })
     }
 
-    /// Whether these are newer keys: by when they are of, not by the revision that a node may be kept at.
-    fn is_after(&self, other: &Self) -> bool {
-        let order = |at: &Position| (at.generation, known(at));
-        order(&self.at) > order(&other.at)
+    /// Whether these keys are newer than those at `position`: by when they are of, not by the revision that a node may be kept at.
+    fn is_after(&self, position: &Position) -> bool {
+        let order = |at: &Position| (at.generation, at.revision.max(at.urgent));
+        order(&self.at) > order(position)
     }
-}
-
-/// The revision of the keys at `position`.
-fn known(position: &Position) -> Revision {
-    position.revision.max(position.urgent)
 }
 
 impl Applier {
@@ -127,7 +122,7 @@ impl Applier {
                 return;
             }
         };
-        let is_late = |known: &Told| !ring.is_after(&known.ring);
+        let is_late = |known: &Told| !ring.is_after(&known.ring.at);
         if self.told.as_ref().is_some_and(is_late) {
             return;
         }
