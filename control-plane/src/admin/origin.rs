@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, header};
+use shared::authority::{bare, split_port};
 
 use super::error::Refusal;
 
@@ -90,7 +91,7 @@ pub(super) fn check<B>(
             Some(Err(_)) => "",
         },
     };
-    let name = without_port(authority).to_ascii_lowercase();
+    let name = bare(split_port(authority).0).to_ascii_lowercase();
     let ours = name.parse::<IpAddr>().is_ok()
         || name == "localhost"
         || name.ends_with(".localhost")
@@ -110,18 +111,6 @@ fn is_of_host<B>(origin: &HeaderValue, request: &Request<B>) -> bool {
     let page = origin.to_str().ok().and_then(|text| text.split_once("://"));
     page.zip(asked)
         .is_some_and(|((_, page), asked)| page.eq_ignore_ascii_case(asked))
-}
-
-fn without_port(authority: &str) -> &str {
-    if let Some((address, _)) = authority
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-    {
-        return address;
-    }
-    authority
-        .split_once(':')
-        .map_or(authority, |(name, _)| name)
 }
 
 #[cfg(test)]
@@ -150,6 +139,7 @@ mod tests {
             "evil.example",
             "localhost.evil.example:8001",
             "127.0.0.1.evil.example",
+            "[::1].evil.example:8001",
             "",
         ] {
             assert!(!asks(host), "{host}");
