@@ -8,9 +8,6 @@
 
 mod across_nodes;
 mod all_at_once;
-/// What the data plane's own tests believe servers by.
-#[path = "../../data-plane/tests/proxy/anyone.rs"]
-mod anyone;
 mod bad_input;
 mod canaries;
 mod changed_provider;

@@ -10,19 +10,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde_json::json;
+use shared::tls::{Unverified, provider};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::anyone::Anyone;
-
 async fn tls(cluster: &Cluster, protocol: &[u8]) -> TlsStream<TcpStream> {
-    let mut config = ClientConfig::builder_with_provider(shared::tls::provider())
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone))
+        .with_custom_certificate_verifier(Arc::new(Unverified))
         .with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
     let address = cluster.data_planes[0].process.address("proxy_tls");

@@ -11,10 +11,9 @@ use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, SignatureScheme, Stream};
 use serde_json::json;
-use shared::tls::provider;
+use shared::tls::{Unverified, provider};
 use uuid::Uuid;
 
-use crate::anyone::Anyone;
 use crate::gateway::{OK, configuration, plugin, scoped, start, stop, upstream};
 
 /// A client's certificate, and whether anybody has asked for it.
@@ -53,7 +52,7 @@ impl Client {
             .with_safe_default_protocol_versions()
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_custom_certificate_verifier(Arc::new(Unverified))
             .with_client_cert_resolver(Arc::clone(&own) as _);
         Self {
             own,

@@ -9,7 +9,6 @@
 
 mod announced;
 mod answers;
-mod anyone;
 mod asking;
 mod balancing;
 mod datagrams;
