@@ -17,6 +17,7 @@ use crate::bundled::openid_connect::{OpenidConnect, OpenidConnectFilter};
 use crate::environment::Environment;
 use crate::exchange::Identity;
 use crate::filter::{Filter, Flow, Instance, Plugin};
+use crate::host::Host as _;
 use crate::testing::{FakeHost, Landed, Request, key_ring};
 
 /// A node, its provider and its configuration.
@@ -103,6 +104,12 @@ impl Gateway {
         self.host
             .advance(f64::from(u32::try_from(seconds).unwrap()));
         *self.provider.clock.borrow_mut() += seconds;
+    }
+
+    /// Lets time pass, here, at `other` and at their provider.
+    pub(super) fn advance_with(&self, other: &Self, seconds: u64) {
+        self.advance(seconds);
+        other.host.set_clock(self.host.now());
     }
 
     pub(super) fn send(&mut self, request: Request) -> Reply {

@@ -257,8 +257,7 @@ fn rule_25_an_id_token_that_ends_while_it_waits_for_keys_is_judged_as_of_when_it
     one.provider.script.borrow_mut().id_claims = vec![("exp", json!(end))];
     let (browser, back) = keyless(&mut one);
     assert_eq!(browser.clone().get(&mut one, &back).status, 503);
-    one.advance(60);
-    two.host.set_clock(one.host.now());
+    one.advance_with(&two, 60);
     one.provider.script.borrow_mut().gone.clear();
     for node in [&mut two, &mut one] {
         let mut browser = browser.clone();

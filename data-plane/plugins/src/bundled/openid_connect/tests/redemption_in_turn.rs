@@ -308,8 +308,7 @@ fn rule_41_what_one_node_did_alone_others_hear_of_a_control_plane_that_is_back()
     assert!(browser.clone().get(&mut two, &back).sets_session());
     assert_eq!(one.provider.called("/token"), 1);
     // A refresh alike.
-    one.advance(350);
-    two.host.set_clock(one.host.now());
+    one.advance_with(&two, 350);
     let provider = Rc::clone(&one.provider);
     two.host.connect(Rc::new(move |request| {
         if request.uri().path() == "/token" {

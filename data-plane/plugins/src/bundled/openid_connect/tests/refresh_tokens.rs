@@ -244,8 +244,7 @@ fn rule_41_whoever_may_have_lost_a_refresh_ends_no_session_that_is_verified_agai
     }
     let mut browser = Browser::default();
     assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
-    one.advance(310);
-    two.host.set_clock(one.host.now());
+    one.advance_with(&two, 310);
     let mut late = browser.clone();
     assert_eq!(browser.get(&mut one, "/api").status, 200);
     // The provider takes its refresh token no more; it goes on for its grace. So it does though a control plane is back, which
@@ -330,8 +329,7 @@ fn a_forged_refresh_leaves_nobody_anonymous_at_the_nodes_that_hear_of_it() {
     let [mut one, mut two] = Gateway::joined(&config, &Rc::default());
     let mut browser = Browser::default();
     assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
-    one.advance(350);
-    two.host.set_clock(one.host.now());
+    one.advance_with(&two, 350);
     let kid = one.provider.keys.borrow()[0].jwk["kid"].clone();
     let forger = SigningKey::es256(kid.as_str().unwrap());
     one.provider.script.borrow_mut().signs_with = Some(forger);
@@ -348,8 +346,7 @@ fn rule_40_a_session_that_one_node_has_ended_at_its_refresh_is_over_at_all() {
         let [mut one, mut two] = Gateway::joined(&json!({}), &Rc::default());
         let mut browser = Browser::default();
         assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
-        one.advance(350);
-        two.host.set_clock(one.host.now());
+        one.advance_with(&two, 350);
         if forged {
             one.provider.script.borrow_mut().id_claims = vec![("sub", json!("mallory"))];
         } else {

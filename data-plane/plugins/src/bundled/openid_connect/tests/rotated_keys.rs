@@ -209,6 +209,7 @@ fn rule_41_new_tokens_that_nobody_can_judge_yet_are_known_to_all_nodes() {
         let [mut one, mut two] = Gateway::joined(&config, &cluster);
         let mut browser = Browser::default();
         assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
+        // Runs what is under way on the one node meanwhile: it tells the control plane.
         let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
             let host = one.host.clone();
             host.run(host.sleep(Duration::from_secs(seconds)));
@@ -249,11 +250,7 @@ fn rule_41_new_tokens_that_end_unjudged_are_renewed_on_whichever_node() {
         let [mut one, mut two] = Gateway::joined(&config, &Rc::default());
         let mut browser = Browser::default();
         assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
-        let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
-            one.advance(seconds);
-            two.host.set_clock(one.host.now());
-        };
-        pass(&one, &two, 301);
+        one.advance_with(&two, 301);
         let late = SigningKey::es256("late");
         {
             let mut script = one.provider.script.borrow_mut();
@@ -268,7 +265,7 @@ fn rule_41_new_tokens_that_end_unjudged_are_renewed_on_whichever_node() {
         }
         let calls = if rotates { 2 } else { 3 };
         assert_eq!(one.provider.called("/token"), calls, "{rotates}");
-        pass(&one, &two, 61);
+        one.advance_with(&two, 61);
         one.provider.keys.borrow_mut().push(late);
         {
             let mut script = one.provider.script.borrow_mut();
@@ -317,11 +314,7 @@ fn rule_41_what_waits_unjudged_is_not_taken_for_the_newest_of_a_refresh_token_th
     let [mut one, mut two] = Gateway::two(&config);
     let mut browser = Browser::default();
     assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
-    let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
-        one.advance(seconds);
-        two.host.set_clock(one.host.now());
-    };
-    pass(&one, &two, 301);
+    one.advance_with(&two, 301);
     let late = SigningKey::es256("late");
     {
         let mut script = one.provider.script.borrow_mut();
@@ -330,12 +323,12 @@ fn rule_41_what_waits_unjudged_is_not_taken_for_the_newest_of_a_refresh_token_th
         script.lifetime = Some(60);
     }
     assert_eq!(browser.get(&mut one, "/api").status, 503);
-    pass(&one, &two, 30);
+    one.advance_with(&two, 30);
     one.provider.keys.borrow_mut().push(late);
     assert_eq!(browser.get(&mut two, "/api").status, 200);
     assert_eq!(one.provider.called("/token"), 3);
     // What the first node keeps has ended by now, and is older than what the session holds.
-    pass(&one, &two, 45);
+    one.advance_with(&two, 45);
     assert_eq!(browser.get(&mut one, "/api").status, 200);
     assert_eq!(one.provider.called("/token"), 4);
 }
@@ -457,10 +450,6 @@ fn the_time_that_a_late_key_has_is_counted_anew_once_new_tokens_have_come_on_any
     let [mut one, mut two] = Gateway::joined(&config, &cluster);
     let mut browser = Browser::default();
     assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
-    let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
-        one.advance(seconds);
-        two.host.set_clock(one.host.now());
-    };
     let seen = |reply: &Reply| (reply.status, reply.ends_session());
     let late = |one: &Gateway, name: &str| {
         let late = SigningKey::es256(name);
@@ -469,14 +458,14 @@ fn the_time_that_a_late_key_has_is_counted_anew_once_new_tokens_have_come_on_any
         script.signs_with = Some(late.clone());
         late
     };
-    pass(&one, &two, 301);
+    one.advance_with(&two, 301);
     let key = late(&one, "late");
     assert_eq!(seen(&browser.get(&mut one, "/api")), (503, false));
     one.provider.keys.borrow_mut().push(key);
-    pass(&one, &two, 31);
+    one.advance_with(&two, 31);
     cluster.borrow_mut().clear();
     assert_eq!(seen(&browser.get(&mut two, "/api")), (200, false));
-    pass(&one, &two, 301);
+    one.advance_with(&two, 301);
     cluster.borrow_mut().clear();
     late(&one, "later");
     assert_eq!(seen(&browser.get(&mut one, "/api")), (503, false));

@@ -117,11 +117,7 @@ fn rule_41_new_tokens_that_nobody_can_judge_yet_are_stored_for_all_nodes() {
     let (mut one, mut two, redis) = gateways(&json!({ "refresh_grace": 0 }));
     let mut browser = Browser::default();
     browser.sign_in(&mut one, "/api");
-    let pass = |one: &Gateway, two: &Gateway, seconds: u64| {
-        one.advance(seconds);
-        two.host.set_clock(one.host.now());
-    };
-    pass(&one, &two, 301);
+    one.advance_with(&two, 301);
     let late = SigningKey::es256("late");
     one.provider.script.borrow_mut().signs_with = Some(late.clone());
     for node in [&mut one, &mut two] {
@@ -155,7 +151,7 @@ fn rule_41_new_tokens_that_nobody_can_judge_yet_are_stored_for_all_nodes() {
     let reply = browser.get(&mut three, "/api");
     assert_eq!((reply.status, reply.ends_session()), (503, false));
     one.provider.keys.borrow_mut().push(late);
-    pass(&one, &two, 2);
+    one.advance_with(&two, 2);
     for node in [&mut two, &mut one] {
         let reply = browser.get(node, "/api");
         assert_eq!((reply.status, reply.ends_session()), (200, false));

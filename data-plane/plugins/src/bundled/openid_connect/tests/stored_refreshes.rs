@@ -8,15 +8,14 @@ use super::gateway::{Browser, Gateway};
 use super::provider::plain;
 use super::redemption_in_turn::{fall_silent, noted};
 use super::storage::{Redis, gateways};
+use crate::host::Claim;
 use crate::host::redis::{Command, Reply};
-use crate::host::{Claim, Host as _};
 
 /// The browser of a session that is due at both nodes.
 fn due(one: &mut Gateway, two: &Gateway) -> Browser {
     let mut browser = Browser::default();
     assert_eq!(browser.sign_in(one, "/api").status, 200);
-    one.advance(350);
-    two.host.set_clock(one.host.now());
+    one.advance_with(two, 350);
     browser
 }
 
@@ -164,8 +163,7 @@ fn rule_41_tokens_that_end_within_a_turn_are_renewed_in_one_of_their_own() {
         assert_eq!(browser.sign_in(&mut one, "/api").status, 200);
         one.provider.script.borrow_mut().no_refresh_token = !rotates;
         for round in 1..=6 {
-            one.advance(3);
-            two.host.set_clock(one.host.now());
+            one.advance_with(&two, 3);
             let nodes = [&mut one, &mut two];
             for number in [round, round + 1] {
                 let node = &mut *nodes[number % 2];
@@ -414,8 +412,7 @@ fn rule_41_what_a_refresh_brought_serves_no_other_session() {
     one.provider.script.borrow_mut().lifetime = Some(3);
     let mut second = Browser::default();
     assert_eq!(second.sign_in(&mut one, "/api").status, 200);
-    one.advance(3);
-    two.host.set_clock(one.host.now());
+    one.advance_with(&two, 3);
     // Whoever can write there puts it in the place of another one.
     let store = Rc::clone(&redis);
     two.host.connect_redis(Rc::new(move |asked: &[Command]| {
