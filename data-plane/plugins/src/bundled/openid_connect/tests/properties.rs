@@ -50,24 +50,12 @@ impl World {
             started: Vec::new(),
         };
         for number in 0..2 {
-            let arrival = Arrival {
-                state: format!("state-{number}"),
-                nonce: format!("nonce-{number}"),
-                verifier: format!("verifier-{number}"),
-                seed: [0; 32],
-                jti: "request".to_owned(),
-                client: 0,
-                redirect_uri: "https://gateway.example/".to_owned(),
-                target: "https://gateway.example/".to_owned(),
-                query: None,
-                form: None,
-                arguments: Vec::new(),
-                interactive: false,
-                wished: false,
-                epoch: Some(0),
-            };
-            let (state, action) =
-                step(world.context(), State::Idle, Event::Arrived(arrival), START);
+            let (state, action) = step(
+                world.context(),
+                State::Idle,
+                Event::Arrived(arrival(number)),
+                START,
+            );
             let (State::Waiting(pending), Action::Redirect(location)) = (state, action) else {
                 panic!("a sign-in begins");
             };
@@ -123,23 +111,28 @@ impl World {
                 Event::TokensReceived(Box::new(self.started[*number].tokens.clone()))
             }
             Choice::KeysReceived => Event::KeysReceived,
-            Choice::Arrived => Event::Arrived(Arrival {
-                state: "state-9".to_owned(),
-                nonce: "nonce-9".to_owned(),
-                verifier: "verifier-9".to_owned(),
-                seed: [0; 32],
-                jti: "request".to_owned(),
-                client: 0,
-                redirect_uri: "https://gateway.example/".to_owned(),
-                target: "https://gateway.example/".to_owned(),
-                query: None,
-                form: None,
-                arguments: Vec::new(),
-                interactive: false,
-                wished: false,
-                epoch: Some(0),
-            }),
+            Choice::Arrived => Event::Arrived(arrival(9)),
         }
+    }
+}
+
+/// What begins a sign-in, with secrets of this number.
+fn arrival(number: u8) -> Arrival {
+    Arrival {
+        state: format!("state-{number}"),
+        nonce: format!("nonce-{number}"),
+        verifier: format!("verifier-{number}"),
+        seed: [0; 32],
+        jti: "request".to_owned(),
+        client: 0,
+        redirect_uri: "https://gateway.example/".to_owned(),
+        target: "https://gateway.example/".to_owned(),
+        query: None,
+        form: None,
+        arguments: Vec::new(),
+        interactive: false,
+        wished: false,
+        epoch: Some(0),
     }
 }
 
