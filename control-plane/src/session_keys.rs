@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use plugins::sessions::session_keys::sealed_for;
+use plugins::registry::sealed_for;
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{Entity, KeyState, Plugin, SessionKey};

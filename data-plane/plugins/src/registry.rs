@@ -3,6 +3,7 @@
 
 mod absent;
 mod references;
+mod sealing;
 
 use std::net::IpAddr;
 use std::sync::LazyLock;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 pub use self::absent::absence;
 use self::references::refers;
+pub use self::sealing::sealed_for;
 use crate::bundled::acl::Acl;
 use crate::bundled::basic_auth::BasicAuth;
 use crate::bundled::bot_detection::BotDetection;
