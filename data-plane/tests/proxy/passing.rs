@@ -99,7 +99,7 @@ fn a_head_passes_alike_with_filters_and_without() {
                 );
             }
             if fields.contains("Cookie: s=") {
-                // A session of another route of the host (security.md 69).
+                // A session of another route of the host.
                 let left = bare.0.iter().filter(|line| line.starts_with("cookie: "));
                 let left: Vec<_> = left.map(String::as_str).collect();
                 let expected: &[&str] = if fields.contains("a=1") {

@@ -1,5 +1,5 @@
 //! The gateway's own cookies among those of a request, told by their seal: whichever plugin set one, for whichever route
-//! of a host, no upstream is to see it. Whoever has it is its user (security.md 69).
+//! of a host, no upstream is to see it. Whoever has it is its user.
 
 use std::collections::HashMap;
 

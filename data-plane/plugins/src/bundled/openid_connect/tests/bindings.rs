@@ -182,7 +182,7 @@ fn a_session_is_verified_again_if_that_is_configured() {
         (true, json!([]), false, 401),
         (true, json!(["session"]), false, 401),
         (false, json!([]), false, 200),
-        // The provider has newer tokens for who can ask for them (security.md 79).
+        // The provider has newer tokens for who can ask for them.
         (true, json!([]), true, 200),
         (false, json!([]), true, 200),
     ] {

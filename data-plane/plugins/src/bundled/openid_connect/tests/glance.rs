@@ -71,7 +71,7 @@ impl Foreseen {
         assert_eq!(glanced.credential, whole.credential);
         assert_eq!(glanced.authenticated_groups, whole.authenticated_groups);
         assert!(exchange.upstream.body.is_none());
-        // What it begins ends with the same session or token (security.md 95).
+        // What it begins ends with the same session or token.
         let (glanced, whole) = (pass.tenure.as_ref(), exchange.tenure.as_ref());
         let (glanced, whole) = (glanced.expect("it goes on by something"), whole.unwrap());
         assert!(Rc::ptr_eq(glanced, whole));
@@ -146,7 +146,7 @@ fn a_session_passes_at_a_glance_once_it_was_opened() {
     let twice = [(COOKIE, &*held), (COOKIE, "a=1")];
     assert!(!passes(&mut gateway, get(), &twice));
 
-    // Another tab signs in: what comes may be its code (security.md 20).
+    // Another tab signs in: what comes may be its code.
     let mut tab = Browser::default();
     tab.get(&mut gateway, "/api");
     let both = format!("{held}; {}", cookies(&tab));

@@ -51,7 +51,7 @@ fn token_answers_that_are_none_are_refused() {
         let of_type = answer["access_token"].is_string() && kind != Some(&json!("Bearer"));
         let expected = if of_type { "token_type" } else { "token_shape" };
         assert_eq!(reason(&gateway), expected, "{answer}");
-        // The code is spent (security.md 25, 29).
+        // The code is spent.
         assert!(browser.cookies.is_empty(), "{answer}");
     }
     for (status, error, expected) in [
