@@ -119,6 +119,19 @@ pub(crate) fn closed_port() -> u16 {
     socket.local_addr().unwrap().port()
 }
 
+/// A server that does `work` with each connection, in a thread of its own; its port.
+pub(crate) fn serve_each(work: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, work) = (stream.unwrap(), work.clone());
+            std::thread::spawn(move || work(stream));
+        }
+    });
+    port
+}
+
 /// Answers each request head on each connection with the next of `answers` (the last one again and
 /// again); an empty answer closes the connection. The heads can be received.
 pub(crate) fn upstream(answers: &'static [&'static str]) -> (u16, Receiver<String>) {

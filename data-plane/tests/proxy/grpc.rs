@@ -16,19 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::gateway::{PATIENCE, ask, configuration, plugin, start, stop};
-
-pub(crate) type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
-
-pub(crate) fn run(work: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(async {
-            tokio::time::timeout(PATIENCE, work).await.unwrap();
-        });
-}
+use crate::gateway::{ask, configuration, plugin, start, stop};
+use crate::http2::{Body, run};
 
 /// Sends each message back as it comes, then the status in trailers.
 async fn echo(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {

@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::gateway::{configuration, plugin, record, start, stop};
-use crate::grpc::{Body, call, client, run};
+use crate::grpc::{call, client};
+use crate::http2::{Body, run};
 
 /// More than a client's and a server's windows take together.
 const LARGE: usize = 8 * 1024 * 1024;

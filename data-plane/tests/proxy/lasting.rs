@@ -1,7 +1,7 @@
 //! What lasts longer than a request: it keeps no configuration in memory, and is told of if the node waits no longer.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::gateway::{
     PATIENCE, ask, configuration, connect, eventually, get_status, plugin, read_until, record,
-    settings, start_with, stop,
+    serve_each, settings, start_with, stop,
 };
 use crate::http2;
 use crate::upgraded::lines;
@@ -33,14 +33,7 @@ const UPGRADE: &str =
 /// A server that begins an answer to `/stream` and does not end it, says nothing to `/wait`, speaks without end to who asks
 /// for a WebSocket, and says `ok` to others.
 fn server() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            std::thread::spawn(move || serve(stream.unwrap()));
-        }
-    });
-    port
+    serve_each(serve)
 }
 
 fn serve(mut stream: TcpStream) {
@@ -72,18 +65,10 @@ fn serve(mut stream: TcpStream) {
 
 /// Says hello to whoever connects.
 fn greeter() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            std::thread::spawn(move || {
-                let mut stream = stream.unwrap();
-                stream.write_all(b"hello").unwrap();
-                let _ = stream.read(&mut [0; 1]);
-            });
-        }
-    });
-    port
+    serve_each(|mut stream| {
+        stream.write_all(b"hello").unwrap();
+        let _ = stream.read(&mut [0; 1]);
+    })
 }
 
 /// Routes to `server`, one of byte streams, and a plugin that writes each exchange to `log`.

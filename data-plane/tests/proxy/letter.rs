@@ -1,8 +1,6 @@
 //! What the upstream is told of a request, and how routes judge it, by the letter of Kong's reference: paths, `Host`,
 //! `X-Forwarded-*`, what counts as HTTPS, which fields' values match, what is never sent twice.
 
-use std::io::Write as _;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,7 +11,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::gateway::{
-    OK, ask, configuration, read_until, record, settings, start, start_with, stop, upstream,
+    OK, ask, configuration, read_until, record, serve_each, settings, start, start_with, stop,
+    upstream,
 };
 
 fn send(proxy: &Proxy, target: &str, fields: &str) -> String {
@@ -215,17 +214,11 @@ fn header_values_match_whatever_their_case_and_any_of_several() {
 
 /// How often a server that hangs up after reading a head has been asked, once the client has its answer to `method`.
 fn tries(method: &str) -> usize {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            if read_until(&mut stream, "\r\n\r\n").is_some() {
-                counted.fetch_add(1, Ordering::SeqCst);
-            }
-            let _ = stream.flush();
+    let port = serve_each(move |mut stream| {
+        if read_until(&mut stream, "\r\n\r\n").is_some() {
+            counted.fetch_add(1, Ordering::SeqCst);
         }
     });
     let service = json!({"retries": 2});

@@ -12,29 +12,22 @@ use serde_json::json;
 use socket2::{SockFilter, SockRef};
 
 use crate::gateway::{
-    OK, PATIENCE, ask, configuration, connect, read_until, settings, start, start_with, stop,
-    upstream,
+    OK, PATIENCE, ask, configuration, connect, read_until, serve_each, settings, start, start_with,
+    stop, upstream,
 };
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\nAccept: */*\r\nConnection: close\r\n\r\n";
 
 /// A server that answers each request only once it is told to.
 fn patient_server() -> (u16, std::sync::mpsc::Receiver<Sender<()>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
     let (arrivals, arrived) = channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (mut stream, arrivals) = (stream.unwrap(), arrivals.clone());
-            std::thread::spawn(move || {
-                while read_until(&mut stream, "\r\n\r\n").is_some() {
-                    let (go, gone) = channel();
-                    if arrivals.send(go).is_err() || gone.recv().is_err() {
-                        return;
-                    }
-                    stream.write_all(OK.as_bytes()).unwrap();
-                }
-            });
+    let port = serve_each(move |mut stream| {
+        while read_until(&mut stream, "\r\n\r\n").is_some() {
+            let (go, gone) = channel();
+            if arrivals.send(go).is_err() || gone.recv().is_err() {
+                return;
+            }
+            stream.write_all(OK.as_bytes()).unwrap();
         }
     });
     (port, arrived)
@@ -205,28 +198,21 @@ fn reset(stream: &mut TcpStream) -> u32 {
 /// A server whose answer to `/small` is that, which has none for `/later`, and whose others do not end; says when one of
 /// these was given up.
 fn endless_server() -> (u16, std::sync::mpsc::Receiver<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
     let (ended, ends) = channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (mut stream, ended) = (stream.unwrap(), ended.clone());
-            std::thread::spawn(move || {
-                while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
-                    if head.starts_with("GET /small ") {
-                        stream.write_all(OK.as_bytes()).unwrap();
-                        continue;
-                    }
-                    if head.starts_with("GET /later ") {
-                        continue;
-                    }
-                    let long = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
-                    stream.write_all(long).unwrap();
-                    while stream.write_all(&vec![b'x'; 64 * 1024]).is_ok() {}
-                    let _ = ended.send(());
-                    return;
-                }
-            });
+    let port = serve_each(move |mut stream| {
+        while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
+            if head.starts_with("GET /small ") {
+                stream.write_all(OK.as_bytes()).unwrap();
+                continue;
+            }
+            if head.starts_with("GET /later ") {
+                continue;
+            }
+            let long = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
+            stream.write_all(long).unwrap();
+            while stream.write_all(&vec![b'x'; 64 * 1024]).is_ok() {}
+            let _ = ended.send(());
+            return;
         }
     });
     (port, ends)

@@ -17,7 +17,7 @@ use shared::clock::monotonic;
 
 use crate::gateway::{
     OK, PATIENCE, ask, configuration, connect, eventually, get, get_status, patient, read_until,
-    settings, start, start_with, stop, upstream,
+    serve_each, settings, start, start_with, stop, upstream,
 };
 
 #[test]
@@ -154,19 +154,12 @@ fn connections_to_servers_are_kept_as_the_settings_say() {
             3,
         ),
     ] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                counted.fetch_add(1, Ordering::SeqCst);
-                std::thread::spawn(move || {
-                    let mut stream = stream.unwrap();
-                    while read_until(&mut stream, "\r\n\r\n").is_some() {
-                        stream.write_all(OK.as_bytes()).unwrap();
-                    }
-                });
+        let port = serve_each(move |mut stream| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            while read_until(&mut stream, "\r\n\r\n").is_some() {
+                stream.write_all(OK.as_bytes()).unwrap();
             }
         });
         let limits = Limits {
@@ -411,23 +404,16 @@ fn stopping_ends_although_clients_keep_coming() {
 
 #[test]
 fn stopping_takes_one_more_request_of_each_connection() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
     let (go, went) = channel::<()>();
     let went = Arc::new(Mutex::new(went));
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (mut stream, went) = (stream.unwrap(), Arc::clone(&went));
-            std::thread::spawn(move || {
-                while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
-                    let (start, end) = OK.split_at(OK.len() - 2);
-                    stream.write_all(start.as_bytes()).unwrap();
-                    if head.starts_with("GET /slow ") {
-                        went.lock().unwrap().recv().unwrap();
-                    }
-                    stream.write_all(end.as_bytes()).unwrap();
-                }
-            });
+    let port = serve_each(move |mut stream| {
+        while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
+            let (start, end) = OK.split_at(OK.len() - 2);
+            stream.write_all(start.as_bytes()).unwrap();
+            if head.starts_with("GET /slow ") {
+                went.lock().unwrap().recv().unwrap();
+            }
+            stream.write_all(end.as_bytes()).unwrap();
         }
     });
     let proxy = patient(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));

@@ -14,30 +14,23 @@ use shared::snapshot::Record;
 use uuid::Uuid;
 
 use crate::gateway::{
-    PATIENCE, closed_port, get_status, plugin, record, scoped, settings, start_with, stop,
+    PATIENCE, closed_port, get_status, plugin, record, scoped, serve_each, settings, start_with,
+    stop,
 };
 use crate::tls::known_name;
 use crate::upstreams::own_tls;
 
 /// Says its name to whoever connects, and sends back what it gets.
 fn echo(name: &'static str) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            std::thread::spawn(move || {
-                let mut stream = stream.unwrap();
-                stream.write_all(name.as_bytes()).unwrap();
-                let mut buffer = [0; 1024];
-                while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                    if stream.write_all(&buffer[..count]).is_err() {
-                        return;
-                    }
-                }
-            });
+    serve_each(move |mut stream| {
+        stream.write_all(name.as_bytes()).unwrap();
+        let mut buffer = [0; 1024];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            if stream.write_all(&buffer[..count]).is_err() {
+                return;
+            }
         }
-    });
-    port
+    })
 }
 
 /// A server that keeps what it gets and closes.

@@ -1,7 +1,7 @@
 //! Certificates: what clients are shown by name, what servers are shown, and which servers are believed.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,7 +26,9 @@ use shared::snapshot::{Record, Revision, Snapshot};
 use shared::tls::{certified, provider};
 use uuid::Uuid;
 
-use crate::gateway::{OK, ask, configuration, read_until, record, settings, start, stop};
+use crate::gateway::{
+    OK, ask, configuration, read_until, record, serve_each, settings, start, stop,
+};
 
 /// An authority, or one that another has made.
 type Authority = CertifiedIssuer<'static, KeyPair>;
@@ -91,22 +93,15 @@ fn tls_server(
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
     let shown = SingleCertAndKey::from(certified(chain, key.into()).unwrap());
     let config = Arc::new(builder.with_cert_resolver(Arc::new(shown)));
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for tcp in listener.incoming() {
-            let mut tcp = tcp.unwrap();
-            let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
-            let mut stream = Stream::new(&mut tls, &mut tcp);
-            if read_until(&mut stream, "\r\n\r\n").is_some() {
-                let name = tls.server_name().unwrap_or("none").to_owned();
-                let answer =
-                    format!("HTTP/1.1 200 OK\r\nX-Name: {name}\r\nContent-Length: 0\r\n\r\n");
-                let _ = Stream::new(&mut tls, &mut tcp).write_all(answer.as_bytes());
-            }
+    serve_each(move |mut tcp| {
+        let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut stream = Stream::new(&mut tls, &mut tcp);
+        if read_until(&mut stream, "\r\n\r\n").is_some() {
+            let name = tls.server_name().unwrap_or("none").to_owned();
+            let answer = format!("HTTP/1.1 200 OK\r\nX-Name: {name}\r\nContent-Length: 0\r\n\r\n");
+            let _ = Stream::new(&mut tls, &mut tcp).write_all(answer.as_bytes());
         }
-    });
-    port
+    })
 }
 
 fn certificate(id: u128, leaf: &Leaf) -> Record {

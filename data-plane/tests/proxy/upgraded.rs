@@ -1,7 +1,7 @@
 //! A WebSocket is one exchange: logged, counted and under way until it ends, whatever ends it.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use shared::clock::monotonic;
 
 use crate::gateway::{
-    PATIENCE, ask, configuration, connect, eventually, get_status, plugin, read_until, settings,
-    start_with, stop,
+    PATIENCE, ask, configuration, connect, eventually, get_status, plugin, read_until, serve_each,
+    settings, start_with, stop,
 };
 
 const HANDSHAKE: &str =
@@ -25,25 +25,17 @@ const LEAVE: &str = "leave\n";
 
 /// A server that switches protocols, or says `ok` to who does not ask for that.
 fn server() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            std::thread::spawn(move || {
-                while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
-                    if head.to_ascii_lowercase().contains("upgrade: websocket") {
-                        return speak(stream);
-                    }
-                    let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-                    if stream.write_all(ok).is_err() {
-                        return;
-                    }
-                }
-            });
+    serve_each(|mut stream| {
+        while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
+            if head.to_ascii_lowercase().contains("upgrade: websocket") {
+                return speak(stream);
+            }
+            let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            if stream.write_all(ok).is_err() {
+                return;
+            }
         }
-    });
-    port
+    })
 }
 
 fn speak(mut stream: TcpStream) {

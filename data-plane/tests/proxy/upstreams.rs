@@ -12,8 +12,8 @@ use rustls::{ServerConfig, ServerConnection, Stream};
 use serde_json::{Value, json};
 
 use crate::gateway::{
-    OK, PATIENCE, ask, closed_port, configuration, connect, read_until, settings, start,
-    start_with, stop, upstream,
+    OK, PATIENCE, ask, closed_port, configuration, connect, read_until, serve_each, settings,
+    start, start_with, stop, upstream,
 };
 
 const REQUEST: &str =
@@ -35,19 +35,13 @@ pub(crate) fn own_tls() -> Arc<ServerConfig> {
 /// A server that speaks TLS.
 fn tls_upstream() -> u16 {
     let config = own_tls();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for tcp in listener.incoming() {
-            let mut tcp = tcp.unwrap();
-            let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
-            let mut stream = Stream::new(&mut tls, &mut tcp);
-            if read_until(&mut stream, "\r\n\r\n").is_some() {
-                stream.write_all(OK.as_bytes()).unwrap();
-            }
+    serve_each(move |mut tcp| {
+        let mut tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut stream = Stream::new(&mut tls, &mut tcp);
+        if read_until(&mut stream, "\r\n\r\n").is_some() {
+            stream.write_all(OK.as_bytes()).unwrap();
         }
-    });
-    port
+    })
 }
 
 #[test]

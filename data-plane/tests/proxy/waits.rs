@@ -12,8 +12,8 @@ use shared::clock::monotonic;
 use socket2::{Domain, Socket, Type};
 
 use crate::gateway::{
-    OK, PATIENCE, configuration, connect, eventually, read_until, settings, start_with, stop,
-    upstream,
+    OK, PATIENCE, configuration, connect, eventually, read_until, serve_each, settings, start_with,
+    stop, upstream,
 };
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -105,20 +105,14 @@ fn a_head_that_does_not_end_is_given_up() {
 
 #[test]
 fn a_body_that_stops_is_given_up() {
-    let (port, _heads) = upstream(&[""]);
     let limits = Limits {
         body: SHORT,
         ..Limits::default()
     };
     // The upstream waits for the whole body.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let waiting = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let _ = std::io::copy(&mut stream.unwrap(), &mut std::io::sink());
-        }
+    let waiting = serve_each(|mut stream| {
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
-    let _ = port;
     let proxy = impatient(waiting, limits);
     for body in [
         "Content-Length: 5\r\n\r\nab",
@@ -233,19 +227,12 @@ fn a_client_that_has_taken_some_may_pause_for_longer_than_one_that_takes_nothing
 
 #[test]
 fn a_long_exchange_is_no_idle_connection() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            std::thread::spawn(move || {
-                let mut stream = stream.unwrap();
-                read_until(&mut stream, "\r\n\r\n").unwrap();
-                std::thread::sleep(SHORT * 3);
-                // Whoever was held up has gone.
-                let _ = stream.write_all(OK.as_bytes());
-                std::thread::sleep(SHORT);
-            });
-        }
+    let port = serve_each(|mut stream| {
+        read_until(&mut stream, "\r\n\r\n").unwrap();
+        std::thread::sleep(SHORT * 3);
+        // Whoever was held up has gone.
+        let _ = stream.write_all(OK.as_bytes());
+        std::thread::sleep(SHORT);
     });
     let limits = Limits {
         idle: SHORT,
