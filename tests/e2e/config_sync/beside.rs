@@ -55,16 +55,22 @@ const FEATURES: [&str; 7] = [
     "kind/revocations",
 ];
 
-#[tokio::test]
-async fn a_logout_and_an_answer_pass_an_update_that_is_on_its_way() {
-    let cluster = cluster().await;
-    let first = hello_with("node-1", "a", None, &FEATURES);
-    let mut node = subscribe(&cluster, first).await.unwrap();
+/// A node that has all there was, which the update told, before more than a link takes at once was made.
+async fn before_a_large_change(cluster: &Cluster, features: &[&str]) -> (Node, Begin) {
+    let first = hello_with("node-1", "a", None, features);
+    let mut node = subscribe(cluster, first).await.unwrap();
     let (begin, _) = node.whole_update().await;
     node.ack(&begin).await;
     let whole = consumers(1_500);
     let reply = cluster.admin(Method::POST, "/config", &whole).await;
     assert_eq!(reply.status, 201, "{}", reply.text());
+    (node, begin)
+}
+
+#[tokio::test]
+async fn a_logout_and_an_answer_pass_an_update_that_is_on_its_way() {
+    let cluster = cluster().await;
+    let (mut node, _) = before_a_large_change(&cluster, &FEATURES).await;
     // It is slower than the update is long. Whatever begins before that is small.
     let begin = loop {
         match node.hear().await.unwrap() {
@@ -136,13 +142,7 @@ async fn a_logout_and_an_answer_pass_an_update_that_is_on_its_way() {
 #[tokio::test]
 async fn a_node_that_comes_back_hears_of_a_logout_before_all_of_the_update_that_brings_it() {
     let cluster = cluster().await;
-    let first = hello_with("node-1", "a", None, &FEATURES);
-    let mut node = subscribe(&cluster, first).await.unwrap();
-    let (begin, _) = node.whole_update().await;
-    node.ack(&begin).await;
-    let whole = consumers(1_500);
-    let reply = cluster.admin(Method::POST, "/config", &whole).await;
-    assert_eq!(reply.status, 201, "{}", reply.text());
+    let (mut node, begin) = before_a_large_change(&cluster, &FEATURES).await;
     let mut running = begin.target;
     loop {
         match node.hear().await.unwrap() {
@@ -186,13 +186,7 @@ async fn a_node_that_comes_back_hears_of_a_logout_before_all_of_the_update_that_
 async fn no_more_of_an_update_is_under_way_than_a_node_says_it_can_take() {
     let cluster = cluster().await;
     let features = [&FEATURES[..], &[MILESTONES]].concat();
-    let first = hello_with("node-1", "a", None, &features);
-    let mut node = subscribe(&cluster, first).await.unwrap();
-    let (begin, _) = node.whole_update().await;
-    node.ack(&begin).await;
-    let whole = consumers(1_500);
-    let reply = cluster.admin(Method::POST, "/config", &whole).await;
-    assert_eq!(reply.status, 201, "{}", reply.text());
+    let (mut node, _) = before_a_large_change(&cluster, &features).await;
     let mut marks = Vec::new();
     let begin = loop {
         match node.hear().await.unwrap() {
