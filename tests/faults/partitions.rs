@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::load::{Load, Target};
 use crate::loops::Traffic;
-use crate::namespace::{Namespace, Way};
+use crate::namespace::{Link, Namespace, Way};
 use crate::replicas::{HERE, Place, Replicas, timed};
 
 /// What the route answers, if it does.
@@ -18,11 +18,8 @@ async fn answer(url: &str) -> Option<Value> {
     (reply.status == 200).then(|| reply.json()["message"].clone())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs root: tests/faults/run"]
-async fn a_node_that_the_network_cuts_off_serves_and_catches_up() {
-    let namespace = Namespace::make("node");
-    let (control, clients) = (namespace.link(0), namespace.link(1));
+/// A node that hears its control plane and its clients by these links alone, and a route for `/p`.
+async fn apart(namespace: &Namespace, control: &Link, clients: &Link) -> (Cluster, Value) {
     let listen = format!("{}:0", control.ours);
     let mut cluster = Cluster::start_with(0, &[("WARDGATE_CLUSTER_LISTEN", &listen)]).await;
     cluster.certify("node-1");
@@ -30,6 +27,15 @@ async fn a_node_that_the_network_cuts_off_serves_and_catches_up() {
     cluster.run_under(&namespace.command());
     cluster.start_data_plane_with("node-1", &[proxy]).await;
     let route = cluster.create("/routes", json!({ "paths": ["/p"] })).await;
+    (cluster, route)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root: tests/faults/run"]
+async fn a_node_that_the_network_cuts_off_serves_and_catches_up() {
+    let namespace = Namespace::make("node");
+    let (control, clients) = (namespace.link(0), namespace.link(1));
+    let (cluster, route) = apart(&namespace, &control, &clients).await;
     let config = |number: u32| json!({ "status_code": 200, "message": number.to_string() });
     let plugin = json!({ "name": "request-termination", "route": { "id": route["id"] }, "config": config(0) });
     let plugin = cluster.create("/plugins", plugin).await;
@@ -129,13 +135,7 @@ async fn of_two_halves_only_one_takes_writes() {
 async fn a_link_that_loses_one_direction_is_as_one_that_loses_both() {
     let namespace = Namespace::make("oneway");
     let (control, clients) = (namespace.link(4), namespace.link(5));
-    let listen = format!("{}:0", control.ours);
-    let mut cluster = Cluster::start_with(0, &[("WARDGATE_CLUSTER_LISTEN", &listen)]).await;
-    cluster.certify("node-1");
-    let proxy = ("WARDGATE_PROXY_LISTEN", format!("{}:0", clients.theirs));
-    cluster.run_under(&namespace.command());
-    cluster.start_data_plane_with("node-1", &[proxy]).await;
-    let route = cluster.create("/routes", json!({ "paths": ["/p"] })).await;
+    let (cluster, route) = apart(&namespace, &control, &clients).await;
     let answer = json!({ "name": "request-termination", "route": { "id": route["id"] }, "config": { "status_code": 200 } });
     cluster.create("/plugins", answer).await;
     cluster.settled().await;
