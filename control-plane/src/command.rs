@@ -308,33 +308,22 @@ fn decide_record(
         Action::Link(owner, field, body) => {
             link::link(config, entity, *owner, field, body, context)
         }
-        Action::Delete(selector) if !command.parents.is_empty() => {
-            let key = existing(config, entity, selector, &command.parents)?;
-            let removes = cascade::removal(config, key)?;
+        Action::Delete(selector) => {
+            let key = if command.parents.is_empty() {
+                find(config, entity, selector)?
+            } else {
+                Some(existing(config, entity, selector, &command.parents)?)
+            };
+            // What is not there is gone.
+            let removes = key.map(|key| cascade::removal(config, key)).transpose()?;
             Ok(Decision {
                 change: Change {
                     puts: Vec::new(),
-                    removes,
+                    removes: removes.unwrap_or_default(),
                 },
                 record: None,
             })
         }
-        Action::Delete(selector) => match find(config, entity, selector)? {
-            None => Ok(Decision {
-                change: Change::default(),
-                record: None,
-            }),
-            Some(key) => {
-                let removes = cascade::removal(config, key)?;
-                Ok(Decision {
-                    change: Change {
-                        puts: Vec::new(),
-                        removes,
-                    },
-                    record: None,
-                })
-            }
-        },
     }
 }
 
