@@ -30,11 +30,11 @@ type Sides = (Option<Stored>, Option<Stored>);
 
 /// Edits put together: each record as it was before the first and after the last.
 #[derive(Clone, Debug, Default)]
-pub struct Difference(BTreeMap<Key, Sides>);
+pub(crate) struct Difference(BTreeMap<Key, Sides>);
 
 impl Difference {
     /// What `change` does to `config`.
-    pub fn of_change(config: &Config, change: &Change) -> Self {
+    pub(crate) fn of_change(config: &Config, change: &Change) -> Self {
         let old = |key: &Key| config.stored(*key).cloned();
         let puts = change
             .puts
@@ -45,7 +45,7 @@ impl Difference {
     }
 
     /// What one commit did.
-    pub fn of_entry(entry: &Entry) -> Self {
+    pub(crate) fn of_entry(entry: &Entry) -> Self {
         let mut difference = Self::default();
         difference.add(entry);
         difference
@@ -53,7 +53,7 @@ impl Difference {
 
     /// What leads from the state at `from` to that at `to`, whichever is older. `None` if one of the commits in
     /// between is not kept.
-    pub fn between(
+    pub(crate) fn between(
         history: &dyn History,
         from: Revision,
         to: Revision,
@@ -76,7 +76,7 @@ impl Difference {
 
     /// What leads from `config` back to what the configuration was at `to`. `None` if one of the commits in
     /// between is not kept.
-    pub fn back(
+    pub(crate) fn back(
         history: &dyn History,
         config: &Config,
         to: Revision,
@@ -94,7 +94,7 @@ impl Difference {
 
     /// Only what concerns `workspace`, if it is given.
     #[must_use]
-    pub fn within(mut self, workspace: Option<Uuid>) -> Self {
+    pub(crate) fn within(mut self, workspace: Option<Uuid>) -> Self {
         if let Some(workspace) = workspace {
             self.0.retain(|key, (before, after)| {
                 let side = after.as_ref().or(before.as_ref());
@@ -107,7 +107,7 @@ impl Difference {
 
     /// Only what is configuration: neither the keys of sessions nor who may use the Admin API.
     #[must_use]
-    pub fn of_configuration(mut self) -> Self {
+    pub(crate) fn of_configuration(mut self) -> Self {
         self.0.retain(|key, _| {
             definition(key.kind).is_some_and(|entity| {
                 entity.kind == Workspace::KIND || is_replaced(entity, DEFAULT_WORKSPACE)
@@ -117,7 +117,7 @@ impl Difference {
     }
 
     /// The change that makes `config` what this leads to.
-    pub fn change(&self, config: &Config) -> Change {
+    pub(crate) fn change(&self, config: &Config) -> Change {
         let mut change = Change::default();
         for (key, (_, after)) in &self.0 {
             match after {
@@ -132,7 +132,7 @@ impl Difference {
     }
 
     /// How many records are new, changed and gone.
-    pub fn counts(&self) -> Value {
+    pub(crate) fn counts(&self) -> Value {
         let count = |wanted: &str| {
             let same = |(_, sides): &(&Key, &Sides)| action(sides) == Some(wanted);
             self.0.iter().filter(same).count()
@@ -145,12 +145,12 @@ impl Difference {
     }
 
     /// Whether nothing is left of it.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.values().all(|sides| action(sides).is_none())
     }
 
     /// Each record that differs, with its fields. Records that the Admin API never shows are left out.
-    pub fn show(&self) -> Vec<Value> {
+    pub(crate) fn show(&self) -> Vec<Value> {
         self.0
             .iter()
             .filter_map(|(key, sides)| {

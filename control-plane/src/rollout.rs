@@ -10,7 +10,7 @@
 
 mod gate;
 mod journal;
-pub mod rollback;
+pub(crate) mod rollback;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +22,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 
 use crate::fleet::View;
-pub use journal::{Agreed, Journal, JournalError, Keeper, Unagreed};
+pub(crate) use journal::{Agreed, Journal, JournalError, Keeper, Unagreed};
 
 /// How long a node may be gone after it was given a change, and how long after the start nobody may be there.
 const GONE: Duration = Duration::from_mins(1);
@@ -212,7 +212,7 @@ impl Rollout {
 }
 
 /// What is to be done about `rollout` at `now`, as the nodes do.
-pub fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime) -> Action {
+pub(crate) fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime) -> Action {
     if rollout.state != State::Running {
         return Action::Wait;
     }

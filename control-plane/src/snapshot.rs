@@ -26,18 +26,18 @@ use tokio::sync::OnceCell;
 
 use crate::config::{Change, Config, Stored};
 use beside::Beside;
-pub use frame::{Frame, chunk_frame, frame, parts, size};
-pub use held::is_rolled_out;
+pub(crate) use frame::{Frame, chunk_frame, frame, parts, size};
+pub(crate) use held::is_rolled_out;
 use pack::Packed;
-pub use requirements::{Missing, Requirements};
+pub(crate) use requirements::{Missing, Requirements};
 use ring::Ring;
-pub use vouched::Vouched;
+pub(crate) use vouched::Vouched;
 
 /// Differences that are kept ready for one target: nodes that run the same share them.
 const DIFFERENCES: usize = 64;
 
 /// Who signs, exchanged when the certificate is renewed.
-pub type SharedSigner = Arc<RwLock<Option<Signer>>>;
+pub(crate) type SharedSigner = Arc<RwLock<Option<Signer>>>;
 
 /// Records on their way to nodes.
 #[derive(Debug)]
@@ -283,7 +283,7 @@ fn is_distributed(key: &Key) -> bool {
 
 /// Publishes one configuration after the other. A clone knows what was published up to then, and remembers along.
 #[derive(Clone, Debug)]
-pub struct Follower {
+pub(crate) struct Follower {
     generation: u64,
     signer: SharedSigner,
     history: Arc<History>,
@@ -292,7 +292,7 @@ pub struct Follower {
 
 impl Follower {
     /// Publishes `config` first.
-    pub fn new(config: Config, generation: u64, signer: SharedSigner) -> Self {
+    pub(crate) fn new(config: Config, generation: u64, signer: SharedSigner) -> Self {
         let history = Arc::new(History::default());
         let inventory = Inventory::new(
             config
@@ -316,17 +316,17 @@ impl Follower {
     }
 
     /// What was published last.
-    pub const fn newest(&self) -> &Arc<Published> {
+    pub(crate) const fn newest(&self) -> &Arc<Published> {
         &self.newest
     }
 
     /// What is published from now on is of `generation`.
-    pub const fn reach(&mut self, generation: u64) {
+    pub(crate) const fn reach(&mut self, generation: u64) {
         self.generation = generation;
     }
 
     /// Publishes `config`, by what changed since the last.
-    pub fn publish(&mut self, config: Config) -> &Arc<Published> {
+    pub(crate) fn publish(&mut self, config: Config) -> &Arc<Published> {
         if config.revision() == self.newest.position.revision {
             return &self.newest;
         }

@@ -50,7 +50,7 @@ pub enum JournalError {
 }
 
 /// Why a value cannot be agreed on: what went wrong where it is kept.
-pub type Unagreed = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Unagreed = Box<dyn std::error::Error + Send + Sync>;
 
 /// A value that several control planes agree on: whoever writes it has seen what it was before.
 pub trait Agreed: std::fmt::Debug + Send + Sync {

@@ -9,7 +9,7 @@ use crate::publisher::{JournalFault, Publisher};
 
 /// Why there is no way back.
 #[derive(Debug, thiserror::Error)]
-pub enum RollbackError {
+pub(crate) enum RollbackError {
     /// Something else was committed in the meantime, which this would undo, too.
     #[error("the configuration has changed meanwhile")]
     Newer,
@@ -26,7 +26,7 @@ pub enum RollbackError {
 
 /// Makes what the configuration was at `to` a new revision, if `from` is the newest. Neither keys and
 /// revocations nor who may use the Admin API go back. Blocks on the store.
-pub fn carry_out(
+pub(crate) fn carry_out(
     publisher: &Publisher,
     from: Revision,
     to: Revision,

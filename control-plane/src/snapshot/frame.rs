@@ -21,10 +21,10 @@ const PART_DATA: u32 = 1;
 const PART: usize = 7 * 1024;
 
 /// A message in the pieces that it is sent in, one right after the other. The second may be empty.
-pub type Frame = [Bytes; 2];
+pub(crate) type Frame = [Bytes; 2];
 
 /// Bytes of all of it.
-pub fn size(frame: &Frame) -> usize {
+pub(crate) fn size(frame: &Frame) -> usize {
     frame.iter().map(Bytes::len).sum()
 }
 
@@ -33,7 +33,7 @@ pub fn size(frame: &Frame) -> usize {
 /// # Panics
 ///
 /// If it is longer than 4 GiB, which none is.
-pub fn frame(kind: Kind) -> Frame {
+pub(crate) fn frame(kind: Kind) -> Frame {
     let message = ControlMessage { kind: Some(kind) };
     let mut bytes = begun(message.encoded_len(), message.encoded_len());
     message
@@ -43,7 +43,7 @@ pub fn frame(kind: Kind) -> Frame {
 }
 
 /// Encodes a chunk: what comes before its data, and the data, which all nodes share.
-pub fn chunk_frame(chunk: &Chunk) -> Frame {
+pub(crate) fn chunk_frame(chunk: &Chunk) -> Frame {
     let (before, data) = message(chunk);
     let length = before.len() + data.len();
     // The number of a chunk takes one byte.
@@ -56,7 +56,7 @@ pub fn chunk_frame(chunk: &Chunk) -> Frame {
 }
 
 /// Encodes a chunk that is long in parts, between which there is room for what cannot wait. Their data all nodes share, too.
-pub fn parts(chunk: &Chunk) -> Vec<Frame> {
+pub(crate) fn parts(chunk: &Chunk) -> Vec<Frame> {
     if chunk.data.len() <= PART {
         return vec![chunk_frame(chunk)];
     }

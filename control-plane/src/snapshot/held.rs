@@ -9,13 +9,13 @@ use super::{Follower, Published, is_distributed};
 use crate::config::{Change, Config};
 
 /// Whether a change of such a record has to be rolled out.
-pub fn is_rolled_out(key: &Key) -> bool {
+pub(crate) fn is_rolled_out(key: &Key) -> bool {
     is_distributed(key) && !key.is_urgent()
 }
 
 impl Follower {
     /// `base` with the keys and revocations of the newest. The same as before, if these are the same.
-    pub fn hold(&self, base: &Arc<Published>) -> Arc<Published> {
+    pub(crate) fn hold(&self, base: &Arc<Published>) -> Arc<Published> {
         let Change {
             mut puts,
             mut removes,
@@ -36,7 +36,7 @@ impl Follower {
     }
 
     /// The earlier state `config`, with the keys and revocations of the newest.
-    pub fn held_at(&self, config: Config) -> Arc<Published> {
+    pub(crate) fn held_at(&self, config: Config) -> Arc<Published> {
         let change = config.since(&self.newest.config);
         let (content, count) = self.newest.followed_by(config, change);
         self.history.ring.push(content.inventory.clone(), count);
