@@ -3,7 +3,7 @@
 use super::*;
 
 /// The lists that decK aborts without, and those that it takes a 404 for but that we have.
-pub(super) const LISTS: [&str; 18] = [
+const LISTS: [&str; 18] = [
     "services",
     "routes",
     "plugins",

@@ -1,7 +1,6 @@
 //! What Kong's ingress controller asks for, as it was seen to: the start, the webhook, and the configuration
 //! with and without a database. And decK with every entity that it knows.
 
-use super::deck::LISTS;
 use super::*;
 
 /// A certificate for `name`, and its key.
@@ -194,6 +193,25 @@ fn everything() -> Vec<(String, Value)> {
         put(&format!("{consumer}/acls"), 16, json!({ "group": "g" })),
     ]
 }
+
+/// The lists that decK reads, and those that it compares nothing in but must be able to read.
+const LISTS: [&str; 15] = [
+    "services",
+    "routes",
+    "plugins",
+    "certificates",
+    "snis",
+    "upstreams",
+    "consumers",
+    "ca_certificates",
+    "vaults",
+    "keys",
+    "key-sets",
+    "key-auths",
+    "hmac-auths",
+    "jwts",
+    "acls",
+];
 
 async fn dump(api: &Api) -> Vec<Value> {
     let mut state = Vec::new();
