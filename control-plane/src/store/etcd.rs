@@ -73,6 +73,17 @@ struct Head {
     restored: Option<bool>,
 }
 
+/// What came of the last look at etcd, and of a write since.
+#[derive(Debug, Default)]
+enum Last {
+    #[default]
+    Answered,
+    /// The write was not: nobody knows what became of it before somebody looks.
+    WriteLost(EtcdError),
+    /// The look failed: nobody waits for a write to fail as well.
+    LookFailed(EtcdError),
+}
+
 /// The store of one control plane.
 #[derive(Debug)]
 pub struct EtcdStore {
@@ -82,10 +93,7 @@ pub struct EtcdStore {
     seen: u64,
     /// How many revisions the log goes back.
     revisions: u64,
-    /// Why the last look at it failed, if it did: then nobody waits for a write to fail as well.
-    unreachable: Option<EtcdError>,
-    /// Why the last write was not answered, if nobody has looked since.
-    lost: Option<EtcdError>,
+    last: Last,
     /// Whether what is there has another past than what is known here. etcd's numbers may be the same.
     parted: bool,
     /// Whether what is there is older than what is known here.
@@ -131,8 +139,7 @@ impl EtcdStore {
             head,
             seen,
             revisions: REVISIONS,
-            unreachable: None,
-            lost: None,
+            last: Last::default(),
             parted: false,
             regression: Regression::default(),
             sweeper: Arc::default(),
@@ -237,7 +244,7 @@ impl From<EtcdError> for JournalFault {
 
 impl Journal for EtcdStore {
     fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault> {
-        if let Some(error) = &self.unreachable {
+        if let Last::LookFailed(error) = &self.last {
             return Err(error.clone().into());
         }
         if self.parted {
@@ -249,7 +256,7 @@ impl Journal for EtcdStore {
         }
         let written = self.write(entry);
         if let Err(EtcdError::Unreachable(reason) | EtcdError::Unknown(reason)) = &written {
-            self.lost = Some(EtcdError::Unreachable(reason.clone()));
+            self.last = Last::WriteLost(EtcdError::Unreachable(reason.clone()));
         }
         if written? {
             Ok(())
@@ -259,7 +266,10 @@ impl Journal for EtcdStore {
     }
 
     fn lost(&self) -> Option<JournalFault> {
-        self.lost.clone().map(JournalFault::from)
+        match &self.last {
+            Last::WriteLost(error) => Some(error.clone().into()),
+            Last::Answered | Last::LookFailed(_) => None,
+        }
     }
 
     fn is_shared(&self) -> bool {
@@ -268,8 +278,10 @@ impl Journal for EtcdStore {
 
     fn newer(&mut self) -> Result<Newer, JournalFault> {
         let looked = self.shelf.head();
-        self.unreachable = looked.as_ref().err().cloned();
-        self.lost = None;
+        self.last = match &looked {
+            Ok(_) => Last::Answered,
+            Err(error) => Last::LookFailed(error.clone()),
+        };
         let (head, version) = looked?;
         if self.regression.look(&head, &self.head, monotonic())? {
             return Ok(Newer::Changes(Vec::new()));
