@@ -52,13 +52,6 @@ pub struct Encoded {
     pub chunks: Vec<Chunk>,
 }
 
-impl Encoded {
-    /// Bytes of all chunks as they travel.
-    pub fn packed_bytes(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.data.len()).sum()
-    }
-}
-
 /// What a node has of a target already, which decides what it is sent.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum Base {
