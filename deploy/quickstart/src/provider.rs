@@ -150,11 +150,6 @@ impl Provider {
         *lock(&self.0.hook) = Some(Arc::new(hook));
     }
 
-    /// Hands out proper tokens again.
-    pub fn clear_draft_hook(&self) {
-        *lock(&self.0.hook) = None;
-    }
-
     /// Forgets every grant, so that refresh tokens are refused, and every sign-in at the provider.
     pub fn forget_everyone(&self) {
         *lock(&self.0.state) = State::default();
