@@ -84,7 +84,7 @@ pub(super) fn health(
     json!({ "data": data, "next": null, "node_id": node })
 }
 
-/// What `targets` come to together, and whether that is healthy: while more than `threshold` per cent of their weight
+/// The details of an upstream with these `targets`, and whether it is healthy: while more than `threshold` per cent of their weight
 /// is available. Addresses say by `healthy` how they are, and not in words (Kong 3.9, `getStatus`).
 fn details(targets: &[Value], threshold: f64) -> (bool, Value) {
     let mut hosts: Vec<Value> = targets

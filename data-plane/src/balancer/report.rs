@@ -61,12 +61,13 @@ pub(crate) fn unhealthy(balancer: &Balancer) -> Vec<Uuid> {
     })
 }
 
-/// The ids of the targets of `balancer` that have a weight and are `such`, by their place in its table of now.
-fn weighed(balancer: &Balancer, such: impl Fn(&Table, usize) -> bool) -> Vec<Uuid> {
+/// The ids of the targets of `balancer` that have a weight and that `counts` holds for, by the current table and the target's place
+/// in it.
+fn weighed(balancer: &Balancer, counts: impl Fn(&Table, usize) -> bool) -> Vec<Uuid> {
     let table = balancer.table();
     let targets = balancer.config.targets.iter().enumerate();
     targets
-        .filter(|(place, target)| target.weight > 0 && such(&table, *place))
+        .filter(|(place, target)| target.weight > 0 && counts(&table, *place))
         .map(|(_, target)| target.record.id)
         .collect()
 }
