@@ -2,7 +2,7 @@
 //!
 //! Run again it renews certificates but keeps every key that is there: the authority's, so that
 //! running nodes still trust it, and the nodes', because each seals its last good configuration
-//! under its own.
+//! under its own. So are the names of the control plane kept, by which nodes find it.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -19,6 +19,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use shared::clock::UnixTime;
 use shared::tls::{self, CONTROL_PLANE_NAME};
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
 
 const DAY: Duration = Duration::from_hours(24);
 const AUTHORITY_DAYS: u32 = 3_650;
@@ -37,7 +39,7 @@ pub struct CertificatesCommand {
     /// go by names below it.
     #[arg(long = "data-plane-group", value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub groups: Vec<String>,
-    /// Further host names or addresses to put into the control plane's certificate.
+    /// Further host names or addresses to put into the control plane's certificate, which keeps those that it has.
     #[arg(long = "name", value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub names: Vec<String>,
 }
@@ -134,7 +136,15 @@ pub fn write(
         "localhost".to_owned(),
         "127.0.0.1".to_owned(),
     ];
-    names.extend(command.names.iter().cloned());
+    let before = hosts(&directory.join("control-plane.pem"));
+    for name in before.iter().chain(&command.names) {
+        let name = name
+            .parse::<IpAddr>()
+            .map_or_else(|_| name.clone(), |ip| ip.to_string());
+        if !names.iter().any(|one| one.eq_ignore_ascii_case(&name)) {
+            names.push(name);
+        }
+    }
     let server = Member {
         file: "control-plane",
         common_name: CONTROL_PLANE_NAME,
@@ -315,8 +325,32 @@ fn holder(path: &Path) -> Option<String> {
     tls::common_name(chain.first()?)
 }
 
+/// The host names and addresses of the certificate in the file `path`, if there is one.
+fn hosts(path: &Path) -> Vec<String> {
+    let chain = tls::read_certificates(path).unwrap_or_default();
+    let Some(Ok((_, certificate))) = chain.first().map(|one| parse_x509_certificate(one)) else {
+        return Vec::new();
+    };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let address = |bytes: &[u8]| {
+        let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+        let address = four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from));
+        address.ok().map(|address| address.to_string())
+    };
+    let names = names.value.general_names.iter();
+    names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => address(bytes),
+            _ => None,
+        })
+        .collect()
+}
+
 fn is_key_of(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {
-    let parsed = x509_parser::parse_x509_certificate(certificate);
+    let parsed = parse_x509_certificate(certificate);
     parsed.is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
 }
 

@@ -37,11 +37,38 @@ fn a_second_run_keeps_the_authority_and_every_key() {
 }
 
 #[test]
+fn a_second_run_keeps_the_names_of_the_control_plane() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |names: &[&str]| {
+        let command = CertificatesCommand {
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+            ..command(directory.path(), &[])
+        };
+        write(&command, UnixTime::now()).unwrap();
+        let chain = tls::read_certificates(&directory.path().join("control-plane.pem")).unwrap();
+        let (_, certificate) = parse_x509_certificate(&chain[0]).unwrap();
+        let names = certificate.subject_alternative_name().unwrap().unwrap();
+        let names = names.value.general_names.iter();
+        names.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let first = run(&["cp.internal", "10.0.0.7", "fd00::7"]);
+    assert_eq!(first.len(), 6, "{first:?}");
+    assert_eq!(run(&[]), first);
+    assert_eq!(run(&["CP.internal", "FD00:0::7"]), first, "they are there");
+    let more = run(&["cp2.internal"]);
+    assert!(first.iter().all(|name| more.contains(name)), "{more:?}");
+    assert_eq!(more.len(), 7, "{more:?}");
+    // Whoever wants to be rid of a name takes the certificate away; its key stays.
+    std::fs::remove_file(directory.path().join("control-plane.pem")).unwrap();
+    assert_eq!(run(&[]).len(), 3);
+}
+
+#[test]
 fn a_node_certificate_carries_its_name_and_only_serves_clients() {
     let directory = tempfile::tempdir().unwrap();
     write(&command(directory.path(), &["node-1"]), UnixTime::now()).unwrap();
     let chain = tls::read_certificates(&directory.path().join("node-1.pem")).unwrap();
-    let (_, certificate) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
+    let (_, certificate) = parse_x509_certificate(&chain[0]).unwrap();
     assert_eq!(certificate.subject().to_string(), "CN=node-1");
     let usage = certificate.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.client_auth && !usage.server_auth);
