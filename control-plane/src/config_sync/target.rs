@@ -19,7 +19,8 @@ use super::targets::{Strays, Targets};
 use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::publisher::Publisher;
-use crate::rollout::{Journal, JournalError, rollback};
+use crate::rollout::rollback::{self, RollbackError};
+use crate::rollout::{Journal, JournalError};
 use crate::snapshot::{Follower, SharedSigner};
 
 /// Quiet time that ends a burst of changes.
@@ -33,7 +34,7 @@ const WATCH: Duration = Duration::from_millis(500);
 /// Orders that may wait.
 const ORDERS: usize = 16;
 
-/// How long a rollback that was not possible waits for its next attempt.
+/// How long a rollback waits for its next attempt, if it was not possible, or the roll-out is still open after it.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Publishes what `publisher` holds, now and after each burst of changes, to the nodes of `fleet`.
@@ -62,7 +63,7 @@ pub(super) fn follow(
         clock,
         targets: sender,
         told,
-        attempt: Instant::now(),
+        attempt: None,
     };
     let task = tokio::spawn(leader.lead(conductor, revisions, received));
     Ok((target, rollouts, task))
@@ -100,8 +101,8 @@ struct Leader {
     clock: Clock,
     targets: watch::Sender<Targets>,
     told: watch::Sender<Arc<Journal>>,
-    /// When the next rollback may be tried.
-    attempt: Instant,
+    /// What was last gone back to, or was to be, and when that may be tried again.
+    attempt: Option<(Revision, Instant)>,
 }
 
 impl Leader {
@@ -200,10 +201,14 @@ impl Leader {
         let Some((to, from)) = conductor.rollback() else {
             return;
         };
-        if Instant::now() < self.attempt {
+        let now = Instant::now();
+        if self
+            .attempt
+            .is_some_and(|(tried, again)| tried == to && now < again)
+        {
             return;
         }
-        self.attempt = Instant::now() + AGAIN;
+        self.attempt = Some((to, now + AGAIN));
         let publisher = self.publisher.clone();
         let back = tokio::task::spawn_blocking(move || rollback::carry_out(&publisher, from, to));
         match back.await {
@@ -211,6 +216,8 @@ impl Leader {
                 tracing::warn!(%from, %to, %revision, "rolled back");
                 self.publisher.hurry();
             }
+            // It is tried again once what came meanwhile is published.
+            Ok(Err(RollbackError::Newer)) => self.attempt = None,
             Ok(Err(error)) => {
                 tracing::error!(error = %chain(&error), %to, "not rolled back");
             }

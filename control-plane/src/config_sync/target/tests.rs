@@ -10,10 +10,11 @@ use tokio::sync::Notify;
 use super::super::conductor::tests::{Memory, commit};
 use super::*;
 use crate::config_sync::Targets;
+use crate::config_sync::rollouts::Order;
 use crate::fleet::tests::introduction;
 use crate::history::{Entry, History, HistoryFault};
 use crate::publisher::{Journal as StoreJournal, JournalFault};
-use crate::rollout::Keeper;
+use crate::rollout::{Keeper, Plan};
 
 /// A store whose history is read slowly: only while the gate is open.
 #[derive(Clone, Default)]
@@ -91,6 +92,45 @@ async fn who_cannot_run_the_newest_holds_up_nobody_however_long_its_history_is()
         led.is_some_and(|led| led.position.urgent == newest)
     };
     drop(target.wait_for(has_all).await.unwrap());
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_that_was_possible_does_not_hold_up_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let memory = Box::new(Memory::default());
+    let publisher = Publisher::new(Config::default(), 1, memory);
+    let fleet = Fleet::default();
+    let plan = Plan {
+        canary: Duration::from_hours(1),
+        share: 50,
+        share_bake: Duration::from_hours(1),
+        rollback: false,
+    };
+    let staging = Staging {
+        plan: Some(plan),
+        keeper: Keeper::file(directory.path().join("rollouts.json")),
+    };
+    let signer = SharedSigner::default();
+    let followed = follow(&publisher, signer, &fleet, staging, Uuid::nil());
+    let (target, rollouts, task) = followed.unwrap();
+    let runs = target.borrow().newest().position;
+    let _member = fleet.join(introduction("a", runs), UnixTime::now());
+    let mut journal = rollouts.journal.clone();
+
+    let began = Instant::now();
+    for number in 1..=3 {
+        commit(&publisher, Service::KIND, number, 80);
+        let id = publisher.config().revision();
+        let is_open =
+            |journal: &Arc<Journal>| journal.open().is_some_and(|rollout| rollout.to == id);
+        drop(journal.wait_for(is_open).await.unwrap());
+        rollouts.order(id, Order::RollBack).await.unwrap();
+        drop(journal.wait_for(|all| all.open().is_none()).await.unwrap());
+        assert_eq!(publisher.config().revision(), id.next());
+    }
+    let took = began.elapsed();
+    assert!(took < AGAIN, "{took:?}");
     task.abort();
 }
 
