@@ -121,23 +121,31 @@ async fn settled(
         progress
     };
     let all_have_answered = async {
+        let (mut served, mut ended) = (BTreeSet::new(), false);
         loop {
             answers.mark_unchanged();
             // Nodes may know what another control plane has committed since before it is published here.
             target.mark_unchanged();
-            let progress = progress();
-            // If nobody is left it is this control plane that stops.
-            let nobody = || fleet.connected().is_empty() && fleet.awaited(monotonic()).is_empty();
-            if progress.waiting.is_empty() || nobody() {
+            let mut progress = progress();
+            if progress.waiting.is_empty() {
                 return progress;
             }
-            let ended = tokio::select! {
+            let nobody = || fleet.connected().is_empty() && fleet.awaited(monotonic()).is_empty();
+            if ended || nobody() {
+                // It is this control plane that stops: who has served it is cut off for no other reason.
+                let (cut_off, waiting) = progress
+                    .waiting
+                    .into_iter()
+                    .partition(|node| served.contains(node));
+                progress.waiting = waiting;
+                progress.serving.extend::<Vec<_>>(cut_off);
+                return progress;
+            }
+            served.extend(progress.serving);
+            ended = tokio::select! {
                 changed = answers.changed() => changed.is_err(),
                 changed = target.changed() => changed.is_err(),
             };
-            if ended {
-                return progress;
-            }
         }
     };
     match tokio::time::timeout(longest, all_have_answered).await {
@@ -333,5 +341,30 @@ mod tests {
         assert!(poll!(waiting.as_mut()).is_pending());
         drop(leads);
         assert_eq!(waiting.await.waiting, ["node-1"]);
+    }
+
+    #[tokio::test]
+    async fn who_served_it_before_the_process_stops_is_named_as_serving() {
+        let (_leads, target) = watch::channel(led_to(7));
+        let fleet = Fleet::default();
+        let joins = introduction("a", led_to(6).newest().position);
+        let other = Introduction {
+            name: "node-2".to_owned(),
+            ..joins.clone()
+        };
+        let (member, _) = fleet.join(joins, UnixTime::default()).unwrap();
+        let (frozen, _) = fleet.join(other, UnixTime::default()).unwrap();
+        let wait = Wait::begin(&fleet, LONG);
+        let mut waiting = pin!(settled(&fleet, target, (Revision(7), false), wait));
+        assert!(poll!(waiting.as_mut()).is_pending());
+        member.runs(led_to(7).newest().position, UnixTime::default());
+        assert!(poll!(waiting.as_mut()).is_pending());
+        // The streams end one after the other.
+        drop(member);
+        assert!(poll!(waiting.as_mut()).is_pending());
+        drop(frozen);
+        let progress = waiting.await;
+        assert_eq!(progress.serving, ["node-1"]);
+        assert_eq!(progress.waiting, ["node-2"]);
     }
 }
