@@ -6,6 +6,7 @@
 //! ```
 
 mod requests;
+mod rest;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -36,6 +37,7 @@ use shared::shares::Shares;
 
 use super::late::{Timely, late};
 use requests::{Answering, Requests, Watched};
+use rest::Lent;
 
 /// How long sent bytes may stay unacknowledged, or find no room, in milliseconds: a peer that is gone, or that reads no more,
 /// does not keep its place. One that reads slowly opens a large buffer minutes apart, and a network may be away for one.
@@ -281,8 +283,10 @@ impl Serving {
             let under_way = Requests::begin(&counted);
             let reads = request.method().is_safe().then(|| Arc::clone(&counted));
             request.extensions_mut().insert(ConnectInfo(Peer(address)));
-            let request = request.map(|body| Timely::new(body, stopped.clone()));
-            let answering = router.clone().oneshot(request);
+            let waits = request.headers().contains_key(EXPECT);
+            let (head, body) = request.into_parts();
+            let (body, rest) = Lent::new(Timely::new(body, stopped.clone()));
+            let answering = router.clone().oneshot(Request::from_parts(head, body));
             async move {
                 // A write is done, whoever has gone meanwhile.
                 let _turn = match &reads {
@@ -290,8 +294,10 @@ impl Serving {
                     None => None,
                 };
                 let mut answer = answering.await?;
-                // Who is to come back later leaves their place to others until then.
-                if !http2 && answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+                // Who is to come back later leaves their place to others until then. Nothing can follow a body that does
+                // not end.
+                let closes = answer.status() == StatusCode::SERVICE_UNAVAILABLE;
+                if !http2 && (!rest.ends(waits).await || closes) {
                     let close = HeaderValue::from_static("close");
                     answer.headers_mut().insert(CONNECTION, close);
                 }

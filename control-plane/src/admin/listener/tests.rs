@@ -3,11 +3,12 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::*;
@@ -212,6 +213,51 @@ fn serving(router: Router) -> (Serving, watch::Sender<bool>) {
         stopped,
     };
     (serving, stop)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_no_answer_needs_is_read_or_ends_the_connection() {
+    const HUGE: &str = "Content-Length: 20000000\r\n";
+    const EXPECT: &str = "Content-Length: 2\r\nExpect: 100-continue\r\n";
+    const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+    let begun = Arc::new(Notify::new());
+    let tell = Arc::clone(&begun);
+    let early = move || {
+        tell.notify_one();
+        async { StatusCode::NOT_FOUND }
+    };
+    let router = Router::new().route("/", post(early).get(|| async { "here" }));
+    for (head, body, stays) in [
+        ("", "", true),
+        ("Content-Length: 2\r\n", "{}", true),
+        (CHUNKED, "2\r\n{}\r\n0\r\n\r\n", true),
+        // It does not come, or not all of it.
+        ("Content-Length: 2\r\n", "", false),
+        (CHUNKED, "2\r\n{}\r\n", false),
+        (CHUNKED, "nonsense", false),
+        // It is not asked for.
+        (EXPECT, "", false),
+        (HUGE, "{}", false),
+    ] {
+        let (serving, _stop) = serving(router.clone());
+        let (mut near, far) = tokio::io::duplex(64 * 1024);
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        tokio::spawn(async move { serving.speak(far, address, false).await });
+        let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\n{head}\r\n");
+        near.write_all(head.as_bytes()).await.unwrap();
+        begun.notified().await;
+        // The connection may be closed by now.
+        let _ = near.write_all(body.as_bytes()).await;
+        if stays {
+            let _ = near.write_all(REQUEST).await;
+        }
+        let mut told = String::new();
+        near.read_to_string(&mut told).await.unwrap();
+        assert!(told.starts_with("HTTP/1.1 404 "), "{head}{told}");
+        let closes = told.contains("connection: close\r\n");
+        assert_eq!(closes, !stays, "{head}{told}");
+        assert_eq!(told.ends_with("here"), stays, "{head}{told}");
+    }
 }
 
 /// Speaks HTTP/2 with `serving` through buffers that all fits in: the server's end, what is asked with, and the line between
