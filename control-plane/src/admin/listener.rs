@@ -222,7 +222,8 @@ async fn accept(
     }
 }
 
-/// How long somebody who has just connected is waited for when the process stops: the first request is on its way.
+/// How long somebody who has just connected and speaks HTTP/2 is waited for when the process stops: the first request is on its
+/// way.
 const FIRST: Duration = Duration::from_millis(500);
 /// How long a connection without a request stays once the process is to stop: its request does not come, or it does not
 /// take its leave.
@@ -285,6 +286,7 @@ impl Serving {
             request.extensions_mut().insert(ConnectInfo(Peer(address)));
             let waits = request.headers().contains_key(EXPECT);
             let (head, body) = request.into_parts();
+            let stopping = stopped.clone();
             let (body, rest) = Lent::new(Timely::new(body, stopped.clone()));
             let answering = router.clone().oneshot(Request::from_parts(head, body));
             async move {
@@ -295,9 +297,9 @@ impl Serving {
                 };
                 let mut answer = answering.await?;
                 // Who is to come back later leaves their place to others until then. Nothing can follow a body that does
-                // not end.
+                // not end, or once the process is to stop.
                 let closes = answer.status() == StatusCode::SERVICE_UNAVAILABLE;
-                if !http2 && (!rest.ends(waits).await || closes) {
+                if !http2 && (!rest.ends(waits).await || closes || *stopping.borrow()) {
                     let close = HeaderValue::from_static("close");
                     answer.headers_mut().insert(CONNECTION, close);
                 }
@@ -330,7 +332,9 @@ impl Serving {
             tokio::select! {
                 () = async {
                     let _ = stopped.wait_for(|stopped| *stopped).await;
-                    requests.begun_within(FIRST).await;
+                    if http2 {
+                        requests.begun_within(FIRST).await;
+                    }
                 } => {}
                 () = requests.none_for(self.limits.idle), if http2 => {}
             }
@@ -338,7 +342,11 @@ impl Serving {
         let result = tokio::select! {
             result = connection.as_mut() => result,
             () = ended => {
-                connection.as_mut().graceful_shutdown();
+                // One of HTTP/1.1 that waits for its next request has one more, whose answer says that it is the last: cut
+                // at once, it would take along what is on its way.
+                if http2 {
+                    connection.as_mut().graceful_shutdown();
+                }
                 let mut stopped = self.stopped.clone();
                 // Where there is nothing to finish, this is only a farewell.
                 tokio::select! {

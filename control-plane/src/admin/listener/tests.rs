@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::routing::{get, post};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -257,6 +258,48 @@ async fn a_body_that_no_answer_needs_is_read_or_ends_the_connection() {
         let closes = told.contains("connection: close\r\n");
         assert_eq!(closes, !stays, "{head}{told}");
         assert_eq!(told.ends_with("here"), stays, "{head}{told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_kept_has_one_more_request_when_the_process_stops() {
+    const REST: Duration = Duration::from_secs(3);
+    let slow = || async {
+        let rest = async {
+            tokio::time::sleep(REST).await;
+            Ok::<_, Infallible>("rest")
+        };
+        let begins = futures::stream::iter([Ok("begun, ")]);
+        let parts = begins.chain(futures::stream::once(rest));
+        axum::body::Body::from_stream(parts)
+    };
+    let router = Router::new()
+        .route("/", get(|| async { "here" }))
+        .route("/slow", get(slow));
+    // Between two requests, and in the middle of an answer.
+    for (path, until, passes) in [
+        ("/", "here", QUIET / 2),
+        ("/slow", "begun", REST + QUIET / 2),
+    ] {
+        let (serving, stop) = serving(router.clone());
+        let (mut near, far) = tokio::io::duplex(64 * 1024);
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let served = tokio::spawn(async move { serving.speak(far, address, false).await });
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        near.write_all(request.as_bytes()).await.unwrap();
+        let mut told = String::new();
+        while !told.contains(until) {
+            told.push(char::from(near.read_u8().await.unwrap()));
+        }
+        stop.send_replace(true);
+        tokio::time::sleep(passes).await;
+        // It may be closed by now.
+        let _ = near.write_all(REQUEST).await;
+        near.read_to_string(&mut told).await.unwrap();
+        assert_eq!(told.matches("HTTP/1.1 200").count(), 2, "{told}");
+        assert_eq!(told.matches("connection: close").count(), 1, "{told}");
+        assert!(told.ends_with("here"), "{told}");
+        served.await.unwrap();
     }
 }
 
