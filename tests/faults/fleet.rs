@@ -11,9 +11,7 @@ use proto::features::{BESIDE, BUCKETS, CHAIN_KEPT, DELTA, MILESTONES};
 use proto::v1::chunk::Packing;
 use proto::v1::config_sync_client::ConfigSyncClient;
 use proto::v1::control_message::Kind;
-use proto::v1::{
-    Ack, Begin, Chunk, Hello, Milestone, NodeMessage, Position, Reached, node_message,
-};
+use proto::v1::{Ack, Begin, Chunk, Hello, Milestone, NodeMessage, Reached, node_message};
 use serde_json::json;
 use shared::clock::monotonic;
 use shared::snapshot::Snapshot;
@@ -153,11 +151,11 @@ async fn follow(
                         _ => Some(Snapshot::new(generation, revision, changes.puts)),
                     }
                 })?;
-                let running: Position = (&next.position).into();
                 *snapshot = Some(next);
+                // Not where the content was proven first, which all nodes share: another revision may have had the same.
                 say(node_message::Kind::Ack(Ack {
                     nonce: commit.nonce,
-                    running: Some(running),
+                    running: open.target.clone(),
                     apply_ms: 0,
                 }))
                 .await?;

@@ -104,6 +104,8 @@ pub(super) enum Unexpected {
         answered: u64,
         expected: Option<u64>,
     },
+    #[error("update {0} is acknowledged, but what is told to run is something else")]
+    Elsewhere(u64),
     #[error("digests that nobody asked for")]
     Digests,
 }
@@ -220,9 +222,12 @@ impl Session {
         self.in_flight.is_some() || matches!(self.digests, Digests::Asked)
     }
 
-    /// The node runs what update `nonce` brought.
-    pub(super) fn acked(&mut self, nonce: u64) -> Result<Position, Unexpected> {
+    /// The node runs what update `nonce` brought: it says that it is at `running`.
+    pub(super) fn acked(&mut self, nonce: u64, running: &Position) -> Result<Position, Unexpected> {
         let Sent { target, .. } = self.answered(nonce)?;
+        if !running.is_same(&target) {
+            return Err(Unexpected::Elsewhere(nonce));
+        }
         if !self.is_at(&target) {
             // It has gone on, and may have become able to.
             self.forget_configurations();

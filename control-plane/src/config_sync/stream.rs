@@ -24,7 +24,7 @@ use super::outgoing::{Outgoing, Waiting};
 use super::pace::Pace;
 use super::session::{Goal, Offer, Session, Step};
 use super::update::{Plan, Told, Update};
-use super::wire::{fault, report};
+use super::wire::{fault, position, report};
 use super::{Streams, Target};
 use crate::fleet::{Fault, Membership, Order, is_generation};
 use crate::snapshot::{Published, frame};
@@ -391,10 +391,9 @@ impl NodeStream {
         match received.kind {
             Some(node_message::Kind::Ack(ack)) => {
                 let before = self.session.running().revision;
-                let running = self
-                    .session
-                    .acked(ack.nonce)
-                    .map_err(|error| protocol(&error))?;
+                let told = position(ack.running).map_err(|error| protocol(&error.message()))?;
+                let acked = self.session.acked(ack.nonce, &told);
+                let running = acked.map_err(|error| protocol(&error))?;
                 self.told = None;
                 if running.revision != before {
                     self.refusals.ends();

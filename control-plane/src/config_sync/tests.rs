@@ -161,7 +161,7 @@ impl Stream {
         if let Some(next) = self.take(target, content).filter(|_| !spoiled) {
             assert!(target.is_after(&self.node.position), "the node went back");
             self.node = next;
-            self.session.acked(nonce).unwrap();
+            self.session.acked(nonce, &target).unwrap();
         } else {
             self.session.nacked(nonce).unwrap();
             self.session.lacks_everything();

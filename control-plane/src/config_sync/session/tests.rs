@@ -34,6 +34,12 @@ fn goal(position: Position) -> Goal {
     }
 }
 
+/// The node answers that it runs what it was sent.
+fn ack(session: &mut Session, nonce: u64) -> Result<Position, Unexpected> {
+    let sent = session.in_flight.map(|sent| sent.target);
+    session.acked(nonce, &sent.unwrap_or_default())
+}
+
 fn send(nonce: u64, way: Way) -> Step {
     Step::Send(Offer {
         nonce,
@@ -49,12 +55,29 @@ fn one_update_at_a_time_and_the_newest_next() {
     assert_eq!(offer, Some(send(1, Way::Everything)));
     assert_eq!(session.offer(&goal(at(1, 2, 2))), None);
     assert_eq!(session.offer(&goal(at(1, 3, 3))), None);
-    assert_eq!(session.acked(1), Ok(at(1, 1, 1)));
+    assert_eq!(ack(&mut session, 1), Ok(at(1, 1, 1)));
     let offer = session.offer(&goal(at(1, 3, 3)));
     assert_eq!(offer, Some(send(2, Way::Since([1; 32]))));
-    assert!(session.acked(1).is_err());
-    assert_eq!(session.acked(2), Ok(at(1, 3, 3)));
+    assert!(ack(&mut session, 1).is_err());
+    assert_eq!(ack(&mut session, 2), Ok(at(1, 3, 3)));
     assert_eq!(session.offer(&goal(at(1, 3, 3))), None);
+}
+
+#[test]
+fn who_acknowledges_an_update_and_runs_something_else_breaks_the_protocol() {
+    for other in [
+        at(1, 2, 9),
+        at(1, 1, 2),
+        at(1, 7, 2),
+        at(2, 2, 2),
+        Position::default(),
+    ] {
+        let mut session = session(at(1, 1, 1));
+        session.offer(&goal(at(1, 2, 2))).unwrap();
+        let acked = session.acked(1, &other);
+        assert_eq!(acked, Err(Unexpected::Elsewhere(1)), "{other:?}");
+        assert_eq!(*session.running(), at(1, 1, 1));
+    }
 }
 
 #[test]
@@ -91,7 +114,7 @@ fn a_node_is_sent_no_more_than_it_lacks_and_can_take() {
     asks.nacked(1).unwrap();
     asks.lacks_everything();
     assert_eq!(asks.offer(&unknown(false)), Some(send(2, Way::Everything)));
-    asks.acked(2).unwrap();
+    ack(&mut asks, 2).unwrap();
     let next = asks.offer(&goal(at(1, 3, 3)));
     assert_eq!(next, Some(send(3, Way::Since([2; 32]))));
 }
@@ -113,7 +136,7 @@ fn what_was_refused_is_not_sent_again_unless_an_operator_says_so() {
     ordered.order();
     let mut is_ordered = |target| match ordered.offer(&goal(target)) {
         Some(Step::Send(offer)) => {
-            ordered.acked(offer.nonce).unwrap();
+            ack(&mut ordered, offer.nonce).unwrap();
             offer.ordered
         }
         other => panic!("{other:?}"),
@@ -150,13 +173,13 @@ fn a_configuration_that_was_refused_is_not_sent_again_with_other_keys() {
         let Some(Step::Send(offer)) = session.offer(&same) else {
             panic!("it hears of no more keys")
         };
-        session.acked(offer.nonce).unwrap();
+        ack(&mut session, offer.nonce).unwrap();
         assert_eq!(session.offer(&with_keys(5, 5)), None);
         // Once it has gone on it is asked again.
         let Some(Step::Send(offer)) = session.offer(&goal(at(1, 6, 6))) else {
             panic!("it is not led on")
         };
-        session.acked(offer.nonce).unwrap();
+        ack(&mut session, offer.nonce).unwrap();
         assert!(session.offer(&with_keys(7, 7)).is_some());
     }
 }
@@ -219,7 +242,7 @@ proptest! {
                 },
                 _ => if let Some((nonce, position)) = sent.take() {
                     let refused = |session: &mut Session| session.nacked(nonce).map(|one| one.position);
-                    let answered = if good { session.acked(nonce) } else { refused(&mut session) };
+                    let answered = if good { ack(&mut session, nonce) } else { refused(&mut session) };
                     prop_assert_eq!(answered, Ok(position));
                     if !good && reachable {
                         session.lacks_everything();
@@ -228,10 +251,10 @@ proptest! {
             }
         }
         if let Some((nonce, _)) = sent.take() {
-            session.acked(nonce).unwrap();
+            ack(&mut session, nonce).unwrap();
         }
         if let Some(nonce) = offer(&mut session, target, true) {
-            session.acked(nonce).unwrap();
+            ack(&mut session, nonce).unwrap();
         }
         prop_assert!(session.running == target || session.has_refused(&goal(target)));
     }
