@@ -55,7 +55,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::FutureExt;
 use http::{HeaderValue, Method, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::Value;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{BasicauthCredential, ConsumerGroup, Entity, definition};
 use uuid::Uuid;
@@ -358,8 +358,8 @@ impl Admin {
                 let clustering = self.clustering.as_ref().ok_or(Refusal::NotFound)?;
                 let targets = clustering.target.borrow().clone();
                 let target = |node: &Introduction| targets.position_of(node);
-                let data = clustering.fleet.list(target, UnixTime::now());
-                json!({ "data": data, "next": null })
+                let nodes = clustering.fleet.list(target, UnixTime::now());
+                page::of_named("/clustering/data-planes", nodes, query)?
             }
             Endpoint::ClusteringStatus => {
                 let clustering = self.clustering.as_ref().ok_or(Refusal::NotFound)?;

@@ -62,7 +62,7 @@ function placeOf(segments) {
 }
 
 async function overview() {
-  const [planes, status] = await Promise.all([read("/clustering/data-planes"), read("/status")]);
+  const [planes, status] = await Promise.all([read("/clustering/data-planes?size=1000"), read("/status")]);
   const rows = planes.data.map((node) => {
     const refusal = node.last_refusal;
     const faults = refusal?.faults?.map((fault) => [fault.entity_type, fault.field, fault.message].filter(Boolean).join(" "));

@@ -210,6 +210,38 @@ pub(super) fn list(
     Value::Object(reply)
 }
 
+/// A page of `rows`, which are all in the order of their names, as the list at `path` shows it.
+pub(super) fn of_named(
+    path: &str,
+    mut rows: Vec<Value>,
+    query: Option<&str>,
+) -> Result<Value, Refusal> {
+    let (mut most, mut after) = (100, String::new());
+    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        match &*name {
+            "size" => most = size(&value)?,
+            "offset" => [after] = offset(&value)?,
+            _ => {}
+        }
+    }
+    let name = |row: &Value| row.get("name").and_then(Value::as_str).map(str::to_owned);
+    rows.retain(|row| name(row).is_some_and(|name| name > after));
+    let more = rows.len() > most;
+    rows.truncate(most);
+    let last = rows.last().and_then(name).filter(|_| more);
+    let Some(last) = last else {
+        return Ok(json!({ "data": rows, "next": null }));
+    };
+    let offset = STANDARD.encode(json!([last]).to_string());
+    let mut arguments = form_urlencoded::Serializer::new(String::new());
+    arguments.append_pair("offset", &offset);
+    if most != 100 {
+        arguments.append_pair("size", &most.to_string());
+    }
+    let next = format!("{path}?{}", arguments.finish());
+    Ok(json!({ "data": rows, "offset": offset, "next": next }))
+}
+
 fn next(entity: &Definition, parent: Option<&Parent>, query: &Query, offset: &str) -> String {
     let mut arguments = form_urlencoded::Serializer::new(String::new());
     arguments.append_pair("offset", offset);

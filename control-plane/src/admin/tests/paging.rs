@@ -40,6 +40,49 @@ async fn pages_walk_every_record_once() {
     assert_eq!(found["data"][0]["username"], "c7");
 }
 
+#[test]
+fn data_planes_are_listed_in_pages() {
+    let names: Vec<String> = (0..250).map(|number| format!("node-{number:03}")).collect();
+    let rows: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
+    let page = |query: &str| page::of_named("/clustering/data-planes", rows.clone(), Some(query));
+    for (start, pages) in [("", 3), ("size=100", 3), ("size=50", 5), ("size=1000", 1)] {
+        let (mut query, mut seen, mut count) = (start.to_owned(), Vec::new(), 0);
+        loop {
+            let shown = page(&query).unwrap();
+            let data = shown["data"].as_array().unwrap();
+            seen.extend(
+                data.iter()
+                    .map(|row| row["name"].as_str().unwrap().to_owned()),
+            );
+            count += 1;
+            let Some(next) = shown["next"].as_str() else {
+                assert!(shown.get("offset").is_none());
+                break;
+            };
+            query = next
+                .strip_prefix("/clustering/data-planes?")
+                .unwrap()
+                .to_owned();
+        }
+        assert_eq!((seen, count), (names.clone(), pages), "{start}");
+    }
+    // A node that has left meanwhile takes nobody along.
+    let offset = "offset=WyJub2RlLTI0OC1ub25lIl0";
+    assert_eq!(
+        page(offset).unwrap()["data"],
+        json!([{ "name": "node-249" }])
+    );
+    for wrong in [
+        "size=0",
+        "size=1001",
+        "size=abc",
+        "offset=junk",
+        "offset=aGVsbG8K",
+    ] {
+        assert!(page(wrong).is_err(), "{wrong}");
+    }
+}
+
 #[tokio::test]
 async fn tags_are_listed_in_pages() {
     let api = Api::new();
