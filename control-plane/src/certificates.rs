@@ -99,6 +99,11 @@ pub enum CertificatesError {
         /// Why.
         source: rcgen::Error,
     },
+    /// The control plane's certificate is there, and what names it has cannot be told.
+    #[error(
+        "the names in {0} cannot be read: restore it, or take it away to begin with the names that are given"
+    )]
+    Names(PathBuf),
     /// A certificate could not be issued.
     #[error("issuing the certificate of {name}")]
     Issue {
@@ -127,6 +132,8 @@ pub fn write(
         path: directory.clone(),
         source,
     })?;
+    // Before anything is made: a run that is refused leaves nothing.
+    let before = hosts(&directory.join("control-plane.pem"))?;
     let authority_path = directory.join("ca.pem");
     let authority = authority(&authority_path, &directory.join("ca.key"), now)?;
     let mut written = vec![authority_path];
@@ -136,7 +143,6 @@ pub fn write(
         "localhost".to_owned(),
         "127.0.0.1".to_owned(),
     ];
-    let before = hosts(&directory.join("control-plane.pem"));
     for name in before.iter().chain(&command.names) {
         let name = name
             .parse::<IpAddr>()
@@ -326,13 +332,16 @@ fn holder(path: &Path) -> Option<String> {
 }
 
 /// The host names and addresses of the certificate in the file `path`, if there is one.
-fn hosts(path: &Path) -> Vec<String> {
-    let chain = tls::read_certificates(path).unwrap_or_default();
-    let Some(Ok((_, certificate))) = chain.first().map(|one| parse_x509_certificate(one)) else {
-        return Vec::new();
+fn hosts(path: &Path) -> Result<Vec<String>, CertificatesError> {
+    let Some(pem) = read(path)? else {
+        return Ok(Vec::new());
     };
-    let Ok(Some(names)) = certificate.subject_alternative_name() else {
-        return Vec::new();
+    let unknown = || CertificatesError::Names(path.to_owned());
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| unknown())?;
+    let (_, certificate) = parse_x509_certificate(&der).map_err(|_| unknown())?;
+    let names = certificate.subject_alternative_name();
+    let Some(names) = names.map_err(|_| unknown())? else {
+        return Ok(Vec::new());
     };
     let address = |bytes: &[u8]| {
         let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
@@ -340,13 +349,12 @@ fn hosts(path: &Path) -> Vec<String> {
         address.ok().map(|address| address.to_string())
     };
     let names = names.value.general_names.iter();
-    names
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            GeneralName::IPAddress(bytes) => address(bytes),
-            _ => None,
-        })
-        .collect()
+    let names = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => address(bytes),
+        _ => None,
+    });
+    Ok(names.collect())
 }
 
 fn is_key_of(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {

@@ -64,6 +64,24 @@ fn a_second_run_keeps_the_names_of_the_control_plane() {
 }
 
 #[test]
+fn a_certificate_whose_names_cannot_be_told_is_not_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control-plane.pem");
+    let run = || write(&command(directory.path(), &[]), UnixTime::now());
+    run().unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let not_der = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for bytes in [&b""[..], &whole[..whole.len() / 2], not_der, b"\xff"] {
+        std::fs::write(&path, bytes).unwrap();
+        let refused = run().unwrap_err().to_string();
+        assert!(refused.contains("control-plane.pem"), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "it is left as it was");
+    }
+    std::fs::write(&path, whole).unwrap();
+    run().unwrap();
+}
+
+#[test]
 fn a_node_certificate_carries_its_name_and_only_serves_clients() {
     let directory = tempfile::tempdir().unwrap();
     write(&command(directory.path(), &["node-1"]), UnixTime::now()).unwrap();
