@@ -17,13 +17,23 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// A body that is given back by whoever does not need the rest of it.
 pub(super) struct Lent<B> {
-    /// None: all has come, or nothing more does.
-    body: Option<B>,
+    left: Left<B>,
     back: Rest<B>,
 }
 
+/// What is left of a body.
+#[derive(Default)]
+enum Left<B> {
+    /// It has come to its end.
+    #[default]
+    Nothing,
+    Body(B),
+    /// It broke, and nothing can follow it. It would say that it has ended if it were asked again.
+    Broken,
+}
+
 /// Where it is given back to.
-pub(super) struct Rest<B>(Arc<Mutex<Option<B>>>);
+pub(super) struct Rest<B>(Arc<Mutex<Left<B>>>);
 
 impl<B> Lent<B> {
     /// `body`, and what will be left of it.
@@ -31,7 +41,7 @@ impl<B> Lent<B> {
         let back = Arc::default();
         let rest = Rest(Arc::clone(&back));
         let lent = Self {
-            body: Some(body),
+            left: Left::Body(body),
             back: Rest(back),
         };
         (lent, rest)
@@ -40,7 +50,8 @@ impl<B> Lent<B> {
 
 impl<B> Drop for Lent<B> {
     fn drop(&mut self) {
-        *self.back.0.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
+        *self.back.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            std::mem::take(&mut self.left);
     }
 }
 
@@ -48,9 +59,12 @@ impl<B: Body<Data = Bytes> + Unpin> Rest<B> {
     /// Reads what is left of the body; returns whether that came to its end. `waits`: whether its client sends it only when it
     /// is asked to.
     pub(super) async fn ends(self, waits: bool) -> bool {
-        let rest = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut body) = rest.filter(|body| !body.is_end_stream()) else {
-            return true;
+        let left = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut body = match left {
+            Left::Nothing => return true,
+            Left::Broken => return false,
+            Left::Body(body) if body.is_end_stream() => return true,
+            Left::Body(body) => body,
         };
         let most = u64::try_from(MOST).unwrap_or(u64::MAX);
         if waits || body.size_hint().lower() > most {
@@ -84,22 +98,29 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Lent<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let Some(body) = &mut self.body else {
+        let Left::Body(body) = &mut self.left else {
             return Poll::Ready(None);
         };
         let frame = ready!(Pin::new(body).poll_frame(context));
-        if frame.is_none() {
-            self.body = None;
+        match &frame {
+            None => self.left = Left::Nothing,
+            Some(Err(_)) => self.left = Left::Broken,
+            Some(Ok(_)) => {}
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        match &self.left {
+            Left::Body(body) => body.is_end_stream(),
+            Left::Nothing | Left::Broken => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let none = || SizeHint::with_exact(0);
-        self.body.as_ref().map_or_else(none, Body::size_hint)
+        match &self.left {
+            Left::Body(body) => body.size_hint(),
+            Left::Nothing | Left::Broken => SizeHint::with_exact(0),
+        }
     }
 }

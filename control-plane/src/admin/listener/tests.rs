@@ -227,8 +227,18 @@ async fn a_body_that_no_answer_needs_is_read_or_ends_the_connection() {
         tell.notify_one();
         async { StatusCode::NOT_FOUND }
     };
-    let router = Router::new().route("/", post(early).get(|| async { "here" }));
-    for (head, body, stays) in [
+    let tell = Arc::clone(&begun);
+    let reading = move |body: axum::body::Body| {
+        tell.notify_one();
+        async {
+            let _ = body.collect().await;
+            StatusCode::NOT_FOUND
+        }
+    };
+    let router = Router::new()
+        .route("/", post(early).get(|| async { "here" }))
+        .route("/reads", post(reading));
+    let early = [
         ("", "", true),
         ("Content-Length: 2\r\n", "{}", true),
         (CHUNKED, "2\r\n{}\r\n0\r\n\r\n", true),
@@ -239,12 +249,21 @@ async fn a_body_that_no_answer_needs_is_read_or_ends_the_connection() {
         // It is not asked for.
         (EXPECT, "", false),
         (HUGE, "{}", false),
-    ] {
+    ];
+    // Whoever answers has read it to its end, or to where it breaks.
+    let read = [
+        ("Content-Length: 2\r\n", "{}", true),
+        (CHUNKED, "2\r\n{}\r\n0\r\n\r\n", true),
+        (CHUNKED, "nonsense", false),
+    ];
+    let early = early.map(|row| ("/", row));
+    let read = read.map(|row| ("/reads", row));
+    for (path, (head, body, stays)) in early.into_iter().chain(read) {
         let (serving, _stop) = serving(router.clone());
         let (mut near, far) = tokio::io::duplex(64 * 1024);
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         tokio::spawn(async move { serving.speak(far, address, false).await });
-        let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\n{head}\r\n");
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n");
         near.write_all(head.as_bytes()).await.unwrap();
         begun.notified().await;
         // The connection may be closed by now.
