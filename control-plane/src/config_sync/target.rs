@@ -217,7 +217,10 @@ impl Leader {
                 self.publisher.hurry();
             }
             // It is tried again once what came meanwhile is published.
-            Ok(Err(RollbackError::Newer)) => self.attempt = None,
+            Ok(Err(RollbackError::Newer)) => {
+                tracing::debug!(%from, %to, "not rolled back before what is newer is published");
+                self.attempt = None;
+            }
             Ok(Err(error)) => {
                 tracing::error!(error = %chain(&error), %to, "not rolled back");
             }
