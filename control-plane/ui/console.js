@@ -5,6 +5,8 @@ import { alert, confirm, element, link, notice, table, time } from "./elements.j
 import { formFor, titleOf } from "./form.js";
 
 const PAGE = 25;
+/** As many as the Admin API gives at once: a fleet is looked at as a whole. */
+const MOST_NODES = 1000;
 const main = document.getElementById("main");
 let map;
 
@@ -45,7 +47,7 @@ async function start() {
 }
 
 function choose(segments, query) {
-  if (segments.length === 0) return overview();
+  if (segments.length === 0) return overview(query);
   if (segments[0] === "revisions") return revisions(query);
   const place = placeOf(segments);
   return place.record ? recordPage(place) : listPage(place, query);
@@ -61,8 +63,11 @@ function placeOf(segments) {
   return { kind: own?.below.get(nested) ?? nested, name: nested, parent, base: path(name, id, nested), record: child };
 }
 
-async function overview() {
-  const [planes, status] = await Promise.all([read("/clustering/data-planes?size=1000"), read("/status")]);
+/** A page of the list at `base`, from `offset` on if there is one. */
+const pageOf = (base, size, offset) => read(`${base}?size=${size}${offset ? `&offset=${encodeURIComponent(offset)}` : ""}`);
+
+async function overview(query) {
+  const [planes, status] = await Promise.all([pageOf("/clustering/data-planes", MOST_NODES, query.get("offset")), read("/status")]);
   const rows = planes.data.map((node) => {
     const refusal = node.last_refusal;
     const faults = refusal?.faults?.map((fault) => [fault.entity_type, fault.field, fault.message].filter(Boolean).join(" "));
@@ -82,16 +87,17 @@ async function overview() {
     element("h1", {}, "Data planes"),
     element("p", {}, `The configuration is at revision ${status.configuration_revision}.`),
     table(
-      `${planes.data.length} nodes`,
+      `${planes.data.length} shown`,
       ["Node", "Machine", "Link", "Progress", "Revision", "Last seen", "Last refusal", "Certificate ends", "Version"],
       rows,
     ),
+    planes.offset ? element("p", {}, link(`#/?offset=${encodeURIComponent(planes.offset)}`, "Next page")) : null,
     reloadButton(),
-  ];
+  ].filter(Boolean);
 }
 
 async function revisions(query) {
-  const { data, next } = await read(`/revisions?size=${PAGE}${query.get("offset") ? `&offset=${encodeURIComponent(query.get("offset"))}` : ""}`);
+  const { data, next } = await pageOf("/revisions", PAGE, query.get("offset"));
   const heads = [...new Set(data.flatMap((one) => Object.keys(one)))];
   const cell = (value) => (typeof value === "object" && value !== null ? element("code", {}, JSON.stringify(value)) : String(value ?? ""));
   const rows = data.map((one) => [
@@ -126,7 +132,7 @@ async function listPage({ kind, name, parent, base }, query) {
       if (!(error instanceof Refused) || ![400, 404].includes(error.status)) throw error;
     }
   } else {
-    const page = await read(`${base}?size=${PAGE}${offset ? `&offset=${encodeURIComponent(offset)}` : ""}`);
+    const page = await pageOf(base, PAGE, offset);
     ({ data } = page);
     next = page.offset ?? null;
   }

@@ -46,6 +46,22 @@ test("the console", async (t) => {
     await picture("data-planes");
   });
 
+  await t.test("data planes beyond the first page are on the next", async () => {
+    const planes = /\/clustering\/data-planes/;
+    // As if the Admin API gave one at a time.
+    await page.route(planes, (route) => {
+      const url = new URL(route.request().url());
+      url.searchParams.set("size", "1");
+      return route.continue({ url: url.href });
+    });
+    await page.getByRole("button", { name: "Look again" }).click();
+    await page.getByRole("link", { name: "Next page" }).click();
+    await page.getByRole("cell", { name: "node-2" }).waitFor();
+    assert.equal(await page.getByRole("cell", { name: "node-1" }).count(), 0);
+    assert.equal(await page.getByRole("link", { name: "Next page" }).count(), 0);
+    await page.unroute(planes);
+  });
+
   await t.test("a mistake is named at its field, and nothing is made", async () => {
     await page.getByRole("link", { name: "services", exact: true }).click();
     await page.getByRole("link", { name: "New: services" }).click();
