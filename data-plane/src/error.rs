@@ -27,6 +27,9 @@ pub(crate) enum GatewayError {
     /// The request is malformed or ambiguous.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
+    /// The request is of an HTTP that is not spoken.
+    #[error("the version of HTTP is not supported")]
+    Version,
     /// The request's head is larger than allowed. RFC 6585 §5 would have 431; Kong 3.9 answers 400.
     #[error("the head is larger than allowed")]
     HeadTooLarge,
@@ -70,6 +73,7 @@ impl From<Refusal> for GatewayError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Malformed(reason) => Self::BadRequest(reason),
+            Refusal::Version => Self::Version,
             Refusal::HeadTooLarge => Self::HeadTooLarge,
             Refusal::TargetTooLong => Self::TargetTooLong,
             Refusal::Timeout => Self::RequestTimeout,
@@ -86,6 +90,7 @@ impl GatewayError {
         matches!(
             self,
             Self::BadRequest(_)
+                | Self::Version
                 | Self::HeadTooLarge
                 | Self::TargetTooLong
                 | Self::RequestTimeout
@@ -108,6 +113,10 @@ impl GatewayError {
                 "no Service found with those values",
             ),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "Bad request"),
+            Self::Version => (
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                "HTTP version not supported",
+            ),
             Self::HeadTooLarge => (
                 StatusCode::BAD_REQUEST,
                 "Request header or cookie too large",
@@ -192,6 +201,7 @@ impl GatewayError {
                 | UpstreamError::RequestBody(RequestBodyError::TooLarge(_)),
             ) => Heeds::Accept,
             Self::BadRequest(_)
+            | Self::Version
             | Self::HeadTooLarge
             | Self::TargetTooLong
             | Self::RequestTimeout

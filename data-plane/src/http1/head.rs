@@ -159,7 +159,8 @@ fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), FramingError> {
         return Err(FramingError::Version);
     };
     let (http10, rest) = match rest {
-        [b'1', b' ', rest @ ..] => (false, rest),
+        // A later minor version is as good as the last one that is known (RFC 9110 §6.2).
+        [b'1'..=b'9', b' ', rest @ ..] => (false, rest),
         [b'0', b' ', rest @ ..] => (true, rest),
         _ => return Err(FramingError::Version),
     };
@@ -342,11 +343,22 @@ mod tests {
             "HTTP/1.1 2000 OK\r\n\r\n",
             "HTTP/1.1 099 OK\r\n\r\n",
             "HTTP/1.1  200 OK\r\n\r\n",
-            "HTTP/1.2 200 OK\r\n\r\n",
+            "HTTP/1.10 200 OK\r\n\r\n",
+            "HTTP/1. 200 OK\r\n\r\n",
             "HTTP/2.0 200 OK\r\n\r\n",
         ] {
             let refused = response(text, &Method::GET).is_err();
             assert!(refused, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_a_later_minor_version_is_read_as_one_of_1_1() {
+        for (version, keep_alive) in [("1.0", false), ("1.1", true), ("1.2", true), ("1.9", true)] {
+            let text = format!("HTTP/{version} 200 OK\r\nContent-Length: 2\r\n\r\n");
+            let head = response(&text, &Method::GET).unwrap();
+            assert_eq!(head.framing, Framing::Length(2), "{version}");
+            assert_eq!(head.keep_alive, keep_alive, "{version}");
         }
     }
 

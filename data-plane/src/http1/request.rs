@@ -52,6 +52,8 @@ pub(crate) struct Judged {
 pub(crate) enum Refusal {
     /// It is malformed, or could be read in two ways.
     Malformed(&'static str),
+    /// It is of another HTTP than the first.
+    Version,
     /// Its head is larger than allowed, or has too many fields.
     HeadTooLarge,
     /// Its target is longer than allowed.
@@ -72,7 +74,7 @@ impl From<FramingError> for Refusal {
             | FramingError::Length(reason)
             | FramingError::Chunk(reason) => Self::Malformed(reason),
             FramingError::TransferCoding => Self::Malformed("an unknown transfer coding"),
-            FramingError::Version => Self::Malformed("an unknown version"),
+            FramingError::Version => Self::Version,
         }
     }
 }
@@ -231,13 +233,37 @@ struct RequestLine<'a> {
     http10: bool,
 }
 
+/// What stands before the version, if that is not 1.1, and whether it is 1.0. A minor version that is not known yet is as good
+/// as the last one that is; a major version is another protocol (RFC 9110 §2.5, §6.2).
+fn other_version(line: &[u8]) -> Result<(&[u8], bool), Refusal> {
+    let split = line.len().checked_sub(b" HTTP/1.1".len());
+    match split.and_then(|place| line.split_at_checked(place)) {
+        Some((line, b" HTTP/1.0")) => Ok((line, true)),
+        Some((line, [b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'])) => {
+            Ok((line, false))
+        }
+        Some((
+            _,
+            [
+                b' ',
+                b'H',
+                b'T',
+                b'T',
+                b'P',
+                b'/',
+                b'2'..=b'9',
+                b'.',
+                b'0'..=b'9',
+            ],
+        )) => Err(Refusal::Version),
+        _ => Err(Refusal::Malformed("not a request of HTTP/1.0 or HTTP/1.1")),
+    }
+}
+
 fn judge_request_line(line: &[u8]) -> Result<RequestLine<'_>, Refusal> {
-    let (line, http10) = if let Some(line) = line.strip_suffix(b" HTTP/1.1") {
-        (line, false)
-    } else if let Some(line) = line.strip_suffix(b" HTTP/1.0") {
-        (line, true)
-    } else {
-        return Err(Refusal::Malformed("not a request of HTTP/1.0 or HTTP/1.1"));
+    let (line, http10) = match line.strip_suffix(b" HTTP/1.1") {
+        Some(line) => (line, false),
+        None => other_version(line)?,
     };
     let Some(space) = memchr::memchr(b' ', line) else {
         return Err(Refusal::Malformed("no request target"));
@@ -352,6 +378,8 @@ mod tests {
             "GET /a?b=c HTTP/1.0",
             "GET HTTP://a/b HTTP/1.1",
             "OPTIONS * HTTP/1.1",
+            "GET / HTTP/1.2",
+            "GET / HTTP/1.9",
             "\r\nGET / HTTP/1.1",
         ] {
             check(line, true);
@@ -364,8 +392,14 @@ mod tests {
             "GET /\u{7f} HTTP/1.1",
             "GET /a b HTTP/1.1",
             "GET  / HTTP/1.1",
-            "GET / HTTP/1.2",
+            "GET / HTTP/2.0",
+            "GET / HTTP/1.10",
+            "GET / HTTP/1.x",
+            "GET / HTTP/0.9",
             "GET / http/1.1",
+            "GET / http/1.2",
+            "GET /HTTP/1.2",
+            "HTTP/1.2",
             "GET /",
             "GET",
             "",
@@ -373,6 +407,22 @@ mod tests {
         ] {
             check(line, false);
         }
+    }
+
+    #[test]
+    fn a_later_minor_version_is_read_as_the_last_that_is_known() {
+        let check = |version: &str, expected| {
+            let lines = "Host: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let head = format!("POST / HTTP/{version}\r\n{lines}");
+            assert_eq!(judge(head.as_bytes()), expected, "{version}");
+        };
+        check("1.1", Ok(Framing::Chunked));
+        check("1.2", Ok(Framing::Chunked));
+        check("1.9", Ok(Framing::Chunked));
+        check("2.0", Err(Refusal::Version));
+        check("3.1", Err(Refusal::Version));
+        let http10 = take(b"GET / HTTP/1.0\r\n\r\n").unwrap().http10;
+        assert!(http10 && !take(b"GET / HTTP/1.2\r\n\r\n").unwrap().http10);
     }
 
     #[test]

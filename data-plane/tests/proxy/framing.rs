@@ -52,8 +52,8 @@ fn a_request_that_could_be_read_in_two_ways_is_refused() {
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n",
         "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n",
-        "GET / HTTP/1.2\r\nHost: a\r\n",
-        "GET / HTTP/2.0\r\nHost: a\r\n",
+        "GET / HTTP/0.9\r\nHost: a\r\n",
+        "GET / HTTP/1.\r\nHost: a\r\n",
         "GET / HTTP/1.10\r\nHost: a\r\n",
         "GET / http/1.1\r\nHost: a\r\n",
         "GET / HTTP/1.1 \r\nHost: a\r\n",
@@ -115,6 +115,28 @@ fn a_request_that_could_be_read_in_two_ways_is_refused() {
         ),
         "405"
     );
+    assert!(heads.try_recv().is_err());
+    stop(proxy);
+}
+
+/// RFC 9110 §2.5, §6.2, as nginx does: what goes upstream is of the version that the gateway speaks.
+#[test]
+fn a_later_version_of_http_1_is_served_as_1_1_and_another_http_is_refused() {
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let ask = |version: &str| {
+        let head = format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\r\n");
+        ask(&proxy, &head)
+    };
+    assert!(ask("1.2").starts_with("HTTP/1.1 200 "));
+    let sent = heads.recv_timeout(PATIENCE).unwrap();
+    assert!(sent.starts_with("GET / HTTP/1.1\r\n"), "{sent}");
+    for version in ["2.0", "3.0", "9.9"] {
+        let answer = ask(version);
+        assert!(answer.starts_with("HTTP/1.1 505 "), "{version} {answer}");
+        let told = "HTTP version not supported\nrequest_id: ";
+        assert!(answer.contains(told), "{version} {answer}");
+    }
     assert!(heads.try_recv().is_err());
     stop(proxy);
 }

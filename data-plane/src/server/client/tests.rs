@@ -182,7 +182,7 @@ fn what_ends_a_stream_ends_it_for_good() {
     check(
         &format!("{first}PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
         1,
-        "Malformed",
+        "Version",
     );
     check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0, "Http2");
     check(
