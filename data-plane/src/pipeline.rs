@@ -39,6 +39,7 @@ use crate::compile::CompiledService;
 use crate::core::{Core, Held};
 use crate::error::{GatewayError, Wish};
 use crate::forward::{fields, wanted_upgrade};
+use crate::http1::head::MAX_HEAD;
 use crate::http1::headers::{Headers, View};
 use crate::http1::kind::Kind;
 use crate::http1::request::{Refusal, RequestHead};
@@ -75,7 +76,10 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         legible,
         switch,
     } = arrival;
-    let version = head.version;
+    let (version, head_length) = (head.version, head.length());
+    // One of HTTP/1.1 is not read at all then.
+    let is_too_large = head_length > MAX_HEAD;
+    let refusal = refusal.or(is_too_large.then_some(Refusal::HeadTooLarge));
     core.metrics.begin();
     let permit = Taken::of(&core.requests);
     let overloaded = permit.is_none() || core.node.memory.is_critical();
@@ -96,7 +100,7 @@ pub(crate) async fn handle(core: Rc<Core>, peer: Rc<Peer>, arrival: Arrival) -> 
         ended_by: None,
         sent_head: 0,
         sent: 0,
-        head_length: u32::try_from(head.length()).unwrap_or(u32::MAX),
+        head_length: u32::try_from(head_length).unwrap_or(u32::MAX),
         received: body.arrived(),
         run: Run::default(),
         lasting: None,

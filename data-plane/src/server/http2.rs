@@ -52,6 +52,10 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const SHORT_STREAM_WINDOW: u32 = 64 * 1024;
 /// Bytes that wait for a client per stream.
 const STREAM_UNSENT: usize = 64 * 1024;
+/// Largest head that the library takes, which counts 28 bytes more for each field than HTTP/1.1 has. Beyond, it answers 431 by
+/// itself, without content; what is no more than this and larger than [`MAX_HEAD`](crate::http1::head::MAX_HEAD) is told so as
+/// by HTTP/1.1.
+const HEADER_LIST: u32 = 128 * 1024;
 /// A client that gives up more requests than this within the time, without waiting for any, is only out to cost us work
 /// (CVE-2023-44487, "rapid reset"): its connection is closed.
 const MAX_HASTY: u32 = 100;
@@ -201,7 +205,7 @@ fn builder(executor: Exchanges, stream_window: u32) -> Builder<Exchanges> {
         // Those that wait for their servers hold up no others.
         .initial_connection_window_size(MAX_STREAMS * stream_window)
         .max_send_buf_size(STREAM_UNSENT)
-        .max_header_list_size(64 * 1024)
+        .max_header_list_size(HEADER_LIST)
         // What a busy core finds given up when it comes to it.
         .max_pending_accept_reset_streams(100)
         .keep_alive_interval(PING)

@@ -308,7 +308,7 @@ fn a_connection_has_as_many_requests_at_a_time_as_it_may_and_no_more() {
             (kind, id, _) => assert!(id == 0, "{kind} {id}"),
         }
     }
-    for limit in [(3, 100), (4, 256 * 1024), (6, 64 * 1024)] {
+    for limit in [(3, 100), (4, 256 * 1024), (6, 128 * 1024)] {
         assert!(announced.contains(&limit), "{announced:?}");
     }
     drop((stream, listener));

@@ -4,11 +4,14 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
+use http::StatusCode;
+use http_body_util::BodyExt as _;
 use serde_json::json;
 
 use crate::gateway::{
     OK, PATIENCE, ask, configuration, connect, read_until, start, stop, upstream,
 };
+use crate::http2;
 
 /// The status of the answer to `request`, once the proxy has closed the connection.
 fn status(proxy: &data_plane::proxy::Proxy, request: &str) -> String {
@@ -277,6 +280,33 @@ fn a_head_has_limits_that_are_told() {
     assert_eq!(size(64 * 1024), "200");
     assert_eq!(size(64 * 1024 + 1), "400");
     assert_eq!(size(300 * 1024), "400");
+    stop(proxy);
+}
+
+/// One size for both versions of HTTP, and one answer.
+#[test]
+fn a_head_that_is_too_large_is_told_so() {
+    const TOO_LARGE: &str = "Request header or cookie too large\nrequest_id: ";
+    const BEFORE: usize = "GET / HTTP/1.1\r\nx: \r\n\r\n".len();
+    let (port, heads) = upstream(&[OK]);
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    http2::run(async {
+        let mut client = http2::plain(&proxy).await;
+        for (length, status, told) in [
+            (64 * 1024, StatusCode::OK, "ok"),
+            (64 * 1024 + 1, StatusCode::BAD_REQUEST, TOO_LARGE),
+            (100 * 1024, StatusCode::BAD_REQUEST, TOO_LARGE),
+        ] {
+            let mut request = http2::request("http://a.test/");
+            let value = "y".repeat(length - BEFORE).parse().unwrap();
+            request.headers_mut().insert("x", value);
+            let answer = client.send_request(request).await.unwrap();
+            assert_eq!(answer.status(), status, "{length}");
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            assert!(body.starts_with(told.as_bytes()), "{length} {body:?}");
+        }
+    });
+    assert!(heads.recv_timeout(PATIENCE).is_ok() && heads.try_recv().is_err());
     stop(proxy);
 }
 
