@@ -101,10 +101,10 @@ pub(super) async fn serve(
         let body = if body.is_end_stream() {
             RequestBody::Empty
         } else {
-            let (upload, whole) = uploads.upload(body);
+            let (upload, giving) = uploads.upload(body);
             // Who has too many requests is reset at once.
             if !exchange.is_one_too_many() {
-                exchange.tells(whole);
+                exchange.gives(giving);
             }
             RequestBody::http2(upload)
         };
@@ -116,7 +116,7 @@ pub(super) async fn serve(
         Box::pin(async move {
             let response = response(head, handle(core, peer, arrival).await);
             if is_grpc(response.headers()) {
-                exchange.tells_nothing();
+                exchange.gives_nothing();
             }
             Ok::<_, Infallible>(response.map(|body| exchange.answered(body)))
         })

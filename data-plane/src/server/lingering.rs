@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use shared::clock::monotonic;
-use tokio::sync::oneshot;
 
 use crate::limits::Limits;
 use crate::timer::Timer;
@@ -30,9 +29,42 @@ const STILL: u32 = 5;
 pub(crate) struct Upload {
     /// Taken when this is dropped.
     body: Option<Incoming>,
-    /// Told at the end of the whole answer, or dropped if it ends otherwise.
-    answered: Option<oneshot::Receiver<()>>,
+    answer: Rc<Cell<Given>>,
     connection: Rc<Lingering>,
+}
+
+/// How much of an answer was given.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Given {
+    /// There is more to come.
+    #[default]
+    Part,
+    All,
+    /// No more than what was given.
+    BrokenOff,
+}
+
+/// The answer to an upload, which counts as broken off if this is dropped before all of it was given.
+#[derive(Debug)]
+pub(super) struct Giving {
+    answer: Rc<Cell<Given>>,
+    connection: Rc<Lingering>,
+}
+
+impl Giving {
+    /// All of it has been given.
+    pub(super) fn ends(self) {
+        self.answer.set(Given::All);
+    }
+}
+
+impl Drop for Giving {
+    fn drop(&mut self) {
+        if self.answer.get() == Given::Part {
+            self.answer.set(Given::BrokenOff);
+        }
+        self.connection.wake();
+    }
 }
 
 impl Upload {
@@ -55,10 +87,10 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let (Some(body), Some(answered)) = (self.body.take(), self.answered.take())
+        if let Some(body) = self.body.take()
             && !body.is_end_stream()
         {
-            self.connection.keep(body, answered);
+            self.connection.keep(body, Rc::clone(&self.answer));
         }
     }
 }
@@ -83,8 +115,9 @@ struct Kept {
 #[derive(Debug)]
 struct Unwanted {
     body: Incoming,
-    /// There until the answer is whole.
-    answered: Option<oneshot::Receiver<()>>,
+    answer: Rc<Cell<Given>>,
+    /// It has been seen that all of that was given.
+    answered: bool,
     /// Until when it may go on: counted from when nobody wanted it any more, and anew from the whole answer.
     until: Instant,
     /// When some of it has come last, or the answer was whole.
@@ -103,20 +136,24 @@ impl Lingering {
         }
     }
 
-    /// What is to be read as the `body` of a request; and what is to be told when the answer is whole. To drop that resets
-    /// the stream as soon as nobody wants the body.
-    pub(super) fn upload(self: &Rc<Self>, body: Incoming) -> (Upload, oneshot::Sender<()>) {
-        let (whole, answered) = oneshot::channel();
-        let upload = Upload {
-            body: Some(body),
-            answered: Some(answered),
+    /// What is to be read as the `body` of a request; and its answer. If that breaks off, the stream is reset as soon as nobody
+    /// wants the body.
+    pub(super) fn upload(self: &Rc<Self>, body: Incoming) -> (Upload, Giving) {
+        let answer = Rc::default();
+        let giving = Giving {
+            answer: Rc::clone(&answer),
             connection: Rc::clone(self),
         };
-        (upload, whole)
+        let upload = Upload {
+            body: Some(body),
+            answer,
+            connection: Rc::clone(self),
+        };
+        (upload, giving)
     }
 
     /// The oldest makes room for one that is too many.
-    fn keep(&self, body: Incoming, answered: oneshot::Receiver<()>) {
+    fn keep(&self, body: Incoming, answer: Rc<Cell<Given>>) {
         let now = monotonic();
         let until = now + self.limits().linger;
         let mut kept = self.kept.borrow_mut();
@@ -125,12 +162,22 @@ impl Lingering {
         }
         kept.uploads.push(Unwanted {
             body,
-            answered: Some(answered),
+            answer,
+            answered: false,
             until,
             heard: now,
             goes_on: false,
         });
-        if let Some(waker) = kept.waker.take() {
+        drop(kept);
+        self.wake();
+    }
+
+    /// Has the connection's task look at what is kept, if anything is.
+    fn wake(&self) {
+        let mut kept = self.kept.borrow_mut();
+        if !kept.uploads.is_empty()
+            && let Some(waker) = kept.waker.take()
+        {
             waker.wake();
         }
     }
@@ -196,13 +243,13 @@ impl Unwanted {
         }
         let now = monotonic();
         let mut end = self.until;
-        if let Some(answered) = &mut self.answered {
-            match Pin::new(answered).poll(cx) {
+        if !self.answered {
+            match self.answer.get() {
                 // Its end is not that of the stream: the client can send no more than its window, and waits.
-                Poll::Pending => return (now < end).then_some(end),
-                Poll::Ready(Err(_)) => return None,
-                Poll::Ready(Ok(())) => {
-                    self.answered = None;
+                Given::Part => return (now < end).then_some(end),
+                Given::BrokenOff => return None,
+                Given::All => {
+                    self.answered = true;
                     self.heard = now;
                     self.until = now + limits.linger;
                     end = self.until;

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::limits::Limits;
 use crate::listening::connections::Requests;
+use crate::server::lingering::Giving;
 use crate::timer::Timer;
 
 /// Most answers of a connection that may be left lying while others are taken: a browser does that with a film or two. Of
@@ -149,7 +149,7 @@ impl Taking {
             number,
             last,
             is_one_too_many,
-            whole: None,
+            giving: None,
         }
     }
 
@@ -236,8 +236,8 @@ pub(super) struct Exchange {
     number: u64,
     last: Last,
     is_one_too_many: bool,
-    /// What is told at the end of the answer, if all of it was given.
-    whole: Option<oneshot::Sender<()>>,
+    /// The answer, if it is one to an upload.
+    giving: Option<Giving>,
 }
 
 impl Exchange {
@@ -246,14 +246,14 @@ impl Exchange {
         self.is_one_too_many
     }
 
-    /// Has `whole` told at the end of the answer, or dropped if that breaks off.
-    pub(super) fn tells(&mut self, whole: oneshot::Sender<()>) {
-        self.whole = Some(whole);
+    /// Its answer is that to an upload.
+    pub(super) fn gives(&mut self, giving: Giving) {
+        self.giving = Some(giving);
     }
 
     /// The client is reset behind its answer if it sends on.
-    pub(super) fn tells_nothing(&mut self) {
-        self.whole = None;
+    pub(super) fn gives_nothing(&mut self) {
+        self.giving = None;
     }
 
     /// Goes on with the answer's `body`, which is there to be taken.
@@ -270,9 +270,8 @@ impl Exchange {
 
     /// All of the answer has been given.
     fn ends(&mut self) {
-        if let Some(whole) = self.whole.take() {
-            // Nobody hears it if all of the request has come.
-            let _ = whole.send(());
+        if let Some(giving) = self.giving.take() {
+            giving.ends();
         }
     }
 
