@@ -7,14 +7,13 @@ use proto::v1::Fault;
 use proto::v1::fault::Code;
 use shared::clock::CoreTime;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{FAULTS, told};
 use crate::compile::CompileFault;
 use crate::config_sync::receiver::fault;
 
-/// How many times its budget work may take by the clock on the wall: a node that is short of cores, or stood still for a
-/// while, refuses nothing that it could run.
+/// How many times its budget work is waited for: a node that is short of cores refuses nothing that it could run.
 const WAITS: u32 = 12;
 /// From one look at what the work has taken to the next, at least.
 const LOOK: Duration = Duration::from_millis(10);
@@ -34,17 +33,20 @@ pub(super) async fn guarded<T: Send + 'static>(
         let Ok(taken) = begun.await else {
             return std::future::pending().await;
         };
-        let end = Instant::now() + budget.saturating_mul(WAITS);
+        // By the clock, a node that stood still meanwhile would have waited for all of that time.
+        let mut waited = Duration::ZERO;
         loop {
             let left = budget.saturating_sub(taken.elapsed());
             if left.is_zero() {
                 return format!("compiling it took over {} s", budget.as_secs());
             }
-            if Instant::now() >= end {
-                let waited = budget.saturating_mul(WAITS).as_secs();
+            if waited >= budget.saturating_mul(WAITS) {
+                let waited = waited.as_secs();
                 return format!("compiling it was not done within {waited} s");
             }
-            sleep(left.max(LOOK)).await;
+            let look = left.max(LOOK);
+            sleep(look).await;
+            waited += look;
         }
     };
     tokio::select! {
@@ -109,5 +111,26 @@ mod tests {
             Ok(7)
         });
         assert_eq!(slept.await, Ok(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_stood_still_has_not_waited_meanwhile() {
+        let budget = Duration::from_secs(5);
+        let (begins, begun) = oneshot::channel();
+        let (go, gone) = std::sync::mpsc::channel();
+        let compiling = guarded(budget, move || {
+            let _ = begins.send(());
+            gone.recv().unwrap();
+            Ok(7)
+        });
+        let standing = async {
+            begun.await.unwrap();
+            // It is waited for by now.
+            tokio::task::yield_now().await;
+            tokio::time::advance(budget * WAITS * 2).await;
+            go.send(()).unwrap();
+        };
+        let (compiled, ()) = tokio::join!(biased; compiling, standing);
+        assert_eq!(compiled, Ok(7));
     }
 }
