@@ -15,7 +15,7 @@ use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use shared::clock::{UnixTime, monotonic};
 use shared::network::Network;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::access_log::AccessLog;
 use crate::ask::Questions;
@@ -124,7 +124,9 @@ pub(crate) struct Core {
     pub(crate) states: CoreStates,
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the node waits no longer for what is under way.
-    cut: watch::Sender<bool>,
+    cut: Cell<bool>,
+    /// Who waits for that.
+    uncut: Notify,
     /// The newest snapshot that a request has begun with: while it is the live one, a request takes it
     /// from here, and touches no counter that other cores touch.
     snapshot: RefCell<Option<Rc<Held>>>,
@@ -165,7 +167,8 @@ impl Core {
             requests,
             states: CoreStates::default(),
             metrics,
-            cut: watch::Sender::new(false),
+            cut: Cell::new(false),
+            uncut: Notify::new(),
             snapshot: RefCell::default(),
             identifiers: Cell::new(start),
             salt,
@@ -190,18 +193,20 @@ impl Core {
 
     /// Waits no longer for what is under way.
     pub(crate) fn cut_off(&self) {
-        self.cut.send_replace(true);
+        self.cut.set(true);
+        self.uncut.notify_waiters();
     }
 
     /// Whether what ends now has been cut off.
     pub(crate) fn is_cut_off(&self) -> bool {
-        *self.cut.borrow()
+        self.cut.get()
     }
 
     /// Waits until what is under way is cut off: for what has no end of its own.
     pub(crate) async fn until_cut_off(&self) {
-        // The sender lives as long as this.
-        let _ = self.cut.subscribe().wait_for(|cut| *cut).await;
+        if !self.is_cut_off() {
+            self.uncut.notified().await;
+        }
     }
 
     /// The time for an answer's `Date`. A time of a moment ago spares a look at the clock.
