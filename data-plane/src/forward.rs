@@ -7,6 +7,8 @@ pub(crate) mod interim;
 mod returned;
 mod upgrade;
 
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,6 +33,7 @@ use crate::upstream::UpstreamError;
 use crate::upstream::exchange::{Answer, Timeouts};
 use crate::upstream::origin::Origin;
 use crate::upstream::origins::Transport;
+use crate::upstream::pool::Pool;
 
 /// A request as it goes to one origin.
 pub(crate) struct Outgoing<'a> {
@@ -125,7 +128,9 @@ pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
 /// A new attempt is made after a failure to connect, and after a later failure only for a method that
 /// may be repeated (RFC 9110 §9.2.2) and a body that is still at hand; it goes to another target, if
 /// there is one. A pooled connection that turns out to be dead costs no attempt. Attempts after a
-/// later failure are bounded for each server, but for those at targets that had not failed the request, if it is answered in the end.
+/// later failure are bounded for each server that fails, but for those at targets, or addresses of a name, that had not failed the
+/// request, if it is answered in the end. So a server that is well is asked for all that others fail, and if none is, no request
+/// is tried at all of them.
 pub(crate) async fn send(
     core: &Core,
     outgoing: &mut Outgoing<'_>,
@@ -139,10 +144,13 @@ pub(crate) async fn send(
     let mut attempts_left = outgoing.retries;
     let mut kept: Option<Attempt<'_>> = None;
     let mut fresh = outgoing.fresh;
-    // Why a request failed that was sent: the server that is asked next has to be able to bear that.
-    let mut sent: Option<UpstreamError> = None;
-    // Whose allowance the attempts at targets that had not failed before have cost.
+    // Why a request failed that was sent, and whose allowance the next attempt costs: that of the server that failed it.
+    let mut sent: Option<(UpstreamError, Rc<Pool>)> = None;
+    let mut payer = None;
+    // Whose allowance the attempts at servers that had not failed before have cost.
     let mut paid = Vec::new();
+    // Where it has failed.
+    let mut failed_at: Vec<SocketAddr> = Vec::new();
     // Whether all have failed: what comes then is asked of those.
     let mut all_failed = false;
     loop {
@@ -150,16 +158,16 @@ pub(crate) async fn send(
             attempt
         } else {
             let began = tries.is_some().then(monotonic);
+            payer = match sent.take() {
+                Some((error, pool)) if !pool.may_retry() => {
+                    tracing::debug!("that server has caused too many further attempts");
+                    return Err(error);
+                }
+                sent => sent.map(|(_, pool)| pool),
+            };
             let attempt = choose(core, outgoing, &failing)?;
-            let is_paid = sent.is_some();
-            if let Some(error) = sent.take()
-                && !core.pools.of(&attempt.origin).may_retry()
-            {
-                tracing::debug!("that server has had too many further attempts");
-                return Err(error);
-            }
-            if is_paid && !all_failed && attempt.is_elsewhere(&failing) {
-                paid.push(core.pools.of(&attempt.origin));
+            if !all_failed && attempt.is_elsewhere(&failing) {
+                paid.extend(payer.take());
             }
             if let (Some(tries), Some(began)) = (&mut tries, began) {
                 tries.push(attempt.told(began));
@@ -172,7 +180,7 @@ pub(crate) async fn send(
         let pool = core.pools.of(&attempt.origin);
         let permit = pool.enter().ok_or(UpstreamError::Busy)?;
         let told = tries.as_mut().and_then(|tries| tries.last_mut());
-        let failed = match once(
+        let outcome = once(
             core,
             &pool,
             &attempt,
@@ -181,18 +189,17 @@ pub(crate) async fn send(
             (framing, body),
             told,
         )
-        .await
-        {
+        .await;
+        // Of a name it is known only now which server was asked.
+        let address = attempt.address.get();
+        let is_fresh = |address: SocketAddr| !failed_at.contains(&address);
+        if attempt.lease.is_none() && address.is_some_and(is_fresh) {
+            paid.extend(payer.take());
+        }
+        let failed = match outcome {
             Ok(answer) => {
                 let status = answer.head.status;
-                // A server that has too much to do says so at once.
-                let is_served =
-                    !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS;
-                if is_served {
-                    for pool in &paid {
-                        pool.gave_answer();
-                    }
-                }
+                give_back(&paid, status);
                 if let Some(lease) = &attempt.lease {
                     lease.answered(status);
                 }
@@ -229,9 +236,19 @@ pub(crate) async fn send(
         }
         attempts_left -= 1;
         tracing::debug!(error = %failed.error, "trying again");
-        sent = is_sent.then_some(failed.error);
+        sent = is_sent.then_some((failed.error, pool));
+        failed_at.extend(address);
         if let Some(lease) = &attempt.lease {
             failing.push(Arc::clone(&lease.peer));
+        }
+    }
+}
+
+/// Gives back what attempts have `paid` that led to an answer with `status`. A server that has too much to do says so at once.
+fn give_back(paid: &[Rc<Pool>], status: StatusCode) {
+    if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS {
+        for pool in paid {
+            pool.gave_answer();
         }
     }
 }

@@ -1,6 +1,8 @@
 //! One attempt to have a request answered: which server, how far it came.
 
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,6 +36,8 @@ pub(super) struct Attempt<'a> {
     pub(super) origin: Cow<'a, Arc<Origin>>,
     host: Cow<'a, HeaderValue>,
     pub(super) lease: Option<Lease>,
+    /// Where it went, once a connection has been found.
+    pub(super) address: Cell<Option<SocketAddr>>,
 }
 
 /// Which server is asked next, and what it is called.
@@ -50,6 +54,7 @@ pub(super) fn choose<'a>(
                 None => Cow::Owned(HeaderValue::from_static("")),
             },
             lease: None,
+            address: Cell::default(),
         }),
         Way::Balanced {
             balancer,
@@ -76,6 +81,7 @@ pub(super) fn choose<'a>(
                 origin: Cow::Owned(core.origins.of_peer(&lease.peer, transport, &host)),
                 host,
                 lease: Some(lease),
+                address: Cell::default(),
             })
         }
     }
@@ -194,6 +200,7 @@ pub(super) async fn once(
             Err(error) => return Err(connecting(error, body)),
         },
     };
+    attempt.address.set(Some(connection.address));
     if let Some(told) = told
         && let Some(server) = connection.stream.peer()
     {

@@ -162,8 +162,8 @@ pub(crate) struct Pool {
     retries: Cell<u32>,
 }
 
-/// Most further attempts in a row, in tenths of one; each exchange earns a fifth of one. So a server that
-/// fails is not asked much more often than one that does not.
+/// Most further attempts in a row that a server may cause by failing, in tenths of one; each exchange earns a fifth of one. So
+/// where all fail, none is asked much more often than if none did.
 const MAX_RETRIES: u32 = 1000;
 const EARNED: u32 = 2;
 const COST: u32 = 10;
@@ -185,7 +185,7 @@ impl Pool {
         Some(taken)
     }
 
-    /// Whether a request that was sent before may be sent to this server.
+    /// Whether a request that this server has failed may be sent once more, to it or another.
     pub(crate) fn may_retry(&self) -> bool {
         match self.retries.get().checked_sub(COST) {
             Some(left) => {
@@ -196,8 +196,8 @@ impl Pool {
         }
     }
 
-    /// Such a request, which this server had not failed before, has been answered in the end, here or elsewhere: it was none
-    /// too many.
+    /// Such a request, which was sent to a server that had not failed it before, has been answered in the end: it was none too
+    /// many.
     pub(crate) fn gave_answer(&self) {
         let back = self.retries.get() + COST;
         self.retries.set(back.min(MAX_RETRIES));

@@ -61,7 +61,7 @@ fn server() -> Server {
 }
 
 /// A service that is spread over `targets` by the upstream `u.test`.
-fn balanced(upstream: Value, targets: &[String], service: &Value) -> Vec<Record> {
+pub(crate) fn balanced(upstream: Value, targets: &[String], service: &Value) -> Vec<Record> {
     let mut upstream = upstream;
     upstream["name"] = json!("u.test");
     let mut fields = json!({"host": "u.test", "port": 1, "read_timeout": 60_000});
@@ -90,7 +90,7 @@ fn balanced(upstream: Value, targets: &[String], service: &Value) -> Vec<Record>
     records
 }
 
-fn get(proxy: &Proxy, path: &str, fields: &str) -> String {
+pub(crate) fn get(proxy: &Proxy, path: &str, fields: &str) -> String {
     ask(
         proxy,
         &format!("GET {path} HTTP/1.1\r\nHost: gate.test\r\n{fields}Connection: close\r\n\r\n"),

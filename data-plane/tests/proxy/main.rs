@@ -33,6 +33,7 @@ mod phases;
 mod reach;
 mod redis;
 mod requests;
+mod retries;
 mod streams;
 mod tls;
 mod trailers;

@@ -42,13 +42,13 @@ struct Zone {
 }
 
 /// A DNS server.
-struct Names {
+pub(crate) struct Names {
     address: SocketAddr,
     zone: Arc<Mutex<Zone>>,
 }
 
 impl Names {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         let zone = Arc::new(Mutex::new(Zone::default()));
@@ -63,7 +63,7 @@ impl Names {
         Self { address, zone }
     }
 
-    fn addresses(&self, name: &str, ttl: u32, all: &[[u8; 4]]) {
+    pub(crate) fn addresses(&self, name: &str, ttl: u32, all: &[[u8; 4]]) {
         let data = all.iter().copied().map(Data::Address).collect();
         let mut zone = self.zone.lock().unwrap();
         zone.records.insert((name.to_owned(), A), (ttl, data));
@@ -97,7 +97,7 @@ impl Names {
     }
 
     /// Settings that ask here.
-    fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         Settings {
             dns_resolver: vec![self.address.to_string()],
             dns_hostsfile: "/nowhere".into(),
