@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use http::StatusCode;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{Algorithm, Revocation};
@@ -210,17 +210,17 @@ impl Balancer {
         self.table.store(Arc::new(table));
     }
 
-    /// What is chosen from, as of now.
-    pub(crate) fn table(&self) -> Arc<Table> {
+    /// What is chosen from, as of now; looked at where it is, so that no core's count of it is in another's way.
+    pub(crate) fn table(&self) -> Guard<Arc<Table>> {
         let table = self.table.load();
         let version = self.peers.version.load(Ordering::Acquire);
         if table.version == version {
-            return Arc::clone(&table);
+            return table;
         }
         // Somebody's health has changed. Several cores may do this at once, with the same result.
         let fresh = Arc::new(table.renewed(&self.config, version));
         self.table.store(Arc::clone(&fresh));
-        fresh
+        Guard::from_inner(fresh)
     }
 
     /// Chooses a peer for a request that hashes to `hash`; one that is not in `tried`, if there is any.
