@@ -128,8 +128,8 @@ pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
 /// A new attempt is made after a failure to connect, and after a later failure only for a method that
 /// may be repeated (RFC 9110 §9.2.2) and a body that is still at hand; it goes to another target, if
 /// there is one. A pooled connection that turns out to be dead costs no attempt. Attempts after a
-/// later failure are bounded for each server that fails, but for those at targets, or addresses of a name, that had not failed the
-/// request, if it is answered in the end. So a server that is well is asked for all that others fail, and if none is, no request
+/// later failure are bounded for each server that fails or is asked next, but for those at targets, or addresses of a
+/// name, that had not failed the request, if it is answered in the end. So a server that is well is asked for all that others fail, and if none is, no request
 /// is tried at all of them.
 pub(crate) async fn send(
     core: &Core,
@@ -144,7 +144,8 @@ pub(crate) async fn send(
     let mut attempts_left = outgoing.retries;
     let mut kept: Option<Attempt<'_>> = None;
     let mut fresh = outgoing.fresh;
-    // Why a request failed that was sent, and whose allowance the next attempt costs: that of the server that failed it.
+    // Why a request failed that was sent, and whose allowance the next attempt costs: that of the server that failed it, or of
+    // the one that is asked next.
     let mut sent: Option<(UpstreamError, Rc<Pool>)> = None;
     let mut payer = None;
     // Whose allowance the attempts at servers that had not failed before have cost.
@@ -158,14 +159,9 @@ pub(crate) async fn send(
             attempt
         } else {
             let began = tries.is_some().then(monotonic);
-            payer = match sent.take() {
-                Some((error, pool)) if !pool.may_retry() => {
-                    tracing::debug!("that server has caused too many further attempts");
-                    return Err(error);
-                }
-                sent => sent.map(|(_, pool)| pool),
-            };
             let attempt = choose(core, outgoing, &failing)?;
+            let paying = |failed| pays(failed, core.pools.of(&attempt.origin));
+            payer = sent.take().map(paying).transpose()?;
             if !all_failed && attempt.is_elsewhere(&failing) {
                 paid.extend(payer.take());
             }
@@ -242,6 +238,21 @@ pub(crate) async fn send(
             failing.push(Arc::clone(&lease.peer));
         }
     }
+}
+
+/// Who pays for another attempt, at `next`: the server that failed the last one, and where that has nothing left, `next`. Of many
+/// that are ill one may cause more than it has; one that is well has all of its own left.
+///
+/// # Errors
+///
+/// How the last attempt failed, if neither can pay.
+fn pays(failed: (UpstreamError, Rc<Pool>), next: Rc<Pool>) -> Result<Rc<Pool>, UpstreamError> {
+    let (error, failed) = failed;
+    let mut both = [failed, next].into_iter();
+    both.find(|pool| pool.may_retry()).ok_or_else(|| {
+        tracing::debug!("these servers have had too many further attempts");
+        error
+    })
 }
 
 /// Gives back what attempts have `paid` that led to an answer with `status`. A server that has too much to do says so at once.

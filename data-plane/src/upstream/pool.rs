@@ -162,7 +162,7 @@ pub(crate) struct Pool {
     retries: Cell<u32>,
 }
 
-/// Most further attempts in a row that a server may cause by failing, in tenths of one; each exchange earns a fifth of one. So
+/// Most further attempts in a row that a server may cause by failing, or bear for others that do, in tenths of one; each exchange earns a fifth of one. So
 /// where all fail, none is asked much more often than if none did.
 const MAX_RETRIES: u32 = 1000;
 const EARNED: u32 = 2;
@@ -185,7 +185,8 @@ impl Pool {
         Some(taken)
     }
 
-    /// Whether a request that this server has failed may be sent once more, to it or another.
+    /// Whether this server has something left for a request that it, or the one asked before it, has failed and that is sent once
+    /// more.
     pub(crate) fn may_retry(&self) -> bool {
         match self.retries.get().checked_sub(COST) {
             Some(left) => {

@@ -66,6 +66,32 @@ fn after_an_outage_of_all_targets_one_that_is_well_again_answers_for_the_others(
 }
 
 #[test]
+fn two_of_eight_targets_that_are_well_answer_most_of_what_comes_at_once() {
+    let servers = [(); 8].map(|()| server(("127.0.0.1", 0), true));
+    let targets: Vec<String> = servers
+        .iter()
+        .map(|(port, _)| format!("127.0.0.1:{port}"))
+        .collect();
+    let settings = Settings {
+        workers: 1,
+        ..settings()
+    };
+    let records = balanced(json!({}), &targets, &json!({}));
+    let proxy = start_with(&settings, Limits::default(), records);
+    assert_eq!(answered(&proxy, 300), 0);
+    for at in [2, 6] {
+        servers[at].1.store(false, Ordering::Relaxed);
+    }
+    // Six attempts may all go to servers that are ill.
+    let all: usize = std::thread::scope(|scope| {
+        let clients = [(); 5].map(|()| scope.spawn(|| answered(&proxy, 200)));
+        clients.map(|client| client.join().unwrap()).iter().sum()
+    });
+    assert!(all > 600, "{all} of 1000");
+    stop(proxy);
+}
+
+#[test]
 fn an_address_of_a_name_answers_for_others_that_fail() {
     let (port, _) = server(("127.0.1.1", 0), false);
     for address in ["127.0.1.2", "127.0.1.3"] {
