@@ -16,7 +16,7 @@ use super::redemption;
 use super::request;
 use super::rules::Rules;
 use super::sign_in;
-use super::under_way;
+use super::under_way::{self, noted::Noted};
 use crate::answer;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
@@ -284,7 +284,8 @@ pub(super) async fn broken(
 
 /// The newest sign-in of a browser that begins another by a request that looks like the provider's answer to one, by whatever
 /// way and of whatever kind: at the URL that the provider was told. A state alone is an application's argument; one of ours
-/// is [`broken`].
+/// is [`broken`]. Without anything of an answer it looks like one where sign-ins of this browser that were for other pages
+/// lead to, unless its user has opened that page.
 pub(super) async fn in_vain(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
@@ -292,7 +293,7 @@ pub(super) async fn in_vain(
     now: UnixTime,
 ) -> Option<Mark> {
     let is_answer = |name: &str| matches!(name, "code" | "error" | "response");
-    if is_from_here(exchange) || jar.begun().next().is_none() {
+    if led_by(exchange, "same-origin") || jar.begun().next().is_none() {
         return None;
     }
     let is_posted = rules.config.sign_in.response_mode.is_posted()
@@ -303,24 +304,33 @@ pub(super) async fn in_vain(
         let arguments = request::body_arguments(exchange).await;
         has_answered = arguments.iter().any(|(name, _)| is_answer(name));
     }
-    if !has_answered {
+    let here = sign_in::own_url(exchange);
+    let (method, headers) = (&exchange.request.method, &exchange.request.headers);
+    let may_be_led = request::is_navigation(method, headers) && !led_by(exchange, "none");
+    let mut clients = rules.clients.iter();
+    let is_configured = clients.any(|client| client.redirect_uri.as_ref() == Some(&here));
+    if !has_answered && !(may_be_led && is_configured) {
         return None;
     }
-    let (ring, here) = (
-        &exchange.environment.session_keys,
-        sign_in::own_url(exchange),
-    );
+    let ring = &exchange.environment.session_keys;
     let under_way = under_way::all(rules, ring, jar, now);
-    let answered = under_way.filter(|(_, noted)| noted.leads_to(&here));
-    let marks = answered.filter_map(|(_, noted)| noted.mark(rules, ring, now));
+    let answered: Vec<_> = under_way
+        .filter_map(|(_, noted)| noted.leads_to(&here).then_some(noted))
+        .collect();
+    if !has_answered && !answered.iter().any(Noted::ends_elsewhere) {
+        return None;
+    }
+    let marks = answered
+        .iter()
+        .filter_map(|noted| noted.mark(rules, ring, now));
     marks.max_by_key(|mark| (mark.made_at, mark.round))
 }
 
-/// Whether the browser says that nothing but this host has led it here (Fetch Metadata §2.4): then no provider has. What a
-/// user began says `none` also where a provider sent it on.
-fn is_from_here(exchange: &Exchange<'_>) -> bool {
-    let site = exchange.request.headers.get("sec-fetch-site");
-    site.is_some_and(|site| site == "same-origin")
+/// Whether the browser says that `site` has led it here (Fetch Metadata §2.4). `same-origin`: nothing but this host, so no
+/// provider has. What a user began says `none` also where a provider sent it on: browsers end such a circle themselves.
+fn led_by(exchange: &Exchange<'_>, site: &str) -> bool {
+    let said = exchange.request.headers.get("sec-fetch-site");
+    said.is_some_and(|said| said == site)
 }
 
 /// Whether the request is an authorization response of ours, and the browser may be led away from it:

@@ -139,6 +139,53 @@ fn rule_18_no_provider_sends_a_browser_round_by_answers_of_another_kind() {
 }
 
 #[test]
+fn rule_18_a_provider_that_sends_a_browser_back_with_nothing_makes_no_circle() {
+    let come_back = |from: &str, site: Option<&'static str>, mode: &str, uri: &str| {
+        let config = json!({
+            "redirect_uri": ["https://gateway.example/cb"], "response_mode": mode,
+        });
+        let (mut gateway, mut browser) = (Gateway::new(config), Browser::default());
+        gateway.https = true;
+        assert_eq!(browser.get(&mut gateway, from).status, 302);
+        [(); 4].map(|()| {
+            let reply = match site {
+                Some(site) => browser.get_with(&mut gateway, uri, "sec-fetch-site", site),
+                None if mode.starts_with("form_post") => browser.post(&mut gateway, uri, ""),
+                None => browser.get(&mut gateway, uri),
+            };
+            reply.status
+        })
+    };
+    let ended = [302, 302, 400, 400];
+    for mode in [
+        "query",
+        "form_post",
+        "fragment",
+        "query.jwt",
+        "form_post.jwt",
+    ] {
+        for uri in ["/cb", "/cb?iss=i", "/cb?session_state=s", "/cb?id_token=t"] {
+            assert_eq!(come_back("/app", None, mode, uri), ended, "{mode} {uri}");
+            let led = come_back("/app", Some("cross-site"), mode, uri);
+            assert_eq!(led, ended, "{mode} {uri}");
+        }
+    }
+    // Pages of the application that are opened in several tabs.
+    for (from, site, uri) in [
+        ("/cb", None, "/cb"),
+        ("/app", None, "/other"),
+        ("/app", Some("none"), "/cb"),
+        ("/app", Some("same-origin"), "/cb"),
+    ] {
+        assert_eq!(
+            come_back(from, site, "query", uri),
+            [302; 4],
+            "{from} {uri}"
+        );
+    }
+}
+
+#[test]
 fn rule_17_arguments_of_an_application_are_no_answers_in_vain() {
     let told = json!({ "redirect_uri": ["http://gateway.example/cb"] });
     for (config, asked) in [

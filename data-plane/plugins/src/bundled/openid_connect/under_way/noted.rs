@@ -32,6 +32,8 @@ const POSTED: u8 = 1 << 3;
 const EPOCH: u8 = 1 << 4;
 const ADDRESSES: u8 = 1 << 5;
 const FORM: u8 = 1 << 6;
+/// It ends elsewhere than where the provider leads back to. The version before does not say.
+const ELSEWHERE: u8 = 1 << 7;
 
 /// 256 bits: what RFC 7636 §7.1 recommends for a verifier.
 pub(in super::super) type Seed = [u8; 32];
@@ -86,6 +88,14 @@ impl Noted {
         match self {
             Self::Short(short) => short.redirect_uri == digest(url),
             Self::Whole(pending) => pending.redirect_uri == url,
+        }
+    }
+
+    /// Whether the page that the sign-in is for has another URL than that.
+    pub(in super::super) fn ends_elsewhere(&self) -> bool {
+        match self {
+            Self::Short(short) => short.flags & ELSEWHERE != 0,
+            Self::Whole(pending) => pending.target != pending.redirect_uri,
         }
     }
 
@@ -192,6 +202,7 @@ pub(super) fn write(pending: &Pending, round: u8, addresses: Option<&[u8]>) -> O
         (EPOCH, pending.epoch.is_some()),
         (ADDRESSES, addresses.is_some()),
         (FORM, pending.form.is_some()),
+        (ELSEWHERE, pending.target != pending.redirect_uri),
     ];
     let set = flags.iter().filter(|(_, is)| *is);
     let mut said = vec![FORMAT, set.fold(0, |all, (flag, _)| all | flag), round];
