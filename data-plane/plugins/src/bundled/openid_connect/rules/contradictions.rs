@@ -53,6 +53,12 @@ pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &
             "must be https where response_mode is form_post or form_post.jwt, but for loopback addresses: no browser keeps the sign-in's cookie for a form of another site otherwise",
         );
     }
+    if returns.clone().any(|uri| is_never_asked_for(uri)) {
+        errors.add(
+            &["redirect_uri"],
+            "no request for it would be accepted: a % in its path must begin two hexadecimal digits, which are not 00",
+        );
+    }
     // In the order in which a path is held against them.
     let suffixes = [
         (
@@ -101,6 +107,16 @@ pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &
             );
         }
     }
+}
+
+/// Whether the path of `uri` is one of which each request is 400.
+fn is_never_asked_for(uri: &str) -> bool {
+    let ill = |digits: &str| digits == "00" || !digits.bytes().all(|it| it.is_ascii_hexdigit());
+    Url::parse(uri).is_ok_and(|url| {
+        let path = url.path();
+        let mut signs = path.match_indices('%');
+        signs.any(|(at, _)| path.get(at + 1..at + 3).is_none_or(ill))
+    })
 }
 
 /// Whether there is a certificate for the client, which proves itself otherwise everywhere.
@@ -230,6 +246,19 @@ mod tests {
         ] {
             let posted = json!({ "response_mode": mode, "redirect_uri": [uri] });
             check(&posted, field);
+        }
+        for (uri, field) in [
+            ("https://a.example/%zz", "redirect_uri"),
+            ("https://a.example/100%", "redirect_uri"),
+            ("https://a.example/%00", "redirect_uri"),
+            ("https://a.example/%2Fa%c3%a4?b=100%", ""),
+        ] {
+            check(&json!({ "redirect_uri": [uri] }), field);
+            // Elsewhere it is others that are asked.
+            check(
+                &json!({ "login_redirect_uri": [uri], "logout_redirect_uri": [uri] }),
+                "",
+            );
         }
         let back = |methods: Value, mode: &str| {
             json!({
