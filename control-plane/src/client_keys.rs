@@ -131,7 +131,7 @@ pub fn make_needed(publisher: &Publisher) -> Option<Revision> {
     }
 }
 
-/// Held by the one that makes keys: several may find at the same time that there are none.
+/// Held by the one that makes keys: several may find at the same time that there are none, or which are to be replaced.
 static MAKING: Mutex<()> = Mutex::new(());
 
 /// Makes keys if there are none. Blocks on the store.
@@ -147,9 +147,10 @@ pub fn ensure(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(
     }
 }
 
-/// Makes new keys. Those from before are published no more, and sign where a provider does not know the new ones yet;
-/// those from before these go. Blocks on the store.
+/// Makes new keys. Those from before are published no more, and sign where a provider does not know the new ones yet, as
+/// do those from before these: it may have read the page before both were replaced. Older ones go. Blocks on the store.
 pub fn rotate(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(), ExecuteError> {
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     make(publisher, origin, now, |_| true)
 }
 
@@ -177,15 +178,17 @@ fn make(
     let mut commands: Vec<_> = made
         .map(|made| command(Action::Create(Body::Json(made))))
         .collect();
-    for key in keys(&publisher.config()) {
+    let config = publisher.config();
+    let newest = keys(&config).filter_map(|key| key.retired_at).max();
+    for key in keys(&config) {
         let selector = Selector::Id(key.id);
-        commands.push(command(if key.retired_at.is_some() {
-            Action::Delete(selector)
-        } else {
+        if key.retired_at.is_none() {
             let mut patch = Map::new();
             patch.insert("retired_at".to_owned(), now.as_secs().into());
-            Action::Patch(selector, Body::Json(patch))
-        }));
+            commands.push(command(Action::Patch(selector, Body::Json(patch))));
+        } else if key.retired_at < newest {
+            commands.push(command(Action::Delete(selector)));
+        }
     }
     let command = command(Action::Several(commands));
     publisher.execute_if(origin, &command, now, holds, |_, _| Ok(()))?;

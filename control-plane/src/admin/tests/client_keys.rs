@@ -39,6 +39,19 @@ async fn case_65_the_keys_are_shown_without_their_private_half_and_replaced_on_d
 }
 
 #[tokio::test]
+async fn keys_that_were_replaced_twice_are_kept_beside_those_that_were_once() {
+    let (_, publisher) = Api::revoking();
+    let origin = Origin::system();
+    for (now, expected) in [(1, 10), (2, 20), (3, 30), (4, 30), (5, 30)] {
+        let now = UnixTime::from_secs(now);
+        crate::client_keys::rotate(&publisher, &origin, now).unwrap();
+        let config = publisher.config();
+        let kept = config.collection("client_keys", Uuid::nil()).count();
+        assert_eq!(kept, expected);
+    }
+}
+
+#[tokio::test]
 async fn providers_are_told_to_read_the_keys_again_soon() {
     let api = Api::new();
     let request = http::Request::get("/openid-connect/jwks").body(HttpBody::empty());

@@ -1,6 +1,7 @@
 //! What the gateway proves itself with at providers, as far as it is made or kept by the cluster: keys
 //! for `private_key_jwt`, and certificates for mutual TLS.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,7 +89,7 @@ impl ClientKeys {
     pub(super) fn replace_by_jwk(&mut self, jwk: &serde_json::Value, at: UnixTime) {
         let until = at.saturating_add(SERVES_ON);
         let before = self.signers.drain(..).map(|signer| (until, signer));
-        self.retired = before.collect();
+        self.retired.extend(before);
         self.add_jwk(jwk);
     }
 
@@ -99,16 +100,18 @@ impl ClientKeys {
         signers.find(|signer| signer.signs_by(algorithm))
     }
 
-    /// What signed by `algorithm` before, if that is not long ago.
-    pub(super) fn retired_signer(
+    /// What signed by `algorithm` before, if that is not long ago: the newest first.
+    pub(super) fn retired_signers(
         &self,
         algorithm: Option<SigningAlgorithm>,
         now: UnixTime,
-    ) -> Option<&Signer> {
+    ) -> Vec<&Signer> {
         let algorithm = algorithm.unwrap_or(SigningAlgorithm::RS256);
-        let serving = self.retired.iter().filter(|(until, _)| now < *until);
-        let mut signers = serving.map(|(_, signer)| &**signer);
-        signers.find(|signer| signer.signs_by(algorithm))
+        let serves =
+            |(until, signer): &&(UnixTime, Arc<Signer>)| now < *until && signer.signs_by(algorithm);
+        let mut serving: Vec<_> = self.retired.iter().filter(serves).collect();
+        serving.sort_by_key(|(until, _)| Reverse(*until));
+        serving.into_iter().map(|(_, signer)| &**signer).collect()
     }
 }
 

@@ -331,6 +331,29 @@ fn keys_that_were_replaced_serve_until_the_provider_knows_the_new_ones() {
     // Those before do not serve for ever.
     sign_in(&old_public, 48 * 3600, 502, 1);
 
+    // Two replacements while the provider reads none of the sets.
+    let mut gateway = Gateway::new(config.clone());
+    let mut keys = ClientKeys::default();
+    keys.add_jwk(&old);
+    keys.replace_by_jwk(&client_key().0, gateway.host.now());
+    gateway.advance(60);
+    keys.replace_by_jwk(&new, gateway.host.now());
+    gateway.host.equip(keys);
+    for (known, seconds, status, calls) in [
+        (&old_public, 0, 200, 3),
+        (&old_public, 0, 200, 1),
+        (&new_public, 0, 200, 2),
+        // The oldest serve no more.
+        (&old_public, 48 * 3600 - 60, 502, 2),
+    ] {
+        gateway.advance(seconds);
+        gateway.provider.script.borrow_mut().client_key = Some(known.clone());
+        let before = gateway.provider.called("/token");
+        let reply = Browser::default().sign_in(&mut gateway, "/api");
+        assert_eq!(reply.status, status);
+        assert_eq!(gateway.provider.called("/token") - before, calls);
+    }
+
     // Who checks the configuration is told.
     let gateway = Gateway::new(config.clone());
     let mut keys = ClientKeys::default();

@@ -1,8 +1,8 @@
 //! Two secrets of one client, while one takes the other's place at the provider, or the cluster's keys and those before
-//! them, which a provider may know longer than they are published: the one that was accepted last is tried first, the
-//! other when the provider does not accept that.
+//! them, which a provider may know longer than they are published: what was accepted last is tried first, the
+//! others when the provider does not accept that.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -29,24 +29,32 @@ pub(in crate::bundled::openid_connect) struct Spare<'a> {
     pub(super) signer: &'a Signer,
 }
 
-/// The clients of a node whose provider has accepted the other secret last, or the key before.
+/// The clients of a node whose provider has accepted something else last than what comes first: the place of that among
+/// what each can prove itself by.
 #[derive(Debug, Default)]
-pub(in crate::bundled::openid_connect) struct Exchanged(Mutex<HashSet<(u64, usize)>>);
+pub(in crate::bundled::openid_connect) struct Exchanged(Mutex<HashMap<(u64, usize), usize>>);
 
 impl Exchanged {
     /// Whether that is so of the client at position `client`.
     pub(in crate::bundled::openid_connect) fn has(&self, rules: &Rules, client: usize) -> bool {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.contains(&(rules.compilation, client))
+        self.last(rules, client) > 0
     }
 
-    fn note(&self, rules: &Rules, client: usize, spare: bool) {
+    fn last(&self, rules: &Rules, client: usize) -> usize {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(&(rules.compilation, client))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn note(&self, rules: &Rules, client: usize, place: usize) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare {
+        if place > 0 {
             if known.len() >= MOST {
                 known.clear();
             }
-            known.insert((rules.compilation, client));
+            known.insert((rules.compilation, client), place);
         } else {
             known.remove(&(rules.compilation, client));
         }
@@ -72,7 +80,7 @@ pub(in crate::bundled::openid_connect) async fn post_guarded(
     .await
 }
 
-/// Posts a form as the client (RFC 6749 §2.3), with its other secret or key if the provider does not accept the one.
+/// Posts a form as the client (RFC 6749 §2.3), with its other secret or keys if the provider does not accept the one.
 pub(in crate::bundled::openid_connect) async fn post(
     rules: &Rules,
     document: &Document,
@@ -81,63 +89,81 @@ pub(in crate::bundled::openid_connect) async fn post(
     form: Post<'_>,
 ) -> Result<Response<Bytes>, ProviderError> {
     let keys = host.client_keys();
-    let Some((position, other)) = other(document, caller, &keys, host.now()) else {
+    let others = others(document, caller, &keys, host.now());
+    let Some(position) = caller.position.filter(|_| !others.is_empty()) else {
         return post_once(rules, document, caller, host, form).await;
     };
     let exchanged = host.node_state::<Exchanged>();
-    let other_first = exchanged.has(rules, position);
-    let with = |other_now: bool| if other_now { other } else { caller };
-    let again = form.clone();
-    let first = post_once(rules, document, with(other_first), host, form).await?;
-    if !refuses_client(&first) {
-        return Ok(first);
-    }
-    let second = post_once(rules, document, with(!other_first), host, again).await?;
-    if !refuses_client(&second) {
-        exchanged.note(rules, position, !other_first);
-        let (issuer, client) = (&rules.issuer, caller.id);
-        match (other_first, caller.spare.is_some()) {
-            (true, _) => info!(
-                issuer,
-                client, "the provider accepts what the client is to prove itself by again"
-            ),
-            (false, true) => warn!(
-                issuer,
-                client,
-                "the provider accepts client_secret_alternate and no longer client_secret: let it take its place"
-            ),
-            (false, false) => warn!(
-                issuer,
-                client,
-                "the provider does not know the new keys of /openid-connect/jwks yet: those before are shown"
-            ),
+    let last = exchanged.last(rules, position);
+    let mut ways: Vec<_> = std::iter::once(caller).chain(others).enumerate().collect();
+    // The others stay in their order.
+    ways.sort_by_key(|(place, _)| *place != last);
+    let mut refusal = None;
+    for (place, caller) in ways {
+        let response = post_once(rules, document, caller, host, form.clone()).await?;
+        if refuses_client(&response) {
+            refusal = Some(response);
+            continue;
         }
+        if refusal.is_some() {
+            exchanged.note(rules, position, place);
+            tell(rules, caller, place);
+        }
+        return Ok(response);
     }
-    Ok(second)
+    refusal.ok_or(ProviderError::Unusable("a client proves itself by nothing"))
 }
 
-/// The client with what else it can prove itself by, and its position.
-fn other<'a>(
+/// Logs what the provider accepts of a client after it has refused something else.
+fn tell(rules: &Rules, caller: Caller<'_>, place: usize) {
+    let (issuer, client) = (&rules.issuer, caller.id);
+    match (place, caller.spare.is_some()) {
+        (0, _) => info!(
+            issuer,
+            client, "the provider accepts what the client is to prove itself by again"
+        ),
+        (_, true) => warn!(
+            issuer,
+            client,
+            "the provider accepts client_secret_alternate and no longer client_secret: let it take its place"
+        ),
+        (_, false) => warn!(
+            issuer,
+            client,
+            "the provider does not know the new keys of /openid-connect/jwks yet: those before are shown"
+        ),
+    }
+}
+
+/// The client with each thing else that it can prove itself by: its other secret, or the keys before, the newest first.
+fn others<'a>(
     document: &Document,
-    mut caller: Caller<'a>,
+    caller: Caller<'a>,
     keys: &'a ClientKeys,
     now: UnixTime,
-) -> Option<(usize, Caller<'a>)> {
+) -> Vec<Caller<'a>> {
     let offered = document.token_auth_methods.as_deref();
     match caller.auth.unwrap_or_else(|| discovered(offered, caller)) {
         ClientAuth::ClientSecretBasic
         | ClientAuth::ClientSecretPost
         | ClientAuth::ClientSecretJwt => {
-            let spare = caller.spare?;
-            caller.secret = Some(spare.secret);
-            caller.secret_signer = Some(spare.signer);
+            let with = |spare: Spare<'a>| Caller {
+                secret: Some(spare.secret),
+                secret_signer: Some(spare.signer),
+                ..caller
+            };
+            caller.spare.map(with).into_iter().collect()
         }
         ClientAuth::PrivateKeyJwt if caller.key_signer.is_none() => {
-            caller.key_signer = Some(keys.retired_signer(caller.algorithm, now)?);
+            let with = |signer| Caller {
+                key_signer: Some(signer),
+                ..caller
+            };
+            let retired = keys.retired_signers(caller.algorithm, now);
+            retired.into_iter().map(with).collect()
         }
-        _ => return None,
+        _ => Vec::new(),
     }
-    Some((caller.position?, caller))
 }
 
 /// Whether the provider does not accept the client (RFC 6749 §5.2).
