@@ -453,7 +453,6 @@ impl Admin {
             }
             _ => {}
         }
-        let names_keys = crate::client_keys::are_named(&body);
         let plan::Plan {
             entity,
             action,
@@ -477,7 +476,11 @@ impl Admin {
             let permits = |config: &Config, change: &Change| bounds.check(config, change);
             let now = UnixTime::now();
             let mut outcome = publisher.execute_if(&origin, &command, now, holds, permits)?;
-            if names_keys && let Some(made) = crate::client_keys::make_needed(&publisher) {
+            // Who follows revisions by what is answered sees none that comes by itself.
+            if let Some((_, fields)) = &outcome.decision.record
+                && crate::client_keys::may_sign(command.entity, fields)
+                && let Some(made) = crate::client_keys::make_needed(&publisher)
+            {
                 outcome.revision = made;
             }
             Ok(outcome)

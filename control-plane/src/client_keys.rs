@@ -1,7 +1,7 @@
 //! The keys that sign for `private_key_jwt` and signed requests where no `client_jwk` is configured: one for each
-//! algorithm, made here with the first `openid-connect` plugin, sealed in the store like every record: what a provider
-//! announces may call for them at any time. Providers read their public halves at `/openid-connect/jwks`; nobody reads
-//! the private ones.
+//! algorithm, made here before the write of the first `openid-connect` plugin is answered, sealed in the store like every
+//! record: what a provider announces may call for them at any time. Providers read their public halves at
+//! `/openid-connect/jwks`; nobody reads the private ones.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -27,7 +27,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::command::{Action, Body, Command, Selector};
-use crate::config::Config;
+use crate::config::{Config, Fields};
 use crate::history::Origin;
 use crate::publisher::{ExecuteError, Publisher};
 
@@ -36,17 +36,8 @@ const ALGORITHMS: [&str; 10] = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 ];
 
-/// What the configuration of a plugin has that signs by them for certain.
-const MARKS: [&str; 2] = [
-    "\"private_key_jwt\"",
-    "\"require_signed_request_object\":true",
-];
-
-/// What a plugin has that may sign by them.
-const PLUGIN: [&str; 1] = ["\"name\":\"openid-connect\""];
-
-/// What is written there has, in JSON or as a form.
-const NAMES: [&str; 2] = ["private_key_jwt", "require_signed_request_object"];
+/// The plugin that may sign by them.
+const PLUGIN: &str = "openid-connect";
 
 /// Time between a change and the look at what it needs: changes come in bursts.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -54,7 +45,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// How soon it is tried again to make keys that the store did not take, at first and at last.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
 
-/// Makes keys as soon as there is a plugin that may sign by them: off the way of writes, which do not wait for primes.
+/// Makes keys as soon as there is a plugin that may sign by them, where no write has made them: in a store of a version that
+/// did not, or after a rollback.
 pub async fn follow(publisher: Publisher) {
     let mut revisions = publisher.watch();
     let mut retry = RETRY.0;
@@ -65,7 +57,7 @@ pub async fn follow(publisher: Publisher) {
             if !none(&config) {
                 return Ok(true);
             }
-            if has(&config, &PLUGIN) {
+            if is_configured(&config) {
                 return ensure(&looking, &Origin::system(), UnixTime::now()).map(|()| true);
             }
             Ok(false)
@@ -108,18 +100,16 @@ pub fn signing(config: &Config) -> ClientKeys {
     all
 }
 
-/// Whether what is written to a plugin may be such a configuration.
-pub fn are_named(body: &Body) -> bool {
-    let (Body::Json(fields) | Body::Form(fields)) = body;
-    let text = serde_json::to_string(fields).unwrap_or_default();
-    NAMES.iter().any(|name| text.contains(name))
+/// Whether a record of `entity` with these `fields` may sign by them.
+pub fn may_sign(entity: &str, fields: &Fields) -> bool {
+    entity == Plugin::KIND && fields.get("name").is_some_and(|name| name == PLUGIN)
 }
 
-/// Makes keys if plugins sign by them for certain and there are none: whoever writes such a plugin finds them there when
-/// that is answered. Answers the revision that has them, if they were made for it. Blocks on the store.
+/// Makes keys if there is a plugin that may sign by them and there are none: whoever writes such a plugin finds them there
+/// when that is answered. Answers the revision that has them, if they were made for it. Blocks on the store.
 pub fn make_needed(publisher: &Publisher) -> Option<Revision> {
     let config = publisher.config();
-    if !none(&config) || !has(&config, &MARKS) {
+    if !none(&config) || !is_configured(&config) {
         return None;
     }
     match ensure(publisher, &Origin::system(), UnixTime::now()) {
@@ -200,12 +190,13 @@ fn none(config: &Config) -> bool {
     !keys(config).any(|key| key.retired_at.is_none())
 }
 
-/// Whether a plugin has one of the `marks`.
-fn has(config: &Config, marks: &[&str]) -> bool {
+/// Whether there is a plugin that may sign by them.
+fn is_configured(config: &Config) -> bool {
+    let named = format!("\"name\":\"{PLUGIN}\"");
     config.keys(Plugin::KIND, Uuid::nil()).any(|key| {
         let stored = config.stored(key);
         let text = stored.and_then(|stored| str::from_utf8(stored.json()).ok());
-        text.is_some_and(|text| marks.iter().any(|mark| text.contains(mark)))
+        text.is_some_and(|text| text.contains(&named))
     })
 }
 
