@@ -16,15 +16,17 @@ use plugins::host::sink::{Sink, SinkError};
 use plugins::host::{FetchError, FetchLimits, Host, RevokeError};
 use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
+use rustls::client::WantsClientCert;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, ConfigBuilder, WantsVerifier};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use shared::network::Network;
 use shared::secret::Secret;
-use shared::tls::{Unverified, certified, provider, public_authorities};
+use shared::tls::{Unverified, certified, provider, public_authorities, server_verifier};
 use tokio_rustls::TlsConnector;
 
 /// Longest time for all calls of one question.
@@ -32,16 +34,13 @@ const LONGEST: Duration = Duration::from_secs(15);
 
 /// Believes servers that the machine's or Mozilla's roots vouch for.
 static TLS: LazyLock<TlsConnector> = LazyLock::new(|| {
-    let config = builder().with_root_certificates(public_authorities());
+    let config = believing(Some(public_authorities()));
     TlsConnector::from(Arc::new(config.with_no_client_auth()))
 });
 
 /// Believes every server.
-static UNVERIFIED: LazyLock<TlsConnector> = LazyLock::new(|| {
-    let believing = builder().dangerous();
-    let config = believing.with_custom_certificate_verifier(Arc::new(Unverified));
-    TlsConnector::from(Arc::new(config.with_no_client_auth()))
-});
+static UNVERIFIED: LazyLock<TlsConnector> =
+    LazyLock::new(|| TlsConnector::from(Arc::new(believing(None).with_no_client_auth())));
 
 /// The same, as a client that presents `certificate`.
 fn presenting(verify: bool, certificate: &ClientCertificate) -> Result<TlsConnector, String> {
@@ -51,21 +50,22 @@ fn presenting(verify: bool, certificate: &ClientCertificate) -> Result<TlsConnec
     let key = PrivateKeyDer::from_pem_slice(certificate.key.expose().as_bytes());
     let pair = certified(chain, key.map_err(unusable)?);
     let pair = pair.map_err(|error| error.to_string())?;
-    let believing = if verify {
-        builder().with_root_certificates(public_authorities())
-    } else {
-        let believing = builder().dangerous();
-        believing.with_custom_certificate_verifier(Arc::new(Unverified))
-    };
     let presents = Arc::new(SingleCertAndKey::from(pair));
-    let config = believing.with_client_cert_resolver(presents);
+    let config = believing(verify.then(public_authorities)).with_client_cert_resolver(presents);
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-fn builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+/// Believes servers that `roots` vouch for, as data planes do; without any, every server.
+fn believing(roots: Option<Arc<RootCertStore>>) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let verifier: Arc<dyn ServerCertVerifier> = match roots {
+        Some(roots) => server_verifier(roots),
+        None => Arc::new(Unverified),
+    };
     ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider speaks TLS 1.2 and 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
 }
 
 /// What `question` comes to with a host that asks public addresses and `permitted` ones, and proves itself by `keys`;
@@ -341,11 +341,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_is_an_authority_itself_is_believed_as_data_planes_do() {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let signing_key = rcgen::KeyPair::generate().unwrap();
+        let own = params.self_signed(&signing_key).unwrap();
+        let key = signing_key.serialize_der().try_into().unwrap();
+        let server = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.der().clone()], key)
+            .unwrap();
+        let address = serve(server).await;
+        for (is_root, name, expected) in [
+            (true, "localhost", true),
+            (true, "other.test", false),
+            (false, "localhost", false),
+        ] {
+            let mut roots = RootCertStore::empty();
+            if is_root {
+                roots.add(own.der().clone()).unwrap();
+            }
+            let config = believing(Some(Arc::new(roots))).with_no_client_auth();
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let connecting = TlsConnector::from(Arc::new(config));
+            let connected = connecting.connect(name.try_into().unwrap(), stream).await;
+            assert_eq!(connected.is_ok(), expected, "{is_root} {name}");
+            if let Ok(mut stream) = connected {
+                // The server expects a head.
+                stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+                assert_eq!(stream.read_u8().await.unwrap(), b'H');
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_server_that_asks_for_a_certificate_is_shown_the_one_that_is_meant_for_it() {
         let made = || rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let (server, client) = (made(), made());
         let key = server.signing_key.serialize_der().try_into().unwrap();
-        let mut known = rustls::RootCertStore::empty();
+        let mut known = RootCertStore::empty();
         known.add(client.cert.der().clone()).unwrap();
         let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
             Arc::new(known),

@@ -50,7 +50,6 @@ mod router;
 pub mod secrets;
 mod server;
 pub mod settings;
-mod signatures;
 mod status;
 mod stream;
 mod streams;

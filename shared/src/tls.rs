@@ -2,6 +2,8 @@
 
 mod judge;
 mod mistrust;
+mod servers;
+mod signatures;
 mod unverified;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use crate::expiry::Expiry;
 use crate::renewal::Renewal;
 pub use judge::Role;
 pub use mistrust::Mistrust;
+pub use servers::{is_root, server_verifier};
 pub use unverified::Unverified;
 
 /// The name that every control plane's certificate carries and that every data plane demands, by

@@ -7,9 +7,8 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DistinguishedName, Error};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use shared::handshake_signatures;
 use shared::tls::provider;
-
-use crate::signatures::handshake_signatures;
 
 /// Asks clients for their certificates.
 #[derive(Debug)]

@@ -15,11 +15,11 @@ use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::secret::Secret;
-use shared::tls::{Unverified, certified, provider, public_authorities};
+use shared::tls::{Unverified, certified, provider, public_authorities, server_verifier};
 use shared::types::pem::certificates;
 use tokio_rustls::TlsConnector;
 
-use self::verify::{Bounded, verifier};
+use self::verify::Bounded;
 
 /// A certificate with its key, to present to a peer.
 pub(crate) struct TlsIdentity {
@@ -115,7 +115,7 @@ impl TlsProfile {
                 roots.add_parsable_certificates(list.iter().cloned());
                 Arc::new(roots)
             });
-            let inner = verifier(Arc::clone(&roots));
+            let inner = server_verifier(Arc::clone(&roots));
             match depth {
                 Some(depth) => Arc::new(Bounded::new(inner, roots, depth)),
                 None => inner,

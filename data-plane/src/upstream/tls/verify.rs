@@ -1,90 +1,13 @@
-//! How a server's certificate is judged.
+//! How long the chain of a server's certificate may be.
 
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::{CertificateError, Error, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use shared::tls::provider;
-
-use crate::signatures::handshake_signatures;
-
-/// By name and by a chain that ends in one of `roots`, or a certificate that is one of them.
-pub(super) fn verifier(roots: Arc<RootCertStore>) -> Arc<dyn ServerCertVerifier> {
-    match WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider()).build() {
-        Ok(inner) => Arc::new(Anchored {
-            inner,
-            roots,
-            algorithms: provider().signature_verification_algorithms,
-        }),
-        // Without a root nobody can be verified.
-        Err(error) => {
-            tracing::warn!(%error, "no authority is usable: no server will be believed");
-            Arc::new(Refused {
-                algorithms: provider().signature_verification_algorithms,
-            })
-        }
-    }
-}
-
-/// Verifies as `inner` does, and believes a server whose certificate is one of `roots` itself, as OpenSSL does: that of a
-/// service that has made its own (`openssl req -x509`) calls itself an authority, and needs nobody to vouch for it.
-#[derive(Debug)]
-struct Anchored {
-    inner: Arc<WebPkiServerVerifier>,
-    roots: Arc<RootCertStore>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for Anchored {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let inner = &self.inner;
-        let verified = inner.verify_server_cert(certificate, intermediates, name, ocsp, now);
-        if verified.is_ok() || !is_root(certificate, &self.roots) {
-            return verified;
-        }
-        let bad = |_| Error::from(CertificateError::BadEncoding);
-        let parsed = webpki::EndEntityCert::try_from(certificate).map_err(bad)?;
-        parsed
-            .verify_is_valid_for_subject_name(name)
-            .map_err(|_| CertificateError::NotValidForName)?;
-        is_current(certificate, now)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    handshake_signatures!();
-}
-
-/// Whether `certificate` is for the subject and the key of one of `roots` that may vouch for any name: whoever shows it has
-/// that key, as the handshake proves, and could have made any other.
-fn is_root(certificate: &CertificateDer<'_>, roots: &RootCertStore) -> bool {
-    let anchor = webpki::anchor_from_trusted_cert(certificate);
-    anchor.is_ok_and(|anchor| anchor.name_constraints.is_none() && roots.roots.contains(&anchor))
-}
-
-/// Whether `certificate` is valid `now`.
-fn is_current(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
-        .map_err(|_| CertificateError::BadEncoding)?;
-    let validity = parsed.validity();
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if now < validity.not_before.timestamp() {
-        return Err(CertificateError::NotValidYet);
-    }
-    if now > validity.not_after.timestamp() {
-        return Err(CertificateError::Expired);
-    }
-    Ok(())
-}
+use shared::handshake_signatures;
+use shared::tls::{is_root, provider};
 
 /// Verifies as `inner` does, and refuses chains with more certificates between the server's and the root
 /// than allowed (OpenSSL, `verify_depth`).
@@ -152,32 +75,13 @@ impl ServerCertVerifier for Bounded {
     handshake_signatures!();
 }
 
-/// Believes no server.
-#[derive(Debug)]
-struct Refused {
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for Refused {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    }
-
-    handshake_signatures!();
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, date_time_ymd};
+
+    use shared::tls::server_verifier;
 
     use super::*;
 
@@ -200,8 +104,8 @@ mod tests {
         roots.add(trusted.clone()).unwrap();
         let roots = Arc::new(roots);
         let verifiers: [Arc<dyn ServerCertVerifier>; 2] = [
-            verifier(Arc::clone(&roots)),
-            Arc::new(Bounded::new(verifier(Arc::clone(&roots)), roots, 0)),
+            server_verifier(Arc::clone(&roots)),
+            Arc::new(Bounded::new(server_verifier(Arc::clone(&roots)), roots, 0)),
         ];
         for verifier in &verifiers {
             for (certificate, name, now, expected) in [

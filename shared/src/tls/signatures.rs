@@ -2,6 +2,7 @@
 //! certificate that they are made by.
 
 /// Those methods of a verifier of rustls that are about signatures. `algorithms` is one of its fields.
+#[macro_export]
 macro_rules! handshake_signatures {
     () => {
         fn verify_tls12_signature(
@@ -29,5 +30,3 @@ macro_rules! handshake_signatures {
         }
     };
 }
-
-pub(crate) use handshake_signatures;
