@@ -376,7 +376,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
     (
         &["refresh_failed", "refresh_sub"],
         "refresh",
-        "Sign in again. If that happens too early, check how long the provider's refresh tokens live.",
+        "Sign in again. If that happens too early, check how long the provider's refresh tokens live, or, for refresh_sub, that it keeps sub, auth_time and nonce of ID tokens at a refresh (OpenID Connect Core §12.2).",
     ),
     (
         &["authz_denied"],

@@ -3,6 +3,7 @@
 //! afterwards (OpenID Connect Core §12).
 
 mod contested;
+mod continued;
 mod heard;
 mod results;
 mod unjudged;
@@ -20,8 +21,8 @@ pub(super) use self::contested::{CONTESTED, REFUSED};
 use self::results::{Held, Known, Results, STEPS, Want, replacing};
 use self::unjudged::{Given, Unjudged};
 use super::config::{AuthMethod, UnsignedMethod};
-use super::failure::{Failure, OTHER_USER};
-use super::jws::{self, Claims, Jws};
+use super::failure::Failure;
+use super::jws::{Claims, Jws};
 use super::login;
 use super::provider::{self, Document, ProviderError, Reason, Unaccepted};
 use super::rules::Rules;
@@ -454,21 +455,8 @@ fn verify(verifier: &Verifier<'_>, tokens: &Tokens, old: Option<&Claims>) -> Res
         };
         let new = verifier.id_token(token, expected)?;
         if let Some(old) = old {
-            let changed = |name: &str| old.contains_key(name) && new.get(name) != old.get(name);
-            let reauthenticated = new.contains_key("auth_time") && changed("auth_time");
-            let time = |claims: &Claims| jws::time(claims, "iat").ok().flatten();
-            if time(&new) < time(old) {
-                let detail = "the refreshed ID token is older than the one before";
-                return Err(Refusal::Bad(Failure::refused(OTHER_USER, detail)));
-            }
-            // OpenID Connect Core §12.2: it should have none, and none but the first.
-            let asks = verifier.rules.config.credentials.verify_nonce;
-            let other_nonce = asks && new.contains_key("nonce") && changed("nonce");
-            if changed("sub") || changed("iss") || reauthenticated || other_nonce {
-                let failure =
-                    Failure::refused(OTHER_USER, "the refreshed ID token is of another user");
-                return Err(Refusal::Bad(failure));
-            }
+            let asks_nonce = verifier.rules.config.credentials.verify_nonce;
+            continued::check(old, &new, asks_nonce).map_err(Refusal::Bad)?;
         }
     }
     let check = !verifier
