@@ -49,6 +49,30 @@ fn headers_and_arguments_of_the_client_pass_as_configured() {
 }
 
 #[test]
+fn a_sign_in_costs_exactly_one_token_call() {
+    for config in [
+        json!({}),
+        json!({ "client_auth": ["client_secret_post"] }),
+        json!({ "login_action": "redirect", "login_tokens": null }),
+        json!({ "introspect_jwt_tokens": true, "search_user_info": true }),
+        json!({ "auth_methods": ["session", "authorization_code"], "reverify": true }),
+    ] {
+        let (mut gateway, mut browser) = (Gateway::new(config.clone()), Browser::default());
+        let start = browser.get(&mut gateway, "/api");
+        let back = format!("/api?{}", gateway.provider.authorize(start.location()));
+        let mut early = browser.clone();
+        // The answer that is brought again, from before and after, is no further one.
+        for browser in [&mut browser, &mut early] {
+            assert!(browser.get(&mut gateway, &back).sets_session(), "{config}");
+        }
+        for uri in [&*back, "/api", "/api/other"] {
+            browser.get(&mut gateway, uri);
+        }
+        assert_eq!(gateway.provider.called("/token"), 1, "{config}");
+    }
+}
+
+#[test]
 fn headers_of_the_token_endpoint_come_back_for_the_grants_that_are_listed() {
     let check = |grants: Value, shown: bool| {
         let mut gateway = Gateway::new(json!({
