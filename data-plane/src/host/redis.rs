@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, ServerErrorKind, Value};
@@ -19,7 +20,8 @@ use plugins::host::redis::{Address, Command, Endpoint, RedisError, RedisServer, 
 use rustls_pki_types::ServerName;
 use shared::clock::monotonic;
 use shared::secret::Secret;
-use tokio::net::UnixStream;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, UnixStream};
 
 use self::breaker::Silent;
 use self::lengths::Measured;
@@ -251,6 +253,7 @@ async fn reach(
     };
     let stream = resolver.connect(&address.host, address.port).await;
     let stream = stream.map_err(|error| failed(error.to_string()))?;
+    keep_alive(&stream);
     let Some(tls) = &server.tls else {
         return log_in(account, stream, &address.to_string()).await;
     };
@@ -259,6 +262,18 @@ async fn reach(
     let stream = tls_connector(tls.verify).connect(name, stream).await;
     let stream = stream.map_err(|error| failed(error.to_string()))?;
     log_in(account, stream, &address.to_string()).await
+}
+
+/// Has the connection say something while nobody asks anything: what stands between drops those that are silent for minutes,
+/// without a word, and the first who asked then would wait in vain.
+fn keep_alive(stream: &TcpStream) {
+    let says = TcpKeepalive::new()
+        .with_time(Duration::from_mins(1))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&says) {
+        tracing::warn!(%error, "the system does not keep connections to Redis alive");
+    }
 }
 
 /// Who logs in, and where.
@@ -326,5 +341,23 @@ fn address(server: &RedisServer, node: Option<&Address>) -> String {
         Endpoint::Socket(path) => path.display().to_string(),
         Endpoint::Sentinel(group) => format!("the group {}", group.name),
         Endpoint::Cluster(_) => "a cluster".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_is_kept_alive() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let stream = stream.unwrap();
+        keep_alive(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 60);
     }
 }
