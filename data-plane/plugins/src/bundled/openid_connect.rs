@@ -171,7 +171,10 @@ impl Filter for OpenidConnectFilter {
             Flow::Continue
         } else {
             match authenticate(rules, exchange, host, &jar, &mut known).await {
-                Ok(flow) => flow,
+                Ok(flow) => {
+                    note_method(rules, exchange, host, &jar, &flow);
+                    flow
+                }
                 Err(failure) => refuse(rules, exchange, host, &jar, known, &failure).await,
             }
         };
@@ -478,6 +481,16 @@ async fn refuse(
     answer::for_callers(&mut answer, exchange);
     note(rules, exchange, host, jar, &failure, answer.status());
     Flow::Answer(answer)
+}
+
+/// Keeps that the request came by a method that its URL does not take, if that is what `flow` answers.
+fn note_method(rules: &Rules, exchange: &Exchange<'_>, host: &impl Host, jar: &Jar, flow: &Flow) {
+    if let Flow::Answer(answer) = flow
+        && answer.status() == http::StatusCode::METHOD_NOT_ALLOWED
+    {
+        let failure = Failure::bad_request("method", "the URL takes other methods");
+        note(rules, exchange, host, jar, &failure, answer.status());
+    }
 }
 
 /// Keeps why the request is refused for those who have to help.

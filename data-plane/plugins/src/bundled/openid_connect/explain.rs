@@ -411,7 +411,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
     (
         &["logout_token"],
         "back-channel logout",
-        "Compare the logout token with OpenID Connect Back-Channel Logout 1.0 §2.6.",
+        "Compare what the provider posts with OpenID Connect Back-Channel Logout 1.0: a form (§2.5) with a token by §2.6. Its log tells why if it is a key that is not known.",
     ),
     (
         &["logout_forged"],
@@ -444,6 +444,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         "The node has no session key: it has not reached a control plane yet.",
     ),
     (&["client_missing"], "configuration", "Set client_id."),
+    (&["method"], "request", "Use a method that Allow lists."),
 ];
 
 #[cfg(test)]

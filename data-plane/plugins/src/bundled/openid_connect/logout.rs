@@ -56,7 +56,7 @@ pub(super) async fn from_provider(
     };
     if asks(&logout.backchannel_logout_uri_suffix) {
         return Some(Flow::Answer(
-            backchannel::answer(rules, exchange, host).await,
+            backchannel::answer(rules, exchange, host, jar).await,
         ));
     }
     if asks(&logout.frontchannel_logout_uri_suffix) {

@@ -17,8 +17,10 @@ use shared::entity::Revocation;
 use tracing::{info, warn};
 
 use crate::answer;
+use crate::bundled::openid_connect::cookie::Jar;
 use crate::bundled::openid_connect::failure::{Class, Failure};
 use crate::bundled::openid_connect::jws::{self, Jws};
+use crate::bundled::openid_connect::note;
 use crate::bundled::openid_connect::provider::{self, Reason, Unaccepted};
 use crate::bundled::openid_connect::request;
 use crate::bundled::openid_connect::rules::{Ends, Rules, sha256};
@@ -60,6 +62,7 @@ pub(super) async fn answer(
     rules: &Arc<Rules>,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
+    jar: &Jar,
 ) -> Response<Bytes> {
     if exchange.request.method != Method::POST {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED);
@@ -67,25 +70,32 @@ pub(super) async fn answer(
         response.headers_mut().insert(ALLOW, post);
         return response;
     }
-    if !request::is_form(&exchange.request.headers) {
-        return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    }
-    match end(rules, exchange, host).await {
-        Ok(()) => plain(StatusCode::OK),
-        Err(failure) => {
-            let code = failure.code;
-            let detail = &failure.detail;
-            warn!(request_id = &*exchange.request_id, reason = code, %detail, "back-channel logout refused");
-            if failure.class == Class::Unavailable {
-                let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
-                let soon = HeaderValue::from_static("5");
-                response.headers_mut().insert(RETRY_AFTER, soon);
-                return response;
-            }
-            let error = json!({ "error": "invalid_request", "error_description": failure.detail });
-            answer::json(StatusCode::BAD_REQUEST, &error)
-        }
-    }
+    let is_form = request::is_form(&exchange.request.headers);
+    let ended = if is_form {
+        end(rules, exchange, host).await
+    } else {
+        Err(refused("what was posted is no form"))
+    };
+    let Err(failure) = ended else {
+        return plain(StatusCode::OK);
+    };
+    let code = failure.code;
+    let detail = &failure.detail;
+    warn!(request_id = &*exchange.request_id, reason = code, %detail, "back-channel logout refused");
+    let response = if !is_form {
+        plain(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+    } else if failure.class == Class::Unavailable {
+        let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
+        let soon = HeaderValue::from_static("5");
+        response.headers_mut().insert(RETRY_AFTER, soon);
+        response
+    } else {
+        let error = json!({ "error": "invalid_request", "error_description": failure.detail });
+        answer::json(StatusCode::BAD_REQUEST, &error)
+    };
+    // A provider shows nobody what it was answered.
+    note(rules, exchange, host, jar, &failure, response.status());
+    response
 }
 
 async fn end(
@@ -209,9 +219,11 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     }
     let claims = &parsed.claims;
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
-    let issuer = verifier
-        .accepted_issuer(claims)
-        .ok_or_else(|| bad("the token is of another issuer"))?;
+    let said = |name: &str| claims.get(name).map(Value::to_string).unwrap_or_default();
+    let issuer = verifier.accepted_issuer(claims).ok_or_else(|| {
+        let failure = refused("the token is of another issuer").with("iss", said("iss"));
+        Refusal::Bad(failure.with("expected iss", verifier.rules.issuer.clone()))
+    })?;
     let is_called = |audience: &Value, id: &str| !id.is_empty() && audience.as_str() == Some(id);
     let is_for = |id: &str| match claims.get("aud") {
         Some(Value::Array(audiences)) => audiences.iter().any(|audience| is_called(audience, id)),
@@ -222,7 +234,8 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     let clients = clients.filter(|(_, client)| is_for(&client.id));
     let clients: Vec<usize> = clients.map(|(client, _)| client).collect();
     if clients.is_empty() {
-        return Err(bad("the token is for another client"));
+        let failure = refused("the token is for another client").with("aud", said("aud"));
+        return Err(Refusal::Bad(failure));
     }
     let now = verifier.now;
     let leeway = verifier.leeway();
@@ -230,7 +243,9 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     let made_at = made_at.ok_or_else(|| bad("the token does not say when it was made"))?;
     let early = now.saturating_add(leeway.max(SKEW));
     if made_at > early || now.saturating_since(made_at) > RECENT.saturating_add(leeway) {
-        return Err(bad("the token was not made just now"));
+        let failure = refused("the token was not made just now").with("iat", said("iat"));
+        let now = now.as_secs().to_string();
+        return Err(Refusal::Bad(failure.with("now", now)));
     }
     if !jws::unexpired(claims, now, leeway) {
         return Err(bad("the token has expired"));

@@ -8,10 +8,11 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method};
 use serde_json::json;
 
+use super::super::explain::Explanations;
 use super::gateway::{Browser, Gateway};
 use super::logout::{back_channel, logout_claims, post_token};
 use crate::filter::{Filter as _, Flow};
-use crate::host::Claim;
+use crate::host::{Claim, Host as _};
 use crate::testing::Request;
 
 fn token(gateway: &Gateway, id: &str) -> String {
@@ -46,6 +47,53 @@ fn at_once(gateway: &Gateway, token: &str) -> [u16; 2] {
             [status(first), status(second)]
         })
     })
+}
+
+#[test]
+fn why_a_logout_of_the_provider_is_refused_is_explained() {
+    let (mut gateway, mut browser) = back_channel();
+    let mut posted = |kind: &'static str, changes: &serde_json::Value| {
+        let claims = logout_claims(&gateway, changes);
+        let mut request = post(&gateway, &gateway.provider.keys.borrow()[0].sign(&claims));
+        request.headers = vec![(CONTENT_TYPE, HeaderValue::from_static(kind))];
+        let status = gateway.send(request).status;
+        (status, explained(&gateway))
+    };
+    let form = "application/x-www-form-urlencoded";
+    for (kind, changes, status, compared) in [
+        (form, json!({ "iss": "https://evil.example" }), 400, "iss"),
+        (form, json!({ "aud": "another" }), 400, "aud"),
+        (form, json!({ "iat": 5 }), 400, "iat"),
+        (form, json!({ "nonce": "n" }), 400, ""),
+        ("application/json", json!({}), 415, ""),
+    ] {
+        let (answered, told) = posted(kind, &changes);
+        assert_eq!(answered, status, "{changes}");
+        assert_eq!(told["status"], status, "{told}");
+        assert_eq!(told["reason"], "logout_token", "{told}");
+        assert_eq!(told["step"], "back-channel logout", "{told}");
+        let found = told["compared"].get(compared);
+        assert_eq!(found.is_some(), !compared.is_empty(), "{told}");
+    }
+    for uri in ["/backchannel", "/frontchannel"] {
+        let mut request = Request::get(uri);
+        request.method = Method::PUT;
+        assert_eq!(browser.send(&mut gateway, request).status, 405);
+        let told = explained(&gateway);
+        assert_eq!(
+            (&told["reason"], &told["status"]),
+            (&json!("method"), &json!(405))
+        );
+    }
+}
+
+/// What is told of the last request that was refused.
+fn explained(gateway: &Gateway) -> serde_json::Value {
+    let explanations = gateway.host.node_state::<Explanations>();
+    let id = "0123456789abcdef0123456789abcdef";
+    explanations
+        .find(id, gateway.host.now())
+        .unwrap_or_default()
 }
 
 #[test]
