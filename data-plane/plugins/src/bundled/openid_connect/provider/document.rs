@@ -102,6 +102,8 @@ pub(crate) struct Supported {
     pub(crate) response_modes: Option<Vec<String>>,
     pub(crate) grant_types: Option<Vec<String>>,
     pub(crate) token_auth_methods: Option<Vec<String>>,
+    /// What assertions of clients may be signed by.
+    pub(crate) token_auth_algorithms: Option<Vec<String>>,
 }
 
 impl Document {
@@ -288,6 +290,7 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
             response_modes: list("response_modes_supported"),
             grant_types: list("grant_types_supported"),
             token_auth_methods: list("token_endpoint_auth_methods_supported"),
+            token_auth_algorithms: list("token_endpoint_auth_signing_alg_values_supported"),
         },
         end_session_endpoint: optional("end_session_endpoint")?,
         token_auth_methods: list("token_endpoint_auth_methods_supported"),

@@ -303,6 +303,32 @@ fn a_client_proves_itself_by_what_it_has_of_what_the_provider_takes() {
 }
 
 #[test]
+fn the_cluster_s_keys_sign_by_what_the_provider_says_that_it_takes() {
+    let (key, public) = client_key();
+    let name = "token_endpoint_auth_signing_alg_values_supported";
+    for (configured, announced, status) in [
+        (Value::Null, json!(["HS256", "odd", "ES256"]), 200),
+        (json!(["ES256"]), json!(["PS256"]), 200),
+        // The default of Kong is among them, or nothing is said; there is only another key here.
+        (Value::Null, json!(["ES256", "RS256"]), 503),
+        (Value::Null, Value::Null, 503),
+    ] {
+        let mut gateway = Gateway::new(json!({
+            "client_auth": ["private_key_jwt"], "client_alg": configured, "client_secret": null,
+        }));
+        let mut keys = ClientKeys::default();
+        keys.add_jwk(&key);
+        gateway.host.equip(keys);
+        let mut script = gateway.provider.script.borrow_mut();
+        (script.client_key, script.discovery) =
+            (Some(public.clone()), vec![(name, announced.clone())]);
+        drop(script);
+        let reply = Browser::default().sign_in(&mut gateway, "/api");
+        assert_eq!(reply.status, status, "{announced}");
+    }
+}
+
+#[test]
 fn keys_that_were_replaced_serve_until_the_provider_knows_the_new_ones() {
     let ((old, old_public), (new, new_public)) = (client_key(), client_key());
     let config = json!({

@@ -1,7 +1,7 @@
 //! How a client authenticates for which nothing is configured.
 
 use super::Caller;
-use crate::bundled::openid_connect::config::ClientAuth;
+use crate::bundled::openid_connect::config::{ClientAuth, SigningAlgorithm};
 
 /// What `offered`, by discovery, the client can, preferring the default of RFC 8414 §2: a secret is shown only where the
 /// provider takes it, unless it takes nothing that the client has. Then it is asked by that default all the same: what
@@ -52,4 +52,18 @@ pub(in crate::bundled::openid_connect) fn discovered(
         return ClientAuth::PrivateKeyJwt;
     }
     ClientAuth::ClientSecretBasic
+}
+
+/// What the cluster's keys sign by for a client for which no algorithm is configured: by RS256 (Kong 3.9, `client_alg`),
+/// unless the provider says that it takes others only (RFC 8414 §2): then by the first of them that they can.
+pub(in crate::bundled::openid_connect) fn algorithm(
+    announced: Option<&[String]>,
+) -> Option<SigningAlgorithm> {
+    let known = announced.unwrap_or_default().iter().filter_map(|name| {
+        let algorithm: SigningAlgorithm = serde_json::from_value(name.as_str().into()).ok()?;
+        Some(algorithm).filter(|algorithm| !algorithm.is_symmetric())
+    });
+    let known: Vec<_> = known.collect();
+    let first = known.first().copied();
+    first.filter(|_| !known.contains(&SigningAlgorithm::RS256))
 }

@@ -11,6 +11,7 @@ use shared::clock::UnixTime;
 use tracing::{info, warn};
 
 use super::answer::refusal;
+use super::discovered::algorithm;
 use super::{Caller, Post, discovered, post_once};
 use crate::bundled::openid_connect::assertion::Signer;
 use crate::bundled::openid_connect::client_keys::ClientKeys;
@@ -88,6 +89,11 @@ pub(in crate::bundled::openid_connect) async fn post(
     host: &impl Host,
     form: Post<'_>,
 ) -> Result<Response<Bytes>, ProviderError> {
+    let announced = document.supported.token_auth_algorithms.as_deref();
+    let caller = Caller {
+        algorithm: caller.algorithm.or_else(|| algorithm(announced)),
+        ..caller
+    };
     let keys = host.client_keys();
     let others = others(document, caller, &keys, host.now());
     let Some(position) = caller.position.filter(|_| !others.is_empty()) else {
