@@ -309,7 +309,8 @@ pub(super) async fn in_vain(
     let may_be_led = request::is_navigation(method, headers) && !led_by(exchange, "none");
     let mut clients = rules.clients.iter();
     let is_configured = clients.any(|client| client.redirect_uri.as_ref() == Some(&here));
-    if !has_answered && !(may_be_led && is_configured) {
+    let may_be_led = may_be_led && is_configured;
+    if !has_answered && !may_be_led {
         return None;
     }
     let ring = &exchange.environment.session_keys;

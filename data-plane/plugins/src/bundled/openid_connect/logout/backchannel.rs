@@ -219,9 +219,9 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     }
     let claims = &parsed.claims;
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
-    let said = |name: &str| claims.get(name).map(Value::to_string).unwrap_or_default();
+    let shown = |name: &str| claims.get(name).map(Value::to_string).unwrap_or_default();
     let issuer = verifier.accepted_issuer(claims).ok_or_else(|| {
-        let failure = refused("the token is of another issuer").with("iss", said("iss"));
+        let failure = refused("the token is of another issuer").with("iss", shown("iss"));
         Refusal::Bad(failure.with("expected iss", verifier.rules.issuer.clone()))
     })?;
     let is_called = |audience: &Value, id: &str| !id.is_empty() && audience.as_str() == Some(id);
@@ -234,7 +234,7 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     let clients = clients.filter(|(_, client)| is_for(&client.id));
     let clients: Vec<usize> = clients.map(|(client, _)| client).collect();
     if clients.is_empty() {
-        let failure = refused("the token is for another client").with("aud", said("aud"));
+        let failure = refused("the token is for another client").with("aud", shown("aud"));
         return Err(Refusal::Bad(failure));
     }
     let now = verifier.now;
@@ -243,7 +243,7 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     let made_at = made_at.ok_or_else(|| bad("the token does not say when it was made"))?;
     let early = now.saturating_add(leeway.max(SKEW));
     if made_at > early || now.saturating_since(made_at) > RECENT.saturating_add(leeway) {
-        let failure = refused("the token was not made just now").with("iat", said("iat"));
+        let failure = refused("the token was not made just now").with("iat", shown("iat"));
         let now = now.as_secs().to_string();
         return Err(Refusal::Bad(failure.with("now", now)));
     }
