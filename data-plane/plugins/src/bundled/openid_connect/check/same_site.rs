@@ -1,4 +1,5 @@
-//! Cookies that browsers do not send with what another site leads to (RFC 6265bis §5.2), as a provider does.
+//! What keeps sign-ins from an end though the provider does all that it is asked: cookies that browsers do not send with what
+//! another site leads to (RFC 6265bis §5.2), and answers that they do not send.
 
 use super::Findings;
 use crate::bundled::openid_connect::config::SameSite;
@@ -27,6 +28,14 @@ pub(super) fn check(rules: &Rules, findings: &mut Findings) {
             "authorization_cookie_same_site",
             "browsers do not send the cookie of a sign-in (SameSite=Strict) with what the provider leads to: no sign-in ends",
             FIX,
+        );
+    }
+    if sign_in.response_mode.is_in_fragment() {
+        findings.warn(
+            "response_mode",
+            "browsers keep a fragment to themselves: no sign-in ends unless a page at redirect_uri, on a route without this plugin, \
+             posts what is in it",
+            "Set response_mode to query or form_post, unless there is such a page.",
         );
     }
 }

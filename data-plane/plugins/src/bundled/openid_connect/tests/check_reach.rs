@@ -100,7 +100,7 @@ fn a_certificate_that_is_not_believed_is_told_from_a_provider_that_is_not_reache
 }
 
 #[test]
-fn rule_18_cookies_that_no_provider_brings_back_are_told() {
+fn rule_18_what_no_provider_brings_back_is_told() {
     let gateway = Gateway::new(json!({}));
     for name in ["session_cookie_same_site", "authorization_cookie_same_site"] {
         for (more, expected) in [
@@ -113,6 +113,14 @@ fn rule_18_cookies_that_no_provider_brings_back_are_told() {
             assert_eq!(result(&report, name), expected, "{more}");
             assert_eq!(report["ok"], true, "{report}");
         }
+    }
+    for (mode, expected) in [
+        ("fragment", "warn"),
+        ("fragment.jwt", "warn"),
+        ("query", ""),
+    ] {
+        let report = checked(&gateway, &json!({ "response_mode": mode }));
+        assert_eq!(result(&report, "response_mode"), expected, "{mode}");
     }
     let posted = json!({
         "authorization_cookie_same_site": "Strict", "response_mode": "form_post",
