@@ -17,11 +17,11 @@ const KEPT: Duration = Duration::from_mins(15);
 /// Most explanations that a node keeps.
 const MOST: usize = 10_000;
 
-/// Longest fact, in characters.
+/// Longest fact or method, in characters.
 const LONGEST_FACT: usize = 300;
 
-/// Longest path that is shown.
-const LONGEST_PATH: usize = 500;
+/// Longest path or detail.
+const LONGEST_TEXT: usize = 500;
 
 /// What a node knows of the requests that it refused of late.
 #[derive(Debug, Default)]
@@ -52,7 +52,8 @@ pub(super) struct Explanation {
 
 impl Explanations {
     /// Keeps and counts `explanation`, and forgets what is old.
-    pub(super) fn note(&self, explanation: Explanation) {
+    pub(super) fn note(&self, mut explanation: Explanation) {
+        explanation.shorten();
         let mut kept = self.lock();
         *kept.counts.entry(explanation.reason).or_default() += 1;
         let now = explanation.at;
@@ -95,6 +96,16 @@ impl Explanations {
 }
 
 impl Explanation {
+    /// Leaves of what requests and tokens say only what is told: anybody may send as much as a request can be.
+    fn shorten(&mut self) {
+        self.method = shown(&self.method, LONGEST_FACT);
+        self.path = shown(&self.path, LONGEST_TEXT);
+        self.detail = shown(&self.detail, LONGEST_TEXT);
+        for (_, value) in &mut self.facts {
+            *value = shown(value, LONGEST_FACT);
+        }
+    }
+
     fn tell(&self) -> Value {
         let (step, fix) = known(self.reason);
         let error = self.facts.iter().find(|(name, _)| *name == "error");
@@ -105,13 +116,13 @@ impl Explanation {
         let compared: Map<String, Value> = self
             .facts
             .iter()
-            .map(|(name, value)| ((*name).to_owned(), shown(value, LONGEST_FACT).into()))
+            .map(|(name, value)| ((*name).to_owned(), value.as_str().into()))
             .collect();
         json!({
             "request_id": self.request_id,
             "at": self.at.as_millis(),
             "method": self.method,
-            "path": shown(&self.path, LONGEST_PATH),
+            "path": self.path,
             "plugin": self.plugin,
             "issuer": self.issuer,
             "status": self.status,
@@ -448,71 +459,4 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn explanation(id: usize, at: u64) -> Explanation {
-        Explanation {
-            request_id: format!("{id:032x}"),
-            at: UnixTime::from_secs(at),
-            method: "GET".to_owned(),
-            path: "/a\u{7}".to_owned(),
-            plugin: uuid::Uuid::nil(),
-            issuer: "https://idp.example".to_owned(),
-            status: 401,
-            reason: "idt_aud",
-            detail: "the ID token is for another audience".to_owned(),
-            session: None,
-            facts: vec![("aud", "another".to_owned())],
-        }
-    }
-
-    #[test]
-    fn a_refusal_is_explained_for_a_while() {
-        let explanations = Explanations::default();
-        explanations.note(explanation(1, 1_000));
-        let id = format!("{:032x}", 1);
-        let told = explanations.find(&id, UnixTime::from_secs(1_001)).unwrap();
-        assert_eq!(told["step"], "ID token");
-        assert_eq!(told["compared"]["aud"], "another");
-        assert_eq!(told["path"], "/a");
-        assert!(told["fix"].as_str().unwrap().contains("client_id"));
-        assert_eq!(explanations.find("x", UnixTime::from_secs(1_001)), None);
-        assert_eq!(explanations.find(&id, UnixTime::from_secs(9_000)), None);
-    }
-
-    #[test]
-    fn each_reason_has_its_step() {
-        let mut named: Vec<&str> = KNOWN
-            .iter()
-            .flat_map(|(reasons, ..)| *reasons)
-            .copied()
-            .collect();
-        let all = named.len();
-        named.sort_unstable();
-        named.dedup();
-        assert_eq!(named.len(), all, "one is named twice");
-        // Those that no test provokes.
-        for reason in [
-            "jarm",
-            "introspect_sig",
-            "session_storage",
-            "revocations_unknown",
-        ] {
-            assert_ne!(known(reason).0, "request", "{reason}");
-        }
-    }
-
-    #[test]
-    fn the_oldest_go_first_and_all_are_counted() {
-        let explanations = Explanations::default();
-        for id in 0..=MOST {
-            explanations.note(explanation(id, 1_000));
-        }
-        let now = UnixTime::from_secs(1_001);
-        assert_eq!(explanations.find(&format!("{:032x}", 0), now), None);
-        assert!(explanations.find(&format!("{MOST:032x}"), now).is_some());
-        let counted = format!("{{reason=\"idt_aud\"}} {}", MOST + 1);
-        assert!(explanations.metrics().contains(&counted));
-    }
-}
+mod tests;
