@@ -170,11 +170,13 @@ fn make(
         .collect();
     let config = publisher.config();
     let newest = keys(&config).filter_map(|key| key.retired_at).max();
+    // Later than all before, whatever the clock says: the order is how generations are told apart.
+    let at = now.as_secs().max(newest.map_or(0, |newest| newest + 1));
     for key in keys(&config) {
         let selector = Selector::Id(key.id);
         if key.retired_at.is_none() {
             let mut patch = Map::new();
-            patch.insert("retired_at".to_owned(), now.as_secs().into());
+            patch.insert("retired_at".to_owned(), at.into());
             commands.push(command(Action::Patch(selector, Body::Json(patch))));
         } else if key.retired_at < newest {
             commands.push(command(Action::Delete(selector)));
