@@ -188,7 +188,7 @@ pub(super) fn find(
     let ring = &exchange.environment.session_keys;
     let state = callback.state.as_deref().unwrap_or_default();
     let name = rules.names.sign_in(&under_way::suffix(state));
-    let here = sign_in::own_url(exchange);
+    let here = Here::of(rules, exchange);
     let (mut other, mut leads_here) = (false, false);
     for (held, noted) in under_way::all(rules, ring, jar, now) {
         let expired = flow::expired(rules, noted.started_at(), now);
@@ -206,7 +206,7 @@ pub(super) fn find(
             });
         }
         other |= !expired;
-        leads_here |= !expired && noted.leads_to(&here);
+        leads_here |= !expired && here.is_led_to_by(&noted);
     }
     let mark = mark::read(rules, ring, state, now);
     // Where no provider leads to, an application has answers of its own.
@@ -252,10 +252,10 @@ pub(super) async fn broken(
     };
     let (ring, here) = (
         &exchange.environment.session_keys,
-        sign_in::own_url(exchange),
+        Here::of(rules, exchange),
     );
     let mut under_way = under_way::all(rules, ring, jar, now);
-    if !under_way.any(|(_, noted)| noted.leads_to(&here)) {
+    if !under_way.any(|(_, noted)| here.is_led_to_by(&noted)) {
         return None;
     }
     let refused = |code, detail: &'static str| Some(Failure::refused(code, detail));
@@ -304,19 +304,17 @@ pub(super) async fn in_vain(
         let arguments = request::body_arguments(exchange).await;
         has_answered = arguments.iter().any(|(name, _)| is_answer(name));
     }
-    let here = sign_in::own_url(exchange);
+    let here = Here::of(rules, exchange);
     let (method, headers) = (&exchange.request.method, &exchange.request.headers);
     let may_be_led = request::is_navigation(method, headers) && !led_by(exchange, "none");
-    let mut clients = rules.clients.iter();
-    let is_configured = clients.any(|client| client.redirect_uri.as_ref() == Some(&here));
-    let may_be_led = may_be_led && is_configured;
+    let may_be_led = may_be_led && !here.configured.is_empty();
     if !has_answered && !may_be_led {
         return None;
     }
     let ring = &exchange.environment.session_keys;
     let under_way = under_way::all(rules, ring, jar, now);
     let answered: Vec<_> = under_way
-        .filter_map(|(_, noted)| noted.leads_to(&here).then_some(noted))
+        .filter_map(|(_, noted)| here.is_led_to_by(&noted).then_some(noted))
         .collect();
     if !has_answered && !answered.iter().any(Noted::ends_elsewhere) {
         return None;
@@ -325,6 +323,36 @@ pub(super) async fn in_vain(
         .iter()
         .filter_map(|noted| noted.mark(rules, ring, now));
     marks.max_by_key(|mark| (mark.made_at, mark.round))
+}
+
+/// Where the request is, as a provider may have been told.
+struct Here<'a> {
+    /// Its own URL, without the query.
+    own: String,
+    /// Each configured `redirect_uri` that is this URL: if it has a query, the request has that, too.
+    configured: Vec<&'a str>,
+}
+
+impl<'a> Here<'a> {
+    fn of(rules: &'a Rules, exchange: &Exchange<'_>) -> Self {
+        let own = sign_in::own_url(exchange);
+        let is_here = |uri: &&str| {
+            let (before, query) = uri.split_once('?').unwrap_or((uri, ""));
+            before == own
+                && form_urlencoded::parse(query.as_bytes())
+                    .all(|argument| request::query(exchange).any(|asked| asked == argument))
+        };
+        let clients = rules.clients.iter();
+        let configured = clients.filter_map(|client| client.redirect_uri.as_deref());
+        Self {
+            configured: configured.filter(is_here).collect(),
+            own,
+        }
+    }
+
+    fn is_led_to_by(&self, noted: &Noted) -> bool {
+        noted.leads_to(&self.own) || self.configured.iter().any(|uri| noted.leads_to(uri))
+    }
 }
 
 /// Whether the browser says that `site` has led it here (Fetch Metadata §2.4). `same-origin`: nothing but this host, so no

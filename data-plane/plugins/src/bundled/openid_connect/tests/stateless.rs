@@ -186,6 +186,25 @@ fn rule_18_a_provider_that_sends_a_browser_back_with_nothing_makes_no_circle() {
 }
 
 #[test]
+fn rule_18_a_provider_makes_no_circle_where_redirect_uri_has_a_query() {
+    let ended = [302, 302, 400, 400];
+    for (from, uri, expected) in [
+        ("/app", "/cb?x=1", ended),
+        ("/app", "/cb?x=1&iss=i", ended),
+        ("/app", "/cb?x=1&code=c", ended),
+        // Pages of the application.
+        ("/app", "/cb?x=2", [302; 4]),
+        ("/cb?x=1", "/cb?x=1", [302; 4]),
+    ] {
+        let told = json!({ "redirect_uri": ["http://gateway.example/cb?x=1"] });
+        let (mut gateway, mut browser) = (Gateway::new(told), Browser::default());
+        assert_eq!(browser.get(&mut gateway, from).status, 302);
+        let statuses = [(); 4].map(|()| browser.get(&mut gateway, uri).status);
+        assert_eq!(statuses, expected, "{from} {uri}");
+    }
+}
+
+#[test]
 fn rule_17_arguments_of_an_application_are_no_answers_in_vain() {
     let told = json!({ "redirect_uri": ["http://gateway.example/cb"] });
     for (config, asked) in [

@@ -91,11 +91,11 @@ impl Noted {
         }
     }
 
-    /// Whether the page that the sign-in is for has another URL than that.
+    /// Whether the page that the sign-in is for is another than that.
     pub(in super::super) fn ends_elsewhere(&self) -> bool {
         match self {
             Self::Short(short) => short.flags & ELSEWHERE != 0,
-            Self::Whole(pending) => pending.target != pending.redirect_uri,
+            Self::Whole(pending) => is_elsewhere(pending),
         }
     }
 
@@ -128,6 +128,15 @@ impl Noted {
             Self::Whole(pending) => Some(*pending),
         }
     }
+}
+
+/// Whether the sign-in ends at another page than the one that the provider leads back to, which may have a query.
+fn is_elsewhere(pending: &Pending) -> bool {
+    let pages = pending
+        .target
+        .split('?')
+        .zip(pending.redirect_uri.split('?'));
+    pages.take(1).any(|(target, told)| target != told)
 }
 
 impl Short {
@@ -202,7 +211,7 @@ pub(super) fn write(pending: &Pending, round: u8, addresses: Option<&[u8]>) -> O
         (EPOCH, pending.epoch.is_some()),
         (ADDRESSES, addresses.is_some()),
         (FORM, pending.form.is_some()),
-        (ELSEWHERE, pending.target != pending.redirect_uri),
+        (ELSEWHERE, is_elsewhere(pending)),
     ];
     let set = flags.iter().filter(|(_, is)| *is);
     let mut said = vec![FORMAT, set.fold(0, |all, (flag, _)| all | flag), round];
