@@ -299,6 +299,28 @@ async fn what_is_given_after_a_start_or_an_outage_that_nobody_asked_in_is_unsure
 }
 
 #[tokio::test]
+async fn of_two_control_planes_that_have_just_started_one_has_it_done() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let key = subject.key();
+    let relays = [(); 2].map(|()| over(&subject.settings(), &key));
+    for relay in &relays {
+        *relay.accord.lock().unwrap() = Accord::begun(monotonic());
+    }
+    let [one, other] = &relays;
+    let [near, far] = [one, other].map(|relay| relay.stream(&of("node"), Vec::new()));
+    let mut given = joins(one, near);
+    let given = answered(&mut given).await;
+    assert_eq!(given, answer::What::Yours(false));
+    let mut waiting = joins(other, far);
+    tokio::time::sleep(LOOK.1).await;
+    assert!(waiting.try_recv().is_err());
+    says(one, near, flight::Step::Land);
+    assert_eq!(answered(&mut waiting).await, answer::What::Result(SEALED));
+}
+
+#[tokio::test]
 async fn all_that_was_done_in_an_outage_is_told_of_once_it_is_over() {
     let Some(mut subject) = InEtcd::start() else {
         return;
