@@ -17,6 +17,14 @@ pub(crate) const READY: &[u8] = b"ready";
 /// What a successor is told if balancers are to send no traffic here, since an operator said so.
 pub(crate) const WITHDRAWN: &[u8] = b"withdrawn";
 
+/// What the name of a socket ends with that the process before this one has bound itself: where it is to listen its settings say.
+const OWN: &str = "@own";
+
+/// What a successor finds the socket of the listener `name` called, which a process of this program has bound.
+pub(crate) fn own(name: &str) -> String {
+    format!("{name}{OWN}")
+}
+
 /// Why the sockets that the process was started with are of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
@@ -100,32 +108,50 @@ impl Inherited {
         }
     }
 
-    /// Takes the sockets of `kind` for the listener `name`: those of that name, else those at `address`.
-    pub(crate) fn take(&mut self, name: &str, address: SocketAddr, kind: Type) -> Vec<Socket> {
+    /// Takes the sockets of `kind` for the listener `name`: those of that name, else those at `address`. Those that the process
+    /// before this one has bound itself are taken by their address: settings may have changed since. What others have called them, if
+    /// others have bound them.
+    pub(crate) fn take(
+        &mut self,
+        name: &str,
+        address: SocketAddr,
+        kind: Type,
+    ) -> (Option<String>, Vec<Socket>) {
         let is_of_kind = |socket: &Socket| socket.r#type().is_ok_and(|own| own == kind);
         let is_named = |(given, socket): &(String, Socket)| given == name && is_of_kind(socket);
         let named = self.sockets.iter().any(is_named);
-        let mut taken = Vec::new();
+        let (mut by_others, mut taken) = (None, Vec::new());
         let mut left = Vec::new();
         for (given, socket) in self.sockets.drain(..) {
             let fits = if named {
                 given == name
+            } else if address.port() == 0 {
+                // The port that the system has chosen stays.
+                given == own(name) && place(&socket).is_some_and(|own| own.ip() == address.ip())
             } else {
                 place(&socket) == Some(address)
             };
             if fits && is_of_kind(&socket) {
                 taken.push(socket);
+                if !given.ends_with(OWN) {
+                    by_others = Some(given);
+                }
             } else {
                 left.push((given, socket));
             }
         }
         self.sockets = left;
-        taken
+        (by_others, taken)
     }
 
-    /// Fails if a socket is left: clients would wait at it for ever.
+    /// Closes what no listener is to be at any more. Fails if another socket is left: clients would wait at it for ever.
     pub(crate) fn finish(self) -> Result<Option<UnixDatagram>, InheritError> {
         let left = self.sockets.into_iter().find_map(|(name, socket)| {
+            if let Some(name) = name.strip_suffix(OWN) {
+                let address = place(&socket);
+                tracing::info!(name, ?address, "the settings name this listener no more");
+                return None;
+            }
             let address = place(&socket)?;
             Some(InheritError::Unasked { name, address })
         });
@@ -177,6 +203,7 @@ mod tests {
     use std::net::{TcpListener, UdpSocket};
 
     use super::*;
+    use crate::listening::sockets::{Asked, Sockets};
 
     fn listener() -> Socket {
         TcpListener::bind("127.0.0.1:0").unwrap().into()
@@ -196,15 +223,58 @@ mod tests {
             ],
             predecessor: None,
         };
-        assert_eq!(inherited.take("status", other, Type::DGRAM).len(), 0);
-        assert_eq!(inherited.take("status", other, Type::STREAM).len(), 1);
-        assert_eq!(inherited.take("proxy_tls", other, Type::STREAM).len(), 0);
-        assert_eq!(inherited.take("proxy", other, Type::STREAM).len(), 2);
-        assert_eq!(inherited.take("proxy", other, Type::DGRAM).len(), 1);
+        assert_eq!(inherited.take("status", other, Type::DGRAM).1.len(), 0);
+        assert_eq!(inherited.take("status", other, Type::STREAM).1.len(), 1);
+        assert_eq!(inherited.take("proxy_tls", other, Type::STREAM).1.len(), 0);
+        assert_eq!(inherited.take("proxy", other, Type::STREAM).1.len(), 2);
+        assert_eq!(inherited.take("proxy", other, Type::DGRAM).1.len(), 1);
         inherited.sockets.push(("x".to_owned(), listener()));
-        assert!(inherited.take("proxy", at, Type::STREAM).is_empty());
+        assert!(inherited.take("proxy", at, Type::STREAM).1.is_empty());
         let left = inherited.finish().unwrap_err();
         assert!(matches!(left, InheritError::Unasked { name, .. } if name == "x"));
+    }
+
+    #[test]
+    fn a_successor_listens_where_its_settings_say() {
+        let any = |kind| Asked {
+            address: "127.0.0.1:0".parse().unwrap(),
+            kind,
+            backlog: 8,
+            vanished: std::time::Duration::from_mins(5),
+            raw: false,
+        };
+        for kind in [Type::STREAM, Type::DGRAM] {
+            let asked = any(kind);
+            let [proxy, second, gone] = ["proxy", "proxy_2", "proxy_3"]
+                .map(|name| Sockets::open(name, asked, 2, &mut Inherited::default()).unwrap());
+            let clones = [&proxy, &second, &gone].map(|one| one.clones().unwrap());
+            let passed_on = clones.into_iter().flatten();
+            let passed_on = passed_on.map(|(name, socket)| (name, Socket::from(socket)));
+            let mut inherited = Inherited {
+                sockets: passed_on.collect(),
+                predecessor: Some(UnixDatagram::pair().unwrap().0),
+            };
+            let elsewhere = {
+                let free = listener();
+                place(&free).unwrap()
+            };
+            let mut open = |name, address| {
+                let asked = Asked { address, ..asked };
+                let opened = Sockets::open(name, asked, 2, &mut inherited)?;
+                Ok::<_, io::Error>(opened.address)
+            };
+            // The port that the system has chosen stays.
+            assert_eq!(open("proxy", asked.address).unwrap(), proxy.address);
+            // Its place among the listeners is of no matter.
+            assert_eq!(open("status", second.address).unwrap(), second.address);
+            assert_eq!(open("proxy_3", elsewhere).unwrap(), elsewhere);
+            if kind == Type::STREAM {
+                let taken = listener();
+                open("proxy_2", place(&taken).unwrap()).unwrap_err();
+            }
+            // Nobody asks for what is no more.
+            assert!(inherited.finish().unwrap().is_some());
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::listening::inherited::{Inherited, deal, one_each, place};
+use crate::listening::inherited::{Inherited, deal, one_each, own, place};
 
 /// Most bytes that wait in the system for each client, beside those that are on their way: whoever takes some, however slowly,
 /// is seen to (`TCP_NOTSENT_LOWAT`), and those who take none have little of the system's memory. An answer of 1 MiB costs no more
@@ -30,6 +30,7 @@ pub(crate) struct Asked {
 /// A listener's sockets.
 #[derive(Debug)]
 pub(crate) struct Sockets {
+    /// What they are called where they are passed on.
     name: String,
     /// Where they listen, with the port that the system has chosen, if it was asked to.
     pub(crate) address: SocketAddr,
@@ -46,7 +47,7 @@ impl Sockets {
         inherited: &mut Inherited,
     ) -> io::Result<Self> {
         let kind = asked.kind;
-        let passed_on = inherited.take(name, asked.address, kind);
+        let (given, passed_on) = inherited.take(name, asked.address, kind);
         let by_core = if passed_on.is_empty() {
             // A predecessor that passes no datagrams on, as versions from before do not, has their address itself.
             let alone = kind == Type::STREAM || !inherited.succeeds();
@@ -62,9 +63,18 @@ impl Sockets {
             deal(passed_on, cores)
         };
         let address = by_core.iter().flatten().find_map(place);
+        let address = address.unwrap_or(asked.address);
+        if given.is_some() && asked.address.port() != 0 && address != asked.address {
+            tracing::warn!(
+                name,
+                %address,
+                setting = %asked.address,
+                "a listener is at the socket that was passed on, not where its setting says"
+            );
+        }
         Ok(Self {
-            name: name.to_owned(),
-            address: address.unwrap_or(asked.address),
+            name: given.unwrap_or_else(|| own(name)),
+            address,
             by_core,
         })
     }
