@@ -15,6 +15,7 @@ mod asking;
 pub(crate) mod backoff;
 mod beside;
 mod connection;
+mod ended;
 mod follow;
 mod receiver;
 #[cfg(test)]
@@ -25,12 +26,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use prost::Message as _;
+use proto::v1::SessionKeys;
 use shared::clock::{UnixTime, monotonic};
 use shared::renewal::Renewal;
 use shared::signature::Verifier;
 use shared::snapshot::Position;
 use shared::telemetry::Trouble;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::contact::{Contact, LONG};
 use crate::core::Node as Gateway;
@@ -38,10 +41,12 @@ use crate::heard::Heard;
 use crate::last_good::{Kept, LastGood};
 use crate::secrets::Secrets;
 use applier::Applier;
+pub(crate) use applier::Holds;
 use backoff::{Backoff, random, spread};
 use connection::Dialer;
 pub(crate) use connection::{ControlPlaneUrl, Node, Proofs};
-use follow::{Ended, follow, until};
+use ended::Ended;
+use follow::{follow, until};
 pub(crate) use vouched::Vouched;
 #[cfg(test)]
 pub(crate) use vouched::vouching;
@@ -51,6 +56,8 @@ pub(crate) use vouched::vouching;
 pub(crate) enum Phase {
     /// Traffic is served.
     Serving,
+    /// The same, while a successor takes over what this process holds: nothing new is taken that it would not know of.
+    Resting,
     /// A successor serves, and speaks for the node: this process only lets its last exchanges end.
     HandedOver,
     /// The process lets its last exchanges end.
@@ -71,6 +78,14 @@ const FIRST_WORD: Duration = Duration::from_millis(500);
 /// How much longer it waits for what is newer, once a control plane has said that there is something.
 const NEWS: Duration = Duration::from_secs(2);
 
+/// What comes of what the process before this one has given.
+pub(crate) struct Taken {
+    /// Session keys that came beside an update; empty without such.
+    pub(crate) keys: Vec<u8>,
+    /// Ends once that process has left the node to this one.
+    pub(crate) left: oneshot::Receiver<()>,
+}
+
 /// What config sync starts with.
 pub(crate) struct Start {
     /// Who this node is.
@@ -89,6 +104,8 @@ pub(crate) struct Start {
     pub(crate) secrets: Secrets,
     /// When a control plane was heard last.
     pub(crate) heard: Heard,
+    /// What the process before this one has given, if it has.
+    pub(crate) given: Option<Taken>,
     /// What the rest of the process wants.
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -117,6 +134,7 @@ async fn run(start: Start) {
         verifier,
         secrets,
         heard,
+        given,
         mut phase,
     } = start;
     let live = Arc::clone(&gateway.live);
@@ -128,6 +146,24 @@ async fn run(start: Start) {
     let mut applier = Applier::new(live, secrets, state, running, last_good, verifier);
     let mut dialer = Dialer::new(node, renewal, Arc::clone(&gateway));
     gateway.contact.restarted(applier.crashes());
+    if let Some(Taken { keys, left }) = given {
+        let told = Some(keys).filter(|keys| !keys.is_empty());
+        if let Some(Ok(told)) = told.map(|keys| SessionKeys::decode(keys.as_slice())) {
+            applier.take_keys(&told).await;
+        }
+        // The process before this one was told what there was to tell.
+        gateway.contact.begins(monotonic());
+        gateway.contact.settle();
+        // Until it goes, it may go on after all: the disk, and the node's stream, are its.
+        let mut stopping = phase.clone();
+        tokio::select! {
+            _ = left => {}
+            _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}
+        }
+        if !applier.is_persisted() {
+            applier.persist();
+        }
+    }
     tokio::spawn(tell_what_is_kept(Arc::clone(&gateway), applier.saved()));
     let waiting = Arc::clone(&gateway);
     tokio::spawn(async move {
@@ -191,7 +227,7 @@ async fn follow_any(
                 Ended::Goodbye { within, .. } => spread(within, random()),
                 // Spread already, by who counts all that wait.
                 Ended::Held { wait, .. } => wait,
-                Ended::HandedOver | Ended::Again => Duration::ZERO,
+                Ended::HandedOver | Ended::Turned | Ended::Again => Duration::ZERO,
                 _ => backoff.next(gateway.contact.is_expected(monotonic()), random()),
             };
             let doubt = match ended {
@@ -207,13 +243,13 @@ async fn follow_any(
             }
             let stays = matches!(
                 ended,
-                Ended::HandedOver | Ended::Superseded(_) | Ended::Again
+                Ended::HandedOver | Ended::Turned | Ended::Superseded(_) | Ended::Again
             );
             known = stays.then_some(url);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = refuse(gateway) => {}
-                () = until(applier.again()) => {
+                () = until(applier.again()), if *phase.borrow() != Phase::Resting => {
                     applier.run_again().await;
                 }
                 Ok(()) = phase.changed() => {}
@@ -305,6 +341,13 @@ async fn watch_silence(contact: &Contact) {
     }
 }
 
+/// Leaves what is on the disk to the process that has taken over.
+fn leave(applier: &Applier, gateway: &Gateway) {
+    applier.leave();
+    gateway.discovered.leave();
+    gateway.holds.send_replace(None);
+}
+
 async fn attempt(
     dialer: &mut Dialer,
     url: &ControlPlaneUrl,
@@ -313,12 +356,16 @@ async fn attempt(
     phase: &mut watch::Receiver<Phase>,
 ) -> Ended {
     let now = *phase.borrow_and_update();
-    if now == Phase::HandedOver {
-        applier.leave();
-        gateway.discovered.leave();
+    match now {
+        Phase::HandedOver => {
+            leave(applier, gateway);
+        }
+        Phase::Resting => _ = gateway.holds.send_replace(Some(applier.holds())),
+        _ => _ = gateway.holds.send_replace(None),
     }
     let subscribed = tokio::select! {
         subscribed = dialer.subscribe(url, applier, now) => subscribed,
+        Ok(()) = phase.changed() => return Ended::Turned,
         () = refuse(gateway) => return Ended::Closed,
     };
     match subscribed {

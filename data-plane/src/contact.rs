@@ -19,11 +19,13 @@ const BETWEEN: Duration = Duration::from_millis(3_500);
 #[derive(Debug)]
 pub(crate) struct Contact {
     started: Instant,
-    /// How long nothing had been heard when it started.
-    before: Duration,
+    /// How long nothing had been heard when it started, in milliseconds.
+    before: AtomicU64,
     connected: AtomicBool,
     /// When the last stream ended, in milliseconds since the start: at first there may be one any moment.
     lost: AtomicU64,
+    /// When a process began to serve that goes on from another, in milliseconds since the start; 0 for others.
+    begun: AtomicU64,
     /// When the stream began that there is in place of a lost one, in milliseconds since the start; 0 without one.
     back: AtomicU64,
     /// Milliseconds since the start. The wall clock may jump: it says nothing of silence.
@@ -51,9 +53,10 @@ impl Contact {
     pub(crate) fn new(started: Instant) -> Self {
         Self {
             started,
-            before: Duration::ZERO,
+            before: AtomicU64::new(0),
             connected: AtomicBool::new(false),
             lost: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             back: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             target: AtomicU64::new(0),
@@ -65,7 +68,23 @@ impl Contact {
 
     /// The same where nothing had been heard for so long when it started.
     pub(crate) fn after(self, before: Duration) -> Self {
+        let before = AtomicU64::new(milliseconds(before));
         Self { before, ..self }
+    }
+
+    /// The process before this one has heard nothing for so long at `now`.
+    pub(crate) fn goes_on_from(&self, silence: Duration, now: Instant) {
+        let (since, silence) = (self.since_start(now), milliseconds(silence));
+        if silence < since {
+            self.heard.store(since - silence, Ordering::Relaxed);
+        } else {
+            self.before.store(silence - since, Ordering::Relaxed);
+        }
+    }
+
+    /// Clients are served from `now` on, going on from another process, whose stream this one is about to take over.
+    pub(crate) fn begins(&self, now: Instant) {
+        self.begun.store(self.since_start(now), Ordering::Relaxed);
     }
 
     /// What runs is as new as a control plane says, or none can be asked.
@@ -107,14 +126,14 @@ impl Contact {
     }
 
     fn since_start(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.started).as_millis();
-        u64::try_from(since).unwrap_or(u64::MAX)
+        milliseconds(now.saturating_duration_since(self.started))
     }
 
     /// Until when a control plane may be heard at any moment, since a stream has just ended.
     pub(crate) fn expected_until(&self) -> Instant {
-        let lost = Duration::from_millis(self.lost.load(Ordering::Relaxed));
-        self.started + lost + BETWEEN
+        let since = [&self.lost, &self.begun].map(|time| time.load(Ordering::Relaxed));
+        let since = Duration::from_millis(since.into_iter().max().unwrap_or_default());
+        self.started + since + BETWEEN
     }
 
     /// Whether a control plane is heard, or may be at any moment.
@@ -169,10 +188,14 @@ impl Contact {
     pub(crate) fn silence(&self, now: Instant) -> Duration {
         let since = now.saturating_duration_since(self.started);
         match self.heard.load(Ordering::Relaxed) {
-            0 => since + self.before,
+            0 => since + Duration::from_millis(self.before.load(Ordering::Relaxed)),
             heard => since.saturating_sub(Duration::from_millis(heard)),
         }
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -188,6 +211,32 @@ mod tests {
         assert_eq!(silence(10), 10);
         contact.hears(at(30));
         assert_eq!((silence(30), silence(90), silence(20)), (0, 60, 0));
+    }
+
+    #[test]
+    fn a_silence_goes_on_from_one_process_to_the_next() {
+        let started = shared::clock::monotonic();
+        let at = |seconds| started + Duration::from_secs(seconds);
+        for silent in [0, 3, 10, 50] {
+            let contact = Contact::with_last_good(started).after(Duration::from_hours(9));
+            let silence = Duration::from_secs(silent);
+            contact.goes_on_from(silence, at(10));
+            assert_eq!(contact.silence(at(10)), silence);
+            assert_eq!(contact.silence(at(15)).as_secs(), silent + 5);
+        }
+    }
+
+    #[test]
+    fn who_goes_on_from_another_process_expects_its_stream_from_then_on() {
+        let started = shared::clock::monotonic();
+        let at = |seconds| started + Duration::from_secs(seconds);
+        let contact = Contact::with_last_good(started);
+        assert!(!contact.is_there(at(30)));
+        contact.begins(at(30));
+        assert!(contact.is_there(at(33)) && !contact.is_there(at(34)));
+        // It has lost none.
+        contact.connects(true, at(31));
+        assert!(!contact.came_back_within(Duration::from_secs(4), at(32)));
     }
 
     #[test]

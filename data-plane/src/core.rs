@@ -15,12 +15,13 @@ use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use shared::clock::{UnixTime, monotonic};
 use shared::network::Network;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLog;
 use crate::ask::Questions;
 use crate::balancer::Balancers;
 use crate::compile::CompiledSnapshot;
+use crate::config_sync::Holds;
 use crate::contact::Contact;
 use crate::discovered::Discovered;
 use crate::error::ErrorStyle;
@@ -48,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) id: String,
     pub(crate) live: Live,
     pub(crate) contact: Contact,
+    /// What config sync holds for a successor while the process rests.
+    pub(crate) holds: watch::Sender<Option<Holds>>,
     pub(crate) questions: Questions,
     pub(crate) expiring: Expiring,
     pub(crate) trusted: TrustedPeers,

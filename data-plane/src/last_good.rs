@@ -51,6 +51,38 @@ pub(crate) struct Kept {
     pub(crate) snapshot: Snapshot,
     /// Who vouched for it; none in a file of the first format.
     pub(crate) vouched: Option<Vouched>,
+    /// Whether the newest file that can be used holds it.
+    pub(crate) on_disk: bool,
+}
+
+impl Kept {
+    /// Whether somebody whom `verifier` believes has vouched for it, if anybody has.
+    fn believe(&self, verifier: &Verifier) -> Result<(), Unusable> {
+        let Some(vouched) = &self.vouched else {
+            return Ok(());
+        };
+        let refused = |fault: proto::v1::Fault| Unusable::Unbelievable(fault.message);
+        vouched
+            .check(verifier, &self.snapshot.position)
+            .map_err(refused)
+    }
+
+    /// What the process before this one runs, as [`encode`] has told it.
+    ///
+    /// # Errors
+    ///
+    /// Why `content` is not to be run by whom `verifier` belongs to.
+    pub(crate) fn given(content: &[u8], verifier: &Verifier) -> Result<Self, String> {
+        let read = || {
+            let kept = open_signed(content)?;
+            kept.believe(verifier)?;
+            Ok(Self {
+                on_disk: false,
+                ..kept
+            })
+        };
+        read().map_err(|reason: Unusable| reason.to_string())
+    }
 }
 
 /// Why a file is passed over.
@@ -153,12 +185,14 @@ impl LastGood {
     /// What the file at `path` holds, if somebody whom `verifier` believes has vouched for it.
     fn believed(&self, path: &Path, verifier: &Verifier) -> Result<Kept, Unusable> {
         let kept = self.read(path)?;
-        if let Some(vouched) = &kept.vouched {
-            let refused = |fault: proto::v1::Fault| Unusable::Unbelievable(fault.message);
-            let position = &kept.snapshot.position;
-            vouched.check(verifier, position).map_err(refused)?;
-        }
+        kept.believe(verifier)?;
         Ok(kept)
+    }
+
+    /// Leaves the directory to the process that has taken over. A write that is under way is over when this returns.
+    pub(crate) fn leave(&self) {
+        self.marker.leave();
+        drop(self.kept.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// What else this node keeps beside it is sealed with.
@@ -181,6 +215,9 @@ impl LastGood {
         let bytes = self.seal(snapshot, vouched)?;
         let configuration = snapshot.configuration();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.marker.is_left() {
+            return Ok(());
+        }
         // What a fault leaves behind is looked at anew.
         let found = kept.take();
         let found = found.unwrap_or_else(|| [FILES[0], FILES[1]].map(|name| self.holds(name)));
@@ -214,34 +251,7 @@ impl LastGood {
     }
 
     fn seal(&self, snapshot: &Snapshot, vouched: &Vouched) -> io::Result<Vec<u8>> {
-        let records = proto::encode_records(snapshot.records().collect());
-        let Position {
-            generation,
-            revision,
-            urgent,
-            root,
-        } = snapshot.position;
-        let length = |bytes: &[u8]| u64::try_from(bytes.len()).map_err(io::Error::other);
-        let Vouched {
-            manifest,
-            signature,
-        } = vouched;
-        let mut content = Vec::new();
-        for number in [
-            generation,
-            revision.0,
-            urgent.0,
-            length(&records)?,
-            length(manifest)?,
-            length(signature)?,
-        ] {
-            content.extend(number.to_be_bytes());
-        }
-        content.extend(root);
-        content.extend(manifest);
-        content.extend(signature);
-        content.extend(zstd::bulk::compress(&records, 1)?);
-        self.sealing.seal(MAGIC, content)
+        self.sealing.seal(MAGIC, encode(snapshot, vouched)?)
     }
 
     fn read(&self, path: &Path) -> Result<Kept, Unusable> {
@@ -251,6 +261,38 @@ impl LastGood {
         }
         open_signed(&self.sealing.open(MAGIC, &bytes)?)
     }
+}
+
+/// What a file holds before it is sealed.
+pub(crate) fn encode(snapshot: &Snapshot, vouched: &Vouched) -> io::Result<Vec<u8>> {
+    let records = proto::encode_records(snapshot.records().collect());
+    let Position {
+        generation,
+        revision,
+        urgent,
+        root,
+    } = snapshot.position;
+    let length = |bytes: &[u8]| u64::try_from(bytes.len()).map_err(io::Error::other);
+    let Vouched {
+        manifest,
+        signature,
+    } = vouched;
+    let mut content = Vec::new();
+    for number in [
+        generation,
+        revision.0,
+        urgent.0,
+        length(&records)?,
+        length(manifest)?,
+        length(signature)?,
+    ] {
+        content.extend(number.to_be_bytes());
+    }
+    content.extend(root);
+    content.extend(manifest);
+    content.extend(signature);
+    content.extend(zstd::bulk::compress(&records, 1)?);
+    Ok(content)
 }
 
 /// Writes `bytes` to the file `name` in `directory`, to be renamed once it is whole and on disk.
@@ -336,6 +378,7 @@ fn open_signed(mut content: &[u8]) -> Result<Kept, Unusable> {
             manifest: manifest.to_vec(),
             signature: signature.to_vec(),
         }),
+        on_disk: true,
     })
 }
 
@@ -353,6 +396,7 @@ fn open_unsigned(mut content: &[u8]) -> Result<Kept, Unusable> {
     Ok(Kept {
         snapshot: open_records(content, records, told)?,
         vouched: None,
+        on_disk: true,
     })
 }
 

@@ -62,22 +62,19 @@ mod upstream;
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::compile::room::Room;
 use crate::contact::Contact;
-use crate::core::Node;
 use crate::heard::Heard;
-use config_sync::{ControlPlaneUrl, Phase, Proofs};
+use config_sync::{ControlPlaneUrl, Phase, Proofs, Taken};
 use discovered::Discovered;
 use last_good::LastGood;
 use limits::Limits;
-use listening::inherited::{InheritError, Inherited, READY};
+use listening::inherited::{InheritError, Inherited};
 use live::Live;
 use proxy::{Addresses, Proxy, ProxyError};
 use secrets::{Secrets, UpstreamTlsError};
@@ -85,9 +82,10 @@ use settings::Settings;
 use shared::clock::{UnixTime, monotonic};
 use shared::machine::{check_directory, check_file, check_files, lock_file, write_whole};
 use shared::renewal::Renewal;
+use shared::snapshot::Snapshot;
 use shared::tls::{self, ClusterFiles, TlsError};
-use succession::{SuccessionError, Successor, notify};
-use tokio::sync::watch;
+use succession::{SuccessionError, Successor, given, tell_when_ready};
+use tokio::sync::{oneshot, watch};
 use unstored::Unstored;
 
 /// Why a data plane does not start.
@@ -132,6 +130,12 @@ pub enum StartError {
     /// A thread could not be started.
     #[error("starting config sync")]
     Thread(#[source] std::io::Error),
+    /// What the process before this one runs is not known.
+    #[error("the process before this one does not tell what it runs")]
+    Untold(#[source] std::io::Error),
+    /// What the process before this one runs.
+    #[error("what the process before this one runs cannot be run: {0}")]
+    Given(String),
     /// The sockets that the process was started with.
     #[error(transparent)]
     Inherited(#[from] InheritError),
@@ -183,13 +187,13 @@ impl DataPlane {
         let secrets = Secrets::of(settings)?;
         // What has run before is not refused for what it takes.
         let room = Room::default();
-        let loaded = last_good.load(&proofs.verifier, |snapshot| {
+        let compile = |snapshot: &Snapshot| {
             secrets.compile(snapshot, &room).map_err(|faults| {
                 let all: Vec<_> = faults.iter().map(ToString::to_string).collect();
                 all.join("; ")
             })
-        });
-        let (compiled, running) = loaded.unzip();
+        };
+        let (compiled, mut running) = last_good.load(&proofs.verifier, compile).unzip();
         if let Some(compiled) = &compiled {
             compiled.alarm(None);
         }
@@ -209,7 +213,7 @@ impl DataPlane {
         let notes = settings.max_staleness > 0 || settings.sessions_max_silence > 0;
         let heard = Heard::new(&settings.data_directory);
         let before = heard.silence(UnixTime::now(), notes && running.is_some());
-        let contact = if running.is_some() {
+        let contact = if running.is_some() || inherited.succeeds() {
             Contact::with_last_good(monotonic())
         } else {
             Contact::new(monotonic())
@@ -217,20 +221,6 @@ impl DataPlane {
         let contact = contact.after(before);
         let proxy = Proxy::start_on(settings, limits, live, kept, contact, &mut inherited)?;
         let predecessor = inherited.finish()?;
-        let (phase, phases) = watch::channel(Phase::Serving);
-        let id = node.id.clone();
-        let config_sync = config_sync::start(config_sync::Start {
-            node,
-            renewal,
-            gateway: Arc::clone(proxy.node()),
-            running,
-            last_good,
-            verifier: proofs.verifier,
-            secrets,
-            heard,
-            phase: phases,
-        })
-        .map_err(StartError::Thread)?;
         let addresses = proxy.addresses();
         if let Some(path) = &settings.addresses_file {
             let told = serde_json::json!(addresses).to_string();
@@ -239,11 +229,39 @@ impl DataPlane {
                 source,
             })?;
         }
-        tracing::info!(node_id = id, listeners = ?addresses.listeners, streams = ?addresses.stream, status = ?addresses.status, "data plane started");
         let gateway = Arc::clone(proxy.node());
+        let given = given::ask(predecessor.as_ref()).map_err(StartError::Untold)?;
+        let (leaves, left) = oneshot::channel();
+        let given = match given {
+            Some(given) => {
+                let here = (&*gateway, &last_good, &proofs.verifier);
+                let taken = given.take(&mut running, here, compile);
+                taken.map_err(StartError::Given)?;
+                let keys = given.keys;
+                Some(Taken { keys, left })
+            }
+            None => None,
+        };
+        let leaves = given.is_some().then_some(leaves);
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let id = node.id.clone();
+        let config_sync = config_sync::start(config_sync::Start {
+            node,
+            renewal,
+            gateway: Arc::clone(&gateway),
+            running,
+            last_good,
+            verifier: proofs.verifier,
+            secrets,
+            heard,
+            given,
+            phase: phases,
+        })
+        .map_err(StartError::Thread)?;
+        tracing::info!(node_id = id, listeners = ?addresses.listeners, streams = ?addresses.stream, status = ?addresses.status, "data plane started");
         std::thread::Builder::new()
             .name("ready".to_owned())
-            .spawn(move || tell_when_ready(&gateway, predecessor.as_ref()))
+            .spawn(move || tell_when_ready(&gateway, predecessor.as_ref(), leaves))
             .map_err(StartError::Thread)?;
         Ok(Self {
             _directory: directory,
@@ -265,46 +283,32 @@ impl DataPlane {
         host::sink::reopen(self.proxy.node());
     }
 
-    /// Starts another process of this program, which gets the sockets of this one and takes over once
-    /// [`Successor::ready`] says so; then this one is to be [`Self::hand_over`]. It begins with what is on the disk, so
-    /// what runs here has to be there first, unless a control plane can tell it.
+    /// Starts another process of this program, which gets the sockets of this one and what it knows, and takes over; then this
+    /// one is to be [`Self::hand_over`].
     ///
     /// # Errors
     ///
-    /// It does not start. This process goes on.
-    pub async fn start_successor(&self) -> Result<Successor, SuccessionError> {
-        if !self.is_kept().await && !self.proxy.node().contact.is_connected() {
-            return Err(SuccessionError::Unkept);
-        }
-        let withdrawn = self.proxy.node().withdrawn.load(Ordering::Relaxed);
-        Successor::start(self.proxy.sockets()?, withdrawn)
-    }
-
-    /// Waits until what runs is on the disk; not for ever.
-    async fn is_kept(&self) -> bool {
+    /// It does not. This process goes on.
+    pub async fn succeed(&self) -> Result<Successor, SuccessionError> {
         let node = self.proxy.node();
-        let end = monotonic() + KEPT;
-        loop {
-            let position = node
-                .live
-                .load()
-                .as_ref()
-                .map(|snapshot| snapshot.position());
-            if position.is_none() || node.contact.is_persisted(position) {
-                return true;
-            }
-            if monotonic() >= end {
-                return false;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        let mut successor = Successor::start(self.proxy.sockets()?, node)?;
+        successor.takes_over(node, &self.phase).await?;
+        Ok(successor)
     }
 
-    /// Lets exchanges end within the drain timeout, or until `at_once`, and stops, while a successor takes new
+    /// Lets exchanges end within the drain timeout, or until `at_once`, and stops, while `successor` takes new
     /// connections.
-    pub async fn hand_over(mut self, at_once: impl Future<Output = ()>) {
+    pub async fn hand_over(mut self, successor: &mut Successor, at_once: impl Future<Output = ()>) {
         self.proxy.hand_over();
+        let node = Arc::clone(self.proxy.node());
+        let mut holds = node.holds.subscribe();
+        self.phase.send_replace(Phase::HandedOver);
+        // From then on config sync takes nothing in this node's name, and writes nothing.
+        let left = holds.wait_for(Option::is_none);
+        _ = tokio::time::timeout(LEAVES, left).await;
+        successor.hear_more(&node).await;
         self.end(Phase::HandedOver, at_once).await;
+        successor.hear_more(&node).await;
     }
 
     /// Takes no new connections, lets exchanges end within the drain timeout, or until `at_once`, and stops.
@@ -313,7 +317,8 @@ impl DataPlane {
     }
 
     async fn end(self, phase: Phase, at_once: impl Future<Output = ()>) {
-        self.phase.send_replace(phase);
+        self.phase
+            .send_if_modified(|now| std::mem::replace(now, phase) != phase);
         tokio::select! {
             () = self.proxy.stop() => {}
             () = at_once => tracing::warn!("told to stop at once: exchanges are cut off"),
@@ -326,11 +331,8 @@ impl DataPlane {
     }
 }
 
-/// How long a configuration that is being written to the disk is waited for before a successor starts.
-const KEPT: Duration = Duration::from_secs(10);
-
-/// How often a node looks whether what it waits for is there: a configuration, or its file.
-const LOOK: Duration = Duration::from_millis(20);
+/// How long config sync may take to leave what is on the disk to a successor.
+const LEAVES: Duration = Duration::from_secs(2);
 
 /// Makes `directory` and locks it, since two nodes would overwrite each other's files there; a successor once the process
 /// before it has ended.
@@ -365,21 +367,6 @@ fn hold(directory: &Path, succeeds: bool) -> std::io::Result<Arc<File>> {
         }
     }
     Ok(lock)
-}
-
-/// Tells systemd, and the process before this one, as soon as clients are served.
-fn tell_when_ready(node: &Node, predecessor: Option<&UnixDatagram>) {
-    // systemd waits for no control plane: a node without a configuration is started all the same.
-    notify(&[sd_notify::NotifyState::Ready]);
-    let Some(predecessor) = predecessor else {
-        return;
-    };
-    while node.live.load().is_none() || !node.contact.is_settled() {
-        std::thread::sleep(LOOK);
-    }
-    if let Err(error) = predecessor.send(READY) {
-        tracing::error!(%error, "the process before this one cannot be told that this one serves");
-    }
 }
 
 /// Checks what [`DataPlane::start`] would read and where it would write, without listening or connecting. What keeps nothing

@@ -6,7 +6,7 @@ use anyhow::Context;
 use data_plane::DataPlane;
 use data_plane::listening::inherited::{InheritError, Inherited};
 use data_plane::settings::Program;
-use data_plane::succession::SuccessionError;
+use data_plane::succession::Successor;
 use shared::settings::tell_unheeded;
 use shared::signals;
 use shared::telemetry::chain;
@@ -58,10 +58,13 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
         let mut signals = Signals::new()?;
         signals::release().context("listening to signals")?;
         let data_plane = DataPlane::start_on(&program.settings, inherited?)?;
-        if signals.serve(&data_plane).await {
-            data_plane.hand_over(signals.at_once()).await;
-        } else {
-            data_plane.stop(signals.at_once()).await;
+        match signals.serve(&data_plane).await {
+            Some(mut successor) => {
+                data_plane
+                    .hand_over(&mut successor, signals.at_once())
+                    .await;
+            }
+            None => data_plane.stop(signals.at_once()).await,
         }
         Ok(())
     });
@@ -100,9 +103,9 @@ impl Signals {
         })
     }
 
-    /// Returns when the process is to end: on SIGTERM, SIGINT or SIGQUIT, or, with `true`, once a successor serves, which
+    /// Returns when the process is to end: on SIGTERM, SIGINT or SIGQUIT, or, with that, once a successor serves, which
     /// SIGUSR2 and SIGHUP ask for: to read settings anew is to start anew.
-    async fn serve(&mut self, data_plane: &DataPlane) -> bool {
+    async fn serve(&mut self, data_plane: &DataPlane) -> Option<Successor> {
         loop {
             tokio::select! {
                 () = ended(&mut self.terminate, &mut self.interrupt) => break,
@@ -114,26 +117,22 @@ impl Signals {
                     continue;
                 }
             }
-            let succeeded = async {
-                let successor = data_plane.start_successor().await?;
-                successor.ready().await
-            };
-            let succeeded: Result<(), SuccessionError> = tokio::select! {
+            let succeeded = tokio::select! {
                 () = ended(&mut self.terminate, &mut self.interrupt) => break,
                 _ = self.quit.recv() => break,
-                succeeded = succeeded => succeeded,
+                succeeded = data_plane.succeed() => succeeded,
             };
             match succeeded {
-                Ok(()) => {
+                Ok(successor) => {
                     tracing::info!("a successor serves");
-                    return true;
+                    return Some(successor);
                 }
                 Err(error) => {
                     tracing::error!(error = %chain(&error), "no successor: this process goes on");
                 }
             }
         }
-        false
+        None
     }
 
     /// Returns when a process that ends is not to wait any longer: on another SIGTERM or SIGINT.

@@ -136,6 +136,7 @@ impl Proxy {
         inherited: &mut Inherited,
     ) -> Result<Self, ProxyError> {
         check_listeners(settings)?;
+        let succeeds = inherited.succeeds();
         let withdrawn = inherited.is_withdrawn().unwrap_or_else(|error| {
             tracing::error!(%error, "whether this node was told to drain is not known");
             false
@@ -162,6 +163,7 @@ impl Proxy {
             unstored: Arc::new(unstored),
             discovered: Arc::new(discovered),
             contact,
+            holds: watch::Sender::new(None),
             questions: Questions::default(),
             expiring: Expiring::new(default),
             trusted: settings.trusted_ips.clone().into(),
@@ -214,7 +216,7 @@ impl Proxy {
             // Not joined: it answers until the rest has stopped.
             let (node, ordered) = (Arc::clone(&node), status_ordered.clone());
             spawn("status".to_owned(), move || {
-                serve_status(node, socket, ordered)
+                serve_status(node, socket, ordered, succeeds)
             })?;
         }
         Ok(Self {
@@ -374,6 +376,7 @@ fn serve_status(
     node: Arc<Node>,
     socket: std::net::TcpListener,
     mut orders: watch::Receiver<Orders>,
+    succeeds: bool,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -381,7 +384,13 @@ fn serve_status(
     runtime.block_on(async move {
         let listener = tokio::net::TcpListener::from_std(socket)?;
         tokio::select! {
-            () = status::serve(node, listener) => {}
+            () = async {
+                // Until it serves, the process before it speaks for the node.
+                if succeeds {
+                    node.contact.settled().await;
+                }
+                status::serve(node, listener).await;
+            } => {}
             () = stopped(&mut orders) => {}
         }
         Ok(())

@@ -1,27 +1,45 @@
 //! Hot restart: the next process of a node is started with this one's listening sockets, and once it
-//! serves, this one ends its exchanges and goes. No connection is refused or reset in between.
+//! serves, this one ends its exchanges and goes. No connection is refused or reset in between, and nothing is forgotten.
 //!
 //! ```text
-//!  SIGUSR2 ─► start, with the sockets ─► it says "ready" ─► drain, without taking what waits in the queues
-//!                     └─► it ends, or says nothing for too long ─► this process goes on
+//!  SIGUSR2 ─► start, with the sockets ─► it asks ─► rest, and give what runs ─► it says "ready" ─► drain, without taking
+//!                     │                                          │                                 what waits in the queues
+//!                     └──────────────────────────────────────────┴─► it ends, or says nothing for too long ─► this process goes on
 //! ```
+//!
+//! A process that rests serves its clients and has their questions answered. It takes nothing new from the control plane, which
+//! would be forgotten: its successor follows a control plane only once it serves.
+
+pub(crate) mod given;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use shared::passing::pass;
 use shared::signals;
+use shared::snapshot::Position;
+use tokio::sync::{oneshot, watch};
 
-use crate::listening::inherited::{READY, SUCCESSION, WITHDRAWN};
+use crate::config_sync::{Holds, Phase};
+use crate::core::Node;
+use crate::listening::inherited::{ASKS, GIVES, Predecessor, READY, SUCCESSION, WITHDRAWN};
+use given::Given;
 
 /// How long a successor may take until it serves.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How often it is looked after meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How long it may take to tell a successor what has come up since.
+const MORE: Duration = Duration::from_secs(2);
+
+/// How long a successor waits for this process to leave the node to it.
+const LAST: Duration = Duration::from_secs(10);
 
 /// Why there is no successor.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +57,8 @@ pub enum SuccessionError {
     Socket(#[from] io::Error),
     /// It would go back to an older configuration.
     #[error(
-        "what runs is not in data_directory, and no control plane is connected: it would begin with an older configuration; \
-         see why the log says that the file is not written"
+        "it is of a version that is not told what runs: that was not in data_directory when it began, and no control plane is \
+         connected"
     )]
     Unkept,
     /// It has ended before it served.
@@ -55,17 +73,34 @@ pub enum SuccessionError {
 #[derive(Debug)]
 pub struct Successor {
     child: Child,
-    words: UnixDatagram,
+    words: tokio::net::UnixDatagram,
+    /// Whether it knows that balancers are to send no traffic here.
+    withdrawn: bool,
+    /// What ran when it was started, if the disk held that.
+    on_disk: Option<Position>,
+    /// The number of the revocations that it was told of last; none if it asks for nothing, as one of an earlier version.
+    told: Option<u64>,
+    /// Whether it knows that the node is its.
+    is_told: bool,
     serves: bool,
+}
+
+/// What runs; the default: nothing yet.
+fn position(node: &Node) -> Position {
+    let live = node.live.load();
+    let runs = live.as_ref().map(|snapshot| snapshot.position());
+    runs.unwrap_or_default()
 }
 
 impl Successor {
     /// Starts this program anew, as it was started, with `sockets` by name.
-    /// `withdrawn`: balancers are to send no traffic here, since an operator said so.
     pub(crate) fn start(
         mut sockets: Vec<(String, OwnedFd)>,
-        withdrawn: bool,
+        node: &Node,
     ) -> Result<Self, SuccessionError> {
+        let withdrawn = node.withdrawn.load(Ordering::Relaxed);
+        let runs = position(node);
+        let is_kept = runs == Position::default() || node.contact.is_persisted(Some(runs));
         let mut arguments = std::env::args_os();
         // By its name, not by what runs: it may have been replaced since, and that is the point.
         let program = arguments.next().unwrap_or_default();
@@ -74,6 +109,7 @@ impl Successor {
         if withdrawn {
             words.send(WITHDRAWN)?;
         }
+        words.send(GIVES)?;
         sockets.push((SUCCESSION.to_owned(), OwnedFd::from(its_words)));
         let mut command = Command::new(&program);
         let passed = pass(command.args(arguments), sockets)?;
@@ -89,36 +125,179 @@ impl Successor {
         tracing::info!(process = child.id(), "a successor was started");
         Ok(Self {
             child,
-            words,
+            words: tokio::net::UnixDatagram::from_std(words)?,
+            withdrawn,
+            on_disk: is_kept.then_some(runs),
+            told: None,
+            is_told: false,
             serves: false,
         })
     }
 
-    /// Waits until it serves. One that does not is ended.
+    /// Gives it what runs on `node`, which rests meanwhile, and waits until it serves. One that does not is ended.
     ///
     /// # Errors
     ///
-    /// Why it does not: this process is to go on then.
-    pub async fn ready(mut self) -> Result<(), SuccessionError> {
-        let serving = tokio::time::timeout(PATIENCE, async {
-            loop {
-                let mut said = [0; 16];
-                if let Ok(count) = self.words.recv(&mut said)
-                    && said.get(..count) == Some(READY)
-                {
-                    return Ok(());
-                }
-                if let Some(status) = self.child.try_wait()? {
-                    return Err(SuccessionError::Ended(status));
-                }
-                tokio::time::sleep(LOOK).await;
+    /// Why it does not: this process goes on then, as if nothing had happened.
+    pub(crate) async fn takes_over(
+        &mut self,
+        node: &Node,
+        phase: &watch::Sender<Phase>,
+    ) -> Result<(), SuccessionError> {
+        let taking = tokio::time::timeout(PATIENCE, async {
+            if self.hears(&[ASKS, READY]).await? == READY {
+                let is_kept = self.on_disk == Some(position(node));
+                let is_safe = is_kept || node.contact.is_connected();
+                return is_safe.then_some(()).ok_or(SuccessionError::Unkept);
             }
+            let resting = Resting(phase);
+            let holds = resting.begin(node).await;
+            self.told = Some(node.revocations.version());
+            let given = Given::of(node, Some(&holds), self.withdrawn)?;
+            self.withdrawn = given.withdrawn.unwrap_or(self.withdrawn);
+            self.tell(&given).await?;
+            self.hears(&[READY]).await?;
+            std::mem::forget(resting);
+            Ok(())
         });
-        serving.await.unwrap_or(Err(SuccessionError::Silent))?;
+        taking.await.unwrap_or(Err(SuccessionError::Silent))?;
         self.serves = true;
         // systemd looks after the new process from here on, if it looks after this one.
         notify(&[sd_notify::NotifyState::MainPid(self.child.id())]);
         Ok(())
+    }
+
+    /// Tells it what has come up on `node` since; the first time also that the node is its.
+    pub(crate) async fn hear_more(&mut self, node: &Node) {
+        let Some(told) = self.told else {
+            return;
+        };
+        let version = node.revocations.version();
+        let withdrawn = node.withdrawn.load(Ordering::Relaxed);
+        if self.is_told && (told, self.withdrawn) == (version, withdrawn) {
+            return;
+        }
+        let given = Given::of(node, None, self.withdrawn);
+        (self.is_told, self.told, self.withdrawn) = (true, Some(version), withdrawn);
+        let telling = async { given::send(&self.words, &given?.encode()).await };
+        let told = tokio::time::timeout(MORE, telling).await;
+        if let Err(error) = told.map_err(io::Error::other).flatten() {
+            tracing::error!(%error, "the successor was not told what came up last");
+        }
+    }
+
+    async fn tell(&mut self, given: &Given) -> Result<(), SuccessionError> {
+        let bytes = given.encode();
+        let Self { child, words, .. } = self;
+        tokio::select! {
+            told = given::send(words, &bytes) => Ok(told?),
+            failed = fails(child) => Err(failed),
+        }
+    }
+
+    /// Waits until it says one of `expected`. It may say anything more than once.
+    async fn hears<'a>(&mut self, expected: &[&'a [u8]]) -> Result<&'a [u8], SuccessionError> {
+        let Self { child, words, .. } = self;
+        let hearing = async {
+            loop {
+                let mut said = [0; 16];
+                let count = words.recv(&mut said).await?;
+                let heard = expected.iter().find(|word| said.get(..count) == Some(word));
+                if let Some(word) = heard {
+                    return Ok(*word);
+                }
+            }
+        };
+        tokio::select! {
+            heard = hearing => heard,
+            failed = fails(child) => Err(failed),
+        }
+    }
+}
+
+/// Returns once `child` has ended.
+async fn fails(child: &mut Child) -> SuccessionError {
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return SuccessionError::Ended(status),
+            Ok(None) => tokio::time::sleep(LOOK).await,
+            Err(error) => return error.into(),
+        }
+    }
+}
+
+/// While there is one, the process rests.
+struct Resting<'a>(&'a watch::Sender<Phase>);
+
+impl Resting<'_> {
+    /// Has the process rest: what it holds then. Nothing if config sync does not run any more: a successor is the cure for that.
+    async fn begin(&self, node: &Node) -> Holds {
+        let mut holds = node.holds.subscribe();
+        self.0.send_replace(Phase::Resting);
+        let held = async {
+            while holds.changed().await.is_ok() {
+                if let Some(holds) = holds.borrow_and_update().clone() {
+                    return holds;
+                }
+            }
+            Holds::default()
+        };
+        tokio::select! {
+            holds = held => holds,
+            () = self.0.closed() => Holds::default(),
+        }
+    }
+}
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(Phase::Serving);
+    }
+}
+
+/// Tells systemd, and the process before this one, as soon as clients are served; then hears what that has to say until it is
+/// gone. `leaves`: where it has told what it runs, whom to tell that it has left the node to this process.
+pub(crate) fn tell_when_ready(
+    node: &Node,
+    predecessor: Option<&Predecessor>,
+    leaves: Option<oneshot::Sender<()>>,
+) {
+    // systemd waits for no control plane: a node without a configuration is started all the same.
+    notify(&[sd_notify::NotifyState::Ready]);
+    let Some(predecessor) = predecessor else {
+        return;
+    };
+    let is_there = || leaves.is_some() || node.live.load().is_some();
+    while !is_there() || !node.contact.is_settled() {
+        std::thread::sleep(LOOK);
+    }
+    let words = &predecessor.words;
+    if let Err(error) = words.send(READY) {
+        tracing::error!(%error, "the process before this one cannot be told that this one serves");
+        return;
+    }
+    let Some(leaves) = leaves else {
+        return;
+    };
+    let (mut leaves, mut patience) = (Some(leaves), LAST);
+    loop {
+        let heard = given::receive(words, patience);
+        if let Ok(Some(more)) = &heard {
+            more.tell(node);
+        }
+        // Also where it says nothing: this process serves.
+        drop(leaves.take());
+        match heard {
+            Ok(Some(_)) => {}
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "the process before this one says nothing");
+                if patience != LAST {
+                    return;
+                }
+            }
+        }
+        patience = Duration::from_hours(24);
     }
 }
 

@@ -47,7 +47,8 @@ const REFUSED: Duration = Duration::from_secs(4);
 /// For how long of that it does not matter that something else is stored, which often is what takes no room.
 const LEAST: Duration = Duration::from_secs(1);
 
-type ById = BTreeMap<Uuid, Revocation>;
+/// Revocations, each once.
+pub(crate) type ById = BTreeMap<Uuid, Revocation>;
 
 /// What became of revocations that were brought to the control plane.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -157,6 +158,12 @@ impl Unstored {
         self.add(revocations, now);
         self.more.notify_one();
         self.write_aside().await;
+    }
+
+    /// Keeps what the process before this one kept, also where the disk has none of it.
+    pub(crate) fn take_over(&self, revocations: &[Revocation], now: UnixTime) {
+        self.add(revocations, now);
+        self.more.notify_one();
     }
 
     /// `revocations` are stored.
@@ -383,7 +390,7 @@ impl Kept {
         if unstored.is_empty() {
             file.remove()
         } else {
-            file.write(encode(&unstored))
+            file.write(encode(unstored.values()))
         }
     }
 
@@ -412,9 +419,10 @@ fn merge(known: Option<Revocation>, other: Revocation) -> Revocation {
     known.map_or(other, |known| known.merge(other))
 }
 
-fn encode(revocations: &ById) -> Vec<u8> {
+/// `revocations` in bytes.
+pub(crate) fn encode<'a>(revocations: impl ExactSizeIterator<Item = &'a Revocation>) -> Vec<u8> {
     let mut content = Vec::with_capacity(revocations.len() * LENGTH + OVERHEAD);
-    for revocation in revocations.values() {
+    for revocation in revocations {
         content.extend(revocation.id.as_bytes());
         content.extend(revocation.before.to_be_bytes());
         content.extend(revocation.expires_at.to_be_bytes());
@@ -422,7 +430,8 @@ fn encode(revocations: &ById) -> Vec<u8> {
     content
 }
 
-fn decode(content: &[u8]) -> Option<ById> {
+/// The revocations in `content`, if it holds nothing else.
+pub(crate) fn decode(content: &[u8]) -> Option<ById> {
     let (all, []) = content.as_chunks::<LENGTH>() else {
         return None;
     };

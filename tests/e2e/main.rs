@@ -14,6 +14,7 @@ mod changed_provider;
 mod config_sync;
 mod deploy;
 mod guide;
+mod hand_over;
 mod hostile_provider;
 mod identity;
 mod never_a_blip;

@@ -271,6 +271,11 @@ impl Process {
         .await;
     }
 
+    /// Says that what it had started in its place has failed.
+    pub fn goes_on(&mut self) {
+        self.successor = None;
+    }
+
     /// Kills it as the kernel would: nothing of it runs any more.
     pub fn kill(mut self) {
         self.end();

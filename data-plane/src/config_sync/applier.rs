@@ -2,6 +2,7 @@
 
 mod again;
 mod bounded;
+mod handing;
 mod ring;
 mod saving;
 
@@ -30,6 +31,7 @@ use crate::live::Live;
 use crate::secrets::Secrets;
 use again::Again;
 use bounded::guarded;
+pub(crate) use handing::Holds;
 use saving::{Unsaved, save};
 
 /// How long a core may work on compiling a snapshot, and how much longer for each record: ten times what it takes.
@@ -79,9 +81,9 @@ impl Applier {
         verifier: Verifier,
     ) -> Self {
         let (unsaved, snapshots) = watch::channel(None);
+        let on_disk = running.as_ref().filter(|running| running.on_disk);
+        let position = on_disk.map(|running| running.snapshot.position);
         let (running, vouched) = running.map(|kept| (kept.snapshot, kept.vouched)).unzip();
-        // What runs at the start came from the file, if anything does.
-        let position = running.as_ref().map(|running| running.position);
         let (positions, saved) = watch::channel(position.unwrap_or_default());
         let is_idle = running.is_none() && !last_good.marker.quarantined().is_empty();
         let last_good = Arc::new(last_good);
@@ -160,7 +162,7 @@ impl Applier {
 
     /// Leaves the last good file, and what was tried, to the process that has taken over.
     pub(super) fn leave(&self) {
-        self.last_good.marker.leave();
+        self.last_good.leave();
     }
 
     /// Believes other authorities, and seals under another private key, from now on.
@@ -171,7 +173,7 @@ impl Applier {
     }
 
     /// Has what runs written to the last good file.
-    fn persist(&self) {
+    pub(super) fn persist(&self) {
         if let (Some(snapshot), Some(vouched)) = (&self.running, &self.vouched) {
             self.unsaved.send_replace(Some(Unsaved {
                 snapshot: Arc::clone(snapshot),

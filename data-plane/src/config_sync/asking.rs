@@ -9,12 +9,14 @@ use proto::v1::{
     Answer, Flight, NodeMessage, Request, Revoke, Revoked, answer, node_message, request,
 };
 use shared::clock::UnixTime;
-use shared::snapshot::Revision;
+use shared::entity::{Entity as _, Revocation};
+use shared::snapshot::{Record, Revision};
 use tokio::sync::{mpsc, oneshot};
 
 use super::applier::heed;
 use super::beside::{Heard, revocations};
-use super::follow::Ended;
+use super::ended::Ended;
+use super::receiver::{Content, Update};
 use crate::ask::{Asked, Given, Wanted};
 use crate::balancer::Balancers;
 use crate::live::Live;
@@ -159,12 +161,7 @@ impl<'a> Asking<'a> {
         let revocations = revocations(told);
         let is_read = revocations.is_some();
         if let Some(revocations) = revocations {
-            let ((live, balancers), now) = (self.live, UnixTime::now());
-            if let Some(live) = live.load().as_deref() {
-                // Once more with what brings it: a target may be new there.
-                heed(balancers, live, &revocations, now);
-            }
-            self.revocations.add(revocations, now);
+            self.add(revocations);
         } else {
             tracing::warn!("what was revoked cannot be read; it comes with the next configuration");
         }
@@ -172,6 +169,30 @@ impl<'a> Asking<'a> {
             Some(revision) => self.send(node_message::Kind::Revoked(Revoked { revision })),
             None => Ok(()),
         }
+    }
+
+    /// What `update` ends is over, though nothing of it is brought into force. What cannot be read comes with another.
+    pub(super) fn hear(&self, update: &Update) {
+        let records: Vec<Record> = match &update.content {
+            Ok(Content::Full(snapshot)) => snapshot.of_kind(Revocation::KIND).collect(),
+            Ok(Content::Changes { changes, .. } | Content::Buckets { changes, .. }) => {
+                changes.puts.clone()
+            }
+            Ok(Content::Same) | Err(_) => return,
+        };
+        let records = records.iter();
+        let ended = records.filter(|record| record.key.kind == Revocation::KIND);
+        let read = ended.filter_map(|record| serde_json::from_slice(&record.json).ok());
+        self.add(read.collect());
+    }
+
+    fn add(&self, revocations: Vec<Revocation>) {
+        let ((live, balancers), now) = (self.live, UnixTime::now());
+        if let Some(live) = live.load().as_deref() {
+            // Once more with what brings it: a target may be new there.
+            heed(balancers, live, &revocations, now);
+        }
+        self.revocations.add(revocations, now);
     }
 }
 
@@ -181,7 +202,6 @@ mod tests {
 
     use proto::v1::node_message::Kind;
     use serde_json::json;
-    use shared::entity::Revocation;
     use shared::snapshot::Snapshot;
     use uuid::Uuid;
 

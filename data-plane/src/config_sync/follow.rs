@@ -22,8 +22,9 @@ use super::Phase;
 use super::applier::{Applier, FAULTS, told};
 use super::asking::Asking;
 use super::backoff::{random, spread};
-use super::connection::{ConnectError, Dialer, Subscription};
-use super::receiver::{Content, Receiver, Update, Violation};
+use super::connection::{Dialer, Subscription};
+use super::ended::Ended;
+use super::receiver::{Content, Receiver, Update};
 use crate::balancer::report;
 use crate::core::Node as Gateway;
 use crate::metrics::{Figures, Sum};
@@ -40,43 +41,11 @@ const CADENCE: std::ops::RangeInclusive<u32> = 100..=60_000;
 const LATE: usize = 16;
 /// The longest wait that a control plane may ask for.
 const LONGEST_HOLD: Duration = Duration::from_mins(1);
+/// How long the stream that speaks for the node stays once a successor serves, whose own takes its place: so the node is never
+/// without one, and what an operator orders of it finds its way.
+const SUCCEEDED: Duration = Duration::from_secs(3);
 /// How far two clocks may differ before it is worth a word: lifetimes are judged by them.
 const CLOCKS: Duration = Duration::from_secs(5);
-
-/// Why following a control plane ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Ended {
-    #[error("{0}")]
-    Unreachable(ConnectError),
-    #[error("the control plane ended the stream")]
-    Closed,
-    #[error("the connection broke: {}", .0.message())]
-    Broken(Status),
-    #[error("no heartbeat in time")]
-    Silent,
-    #[error("the control plane does not follow the protocol: {0}")]
-    Protocol(#[from] Violation),
-    #[error("{message}")]
-    Goodbye { within: Duration, message: String },
-    #[error("another process of this node serves now")]
-    HandedOver,
-    #[error("another process follows as this node: {0}")]
-    Superseded(String),
-    #[error("this node is to run once more what it has crashed with")]
-    Again,
-    #[error("told to wait: {reason}")]
-    Held { wait: Duration, reason: String },
-}
-
-impl Ended {
-    /// Whether it belongs to the life of a cluster.
-    pub(super) const fn is_expected(&self) -> bool {
-        matches!(
-            self,
-            Self::Goodbye { .. } | Self::HandedOver | Self::Again | Self::Held { .. }
-        )
-    }
-}
 
 /// What the stream gives.
 type Received = Result<Option<ControlMessage>, Status>;
@@ -91,6 +60,10 @@ struct Following<'a> {
     /// What was counted by the last report.
     figures: Figures,
     receiver: Receiver,
+    /// Whether nothing is taken that a successor would not know of.
+    rests: bool,
+    /// Until when at most this stream stays, once there is a successor.
+    leaves: Option<Instant>,
     heartbeat: Duration,
     status: Duration,
     /// Whether the clocks are apart.
@@ -124,6 +97,8 @@ pub(super) async fn follow(
         ),
         late: VecDeque::new(),
         receiver: Receiver::default(),
+        rests: *phase.borrow() == Phase::Resting,
+        leaves: None,
         heartbeat: Duration::from_secs(10),
         status: Duration::from_secs(10),
         clocks: Trouble::default(),
@@ -158,21 +133,32 @@ pub(super) async fn follow(
                 Ok(())
             }
             // What is coming in may be the mend.
-            () = until(following.applier.again()), if !following.receiver.is_receiving() => {
+            () = until(following.applier.again()), if !following.receiver.is_receiving() && !following.rests => {
                 // Another Hello tells the control plane.
                 let again = following.applier.asks_again() || following.applier.run_again().await;
                 if again { Err(Ended::Again) } else { Ok(()) }
             }
             asked = gateway.questions.next() => following.asking.ask(asked),
             () = following.applier.persisted() => following.report(*phase.borrow()),
-            changed = phase.changed() => match changed {
-                Ok(()) if *phase.borrow() == Phase::HandedOver => Err(Ended::HandedOver),
-                Ok(()) => following.report(*phase.borrow()),
-                Err(_) => std::future::pending().await,
-            },
+            Ok(()) = phase.changed() => {
+                let now = *phase.borrow_and_update();
+                if following.rests && now == Phase::HandedOver {
+                    following.leaves = Some(Instant::now() + SUCCEEDED);
+                    super::leave(following.applier, gateway);
+                    Ok(())
+                } else {
+                    following.rests = now == Phase::Resting;
+                    following.turn(now)
+                }
+            }
+            () = until(following.leaves) => Err(Ended::HandedOver),
             () = tokio::time::sleep_until(silent) => Err(Ended::Silent),
         };
         if let Err(ended) = outcome {
+            let ended = match ended {
+                Ended::Superseded(_) if following.leaves.is_some() => Ended::HandedOver,
+                ended => ended,
+            };
             if matches!(ended, Ended::HandedOver) {
                 following.close(&mut incoming).await;
             }
@@ -195,12 +181,37 @@ pub(super) async fn until(instant: Option<Instant>) {
 }
 
 impl Following<'_> {
+    /// Does what the process is to do `now`.
+    fn turn(&mut self, now: Phase) -> Result<(), Ended> {
+        match now {
+            Phase::HandedOver => Err(Ended::HandedOver),
+            Phase::Resting => {
+                let holds = self.applier.holds();
+                self.gateway.holds.send_replace(Some(holds));
+                Ok(())
+            }
+            // What was not taken meanwhile comes with another stream.
+            Phase::Serving => Err(Ended::Turned),
+            Phase::Draining | Phase::Stopped => self.report(now),
+        }
+    }
+
+    /// Takes what the control plane says; while this process rests, nothing that would change what it holds.
     async fn receive(
         &mut self,
         message: ControlMessage,
         incoming: &mut Streaming<ControlMessage>,
     ) -> Result<(), Ended> {
         match message.kind {
+            Some(Kind::SessionKeys(_)) if self.rests => {}
+            Some(Kind::Commit(commit)) if self.rests => {
+                let update = self.receiver.commit(&commit)?;
+                // What ends sessions holds at once, all the same: its successor is told of that up to then.
+                if self.leaves.is_none() {
+                    self.asking.hear(&update);
+                }
+            }
+            Some(Kind::Revoke(_)) if self.leaves.is_some() => {}
             Some(Kind::Welcome(welcome)) => {
                 self.gateway.contact.connects(true, monotonic());
                 self.gateway.contact.hears(monotonic());
@@ -443,7 +454,7 @@ impl Following<'_> {
             running: Some((&self.applier.running()).into()),
             wall_clock_ms: UnixTime::now().as_millis(),
             persisted: self.applier.is_persisted(),
-            draining: phase != Phase::Serving,
+            draining: phase != Phase::Serving && !self.rests,
             requests: figures.requests,
             failed: figures.failed,
             left: Some(figures.left),

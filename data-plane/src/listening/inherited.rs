@@ -14,8 +14,14 @@ pub(crate) const SUCCESSION: &str = "succession";
 /// What a successor says.
 pub(crate) const READY: &[u8] = b"ready";
 
+/// What it says before that, until it is given what the process before it runs.
+pub(crate) const ASKS: &[u8] = b"asks";
+
 /// What a successor is told if balancers are to send no traffic here, since an operator said so.
 pub(crate) const WITHDRAWN: &[u8] = b"withdrawn";
+
+/// What a successor is told that is given what runs, when it asks.
+pub(crate) const GIVES: &[u8] = b"gives";
 
 /// What the name of a socket ends with that the process before this one has bound itself: where it is to listen its settings say.
 const OWN: &str = "@own";
@@ -56,6 +62,17 @@ pub enum InheritError {
 pub struct Inherited {
     sockets: Vec<(String, Socket)>,
     predecessor: Option<UnixDatagram>,
+    /// Whether that gives what it runs. One of an earlier version does not.
+    gives: bool,
+}
+
+/// The process before this one.
+#[derive(Debug)]
+pub(crate) struct Predecessor {
+    /// The way to it.
+    pub(crate) words: UnixDatagram,
+    /// Whether it gives what it runs.
+    pub(crate) gives: bool,
 }
 
 impl Inherited {
@@ -91,20 +108,30 @@ impl Inherited {
         self.predecessor.is_some()
     }
 
-    /// Whether an operator has told the process before this one that balancers are to send no traffic here. One of an earlier
-    /// version does not pass that on.
-    pub(crate) fn is_withdrawn(&self) -> io::Result<bool> {
+    /// Hears what the process before this one said as it started this one: whether an operator has told it that balancers are to
+    /// send no traffic here, above all. To be called once.
+    pub(crate) fn is_withdrawn(&mut self) -> io::Result<bool> {
         let Some(predecessor) = &self.predecessor else {
             return Ok(false);
         };
+        let mut withdrawn = false;
         let mut said = [0; 16];
         predecessor.set_nonblocking(true)?;
-        let heard = predecessor.recv(&mut said);
+        let ended = loop {
+            match predecessor.recv(&mut said) {
+                Ok(count) => match said.get(..count) {
+                    Some(WITHDRAWN) => withdrawn = true,
+                    Some(GIVES) => self.gives = true,
+                    _ => {}
+                },
+                Err(error) => break error,
+            }
+        };
         predecessor.set_nonblocking(false)?;
-        match heard {
-            Ok(count) => Ok(said.get(..count) == Some(WITHDRAWN)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
+        if ended.kind() == io::ErrorKind::WouldBlock {
+            Ok(withdrawn)
+        } else {
+            Err(ended)
         }
     }
 
@@ -145,7 +172,7 @@ impl Inherited {
     }
 
     /// Closes what no listener is to be at any more. Fails if another socket is left: clients would wait at it for ever.
-    pub(crate) fn finish(self) -> Result<Option<UnixDatagram>, InheritError> {
+    pub(crate) fn finish(self) -> Result<Option<Predecessor>, InheritError> {
         let left = self.sockets.into_iter().find_map(|(name, socket)| {
             if let Some(name) = name.strip_suffix(OWN) {
                 let address = place(&socket);
@@ -155,10 +182,12 @@ impl Inherited {
             let address = place(&socket)?;
             Some(InheritError::Unasked { name, address })
         });
-        match left {
-            Some(error) => Err(error),
-            None => Ok(self.predecessor),
+        if let Some(error) = left {
+            return Err(error);
         }
+        let gives = self.gives;
+        let words = self.predecessor;
+        Ok(words.map(|words| Predecessor { words, gives }))
     }
 }
 
@@ -222,6 +251,7 @@ mod tests {
                 ("wardgate.socket".to_owned(), third),
             ],
             predecessor: None,
+            gives: false,
         };
         assert_eq!(inherited.take("status", other, Type::DGRAM).1.len(), 0);
         assert_eq!(inherited.take("status", other, Type::STREAM).1.len(), 1);
@@ -253,6 +283,7 @@ mod tests {
             let mut inherited = Inherited {
                 sockets: passed_on.collect(),
                 predecessor: Some(UnixDatagram::pair().unwrap().0),
+                gives: false,
             };
             let elsewhere = {
                 let free = listener();
@@ -279,14 +310,23 @@ mod tests {
 
     #[test]
     fn a_successor_knows_whether_the_node_was_told_to_drain() {
-        for (said, expected) in [(None, false), (Some(WITHDRAWN), true), (Some(READY), false)] {
+        for (said, withdrawn, gives) in [
+            (&[][..], false, false),
+            (&[WITHDRAWN], true, false),
+            (&[WITHDRAWN, GIVES], true, true),
+            (&[GIVES], false, true),
+            (&[READY], false, false),
+        ] {
             let (before, predecessor) = UnixDatagram::pair().unwrap();
-            said.map(|said| before.send(said).unwrap());
-            let inherited = Inherited {
-                sockets: Vec::new(),
+            for word in said {
+                before.send(word).unwrap();
+            }
+            let mut inherited = Inherited {
                 predecessor: Some(predecessor),
+                ..Inherited::default()
             };
-            assert_eq!(inherited.is_withdrawn().unwrap(), expected, "{said:?}");
+            assert_eq!(inherited.is_withdrawn().unwrap(), withdrawn, "{said:?}");
+            assert_eq!(inherited.gives, gives, "{said:?}");
         }
         assert!(!Inherited::default().is_withdrawn().unwrap());
     }

@@ -103,7 +103,11 @@ fn a_damaged_file_is_passed_over_and_written_anew() {
     }
     bad.push(vec![0; OVERHEAD + MOST * LENGTH + 1]);
     bad.push(sealing(7).seal(MAGIC, vec![0; LENGTH + 1]).unwrap());
-    bad.push(sealing(8).seal(MAGIC, encode(&ById::new())).unwrap());
+    bad.push(
+        sealing(8)
+            .seal(MAGIC, encode(ById::new().values()))
+            .unwrap(),
+    );
     for bytes in bad {
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(open(root.path()).all(), [], "{} bytes", bytes.len());

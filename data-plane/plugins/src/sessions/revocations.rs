@@ -89,6 +89,11 @@ impl Revocations {
         self.known.load().get(&name).map_or(0, |found| found.before)
     }
 
+    /// All that is known.
+    pub fn all(&self) -> Vec<Revocation> {
+        self.known.load().values().copied().collect()
+    }
+
     /// Takes over what the control plane distributes, whatever the clock says here: it knows those of others as well.
     pub fn add(&self, revocations: impl IntoIterator<Item = Revocation>, now: UnixTime) {
         self.change(revocations, now, usize::MAX);

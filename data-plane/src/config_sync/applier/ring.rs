@@ -21,6 +21,8 @@ struct Ring {
     /// Where that stands.
     at: Position,
     keys: Vec<Record>,
+    /// As it came.
+    came: SessionKeys,
 }
 
 /// What requests run by, where that is not what came.
@@ -32,6 +34,11 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// The keys as they came.
+    pub(super) fn came(&self) -> &SessionKeys {
+        &self.ring.came
+    }
+
     /// The same keys in `snapshot`; none if that has newer ones, or is of another store.
     pub(super) fn within(&self, snapshot: &Snapshot) -> Option<Self> {
         Ring::within(&self.ring, snapshot)
@@ -65,7 +72,8 @@ impl Ring {
         let keys: Option<Vec<Record>> = keys.collect();
         let keys = keys.filter(|keys| !keys.is_empty());
         let keys = keys.ok_or("it holds no keys, or others")?;
-        Ok(Self { at, keys })
+        let came = told.clone();
+        Ok(Self { at, keys, came })
     }
 
     /// These keys in `snapshot`; none if that has newer ones, or is of another store.

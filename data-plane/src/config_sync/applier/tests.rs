@@ -367,10 +367,19 @@ async fn a_process_that_begins_heeds_what_was_said_of_targets_within_the_minute(
     let compiled = crate::compile::compile(&first).unwrap();
     let (live, balancers) = (Live::default(), Arc::default());
     live.store(Some(Arc::new(compiled)));
-    let kept = Kept {
-        snapshot: first,
-        vouched: Some(vouched),
-    };
-    let _applier = begin(&live, &balancers, Some(kept));
-    assert_eq!(ill(&live, &balancers), [Uuid::from_u128(1)]);
+    for on_disk in [true, false] {
+        let kept = Kept {
+            snapshot: first.clone(),
+            vouched: Some(vouched.clone()),
+            on_disk,
+        };
+        let applier = begin(&live, &balancers, Some(kept));
+        assert_eq!(ill(&live, &balancers), [Uuid::from_u128(1)]);
+        // What that has given is written once it is gone.
+        assert_eq!(applier.is_persisted(), on_disk);
+        applier.persist();
+        let mut saved = applier.saved();
+        let written = saved.wait_for(|saved| *saved == first.position);
+        assert!(written.await.is_ok());
+    }
 }

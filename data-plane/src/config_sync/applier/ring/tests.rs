@@ -106,8 +106,14 @@ async fn keys_that_come_beside_an_update_hold_until_one_brings_newer_ones() {
 
     // The first is revoked, and another takes its place.
     let digests = applier.digests();
-    applier.take_keys(&told((3, 9), &[key(2)])).await;
+    let beside = told((3, 9), &[key(2)]);
+    applier.take_keys(&beside).await;
     assert_eq!(ring(), [2]);
+    // A process that takes the place of this one is to know of both.
+    let holds = applier.holds();
+    let (kept, _) = holds.kept.unwrap();
+    assert_eq!(kept.position, first.position);
+    assert_eq!(SessionKeys::decode(holds.keys.as_slice()), Ok(beside));
     assert_eq!(
         (applier.running(), applier.digests()),
         (first.position, digests)
@@ -179,7 +185,8 @@ fn keys_are_newer_by_when_they_are_of() {
         let mut at = Snapshot::new(generation, Revision(revision), Vec::new()).position;
         at.urgent = Revision(urgent);
         let keys = Vec::new();
-        Ring { at, keys }
+        let came = SessionKeys::default();
+        Ring { at, keys, came }
     };
     // Of a node that is kept at an earlier revision.
     let kept = ring(3, 5, 9);

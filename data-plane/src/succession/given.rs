@@ -1,0 +1,345 @@
+//! What a process gives to the one that takes its place: what it runs, which sessions are over, and what an operator has told
+//! it since it started that one. It lies on no disk, so that none has to be written to.
+
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use shared::clock::{UnixTime, monotonic};
+use shared::entity::Revocation;
+use shared::signature::Verifier;
+use shared::snapshot::Snapshot;
+
+use crate::balancer::marks;
+use crate::compile::CompiledSnapshot;
+use crate::config_sync::Holds;
+use crate::core::Node;
+use crate::last_good::{self, Kept, LastGood};
+use crate::listening::inherited::{ASKS, Predecessor};
+use crate::unstored;
+
+/// What it begins with: name and format.
+const MAGIC: &[u8; 8] = b"WARDHO\0\x01";
+
+/// Bytes of one datagram that is sent: systems may have little room for what a socket sends (`net.core.wmem_default`).
+const PIECE: usize = 16 * 1024;
+
+/// Bytes of the longest that is taken.
+const LONGEST: usize = 64 * 1024;
+
+/// How often it is asked for, and looked whether the other process is still there; and for how long it is: a commit that is
+/// under way there comes to its end first.
+const AGAIN: Duration = Duration::from_secs(1);
+const ASKED: Duration = Duration::from_mins(1);
+
+/// How long the next piece may take.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// What is given.
+#[derive(Default, PartialEq)]
+pub(crate) struct Given {
+    /// Whether balancers are to send no traffic here, if an operator has said something else of that since.
+    pub(crate) withdrawn: Option<bool>,
+    /// For how long no control plane has been heard, in milliseconds.
+    pub(crate) silence: u64,
+    /// Whether anything runs.
+    pub(crate) runs: bool,
+    /// What is over before its time.
+    pub(crate) revocations: Vec<Revocation>,
+    /// What of that no control plane has stored yet.
+    pub(crate) unstored: Vec<Revocation>,
+    /// Session keys that came beside an update, as they came; empty without such.
+    pub(crate) keys: Vec<u8>,
+    /// What runs, as [`last_good::encode`] tells it; empty if nobody has vouched for it.
+    pub(crate) kept: Vec<u8>,
+}
+
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Given").finish_non_exhaustive()
+    }
+}
+
+impl Given {
+    /// What this process, `node`, knows, and what it `holds`; of `withdrawn` its successor knows.
+    pub(crate) fn of(node: &Node, holds: Option<&Holds>, withdrawn: bool) -> io::Result<Self> {
+        let kept = holds.and_then(|holds| holds.kept.as_ref());
+        let kept = kept.map(|(snapshot, vouched)| last_good::encode(snapshot, vouched));
+        let now = node.withdrawn.load(Ordering::Relaxed);
+        Ok(Self {
+            withdrawn: (now != withdrawn).then_some(now),
+            silence: u64::try_from(node.contact.silence(monotonic()).as_millis())
+                .unwrap_or(u64::MAX),
+            runs: node.live.load().is_some(),
+            revocations: node.revocations.all(),
+            unstored: node.unstored.all(),
+            keys: holds.map(|holds| holds.keys.clone()).unwrap_or_default(),
+            kept: kept.transpose()?.unwrap_or_default(),
+        })
+    }
+
+    /// Has this process, `node`, run what the one before it does, if that is something else than what is `running`, and know what
+    /// that knew.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be run, or nobody whom `verifier` believes has vouched for it.
+    pub(crate) fn take(
+        &self,
+        running: &mut Option<Kept>,
+        (node, last_good, verifier): (&Node, &LastGood, &Verifier),
+        compile: impl Fn(&Snapshot) -> Result<CompiledSnapshot, String>,
+    ) -> Result<(), String> {
+        let silence = Duration::from_millis(self.silence);
+        node.contact.goes_on_from(silence, monotonic());
+        let is_there = !self.runs || running.is_some();
+        if self.kept.is_empty() && !is_there {
+            return Err("it is of the first format, and not on the disk any more".to_owned());
+        }
+        if !self.kept.is_empty() {
+            let given = Kept::given(&self.kept, verifier)?;
+            let position = given.snapshot.position;
+            let runs = |running: &Kept| running.snapshot.position == position;
+            if !running.as_ref().is_some_and(runs) {
+                let compiled = compile(&given.snapshot)?;
+                compiled.alarm(node.live.load().as_deref());
+                node.live.store(Some(Arc::new(compiled)));
+                last_good.marker.starts(given.snapshot.configuration());
+                tracing::info!(revision = %position.revision, "going on with what the process before this one runs");
+                *running = Some(given);
+            }
+        }
+        self.tell(node);
+        Ok(())
+    }
+
+    /// Has `node` know what the process before it knew.
+    pub(crate) fn tell(&self, node: &Node) {
+        let now = UnixTime::now();
+        node.revocations.add(self.revocations.iter().copied(), now);
+        node.unstored.take_over(&self.unstored, now);
+        if let Some(live) = node.live.load().as_ref() {
+            marks::heed(live.balancers(&node.balancers), &self.revocations, now);
+        }
+        if let Some(withdrawn) = self.withdrawn {
+            node.withdrawn.store(withdrawn, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let revocations = unstored::encode(self.revocations.iter());
+        let unstored = unstored::encode(self.unstored.iter());
+        let mut bytes = MAGIC.to_vec();
+        bytes.push(self.withdrawn.map_or(2, u8::from));
+        bytes.push(u8::from(self.runs));
+        bytes.extend(self.silence.to_be_bytes());
+        for part in [&revocations, &unstored, &self.keys, &self.kept] {
+            let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
+            bytes.extend(length.to_be_bytes());
+            bytes.extend(part);
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (withdrawn, rest) = bytes.strip_prefix(MAGIC)?.split_first()?;
+        let (runs, rest) = rest.split_first()?;
+        let (silence, mut rest) = rest.split_first_chunk()?;
+        let mut part = || {
+            let (length, behind) = rest.split_first_chunk()?;
+            let length = usize::try_from(u64::from_be_bytes(*length)).ok()?;
+            let (part, behind) = behind.split_at_checked(length)?;
+            rest = behind;
+            Some(part)
+        };
+        let all = |part: &[u8]| Some(unstored::decode(part)?.into_values().collect());
+        let given = Self {
+            withdrawn: [Some(false), Some(true), None]
+                .get(usize::from(*withdrawn))
+                .copied()?,
+            silence: u64::from_be_bytes(*silence),
+            runs: *runs != 0,
+            revocations: all(part()?)?,
+            unstored: all(part()?)?,
+            keys: part()?.to_vec(),
+            kept: part()?.to_vec(),
+        };
+        rest.is_empty().then_some(given)
+    }
+}
+
+/// Sends `bytes`, which the other process [`receive`]s.
+pub(crate) async fn send(words: &tokio::net::UnixDatagram, bytes: &[u8]) -> io::Result<()> {
+    let length = u64::try_from(bytes.len()).map_err(io::Error::other)?;
+    words.send(&length.to_be_bytes()).await?;
+    for piece in bytes.chunks(PIECE) {
+        words.send(piece).await?;
+    }
+    Ok(())
+}
+
+/// What the process at the other end gives, which has `patience` to begin; none if it is gone.
+///
+/// # Errors
+///
+/// It is there, and does not give it.
+pub(crate) fn receive(words: &UnixDatagram, patience: Duration) -> io::Result<Option<Given>> {
+    let end = monotonic() + patience;
+    words.set_write_timeout(Some(AGAIN))?;
+    words.set_read_timeout(Some(AGAIN))?;
+    let mut length = [0; 8];
+    loop {
+        if is_gone(words)? {
+            return Ok(None);
+        }
+        match hear(words, &mut length) {
+            Ok(8) => break,
+            Ok(_) => return Err(io::Error::other("it is told in an unknown way")),
+            Err(error) if is_silence(&error) && monotonic() < end => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let length = usize::try_from(u64::from_be_bytes(length)).map_err(io::Error::other)?;
+    words.set_read_timeout(Some(PAUSE))?;
+    let (mut bytes, mut piece) = (Vec::new(), vec![0; LONGEST]);
+    while bytes.len() < length {
+        match hear(words, &mut piece) {
+            Ok(count) => bytes.extend(piece.get(..count).unwrap_or_default()),
+            Err(_) if is_gone(words)? => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    let given = Given::decode(&bytes);
+    given
+        .map(Some)
+        .ok_or_else(|| io::Error::other("it is told in an unknown way"))
+}
+
+/// Asks the process before this one for what it runs, if there is one that gives it; none if that is gone: this one goes on with
+/// what it has.
+///
+/// # Errors
+///
+/// It is there, and does not tell.
+pub(crate) fn ask(predecessor: Option<&Predecessor>) -> io::Result<Option<Given>> {
+    let asked = predecessor.filter(|predecessor| predecessor.gives);
+    asked.map_or(Ok(None), |asked| receive(&asked.words, ASKED))
+}
+
+/// The next piece. A signal in between changes nothing: a wait with a limit is not gone on with by itself.
+fn hear(words: &UnixDatagram, piece: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match words.recv(piece) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            heard => return heard,
+        }
+    }
+}
+
+/// Asks the other process once more; whether it is gone.
+fn is_gone(words: &UnixDatagram) -> io::Result<bool> {
+    match words.send(ASKS) {
+        Ok(_) => Ok(false),
+        // It has been asked often enough.
+        Err(error) if is_silence(&error) || error.kind() == ErrorKind::Interrupted => Ok(false),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::ConnectionRefused
+                    | ErrorKind::ConnectionReset
+                    | ErrorKind::NotConnected
+                    | ErrorKind::BrokenPipe
+            ) =>
+        {
+            Ok(true)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether nothing has happened within a time limit.
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn given(size: usize) -> Given {
+        let revocation = |id: u128| Revocation {
+            id: Uuid::from_u128(id),
+            before: Revocation::FOR_GOOD,
+            expires_at: 9,
+        };
+        Given {
+            withdrawn: Some(true),
+            silence: 70_000,
+            runs: true,
+            revocations: (0..7).map(revocation).collect(),
+            unstored: vec![revocation(3)],
+            keys: vec![4; 100],
+            kept: vec![5; size],
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_not_taken() {
+        for given in [given(10), Given::default()] {
+            let bytes = given.encode();
+            assert_eq!(Given::decode(&bytes), Some(given));
+            for length in 0..bytes.len() {
+                assert_eq!(Given::decode(&bytes[..length]), None, "{length}");
+            }
+            assert_eq!(Given::decode(&[&bytes[..], b"x"].concat()), None);
+        }
+    }
+
+    #[test]
+    fn who_asks_is_given_all_of_it_however_long_it_is() {
+        for size in [0, 3 * PIECE, 3 * 1024 * 1024] {
+            let (before, after) = UnixDatagram::pair().unwrap();
+            let asking = std::thread::spawn(move || receive(&after, ASKED));
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                before.set_nonblocking(true).unwrap();
+                let before = tokio::net::UnixDatagram::from_std(before).unwrap();
+                let mut said = [0; 16];
+                let count = before.recv(&mut said).await.unwrap();
+                assert_eq!(&said[..count], ASKS);
+                send(&before, &given(size).encode()).await.unwrap();
+            });
+            assert_eq!(asking.join().unwrap().unwrap(), Some(given(size)));
+        }
+    }
+
+    #[test]
+    fn only_a_process_that_is_gone_is_done_without() {
+        let (before, after) = UnixDatagram::pair().unwrap();
+        drop(before);
+        assert_eq!(receive(&after, ASKED).unwrap(), None);
+        for said in [&[&b"what"[..]][..], &[&3_u64.to_be_bytes(), b"abc"]] {
+            let (before, after) = UnixDatagram::pair().unwrap();
+            for word in said {
+                before.send(word).unwrap();
+            }
+            assert!(receive(&after, ASKED).is_err(), "{said:?}");
+        }
+        // It ends in the middle of it.
+        let (before, after) = UnixDatagram::pair().unwrap();
+        before.send(&9_u64.to_be_bytes()).unwrap();
+        after.set_nonblocking(false).unwrap();
+        let asking = std::thread::spawn(move || receive(&after, ASKED));
+        let mut said = [0; 16];
+        before.recv(&mut said).unwrap();
+        drop(before);
+        assert_eq!(asking.join().unwrap().unwrap(), None);
+    }
+}
