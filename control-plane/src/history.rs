@@ -83,6 +83,9 @@ pub enum HistoryFault {
     /// The version that wrote this revision kept no history.
     #[error("revision {0} was written before there was a history")]
     TooOld(Revision),
+    /// The store does not answer now.
+    #[error("{0}")]
+    Unreachable(String),
     /// The store's trouble.
     #[error("reading revision {revision}: {what}")]
     Unreadable {

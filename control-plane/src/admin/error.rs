@@ -93,6 +93,8 @@ pub(super) enum Refusal {
     Behind(Revision),
     /// The store takes no writes.
     ReadOnly(String),
+    /// The store does not answer, and what is asked is only there.
+    Silent(String),
     /// The configuration would be larger than it may be.
     NoCapacity(String),
     /// A bug.
@@ -227,7 +229,9 @@ impl Refusal {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many writes wait for the store; send the request again in a moment",
             ),
-            Self::ReadOnly(message) => plain(StatusCode::SERVICE_UNAVAILABLE, &message),
+            Self::ReadOnly(message) | Self::Silent(message) => {
+                plain(StatusCode::SERVICE_UNAVAILABLE, &message)
+            }
             Self::NoCapacity(message) => plain(StatusCode::PAYLOAD_TOO_LARGE, &message),
             Self::Unexpected => plain(
                 StatusCode::INTERNAL_SERVER_ERROR,

@@ -111,6 +111,10 @@ impl From<HistoryFault> for Refusal {
     fn from(fault: HistoryFault) -> Self {
         match fault {
             HistoryFault::TooOld(_) => Self::NotFound,
+            HistoryFault::Unreachable(reason) => {
+                tracing::warn!(reason, "history not read");
+                Self::Silent(reason)
+            }
             HistoryFault::Unreadable { .. } => {
                 tracing::error!(%fault, "history not read");
                 Self::Unexpected
@@ -343,5 +347,22 @@ pub(super) fn foreseen(config: &Config, difference: &Difference) -> Answer {
     Answer {
         revision: Some(config.revision()),
         ..Answer::ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_past_that_is_out_of_reach_is_told_from_one_that_is_damaged() {
+        let status = |fault| Refusal::from(fault).answer().status;
+        let unreachable = HistoryFault::Unreachable("etcd cannot be reached".to_owned());
+        assert_eq!(status(unreachable), StatusCode::SERVICE_UNAVAILABLE);
+        let damaged = HistoryFault::Unreadable {
+            revision: Revision(3),
+            what: "it is not as written".to_owned(),
+        };
+        assert_eq!(status(damaged), StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

@@ -213,9 +213,12 @@ pub(super) fn part_name(name: &str, number: usize) -> String {
 
 impl History for Shelf {
     fn entry(&self, revision: Revision) -> Result<Option<Entry>, HistoryFault> {
-        let unreadable = |error: EtcdError| HistoryFault::Unreadable {
-            revision,
-            what: error.to_string(),
+        let unreadable = |error: EtcdError| {
+            let what = error.to_string();
+            match error {
+                EtcdError::Unreachable(_) => HistoryFault::Unreachable(what),
+                _ => HistoryFault::Unreadable { revision, what },
+            }
         };
         let name = log(revision.0);
         let Some(found) = self.client.get(&name).map_err(unreadable)? else {

@@ -14,7 +14,7 @@ use shared::snapshot::Revision;
 
 use super::{Subject, commit, put, username};
 use crate::config::Config;
-use crate::history::Entry;
+use crate::history::{Entry, HistoryFault};
 use crate::publisher::{Journal, JournalFault, Newer};
 use crate::store::etcd::{Board, Claimed, Claims, EtcdSettings, EtcdStore, Post, Server};
 use crate::store::{SecretsKey, StoreError, generation_after};
@@ -206,6 +206,20 @@ fn of_two_that_write_at_once_one_is_told_to_look_first() {
     };
     ours.apply(change, *revision);
     assert_eq!(super::content(&ours), super::content(&theirs));
+}
+
+#[test]
+fn a_past_that_is_out_of_reach_is_not_taken_for_damaged() {
+    let Some(mut subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut store, mut config) = subject.opened();
+    commit(&mut store, &mut config, &put(1, "first")).unwrap();
+    let history = store.history();
+    assert!(history.entry(Revision(1)).unwrap().is_some());
+    subject.kill();
+    let fault = history.entry(Revision(1)).unwrap_err();
+    assert!(matches!(fault, HistoryFault::Unreachable(_)), "{fault}");
 }
 
 #[test]
