@@ -27,7 +27,7 @@ use rustls::ServerConfig;
 use shared::machine::descriptors;
 use shared::telemetry::chain;
 use shared::tls::{Identity, TlsError, provider};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
@@ -51,6 +51,14 @@ const LEAST_SHARE: usize = 16;
 /// How many that have just come are served at once; others wait to be accepted. Else many that come in one moment would be over
 /// their address's share before one of them is answered, and so would be whoever wants to see what is going on.
 const FRESH: usize = 64;
+/// How many that are too many for their address are told so at once, and how long each has to read that.
+const TOLD: usize = 64;
+const READ: Duration = Duration::from_secs(1);
+/// What they are told.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n\
+    Content-Length: 61\r\nRetry-After: 1\r\nConnection: close\r\n\r\n\
+    {\"message\":\"too many connections of this address; try again\"}";
 /// How many times as long as it may be idle a client of HTTP/2 may take to answer a question, or to leave: over a slow way
 /// either comes to it behind what it was sent, 4 MiB in our system's buffer and 6 MiB in its own.
 const SPELLS: u32 = 10;
@@ -192,6 +200,7 @@ async fn accept(
     shares: &Shares,
     serving: &Serving,
 ) {
+    let telling = Arc::new(Semaphore::new(TOLD));
     while let Ok(place) = Arc::clone(places).acquire_owned().await
         && let Ok(turn) = Arc::clone(fresh).acquire_owned().await
     {
@@ -205,6 +214,15 @@ async fn accept(
         };
         let Some(share) = shares.take(address.ip()) else {
             tracing::debug!(%address, "a connection to the admin api is closed: that address has too many");
+            // Over TLS a handshake would cost more than an answer saves.
+            if serving.tls.is_none()
+                && let Ok(turn) = Arc::clone(&telling).try_acquire_owned()
+            {
+                tokio::spawn(async move {
+                    _ = tokio::time::timeout(READ, refuse(stream)).await;
+                    drop(turn);
+                });
+            }
             continue;
         };
         let serving = serving.clone();
@@ -220,6 +238,17 @@ async fn accept(
             }
         });
     }
+}
+
+/// Tells a client that its address has too many connections, once it asks for something: who has not asked yet may take the answer
+/// for nobody's (Go's `net/http`). What it sends is read until it leaves: closed with bytes unread, the
+/// connection would be reset, and the answer lost.
+async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.readable().await?;
+    stream.write_all(TOO_MANY).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 /// How long somebody who has just connected and speaks HTTP/2 is waited for when the process stops: the first request is on its

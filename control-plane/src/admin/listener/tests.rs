@@ -436,6 +436,32 @@ async fn what_a_client_that_has_gone_asked_to_read_is_not_worked_off() {
 }
 
 #[tokio::test]
+async fn who_is_one_too_many_of_an_address_is_told_so() {
+    let limits = Limits {
+        connections: 2 * u32::try_from(LEAST_SHARE).unwrap(),
+        ..Limits::default()
+    };
+    let (address, _stop, _) = start(limits).await;
+    let mut others = Vec::new();
+    for _ in 0..LEAST_SHARE {
+        others.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(REQUEST).await.unwrap();
+    let answer = rest(stream).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
+    assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
+    // Those that are there go on.
+    let mut stream = others.pop().unwrap();
+    stream.write_all(REQUEST).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
 async fn a_place_is_free_again_when_its_connection_ends() {
     let limits = Limits {
         connections: 1,
