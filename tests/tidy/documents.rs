@@ -6,9 +6,10 @@ use std::path::Path;
 
 use plugins::registry;
 
+use crate::files::files;
 use crate::root;
 
-/// The parameters of a plugin that are known and not acted on, as the README is to list them.
+/// The parameters of a plugin that are known and not acted on, as "Not yet" is to list them.
 fn not_yet(plugin: &registry::Definition) -> String {
     let fields = plugin.fields.fields.iter().filter(|field| field.not_yet);
     let names: Vec<String> = fields.map(|field| format!("`{}`", field.name)).collect();
@@ -16,15 +17,15 @@ fn not_yet(plugin: &registry::Definition) -> String {
 }
 
 #[test]
-fn the_readme_lists_every_parameter_that_is_not_honoured_yet() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let readme = readme.split_whitespace().collect::<Vec<_>>().join(" ");
+fn every_parameter_that_is_not_honoured_yet_is_listed() {
+    let text = fs::read_to_string(root().join("deploy/KONG.md")).unwrap();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for plugin in registry::definitions() {
         let expected = not_yet(plugin);
         if !expected.is_empty() {
             assert!(
-                readme.contains(&format!(": {expected}.")),
-                "README.md, \"Not yet\", is to have this list for {}:\n\n{expected}.\n",
+                text.contains(&format!(": {expected}.")),
+                "deploy/KONG.md, \"Not yet\", is to have this list for {}:\n\n{expected}.\n",
                 plugin.name
             );
         }
@@ -43,6 +44,21 @@ fn the_readme_tells_how_to_run_and_to_test() {
     for document in ["ARCHITECTURE.md", "CHANGELOG.md", "LICENSE"] {
         assert!(root().join(document).exists(), "{document}");
     }
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    let mut followed = 0;
+    for (path, text) in files(&[".md"]) {
+        let links = text.split("](").skip(1);
+        let links = links.filter_map(|rest| rest.split([')', '#']).next());
+        for link in links.filter(|link| !link.is_empty() && !link.contains(':')) {
+            let target = path.parent().unwrap().join(link);
+            assert!(target.exists(), "{link} in {}", path.display());
+            followed += 1;
+        }
+    }
+    assert!(followed > 10, "{followed} links");
 }
 
 #[test]
