@@ -129,8 +129,8 @@ pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
 /// may be repeated (RFC 9110 §9.2.2) and a body that is still at hand; it goes to another target, if
 /// there is one. A pooled connection that turns out to be dead costs no attempt. Attempts after a
 /// later failure are bounded for each server that fails or is asked next, but for those at targets, or addresses of a
-/// name, that had not failed the request, if it is answered in the end. So a server that is well is asked for all that others fail, and if none is, no request
-/// is tried at all of them.
+/// name, that had not failed the request, if it is answered in the end. So a server that is well is asked for all that
+/// others fail, and if none is, no request is tried at all of them.
 pub(crate) async fn send(
     core: &Core,
     outgoing: &mut Outgoing<'_>,

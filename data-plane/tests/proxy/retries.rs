@@ -44,21 +44,24 @@ fn answered(proxy: &Proxy, requests: usize) -> usize {
         .count()
 }
 
-#[test]
-fn after_an_outage_of_all_targets_one_that_is_well_again_answers_for_the_others() {
-    let servers = [(); 4].map(|()| server(("127.0.0.1", 0), true));
-    let targets: Vec<String> = servers
-        .iter()
-        .map(|(port, _)| format!("127.0.0.1:{port}"))
-        .collect();
+/// A node of one core before `N` targets, all of them ill.
+fn outage<const N: usize>() -> (Proxy, [Arc<AtomicBool>; N]) {
+    let servers = [(); N].map(|()| server(("127.0.0.1", 0), true));
+    let targets = servers.iter().map(|(port, _)| format!("127.0.0.1:{port}"));
+    let records = balanced(json!({}), &targets.collect::<Vec<_>>(), &json!({}));
     let settings = Settings {
         workers: 1,
         ..settings()
     };
-    let records = balanced(json!({}), &targets, &json!({}));
     let proxy = start_with(&settings, Limits::default(), records);
+    (proxy, servers.map(|(_, ill)| ill))
+}
+
+#[test]
+fn after_an_outage_of_all_targets_one_that_is_well_again_answers_for_the_others() {
+    let (proxy, ill) = outage::<4>();
     assert_eq!(answered(&proxy, 200), 0);
-    servers[3].1.store(false, Ordering::Relaxed);
+    ill[3].store(false, Ordering::Relaxed);
     // What it may be asked for others it has to earn first.
     assert!(answered(&proxy, 40) > 0);
     assert_eq!(answered(&proxy, 100), 100);
@@ -67,20 +70,10 @@ fn after_an_outage_of_all_targets_one_that_is_well_again_answers_for_the_others(
 
 #[test]
 fn two_of_eight_targets_that_are_well_answer_most_of_what_comes_at_once() {
-    let servers = [(); 8].map(|()| server(("127.0.0.1", 0), true));
-    let targets: Vec<String> = servers
-        .iter()
-        .map(|(port, _)| format!("127.0.0.1:{port}"))
-        .collect();
-    let settings = Settings {
-        workers: 1,
-        ..settings()
-    };
-    let records = balanced(json!({}), &targets, &json!({}));
-    let proxy = start_with(&settings, Limits::default(), records);
+    let (proxy, ill) = outage::<8>();
     assert_eq!(answered(&proxy, 300), 0);
     for at in [2, 6] {
-        servers[at].1.store(false, Ordering::Relaxed);
+        ill[at].store(false, Ordering::Relaxed);
     }
     // Six attempts may all go to servers that are ill.
     let all: usize = std::thread::scope(|scope| {

@@ -339,23 +339,27 @@ fn keys_that_were_replaced_serve_until_the_provider_knows_the_new_ones() {
     keys.add_jwk(&old);
     keys.replace_by_jwk(&new, gateway.host.now());
     gateway.host.equip(keys);
-    let mut sign_in = |known: &Value, seconds: u64, status: u16, calls: usize| {
+    let sign_in = |gateway: &mut Gateway, known: &Value, seconds, status, calls| {
         gateway.advance(seconds);
         gateway.provider.script.borrow_mut().client_key = Some(known.clone());
         let before = gateway.provider.called("/token");
-        let reply = Browser::default().sign_in(&mut gateway, "/api");
+        let reply = Browser::default().sign_in(gateway, "/api");
         assert_eq!(reply.status, status);
         assert_eq!(gateway.provider.called("/token") - before, calls);
     };
-    sign_in(&old_public, 0, 200, 2);
-    sign_in(&old_public, 0, 200, 1);
-    // It has read the new ones.
-    sign_in(&new_public, 0, 200, 2);
-    sign_in(&new_public, 0, 200, 1);
     let (_, strange) = client_key();
-    sign_in(&strange, 0, 502, 2);
-    // Those before do not serve for ever.
-    sign_in(&old_public, 48 * 3600, 502, 1);
+    for (known, seconds, status, calls) in [
+        (&old_public, 0, 200, 2),
+        (&old_public, 0, 200, 1),
+        // It has read the new ones.
+        (&new_public, 0, 200, 2),
+        (&new_public, 0, 200, 1),
+        (&strange, 0, 502, 2),
+        // Those before do not serve for ever.
+        (&old_public, 48 * 3600, 502, 1),
+    ] {
+        sign_in(&mut gateway, known, seconds, status, calls);
+    }
 
     // Two replacements while the provider reads none of the sets.
     let mut gateway = Gateway::new(config.clone());
@@ -372,12 +376,7 @@ fn keys_that_were_replaced_serve_until_the_provider_knows_the_new_ones() {
         // The oldest serve no more.
         (&old_public, 48 * 3600 - 60, 502, 2),
     ] {
-        gateway.advance(seconds);
-        gateway.provider.script.borrow_mut().client_key = Some(known.clone());
-        let before = gateway.provider.called("/token");
-        let reply = Browser::default().sign_in(&mut gateway, "/api");
-        assert_eq!(reply.status, status);
-        assert_eq!(gateway.provider.called("/token") - before, calls);
+        sign_in(&mut gateway, known, seconds, status, calls);
     }
 
     // Who checks the configuration is told.
