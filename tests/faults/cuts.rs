@@ -9,6 +9,7 @@ use http::Method;
 use serde_json::json;
 use shared::clock::monotonic;
 
+use crate::kills::consumers;
 use crate::mount::Image;
 use crate::number;
 
@@ -34,21 +35,6 @@ async fn write(url: String, writer: String, acknowledged: Names) {
         };
         assert_eq!(reply.status, 201, "{}", reply.text());
         acknowledged.lock().unwrap().insert(name);
-    }
-}
-
-/// All consumers that there are.
-async fn consumers(cluster: &Cluster) -> BTreeSet<String> {
-    let mut all = BTreeSet::new();
-    let mut next = "/consumers?size=1000".to_owned();
-    loop {
-        let page = cluster.read(&next).await;
-        let names = page["data"].as_array().unwrap().iter();
-        all.extend(names.map(|one| one["username"].as_str().unwrap().to_owned()));
-        let Some(path) = page["next"].as_str() else {
-            return all;
-        };
-        path.clone_into(&mut next);
     }
 }
 

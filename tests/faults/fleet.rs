@@ -344,8 +344,7 @@ impl Fleet {
     /// The hash of what all nodes run, once that is `revision`.
     async fn hash_at(&self, revision: u64) -> String {
         eventually("the control plane knows what all run", async || {
-            let rows = self.cluster.read("/clustering/data-planes?size=1000").await["data"].clone();
-            let rows = rows.as_array()?;
+            let rows = self.cluster.list("/clustering/data-planes").await;
             let first = rows.first()?["config_hash"].as_str()?.to_owned();
             let is_there = |row: &serde_json::Value| {
                 row["revision"].as_u64() == Some(revision) && row["config_hash"] == first.as_str()
@@ -484,8 +483,7 @@ async fn all_come_back(
     cluster.start_control_plane().await;
     loop {
         assert!(started.elapsed() < PATIENCE, "some do not come back");
-        let rows = cluster.read("/clustering/data-planes?size=1000").await["data"].clone();
-        let rows = rows.as_array().unwrap();
+        let rows = cluster.list("/clustering/data-planes").await;
         let back =
             |row: &&serde_json::Value| row["connected"] == true && row["progress"] == "current";
         if rows.iter().filter(back).count() == nodes {

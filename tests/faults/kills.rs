@@ -33,16 +33,10 @@ fn kill_at(call: &str, number: usize, paths: &[&Path]) -> Vec<String> {
 }
 
 /// The consumers that the control plane has.
-async fn consumers(cluster: &Cluster) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut path = Some("/consumers?size=1000".to_owned());
-    while let Some(next) = path {
-        let page = cluster.read(&next).await;
-        let names = page["data"].as_array().unwrap().iter();
-        found.extend(names.map(|consumer| consumer["username"].as_str().unwrap().to_owned()));
-        path = page["next"].as_str().map(str::to_owned);
-    }
-    found
+pub(crate) async fn consumers(cluster: &Cluster) -> BTreeSet<String> {
+    let all = cluster.list("/consumers").await;
+    let names = all.iter().map(|one| one["username"].as_str().unwrap());
+    names.map(str::to_owned).collect()
 }
 
 /// Writes to a control plane until it is gone, or has taken four; whether it is gone.

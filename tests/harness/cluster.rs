@@ -305,6 +305,27 @@ impl Cluster {
         self.admin.get(&url).await.json()
     }
 
+    /// All records of a list of the Admin API, page by page.
+    ///
+    /// # Panics
+    ///
+    /// If `path` is no list.
+    pub async fn list(&self, path: &str) -> Vec<Value> {
+        let mut all = Vec::new();
+        let mut next = format!("{path}?size=1000");
+        loop {
+            let mut page = self.read(&next).await;
+            let Value::Array(rows) = page["data"].take() else {
+                panic!("{path} is no list: {page}");
+            };
+            all.extend(rows);
+            let Some(path) = page["next"].as_str() else {
+                return all;
+            };
+            path.clone_into(&mut next);
+        }
+    }
+
     /// Creates a record and returns it.
     ///
     /// # Panics
@@ -342,9 +363,8 @@ impl Cluster {
         for node in &self.data_planes {
             let what = format!("{} runs revision {newest}", node.name);
             eventually(&what, async || {
-                let rows = self.read("/clustering/data-planes").await["data"].clone();
-                let mut rows = rows.as_array()?.iter();
-                let row = rows.find(|row| row["name"] == node.name.as_str())?;
+                let rows = self.list("/clustering/data-planes").await;
+                let row = rows.iter().find(|row| row["name"] == node.name.as_str())?;
                 let current = row["connected"] == true
                     && row["progress"] == "current"
                     && row["revision"].as_u64() >= newest.as_u64();
@@ -357,10 +377,9 @@ impl Cluster {
     /// Waits until every data plane also has on disk what it runs.
     pub async fn persisted(&self) {
         eventually("every node has its configuration on disk", async || {
-            let rows = self.read("/clustering/data-planes").await["data"].clone();
-            let mut rows = rows.as_array()?.iter();
-            let all = rows.all(|row| row["persisted"] == true && row["progress"] == "current");
-            all.then_some(())
+            let rows = self.list("/clustering/data-planes").await;
+            let is_there = |row: &Value| row["persisted"] == true && row["progress"] == "current";
+            rows.iter().all(is_there).then_some(())
         })
         .await;
     }
