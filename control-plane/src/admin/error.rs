@@ -91,10 +91,8 @@ pub(super) enum Refusal {
     Changed,
     /// What is known here is older than that.
     Behind(Revision),
-    /// The store takes no writes.
-    ReadOnly(String),
-    /// The store does not answer, and what is asked is only there.
-    Silent(String),
+    /// The store takes no writes, or does not answer where what is asked is only there.
+    Unavailable(String),
     /// The configuration would be larger than it may be.
     NoCapacity(String),
     /// A bug.
@@ -124,7 +122,7 @@ impl Refusal {
             return Self::NoCapacity(reason.clone());
         }
         tracing::error!(%fault, "write refused");
-        Self::ReadOnly(fault.to_string())
+        Self::Unavailable(fault.to_string())
     }
 
     #[expect(clippy::too_many_lines, reason = "a table")]
@@ -229,9 +227,7 @@ impl Refusal {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many writes wait for the store; send the request again in a moment",
             ),
-            Self::ReadOnly(message) | Self::Silent(message) => {
-                plain(StatusCode::SERVICE_UNAVAILABLE, &message)
-            }
+            Self::Unavailable(message) => plain(StatusCode::SERVICE_UNAVAILABLE, &message),
             Self::NoCapacity(message) => plain(StatusCode::PAYLOAD_TOO_LARGE, &message),
             Self::Unexpected => plain(
                 StatusCode::INTERNAL_SERVER_ERROR,

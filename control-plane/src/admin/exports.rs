@@ -101,5 +101,5 @@ const PIECE: usize = 64 * 1024;
 fn failed(error: &StoreError) -> Refusal {
     let why = chain(error);
     tracing::error!(error = %why, "store not exported");
-    Refusal::ReadOnly(format!("the store is not exported: {why}"))
+    Refusal::Unavailable(format!("the store is not exported: {why}"))
 }

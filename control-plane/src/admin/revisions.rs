@@ -113,7 +113,7 @@ impl From<HistoryFault> for Refusal {
             HistoryFault::TooOld(_) => Self::NotFound,
             HistoryFault::Unreachable(reason) => {
                 tracing::warn!(reason, "history not read");
-                Self::Silent(reason)
+                Self::Unavailable(reason)
             }
             HistoryFault::Unreadable { .. } => {
                 tracing::error!(%fault, "history not read");

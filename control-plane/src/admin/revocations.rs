@@ -69,7 +69,7 @@ impl Admin {
         let revoker = self.revoker.as_ref().ok_or(Refusal::NotFound)?;
         let status = StatusCode::NO_CONTENT;
         let kept = revoker.keep(origin.answered(status), asked).await;
-        let revision = kept.map_err(|refused| Refusal::ReadOnly(refused.to_string()))?;
+        let revision = kept.map_err(|refused| Refusal::Unavailable(refused.to_string()))?;
         Ok(Answer {
             revision: Some(revision),
             urgent: true,
