@@ -5,6 +5,7 @@
 pub mod amounts;
 pub mod authority;
 pub mod clock;
+pub mod digest;
 pub mod entity;
 pub mod error_form;
 pub mod expiry;

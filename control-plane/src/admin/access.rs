@@ -10,9 +10,9 @@ mod rules;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, Method};
 use serde_json::Value;
+use shared::digest::sha256;
 use shared::entity::{
     DEFAULT_WORKSPACE, Entity, RbacRole, RbacRoleEndpoint, RbacUser, RbacUserRole, definition,
     definition_at,
@@ -77,7 +77,7 @@ impl Caller {
 /// The hash that stands for a token in the store.
 pub(super) fn hash(token: &str) -> String {
     let domain = [b"wardgate admin token 1\0", token.as_bytes()].concat();
-    format!("sha256:{}", hexadecimal(digest(&SHA256, &domain).as_ref()))
+    format!("sha256:{}", hexadecimal(&sha256(&domain)))
 }
 
 impl Access {

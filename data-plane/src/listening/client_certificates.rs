@@ -2,7 +2,6 @@
 //! their users about it, and taken from whoever issued it: a token that is bound to it says whose it
 //! is, and the handshake proves that the client has its key.
 
-use aws_lc_rs::digest;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DistinguishedName, Error};
@@ -22,14 +21,6 @@ impl AnyIssuer {
             algorithms: provider().signature_verification_algorithms,
         }
     }
-}
-
-/// SHA-256 of a certificate.
-pub(crate) fn thumbprint(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
-    digest::digest(&digest::SHA256, certificate)
-        .as_ref()
-        .try_into()
-        .ok()
 }
 
 impl ClientCertVerifier for AnyIssuer {

@@ -2,8 +2,7 @@
 
 use plugins::exchange::TlsSession;
 use rustls::{CipherSuite, ProtocolVersion, ServerConnection};
-
-use crate::listening::client_certificates::thumbprint;
+use shared::digest::sha256;
 
 /// What is known of a client from its handshake.
 #[derive(Debug)]
@@ -24,7 +23,9 @@ impl Handshake {
         Self {
             server_name: connection.server_name().map(str::to_ascii_lowercase),
             asked,
-            certificate: certificates.and_then(<[_]>::first).and_then(thumbprint),
+            certificate: certificates
+                .and_then(<[_]>::first)
+                .map(|first| sha256(first)),
             session: session(connection),
         }
     }

@@ -1,6 +1,5 @@
 //! Certificates and keys in PEM.
 
-use aws_lc_rs::digest::{SHA256, digest as hash};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -8,6 +7,7 @@ use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
 
 use crate::clock::UnixTime;
+use crate::digest::sha256;
 use crate::hexadecimal::hexadecimal;
 
 /// What kind of key a certificate is for.
@@ -184,5 +184,5 @@ pub fn authority(cert: &str, now: UnixTime) -> Result<(), &'static str> {
 /// SHA-256 of the first certificate of `cert`, in hexadecimal digits.
 pub fn digest(cert: &str) -> Option<String> {
     let pem = first(cert)?;
-    Some(hexadecimal(hash(&SHA256, &pem.contents).as_ref()))
+    Some(hexadecimal(&sha256(&pem.contents)))
 }

@@ -3,7 +3,6 @@
 
 use std::sync::LazyLock;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +12,7 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
+use shared::digest::sha256;
 use shared::schema::FieldErrors;
 
 use crate::body::LARGEST;
@@ -278,7 +278,7 @@ async fn is_intact(exchange: &mut Exchange<'_>) -> bool {
     match exchange.request.headers.get(DIGEST) {
         None => body.is_empty(),
         Some(said) => {
-            let made = format!("SHA-256={}", STANDARD.encode(digest(&SHA256, &body)));
+            let made = format!("SHA-256={}", STANDARD.encode(sha256(&body)));
             said.as_bytes() == made.as_bytes()
         }
     }

@@ -5,6 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
+use shared::digest::sha256;
 use url::Url;
 
 use super::config::{ResponseMode, SigningAlgorithm};
@@ -12,7 +13,7 @@ use super::failure::Failure;
 use super::flow::{Arrival, Context, Pending};
 use super::page;
 use super::provider::Document;
-use super::rules::{Client, Rules, sha256};
+use super::rules::{Client, Rules};
 use super::token_endpoint::Endpoint;
 
 /// How long a signed request may be on its way, in seconds.

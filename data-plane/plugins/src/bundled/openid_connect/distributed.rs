@@ -11,11 +11,12 @@ use http::header::{ACCEPT, AUTHORIZATION};
 use http::{HeaderValue, Request, StatusCode};
 use serde_json::Value;
 use shared::clock::UnixTime;
+use shared::digest::sha256;
 use tracing::debug;
 
 use super::jws::{Claims, Jws};
 use super::provider::{self, Document};
-use super::rules::{Rules, provider_url, sha256};
+use super::rules::{Rules, provider_url};
 use super::verify::{PROVIDER_TOKEN, Verifier};
 use crate::expiring::Expiring;
 use crate::host::{FetchError, Host};

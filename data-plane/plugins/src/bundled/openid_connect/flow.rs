@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use shared::clock::UnixTime;
+use shared::digest::sha256;
 use url::Url;
 
 use super::assertion::Signer;
@@ -21,7 +22,7 @@ use super::authorization_response::{Accepted, accept, agree};
 use super::config::UnsignedMethod;
 use super::failure::Failure;
 use super::provider::Document;
-use super::rules::{Rules, sha256};
+use super::rules::Rules;
 use super::token_endpoint::Tokens;
 use super::under_way::Seed;
 use super::verify::{Expected, Refusal, Verifier};

@@ -28,11 +28,12 @@ use futures::channel::oneshot;
 use futures::future::select;
 use http::Method;
 use shared::clock::UnixTime;
+use shared::digest::sha256;
 
 use super::flow::Pending;
 use super::logout::{Origin, origin};
 use super::request;
-use super::rules::{Rules, sha256};
+use super::rules::Rules;
 use super::seal;
 use super::session::random_text;
 use super::session_store::Aside;

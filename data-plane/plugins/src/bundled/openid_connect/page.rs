@@ -144,5 +144,5 @@ pub(super) fn escaped(text: &str) -> String {
 /// SHA-256 of a script in the form of a content security policy.
 fn base64(script: &str) -> String {
     use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(super::rules::sha256(script.as_bytes()))
+    base64::engine::general_purpose::STANDARD.encode(shared::digest::sha256(script.as_bytes()))
 }

@@ -19,11 +19,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
+use shared::digest::sha256;
 use subtle::ConstantTimeEq;
 
 use super::failure::{Class, Failure};
 use super::flow::{Callback, Pending, SignedIn};
-use super::rules::{Rules, sha256};
+use super::rules::Rules;
 use super::single_flight::Flights;
 use super::token_endpoint::{PassedOn, Tokens};
 use super::told;

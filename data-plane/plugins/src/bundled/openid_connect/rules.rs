@@ -11,7 +11,6 @@ mod passed_on;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aws_lc_rs::digest;
 use http::{HeaderName, HeaderValue};
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
@@ -454,12 +453,4 @@ fn certificate(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Uuid>
         errors.add(&["tls_client_auth_cert_id"], "expected a valid UUID");
     }
     parsed
-}
-
-/// SHA-256, as an array.
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    digest::digest(&digest::SHA256, bytes)
-        .as_ref()
-        .try_into()
-        .expect("SHA-256 has 32 bytes")
 }

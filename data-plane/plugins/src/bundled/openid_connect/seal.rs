@@ -11,11 +11,11 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{self, HKDF_SHA256, Salt};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use shared::digest::sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::config::OpenidConnect;
-use super::rules::sha256;
 use crate::config::values::SecretText;
 use crate::sessions::session_keys::KeyRing;
 

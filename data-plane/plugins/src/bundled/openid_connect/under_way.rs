@@ -10,6 +10,7 @@ use std::borrow::Cow;
 
 use http::header::SET_COOKIE;
 use shared::clock::UnixTime;
+use shared::digest::sha256;
 use shared::hexadecimal::hexadecimal;
 use uuid::Uuid;
 
@@ -17,7 +18,7 @@ use super::cookie::{CHUNK, Jar};
 use super::failure::{Class, Failure};
 use super::flow::Pending;
 use super::mark;
-use super::rules::{Rules, sha256};
+use super::rules::Rules;
 use super::seal::{self, Binding, SealError, Sizes};
 use super::session;
 use crate::exchange::Exchange;

@@ -1,9 +1,9 @@
 //! What in a request makes another answer of it (RFC 9111 §4.1).
 
-use aws_lc_rs::digest::{SHA256, digest};
 use http::header::{ACCEPT_ENCODING, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
+use shared::digest::sha256;
 
 /// The encodings that a request takes, in one form: their order and their weights say nothing of who can read what,
 /// but for the weight that refuses one.
@@ -67,8 +67,5 @@ pub(super) fn variant(key: &[u8; 32], names: &[HeaderName], headers: &HeaderMap)
 
 /// A key of all these `parts`.
 pub(super) fn digested(parts: &Value) -> [u8; 32] {
-    let hash = digest(&SHA256, parts.to_string().as_bytes());
-    let mut key = [0; 32];
-    key.copy_from_slice(hash.as_ref());
-    key
+    sha256(parts.to_string().as_bytes())
 }

@@ -8,13 +8,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::{ACCEPT, LOCATION};
 use http::{HeaderValue, Request};
+use shared::digest::sha256;
 use url::Url;
 
 use super::{Findings, reached, tell};
 use crate::bundled::openid_connect::authorization_request;
 use crate::bundled::openid_connect::page;
 use crate::bundled::openid_connect::provider::{self, Document, ProviderError};
-use crate::bundled::openid_connect::rules::{Rules, sha256};
+use crate::bundled::openid_connect::rules::Rules;
 use crate::bundled::openid_connect::token_endpoint::{self, Endpoint};
 use crate::host::Host;
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
+use shared::digest::sha256;
 use shared::entity::Revocation;
 use tracing::{info, warn};
 
@@ -23,7 +24,7 @@ use crate::bundled::openid_connect::jws::{self, Jws};
 use crate::bundled::openid_connect::note;
 use crate::bundled::openid_connect::provider::{self, Reason, Unaccepted};
 use crate::bundled::openid_connect::request;
-use crate::bundled::openid_connect::rules::{Ends, Rules, sha256};
+use crate::bundled::openid_connect::rules::{Ends, Rules};
 use crate::bundled::openid_connect::single_flight::Flights;
 use crate::bundled::openid_connect::verify::{Refusal, Verifier};
 use crate::exchange::Exchange;

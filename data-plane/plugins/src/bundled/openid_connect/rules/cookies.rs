@@ -1,8 +1,9 @@
 //! The names of the cookies that a configuration has, and what they come with.
 
+use shared::digest::sha256;
 use shared::hexadecimal::hexadecimal;
 
-use super::{Methods, sha256};
+use super::Methods;
 use crate::bundled::openid_connect::config::{OpenidConnect, default_audience};
 use crate::bundled::openid_connect::cookie::{AUDIENCE, Attributes, Names, Used};
 

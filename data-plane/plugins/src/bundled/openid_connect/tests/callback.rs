@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::Method;
 use http::header::COOKIE;
 use serde_json::{Value, json};
+use shared::digest::sha256;
 use shared::hexadecimal::hexadecimal;
 
 use super::conformance::reason;
 use super::gateway::{Browser, Gateway, Reply};
-use crate::bundled::openid_connect::rules::sha256;
 use crate::testing::Request;
 
 /// A gateway, a browser that signed in at it, and the URI that the provider sent it back to.

@@ -7,8 +7,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use shared::digest::sha256;
 
-use super::super::rules::sha256;
 use super::authorization::client_key;
 use super::conformance::{outcome, reason, unsigned};
 use super::gateway::{Browser, Gateway, Reply};

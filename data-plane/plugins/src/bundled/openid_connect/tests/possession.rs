@@ -4,9 +4,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
+use shared::digest::sha256;
 
 use super::super::possession::thumbprint;
-use super::super::rules::sha256;
 use super::gateway::{Browser, Gateway, Reply};
 use super::provider::{ISSUER, SigningKey};
 use crate::host::redis;

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
+use shared::digest::sha256;
 use url::Url;
 
-use super::super::rules::sha256;
 use super::script::Script;
 use crate::host::FetchError;
 use crate::testing::START;

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use shared::digest::sha256;
 
 use super::conformance::{outcome, reason};
 use super::gateway::{Browser, Gateway};
 use super::provider::{ISSUER, basic, plain};
 use crate::bundled::openid_connect::explain::Explanations;
-use crate::bundled::openid_connect::rules::sha256;
 use crate::host::Host as _;
 
 #[test]

@@ -4,10 +4,10 @@
 use http::header::{CONTENT_TYPE, COOKIE};
 use http::{HeaderValue, Method};
 use serde_json::json;
+use shared::digest::sha256;
 use shared::hexadecimal::hexadecimal;
 
 use super::gateway::{Browser, Gateway, Reply};
-use crate::bundled::openid_connect::rules::sha256;
 use crate::bundled::openid_connect::seal::{self, Sizes};
 use crate::host::Host;
 use crate::testing::Request;

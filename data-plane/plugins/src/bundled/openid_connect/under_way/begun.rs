@@ -10,10 +10,11 @@
 //! the sign-in opens for the plugin that began it.
 
 use shared::clock::UnixTime;
+use shared::digest::sha256;
 
 use super::{SIZES, of_all};
 use crate::bundled::openid_connect::cookie::{CHUNK, Jar};
-use crate::bundled::openid_connect::rules::{Rules, sha256};
+use crate::bundled::openid_connect::rules::Rules;
 use crate::bundled::openid_connect::seal::{self, SealError};
 use crate::host::Host;
 use crate::sessions::session_keys::KeyRing;

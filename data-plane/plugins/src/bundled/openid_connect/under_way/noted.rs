@@ -12,12 +12,13 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use shared::clock::UnixTime;
+use shared::digest::sha256;
 use subtle::ConstantTimeEq;
 
 use super::addresses;
 use crate::bundled::openid_connect::flow::Pending;
 use crate::bundled::openid_connect::mark::{self, Mark};
-use crate::bundled::openid_connect::rules::{Rules, sha256};
+use crate::bundled::openid_connect::rules::Rules;
 use crate::sessions::session_keys::KeyRing;
 
 /// The format that is written. What the version before wrote begins with a brace.
