@@ -1,6 +1,7 @@
-//! What keeps a session valid and what ends it: keys, revocations, and the tenure of what it let in.
+//! What keeps a session valid and what ends it: keys and what they seal, revocations, and the tenure of what it let in.
 
 pub mod revocations;
+pub(crate) mod seal;
 pub mod sealed_cookies;
 pub mod session_keys;
 pub mod tenure;

@@ -56,7 +56,6 @@ mod refresh;
 mod request;
 mod reverify;
 mod rules;
-pub(crate) mod seal;
 mod session;
 mod session_store;
 mod shared_answers;

@@ -28,13 +28,13 @@ use crate::answer;
 use crate::body;
 use crate::bundled::openid_connect::config::SessionHeader;
 use crate::bundled::openid_connect::cookie::{Attributes, CHUNK};
-use crate::bundled::openid_connect::seal::{self, Binding, Sizes};
 use crate::credentials::arguments::Arguments;
 use crate::credentials::authentication::identify;
 use crate::credentials::cookies;
 use crate::exchange::{Exchange, Identity, Reply};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin, Scope};
 use crate::host::Host;
+use crate::sessions::seal::{self, Binding, Sizes};
 use crate::sessions::session_keys::KeyRing;
 use crate::sessions::tenure::{Renewals, Tenure};
 

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use crate::bundled::openid_connect::seal;
 use crate::credentials::cookies::parts;
+use crate::sessions::seal;
 use crate::sessions::session_keys::KeyRing;
 
 /// What is left of `cookies`, the values of all `Cookie` fields of a request, without those that a key of `ring` has
@@ -59,7 +59,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::bundled::openid_connect::seal::{Binding, Sizes};
+    use crate::sessions::seal::{Binding, Sizes};
     use crate::sessions::session_keys::KeyRing;
     use crate::testing::{key_ring, session_key};
 

@@ -13,8 +13,8 @@ pub(crate) use self::attributes::Attributes;
 pub(super) use self::glimpse::Glimpse;
 use super::config::OpenidConnect;
 use super::rules::Methods;
-use super::seal::claimed_chunks;
 use crate::credentials::cookies::{Cookie, split};
+use crate::sessions::seal::claimed_chunks;
 
 /// Characters of a chunk: with its name and attributes it stays under the 4,096 bytes that browsers
 /// keep (RFC 6265bis §5.6).

@@ -34,12 +34,12 @@ use super::flow::Pending;
 use super::logout::{Origin, origin};
 use super::request;
 use super::rules::Rules;
-use super::seal;
 use super::session::random_text;
 use super::session_store::Aside;
 use super::under_way::suffix;
 use crate::exchange::Exchange;
 use crate::host::Host;
+use crate::sessions::seal;
 
 /// Longest form that is kept, in bytes.
 const LONGEST: usize = 64 * 1024;

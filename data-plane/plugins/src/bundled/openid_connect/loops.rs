@@ -17,9 +17,9 @@ use super::cookie::Jar;
 use super::failure::Failure;
 use super::mark::Mark;
 use super::rules::Rules;
-use super::seal::{self, Sizes};
 use crate::exchange::Exchange;
 use crate::host::Host;
+use crate::sessions::seal::{self, Sizes};
 
 /// How close together sign-ins are that make a circle.
 const WINDOW: Duration = Duration::from_secs(30);

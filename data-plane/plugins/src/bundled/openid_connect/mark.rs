@@ -5,8 +5,8 @@
 use shared::clock::UnixTime;
 
 use super::rules::Rules;
-use super::seal::{self, SealError, Sizes};
 use crate::host::Host;
+use crate::sessions::seal::{self, SealError, Sizes};
 use crate::sessions::session_keys::KeyRing;
 
 /// What the state is sealed as. No cookie has such a name.

@@ -8,8 +8,8 @@ use foldhash::fast::RandomState;
 use quick_cache::Weighter;
 use quick_cache::unsync::{Cache, DefaultLifecycle};
 
-use super::seal::NAME_CHARACTERS;
 use crate::host::Host;
+use crate::sessions::seal::NAME_CHARACTERS;
 
 /// Most bytes of one kind that a core remembers.
 const MOST_BYTES: usize = 16 * 1024 * 1024;

@@ -21,12 +21,12 @@ use super::jws::{self, Claims, Jws};
 use super::key::PublicKey;
 use super::opened;
 use super::rules::Rules;
-use super::seal::{self, Sizes};
 use super::session::Session;
 use super::sign_in;
 use crate::exchange::Exchange;
 use crate::expiring::Expiring;
 use crate::host::Host;
+use crate::sessions::seal::{self, Sizes};
 
 /// The header of a proof.
 const PROOF: HeaderName = HeaderName::from_static("dpop");

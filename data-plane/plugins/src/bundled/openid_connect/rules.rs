@@ -37,12 +37,12 @@ use super::cookie::{Attributes, Names};
 use super::glance::Glances;
 use super::headers::HeaderRules;
 use super::possession::Wanted;
-use super::seal::Binding;
 use super::session_store::SessionStore;
 use super::shared_answers::SharedAnswers;
 use super::withheld::Withheld;
 use crate::config::reserved_headers::Message;
 use crate::proxies::{self, Proxies, Proxy};
+use crate::sessions::seal::Binding;
 
 /// Tells apart what was compiled, so that caches of one configuration never answer for another.
 static NEXT_COMPILATION: AtomicU64 = AtomicU64::new(1);
@@ -240,7 +240,7 @@ impl Rules {
             names: cookies::names(&config, methods, &session_cookie, &authorization_cookie),
             session_cookie,
             authorization_cookie,
-            binding: Binding::new(&config, &issuer, id),
+            binding: binding(&config, &issuer, id),
             storage,
             token_cache_key: token_cache_key(&config, &issuer, id),
             headers,
@@ -444,6 +444,15 @@ fn proxies(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Arc<Proxi
         https,
         without: proxies::hosts(without),
     }))
+}
+
+/// Binds what is sealed to issuer, clients and audience and to the plugin, or to the secret that it shares.
+fn binding(config: &OpenidConnect, issuer: &str, id: Uuid) -> Binding {
+    let mut parts = vec![issuer];
+    let clients = config.client.client_id.as_deref().unwrap_or_default();
+    parts.extend(clients.iter().map(String::as_str));
+    parts.push(&config.session.session_audience);
+    Binding::of(&parts, config.session.session_secret.as_ref(), id)
 }
 
 fn certificate(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Uuid> {

@@ -22,12 +22,12 @@ use super::jws::Claims;
 use super::opened;
 use super::packed;
 use super::rules::Rules;
-use super::seal::{self, SealError};
 use super::token_endpoint::Tokens;
 use super::user_info::UserInfo;
 use crate::credentials::identity_headers;
 use crate::exchange::Exchange;
 use crate::host::Host;
+use crate::sessions::seal::{self, SealError};
 use crate::sessions::session_keys::{KeyRing, LONGEST as LONGEST_COOKIE};
 
 /// Most bytes that a session may take before it is compressed and once it is decompressed.

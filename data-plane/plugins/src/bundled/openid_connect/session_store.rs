@@ -28,11 +28,11 @@ use super::config::{OpenidConnect, Redis, Storage};
 use super::cookie::{Family, Jar};
 use super::failure::Failure;
 use super::rules::Rules;
-use super::seal::{self, SealError, Sizes};
 use super::session::{self, Session};
 use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::host::redis::{Command, Endpoint, RedisServer, RedisTls, Reply};
+use crate::sessions::seal::{self, SealError, Sizes};
 use crate::sessions::session_keys::{KeyRing, LONGEST};
 
 /// The prefix of keys if none is configured (Kong 2.8, `session_redis_prefix`).

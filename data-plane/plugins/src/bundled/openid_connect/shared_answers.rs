@@ -18,10 +18,10 @@ use super::answers::Key;
 use super::config::{OpenidConnect, Switch};
 use super::jws::Claims;
 use super::rules::Rules;
-use super::seal::{self, Sizes};
 use super::session_store;
 use crate::host::Host;
 use crate::host::redis::{Command, RedisServer, Reply};
+use crate::sessions::seal::{self, Sizes};
 use crate::sessions::session_keys::KeyRing;
 
 /// What an answer is sealed as, with its key after it. No cookie has such a name.

@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::rules::Rules;
-use super::seal::{self, Sizes};
 use crate::host::{Claim, Host, LONGEST_RESULT, Work};
+use crate::sessions::seal::{self, Sizes};
 use crate::sessions::session_keys::KeyRing;
 
 /// A result is one piece.

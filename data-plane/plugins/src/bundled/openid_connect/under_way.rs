@@ -19,10 +19,10 @@ use super::failure::{Class, Failure};
 use super::flow::Pending;
 use super::mark;
 use super::rules::Rules;
-use super::seal::{self, Binding, SealError, Sizes};
 use super::session;
 use crate::exchange::Exchange;
 use crate::host::Host;
+use crate::sessions::seal::{self, Binding, SealError, Sizes};
 use crate::sessions::session_keys::KeyRing;
 
 use self::addresses::Addresses;

@@ -12,13 +12,13 @@ use crate::bundled::openid_connect::cookie::Jar;
 use crate::bundled::openid_connect::page;
 use crate::bundled::openid_connect::request;
 use crate::bundled::openid_connect::rules::Rules;
-use crate::bundled::openid_connect::seal::{self, Sizes};
 use crate::bundled::openid_connect::session::random_text;
 use crate::bundled::openid_connect::sign_in::own_url;
 use crate::bundled::openid_connect::under_way::suffix;
 use crate::exchange::Exchange;
 use crate::filter::Flow;
 use crate::host::Host;
+use crate::sessions::seal::{self, Sizes};
 
 /// What the cookie of a logout under way says.
 const UNDER_WAY: &[u8] = b"logout";

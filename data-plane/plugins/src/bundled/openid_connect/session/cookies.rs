@@ -5,9 +5,9 @@ use http::HeaderValue;
 use super::Session;
 use crate::bundled::openid_connect::cookie::{CHUNK, Family, Jar, MOST_CHUNKS};
 use crate::bundled::openid_connect::rules::Rules;
-use crate::bundled::openid_connect::seal::{self, SealError, Sizes};
 use crate::bundled::openid_connect::session_store;
 use crate::host::Host;
+use crate::sessions::seal::{self, SealError, Sizes};
 use crate::sessions::session_keys::KeyRing;
 
 /// How a session is cut into cookies.

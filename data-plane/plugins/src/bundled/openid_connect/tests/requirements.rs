@@ -14,10 +14,10 @@ use super::gateway::{self, Browser, Gateway, compile};
 use super::provider::{ISSUER, SigningKey};
 use crate::bundled::openid_connect::config::AuthMethod;
 use crate::bundled::openid_connect::cookie::Family;
-use crate::bundled::openid_connect::seal::{self, Sizes};
 use crate::bundled::openid_connect::session::{self, Session};
 use crate::bundled::openid_connect::token_endpoint::Tokens;
 use crate::host::Host;
+use crate::sessions::seal::{self, Sizes};
 use crate::testing::Request;
 
 /// A request with headers and, by POST, a form.

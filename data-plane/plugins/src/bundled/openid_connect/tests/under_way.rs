@@ -8,8 +8,8 @@ use shared::digest::sha256;
 use shared::hexadecimal::hexadecimal;
 
 use super::gateway::{Browser, Gateway, Reply};
-use crate::bundled::openid_connect::seal::{self, Sizes};
 use crate::host::Host;
+use crate::sessions::seal::{self, Sizes};
 use crate::testing::Request;
 
 const LIST: &str = "authorization_list";

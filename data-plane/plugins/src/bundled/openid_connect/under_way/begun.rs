@@ -15,8 +15,8 @@ use shared::digest::sha256;
 use super::{SIZES, of_all};
 use crate::bundled::openid_connect::cookie::{CHUNK, Jar};
 use crate::bundled::openid_connect::rules::Rules;
-use crate::bundled::openid_connect::seal::{self, SealError};
 use crate::host::Host;
+use crate::sessions::seal::{self, SealError};
 use crate::sessions::session_keys::KeyRing;
 
 /// What the mark says before what it says of the sign-in.

@@ -7,8 +7,8 @@ use shared::clock::UnixTime;
 use super::{Id, MOST_BYTES, MOST_SIGN_INS, names_of_size, of_all};
 use crate::bundled::openid_connect::cookie::{Attributes, Jar};
 use crate::bundled::openid_connect::rules::Rules;
-use crate::bundled::openid_connect::seal::{self, Sizes};
 use crate::host::Host;
+use crate::sessions::seal::{self, Sizes};
 use crate::sessions::session_keys::KeyRing;
 
 /// Bytes of an entry: of the id, and of how long its cookies are.

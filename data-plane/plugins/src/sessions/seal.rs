@@ -15,7 +15,6 @@ use shared::digest::sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::config::OpenidConnect;
 use crate::config::values::SecretText;
 use crate::sessions::session_keys::KeyRing;
 
@@ -29,11 +28,11 @@ const HEAD: usize = 22;
 const OVERHEAD: usize = HEAD + 16;
 
 /// Longest cookie value, all chunks joined, that is looked at.
-pub(super) const LONGEST: usize = 48 * 1024;
+pub(crate) const LONGEST: usize = 48 * 1024;
 
 /// How many characters at the start of a sealed value hold the head, and so name it: the nonce is
 /// random.
-pub(super) const NAME_CHARACTERS: usize = 32;
+pub(crate) const NAME_CHARACTERS: usize = 32;
 
 /// What a cookie is bound to besides its name.
 #[derive(Debug)]
@@ -43,15 +42,6 @@ pub(crate) struct Binding {
 }
 
 impl Binding {
-    /// Binds to issuer, clients and audience and to the plugin, or to the secret that it shares.
-    pub(super) fn new(config: &OpenidConnect, issuer: &str, id: Uuid) -> Self {
-        let mut parts = vec![issuer];
-        let clients = config.client.client_id.as_deref().unwrap_or_default();
-        parts.extend(clients.iter().map(String::as_str));
-        parts.push(&config.session.session_audience);
-        Self::of(&parts, config.session.session_secret.as_ref(), id)
-    }
-
     /// Binds to `parts` and to the plugin, or to the secret that it shares.
     pub(crate) fn of(parts: &[&str], secret: Option<&SecretText>, id: Uuid) -> Self {
         let salt = secret
@@ -70,7 +60,7 @@ impl Binding {
     }
 
     /// What it binds to. The secret cannot be told from it.
-    pub(super) fn context(&self) -> &[u8] {
+    pub(crate) fn context(&self) -> &[u8] {
         &self.context
     }
 }
@@ -104,7 +94,7 @@ pub(crate) fn seal(
 }
 
 /// Seals `plaintext` as `name`, in so many chunks, for where bytes need not be text.
-pub(super) fn seal_bytes(
+pub(crate) fn seal_bytes(
     ring: &KeyRing,
     binding: &Binding,
     name: &str,
@@ -151,7 +141,7 @@ pub(crate) enum SealError {
 }
 
 /// The chunk count that the first chunk of a sealed value claims, before anything is verified.
-pub(super) fn claimed_chunks(first: &str) -> Option<u8> {
+pub(crate) fn claimed_chunks(first: &str) -> Option<u8> {
     let start = URL_SAFE_NO_PAD.decode(first.get(..4)?).ok()?;
     match start.as_slice() {
         [VERSION, chunks, ..] if *chunks > 0 => Some(*chunks),
@@ -196,7 +186,7 @@ pub(crate) fn open(
 }
 
 /// Opens what was sealed as bytes.
-pub(super) fn open_bytes(
+pub(crate) fn open_bytes(
     ring: &KeyRing,
     binding: &Binding,
     name: &str,
@@ -272,9 +262,9 @@ mod tests {
     };
 
     fn binding(secret: Option<&str>, id: u128) -> Binding {
-        let mut config = testing::config("https://idp.example");
-        config.session.session_secret = secret.map(|secret| SecretText::from(secret.to_owned()));
-        Binding::new(&config, "https://idp.example", Uuid::from_u128(id))
+        let secret = secret.map(|secret| SecretText::from(secret.to_owned()));
+        let parts = ["https://idp.example", "client", "default"];
+        Binding::of(&parts, secret.as_ref(), Uuid::from_u128(id))
     }
 
     fn sealed(binding: &Binding, name: &str) -> String {
