@@ -13,7 +13,6 @@ use shared::entity::Protocol;
 use shared::schema::FieldErrors;
 use uuid::Uuid;
 
-use crate::bundled::openid_connect::Trouble;
 use crate::credentials::secret_names::SecretNames;
 use crate::exchange::{Exchange, Log, Reply, WholeBody};
 use crate::glance::{Glance, Looks, Pass};
@@ -196,6 +195,19 @@ pub trait Filter: Send + Sync + 'static {
     fn owns_cookie(&self, _name: &str) -> bool {
         false
     }
+}
+
+/// An OpenID provider that says nothing usable of itself now.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Trouble {
+    /// The issuer, as configured.
+    pub issuer: String,
+    /// Since when.
+    pub since: UnixTime,
+    /// What is wrong, without secrets.
+    pub reason: String,
+    /// When what serves on was fetched, if there is anything.
+    pub serves_from: Option<UnixTime>,
 }
 
 /// What filters learn of once it is over.

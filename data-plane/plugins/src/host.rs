@@ -19,7 +19,7 @@ use shared::network::{self, Network};
 use shared::secret::Secret;
 use shared::tls::Mistrust;
 
-use crate::bundled::openid_connect::client_keys::{ClientCertificate, ClientKeys};
+use crate::bundled::openid_connect::client_keys::ClientKeys;
 use crate::proxies::Proxies;
 use crate::sessions::revocations::Revocations;
 
@@ -242,6 +242,15 @@ impl Waits {
     pub fn sum(self) -> Duration {
         [self.connect, self.send, self.read].iter().sum()
     }
+}
+
+/// A certificate that the gateway presents to a server.
+#[derive(Debug)]
+pub struct ClientCertificate {
+    /// The certificate and those of its authorities, in PEM.
+    pub chain: String,
+    /// Its private key, in PEM.
+    pub key: Secret<String>,
 }
 
 /// Which addresses a fetch may connect to, whatever led to them: a name, an address or a redirect.

@@ -33,7 +33,7 @@ use crate::bundled::key_auth::KeyAuth;
 use crate::bundled::ldap_auth::LdapAuth;
 use crate::bundled::line_logs::{FileLog, TcpLog, UdpLog};
 use crate::bundled::loggly::Loggly;
-use crate::bundled::openid_connect::{OpenidConnect, Trouble};
+use crate::bundled::openid_connect::OpenidConnect;
 use crate::bundled::opentelemetry::Opentelemetry;
 use crate::bundled::prometheus::Prometheus;
 use crate::bundled::proxy_cache::ProxyCache;
@@ -53,7 +53,9 @@ use crate::bundled::zipkin::Zipkin;
 use crate::config::old_names;
 use crate::credentials::secret_names::SecretNames;
 use crate::exchange::{Exchange, Reply, WholeBody};
-use crate::filter::{Counts, Filter, Flow, Instance, Over, Phases, Plugin, Protocols, Scope};
+use crate::filter::{
+    Counts, Filter, Flow, Instance, Over, Phases, Plugin, Protocols, Scope, Trouble,
+};
 use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
 use crate::state::NodeStates;

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use plugins::bundled::openid_connect::client_keys::{ClientCertificate, ClientKeys};
+use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use plugins::credentials::{ApiKey, JwtKey, Password, PublicKey, SigningSecret};
 use plugins::environment::{Environment, Membership};
+use plugins::host::ClientCertificate;
 use plugins::sessions::session_keys::{KeyRing, SessionKey as RingKey};
 use shared::clock::UnixTime;
 use shared::entity::{

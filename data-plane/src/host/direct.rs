@@ -4,8 +4,7 @@
 use bytes::Bytes;
 use fetch::{Address, Outside, proxy};
 use http::{Request, Response, Uri};
-use plugins::bundled::openid_connect::client_keys::ClientCertificate;
-use plugins::host::{FetchError, FetchLimits};
+use plugins::host::{ClientCertificate, FetchError, FetchLimits};
 use shared::network::Network;
 use tokio_rustls::TlsConnector;
 

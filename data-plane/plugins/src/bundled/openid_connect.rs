@@ -83,12 +83,11 @@ use shared::schema::FieldErrors;
 use tracing::{debug, info, warn};
 
 pub use config::OpenidConnect;
-pub use provider::Trouble;
 
 use crate::answer;
 use crate::credentials::secret_names::SecretNames;
 use crate::exchange::Exchange;
-use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
+use crate::filter::{Filter, Flow, Instance, Plugin, Scope, Trouble};
 use crate::glance::{Glance, Looks, Pass};
 use crate::host::Host;
 use crate::state::NodeStates;

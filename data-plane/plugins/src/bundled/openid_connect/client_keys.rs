@@ -10,13 +10,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use shared::clock::UnixTime;
 use shared::entity::ClientKey;
-use shared::secret::Secret;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::assertion::Signer;
 use super::config::SigningAlgorithm;
-use crate::host::Host;
+use crate::host::{ClientCertificate, Host};
 
 /// The keys and certificates of one snapshot.
 #[derive(Clone, Debug, Default)]
@@ -31,15 +30,6 @@ pub struct ClientKeys {
 /// How long a key that was replaced serves where the provider does not know the new one: they read the set anew each minute
 /// to each day.
 const SERVES_ON: Duration = Duration::from_hours(48);
-
-/// A certificate that the gateway presents to a provider.
-#[derive(Debug)]
-pub struct ClientCertificate {
-    /// The certificate and those of its authorities, in PEM.
-    pub chain: String,
-    /// Its private key, in PEM.
-    pub key: Secret<String>,
-}
 
 /// How often, and how long each time, keys are waited for that the control plane is making.
 const TRIES: u32 = 30;

@@ -37,7 +37,6 @@ pub(super) use judged::{Unaccepted, judged};
 pub(super) use keys::Key;
 pub(super) use moved::{call, is_missing, is_untaken, looks_moved};
 pub(super) use rediscovery::{Reason, rediscover};
-pub use trouble::Trouble;
 pub(super) use trouble::trouble;
 
 use super::rules::Rules;

@@ -5,20 +5,8 @@ use shared::telemetry::chain;
 
 use super::{Providers, TROUBLED};
 use crate::bundled::openid_connect::rules::Rules;
+use crate::filter::Trouble;
 use crate::state::NodeStates;
-
-/// A provider that says nothing usable of itself now.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Trouble {
-    /// The issuer, as configured.
-    pub issuer: String,
-    /// Since when.
-    pub since: UnixTime,
-    /// What is wrong, without secrets.
-    pub reason: String,
-    /// When what serves on was fetched, if there is anything.
-    pub serves_from: Option<UnixTime>,
-}
 
 /// What is wrong with the provider of `rules`, by what a node has in its `states`. Nothing where that was long ago: a provider
 /// that nobody needs is not asked whether it is back.

@@ -9,12 +9,12 @@ use shared::secret::Secret;
 use shared::tls::Mistrust;
 use uuid::Uuid;
 
-use super::super::client_keys::{ClientCertificate, ClientKeys};
+use super::super::client_keys::ClientKeys;
 use super::authorization::client_key;
 use super::check::{checked, result};
 use super::gateway::{Browser, Gateway, compile};
 use super::provider::ISSUER;
-use crate::host::FetchError;
+use crate::host::{ClientCertificate, FetchError};
 
 /// The finding `name` of a report, as far as somebody has to act.
 fn told(report: &Value, name: &str) -> (String, String) {

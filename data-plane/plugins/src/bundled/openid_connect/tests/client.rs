@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use shared::secret::Secret;
 use uuid::Uuid;
 
-use super::super::client_keys::{ClientCertificate, ClientKeys};
+use super::super::client_keys::ClientKeys;
 use super::super::jws::Jws;
 use super::super::key::PublicKey;
 use super::authorization::client_key;
 use super::gateway::{Browser, Gateway};
 use super::provider::ISSUER;
-use crate::host::Host as _;
+use crate::host::{ClientCertificate, Host as _};
 use crate::testing::Request;
 
 const CERTIFICATE: Uuid = Uuid::from_u128(5);
