@@ -133,11 +133,12 @@ impl Noted {
 
 /// Whether the sign-in ends at another page than the one that the provider leads back to, which may have a query.
 fn is_elsewhere(pending: &Pending) -> bool {
-    let pages = pending
-        .target
-        .split('?')
-        .zip(pending.redirect_uri.split('?'));
-    pages.take(1).any(|(target, told)| target != told)
+    page_of(&pending.target) != page_of(&pending.redirect_uri)
+}
+
+/// `url` without its query.
+fn page_of(url: &str) -> &str {
+    url.split_once('?').map_or(url, |(page, _)| page)
 }
 
 impl Short {
