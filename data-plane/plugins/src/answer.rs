@@ -110,17 +110,21 @@ pub(crate) fn redirect(location: &str, request_id: &str) -> Response<Bytes> {
 /// `location` as a URI reference, which has neither blanks nor octets beyond ASCII, nor some of ASCII (RFC 9110 §10.2.2,
 /// RFC 3986 §2).
 fn reference(location: &str) -> Cow<'_, str> {
-    let is_plain = |byte: u8| byte.is_ascii() && !b" \"<>\\^`{|}".contains(&byte);
-    if location.bytes().all(is_plain) {
-        return location.into();
+    let encoded = Cow::from(utf8_percent_encode(location, &NO_URI));
+    if encoded == location {
+        return encoded;
     }
-    let url = Url::parse(location).map(String::from);
-    let url = url.as_deref().unwrap_or(location);
-    utf8_percent_encode(url, UNFIT).to_string().into()
+    // A host has a form of its own in ASCII.
+    match Url::parse(location) {
+        Ok(url) => utf8_percent_encode(url.as_str(), &NO_URI)
+            .to_string()
+            .into(),
+        Err(_) => encoded,
+    }
 }
 
-/// What is escaped besides octets beyond ASCII.
-const UNFIT: &AsciiSet = &AsciiSet::EMPTY
+/// What no URI holds as it is, besides octets beyond ASCII and control characters (RFC 3986 §2).
+pub const NO_URI: AsciiSet = AsciiSet::EMPTY
     .add(b' ')
     .add(b'"')
     .add(b'<')

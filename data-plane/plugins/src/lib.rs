@@ -3,7 +3,7 @@
 //!
 //! Adding a plugin: its file or folder in [`bundled`], and one line in [`registry`].
 
-mod answer;
+pub mod answer;
 mod body;
 pub mod bundled;
 pub mod config;

@@ -4,22 +4,11 @@
 use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use plugins::answer::NO_URI;
 use shared::types::patterns::decode_unreserved;
 
 /// What no path of a URL holds as it is (RFC 3986 §3.3).
-const NO_PATH: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'\\')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}');
+const NO_PATH: &AsciiSet = &CONTROLS.union(NO_URI).add(b'#').add(b'?');
 
 /// Percent-triplets in upper case and, for unreserved characters, decoded; what no path holds as it is encoded; dot
 /// segments removed; repeated slashes merged. A `%` that begins no triplet stays. A route's prefix, which may hold

@@ -7,22 +7,11 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use shared::authority::bare;
 
 use super::failure::Failure;
+use crate::answer::NO_URI;
 use crate::exchange::Exchange;
 
 /// What paths come with and URLs have none of. The rest is escaped as far as its sender did that.
-const NOT_IN_PATHS: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'<')
-    .add(b'>')
-    .add(b'[')
-    .add(b'\\')
-    .add(b']')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}');
+const NOT_IN_PATHS: &AsciiSet = &CONTROLS.union(NO_URI).add(b'[').add(b']');
 
 /// `path` with octets in place of what no URL can have (RFC 3986 §2).
 pub(super) fn encoded(path: &str) -> impl Display {
