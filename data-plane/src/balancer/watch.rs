@@ -2,7 +2,7 @@
 //! how they are. On a thread of its own, so that no core waits for it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -23,17 +23,15 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(crate) async fn run(node: Arc<Node>, mut orders: watch::Receiver<Orders>) {
     let resolver = Arc::new(Resolver::new(node.dns.clone()));
     let mut tasks: HashMap<Uuid, (Arc<Balancer>, Vec<JoinHandle<()>>)> = HashMap::new();
-    let mut seen = None;
+    // What it is compared with keeps its place, so that no other is there, and nothing of the snapshot itself.
+    let mut seen = Weak::new();
     loop {
-        let snapshot = node.live.load_full();
-        let place = snapshot.as_ref().map(Arc::as_ptr);
-        if place != seen {
-            seen = place;
-            let wanted = match &snapshot {
-                Some(snapshot) => snapshot.balancers(&node.balancers),
-                None => &[],
-            };
-            follow(&mut tasks, wanted, &resolver);
+        if let Some(snapshot) = node.live.load_full() {
+            let found = Arc::downgrade(&snapshot);
+            if !found.ptr_eq(&seen) {
+                seen = found;
+                follow(&mut tasks, snapshot.balancers(&node.balancers), &resolver);
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
