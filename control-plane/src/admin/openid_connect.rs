@@ -24,7 +24,7 @@ use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::error::Refusal;
-use super::{Admin, Answer, body, revisions};
+use super::{Admin, Answer, body, page};
 use crate::client_keys;
 use crate::command::{Body, Context, complete};
 use crate::config::Config;
@@ -168,7 +168,7 @@ fn configured(config: &Config) -> BTreeMap<String, Value> {
 
 /// A page of the providers that say something, in the order of their ids.
 async fn list(admin: &Admin, config: &Config, query: Option<&str>) -> Result<Answer, Refusal> {
-    let (mut page, start) = revisions::Page::parse(query)?;
+    let (mut page, start) = page::Page::parse(query)?;
     let [high, low] = start.unwrap_or_default();
     let all = configured(config).into_iter();
     let all: BTreeMap<Uuid, (String, Value)> = all

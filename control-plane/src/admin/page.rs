@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD as STANDARD_ALPHABET;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
@@ -45,6 +46,9 @@ enum Tags {
     OneOf(Vec<String>),
 }
 
+/// How many entries a page has if nothing else is asked.
+const DEFAULT_SIZE: usize = 100;
+
 /// Most tags of a filter.
 const MOST_TAGS: usize = 5;
 
@@ -57,7 +61,7 @@ const OFFSETS: GeneralPurpose = GeneralPurpose::new(
 impl Query {
     pub(super) fn parse(query: Option<&str>, kind: &str) -> Result<Self, Refusal> {
         let mut parsed = Self {
-            size: 100,
+            size: DEFAULT_SIZE,
             ..Self::default()
         };
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -94,7 +98,7 @@ impl Query {
     }
 }
 
-pub(super) fn size(text: &str) -> Result<usize, Refusal> {
+fn size(text: &str) -> Result<usize, Refusal> {
     if text.parse::<f64>().is_err() {
         return Err(Refusal::Size("size must be a number"));
     }
@@ -105,7 +109,7 @@ pub(super) fn size(text: &str) -> Result<usize, Refusal> {
 }
 
 /// Where the page before ended, as its `offset` says: the base64 of JSON.
-pub(super) fn offset<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
+fn offset<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
     let refused = |encoding| Refusal::Offset {
         text: text.to_owned(),
         encoding,
@@ -210,36 +214,84 @@ pub(super) fn list(
     Value::Object(reply)
 }
 
+/// A page under way of a list that is none of records. An offset is a `T`: where the next page begins.
+pub(super) struct Page<T> {
+    most: usize,
+    data: Vec<Value>,
+    next: Option<T>,
+}
+
+impl<T: DeserializeOwned + Serialize> Page<T> {
+    /// An empty page, and where it begins if not with the first.
+    pub(super) fn parse(query: Option<&str>) -> Result<(Self, Option<T>), Refusal> {
+        let (mut most, mut start) = (DEFAULT_SIZE, None);
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            match &*name {
+                "size" => most = size(&value)?,
+                "offset" => start = Some(offset(&value)?),
+                _ => {}
+            }
+        }
+        let page = Self {
+            most,
+            data: Vec::new(),
+            next: None,
+        };
+        Ok((page, start))
+    }
+
+    /// Adds what is at `offset`; false if the page is full, so that the next one begins there.
+    pub(super) fn push(&mut self, offset: T, show: impl FnOnce() -> Value) -> bool {
+        if self.is_full() {
+            self.end_before(offset);
+            return false;
+        }
+        self.data.push(show());
+        true
+    }
+
+    /// Whether nothing more can be added.
+    pub(super) fn is_full(&self) -> bool {
+        self.data.len() == self.most
+    }
+
+    /// Ends the page: the next one begins with what is at `offset`.
+    pub(super) fn end_before(&mut self, offset: T) {
+        self.next = Some(offset);
+    }
+
+    /// The page as Kong's lists are.
+    pub(super) fn reply(self, path: &str) -> Value {
+        let Some(next) = self.next else {
+            return json!({ "data": self.data, "next": null });
+        };
+        let offset = STANDARD.encode(json!(next).to_string());
+        let mut arguments = form_urlencoded::Serializer::new(String::new());
+        arguments.append_pair("offset", &offset);
+        if self.most != DEFAULT_SIZE {
+            arguments.append_pair("size", &self.most.to_string());
+        }
+        let next = format!("{path}?{}", arguments.finish());
+        json!({ "data": self.data, "offset": offset, "next": next })
+    }
+}
+
 /// A page of `rows`, which are all in the order of their names, as the list at `path` shows it.
 pub(super) fn of_named(
     path: &str,
-    mut rows: Vec<Value>,
+    rows: Vec<Value>,
     query: Option<&str>,
 ) -> Result<Value, Refusal> {
-    let (mut most, mut after) = (100, String::new());
-    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        match &*name {
-            "size" => most = size(&value)?,
-            "offset" => [after] = offset(&value)?,
-            _ => {}
+    let (mut page, start) = Page::parse(query)?;
+    let [start]: [String; 1] = start.unwrap_or_default();
+    for row in rows {
+        let name = row.get("name").and_then(Value::as_str);
+        let name = name.unwrap_or_default().to_owned();
+        if name >= start && !page.push([name], || row) {
+            break;
         }
     }
-    let name = |row: &Value| row.get("name").and_then(Value::as_str).map(str::to_owned);
-    rows.retain(|row| name(row).is_some_and(|name| name > after));
-    let more = rows.len() > most;
-    rows.truncate(most);
-    let last = rows.last().and_then(name).filter(|_| more);
-    let Some(last) = last else {
-        return Ok(json!({ "data": rows, "next": null }));
-    };
-    let offset = STANDARD.encode(json!([last]).to_string());
-    let mut arguments = form_urlencoded::Serializer::new(String::new());
-    arguments.append_pair("offset", &offset);
-    if most != 100 {
-        arguments.append_pair("size", &most.to_string());
-    }
-    let next = format!("{path}?{}", arguments.finish());
-    Ok(json!({ "data": rows, "offset": offset, "next": next }))
+    Ok(page.reply(path))
 }
 
 fn next(entity: &Definition, parent: Option<&Parent>, query: &Query, offset: &str) -> String {
@@ -251,7 +303,7 @@ fn next(entity: &Definition, parent: Option<&Parent>, query: &Query, offset: &st
     if query.counter {
         arguments.append_pair("counter", "1");
     }
-    if query.size != 100 {
+    if query.size != DEFAULT_SIZE {
         arguments.append_pair("size", &query.size.to_string());
     }
     let path = match parent {

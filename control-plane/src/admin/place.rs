@@ -91,6 +91,14 @@ pub(super) fn of(path: &str, config: &Config) -> Result<Place, Refusal> {
     }
 }
 
+/// The name of a workspace, as far as it still has one.
+pub(super) fn name_of(config: &Config, workspace: Uuid) -> Value {
+    let name = config
+        .record(workspace_key(workspace))
+        .and_then(|record| record.get("name").cloned());
+    name.unwrap_or_else(|| workspace.to_string().into())
+}
+
 /// Whether a POST to the path only asks what a write would come to.
 pub(super) fn only_judges(path: &str) -> bool {
     let path = path.strip_suffix('/').unwrap_or(path);

@@ -1,29 +1,22 @@
 //! `/revisions`: what has become of the configuration, and the way back.
 
 use axum::extract::Request;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::{Method, StatusCode};
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::snapshot::Revision;
-use uuid::Uuid;
 
 use super::body;
 use super::error::Refusal;
-use super::page::{offset, size};
-use super::place::Place;
+use super::page::Page;
+use super::place::{Place, name_of};
 use super::{Admin, Answer, audit};
 use crate::command::{Context, recheck};
-use crate::config::{Change, Config, workspace_key};
+use crate::config::{Change, Config};
 use crate::declarative;
 use crate::difference::Difference;
 use crate::history::{Entry, HistoryFault, Origin};
 use crate::publisher::JournalFault;
-
-/// How many entries a page has if nothing else is asked.
-const DEFAULT_SIZE: usize = 100;
 
 /// Which page of the past.
 #[derive(Clone, Debug, PartialEq)]
@@ -184,84 +177,6 @@ fn list(admin: &Admin, place: &Place, query: Option<&str>) -> Result<Value, Refu
         from = Revision(from.0 - 1);
     }
     Ok(page.reply(&place.path))
-}
-
-/// A page of the past under way. An offset is `N` numbers.
-pub(super) struct Page<const N: usize> {
-    most: usize,
-    data: Vec<Value>,
-    /// Where the next page begins, if there is one.
-    next: Option<[u64; N]>,
-}
-
-impl<const N: usize> Page<N> {
-    /// An empty page, and where it begins if not with the newest.
-    pub(super) fn parse(query: Option<&str>) -> Result<(Self, Option<[u64; N]>), Refusal>
-    where
-        [u64; N]: DeserializeOwned,
-    {
-        let (mut most, mut start) = (DEFAULT_SIZE, None);
-        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-            match &*name {
-                "size" => most = size(&value)?,
-                "offset" => start = Some(offset(&value)?),
-                _ => {}
-            }
-        }
-        let page = Self {
-            most,
-            data: Vec::new(),
-            next: None,
-        };
-        Ok((page, start))
-    }
-
-    /// Adds what is at `offset`; false if the page is full, so that the next one begins there.
-    pub(super) fn push(&mut self, offset: [u64; N], show: impl FnOnce() -> Value) -> bool {
-        if self.is_full() {
-            self.end_before(offset);
-            return false;
-        }
-        self.data.push(show());
-        true
-    }
-
-    /// Whether nothing more can be added.
-    pub(super) fn is_full(&self) -> bool {
-        self.data.len() == self.most
-    }
-
-    /// Ends the page: the next one begins with what is at `offset`.
-    pub(super) fn end_before(&mut self, offset: [u64; N]) {
-        self.next = Some(offset);
-    }
-
-    /// The page as Kong's lists are.
-    pub(super) fn reply(self, path: &str) -> Value {
-        let mut reply = Map::new();
-        reply.insert("data".to_owned(), self.data.into());
-        let mut link = Value::Null;
-        if let Some(next) = self.next {
-            let offset = STANDARD.encode(json!(next.as_slice()).to_string());
-            let mut arguments = form_urlencoded::Serializer::new(String::new());
-            arguments.append_pair("offset", &offset);
-            if self.most != DEFAULT_SIZE {
-                arguments.append_pair("size", &self.most.to_string());
-            }
-            link = format!("{path}?{}", arguments.finish()).into();
-            reply.insert("offset".to_owned(), offset.into());
-        }
-        reply.insert("next".to_owned(), link);
-        Value::Object(reply)
-    }
-}
-
-/// The name of a workspace, as far as it still has one.
-pub(super) fn name_of(config: &Config, workspace: Uuid) -> Value {
-    let name = config
-        .record(workspace_key(workspace))
-        .and_then(|record| record.get("name").cloned());
-    name.unwrap_or_else(|| workspace.to_string().into())
 }
 
 fn summary(config: &Config, entry: &Entry, difference: &Difference) -> Map<String, Value> {

@@ -1,40 +1,17 @@
 //! `/tags`, `/tags/{tag}`: which record has which tag, in pages.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value, json};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
 use shared::entity::{Tagging, definition};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::error::Refusal;
-use super::page::{offset, size};
+use super::page::Page;
 use crate::config::Config;
 
-/// Which page.
-#[derive(Debug)]
-struct Query {
-    size: usize,
-    /// The last entry of the page before: collection, id and tag.
-    after: Option<(String, Uuid, String)>,
-}
-
-impl Query {
-    fn parse(query: Option<&str>) -> Result<Self, Refusal> {
-        let mut parsed = Self {
-            size: 100,
-            after: None,
-        };
-        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-            match &*name {
-                "size" => parsed.size = size(&value)?,
-                "offset" => parsed.after = Some(offset(&value)?),
-                _ => {}
-            }
-        }
-        Ok(parsed)
-    }
-}
+/// Where a page begins: the collection, the id and the tag of an entry.
+type Start = (String, Uuid, String);
 
 /// The entries with any tag, or with `only` that one.
 pub(super) fn list(
@@ -42,38 +19,23 @@ pub(super) fn list(
     only: Option<&str>,
     query: Option<&str>,
 ) -> Result<Value, Refusal> {
-    let query = Query::parse(query)?;
-    let mut page = Vec::new();
+    let (mut page, start) = Page::<Start>::parse(query)?;
     for (key, tag) in entries(config, only) {
-        if query.after.as_ref().is_some_and(|after| {
-            let (kind, id, last) = after;
-            (key.kind, key.id, tag.as_str()) <= (kind.as_str(), *id, last.as_str())
-        }) {
+        let at = (key.kind.to_owned(), key.id, tag);
+        if start.as_ref().is_some_and(|start| at < *start) {
             continue;
         }
-        page.push((key, tag));
-        if page.len() > query.size {
+        let entry = Tagging {
+            tag: at.2.clone(),
+            entity_name: at.0.clone(),
+            entity_id: at.1,
+        };
+        if !page.push(at, || json!(entry)) {
             break;
         }
     }
-    let more = page.len() > query.size;
-    page.truncate(query.size);
-    let entry = |(key, tag): &(Key, String)| Tagging {
-        tag: tag.clone(),
-        entity_name: key.kind.to_owned(),
-        entity_id: key.id,
-    };
-    let mut reply = Map::new();
-    let data: Vec<Tagging> = page.iter().map(entry).collect();
-    reply.insert("data".to_owned(), json!(data));
-    let mut next = Value::Null;
-    if let Some((key, tag)) = page.last().filter(|_| more) {
-        let offset = STANDARD.encode(json!([key.kind, key.id, tag]).to_string());
-        next = link(only, &offset, query.size).into();
-        reply.insert("offset".to_owned(), offset.into());
-    }
-    reply.insert("next".to_owned(), next);
-    Ok(Value::Object(reply))
+    let tag = only.map(|tag| format!("/{}", utf8_percent_encode(tag, NON_ALPHANUMERIC)));
+    Ok(page.reply(&format!("/tags{}", tag.unwrap_or_default())))
 }
 
 /// The tags of the records that the Admin API shows, by collection, id and tag.
@@ -93,19 +55,4 @@ fn entries<'a>(config: &'a Config, only: Option<&'a str>) -> impl Iterator<Item 
         tags.sort_unstable();
         tags.into_iter().map(|tag| (*key, tag))
     })
-}
-
-fn link(only: Option<&str>, offset: &str, size: usize) -> String {
-    let mut arguments = form_urlencoded::Serializer::new(String::new());
-    arguments.append_pair("offset", offset);
-    if size != 100 {
-        arguments.append_pair("size", &size.to_string());
-    }
-    let arguments = arguments.finish();
-    let tag = only.map(|tag| {
-        let encoded =
-            percent_encoding::utf8_percent_encode(tag, percent_encoding::NON_ALPHANUMERIC);
-        format!("/{encoded}")
-    });
-    format!("/tags{}?{arguments}", tag.unwrap_or_default())
 }
