@@ -477,8 +477,8 @@ impl Admin {
             let now = UnixTime::now();
             let mut outcome = publisher.execute_if(&origin, &command, now, holds, permits)?;
             // Who follows revisions by what is answered sees none that comes by itself.
-            if let Some((_, fields)) = &outcome.decision.record
-                && crate::client_keys::may_sign(command.entity, fields)
+            let mut puts = outcome.decision.change.puts.iter();
+            if puts.any(|(key, record)| crate::client_keys::may_sign(*key, record))
                 && let Some(made) = crate::client_keys::make_needed(&publisher)
             {
                 outcome.revision = made;

@@ -21,13 +21,13 @@ use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{ClientKey, Entity, Plugin};
-use shared::snapshot::Revision;
+use shared::snapshot::{Key, Revision};
 use shared::telemetry::chain;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::command::{Action, Body, Command, Selector};
-use crate::config::{Config, Fields};
+use crate::config::{Config, Stored};
 use crate::history::Origin;
 use crate::publisher::{ExecuteError, Publisher};
 
@@ -36,8 +36,8 @@ const ALGORITHMS: [&str; 10] = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 ];
 
-/// The plugin that may sign by them.
-const PLUGIN: &str = "openid-connect";
+/// What the record of a plugin says that may sign by them.
+const PLUGIN: &str = r#""name":"openid-connect""#;
 
 /// Time between a change and the look at what it needs: changes come in bursts.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -100,9 +100,10 @@ pub fn signing(config: &Config) -> ClientKeys {
     all
 }
 
-/// Whether a record of `entity` with these `fields` may sign by them.
-pub fn may_sign(entity: &str, fields: &Fields) -> bool {
-    entity == Plugin::KIND && fields.get("name").is_some_and(|name| name == PLUGIN)
+/// Whether `record` may sign by them. Told from its text: without keys, all plugins are looked at with each change.
+pub fn may_sign(key: Key, record: &Stored) -> bool {
+    let text = str::from_utf8(record.json()).unwrap_or_default();
+    key.kind == Plugin::KIND && text.contains(PLUGIN)
 }
 
 /// Makes keys if there is a plugin that may sign by them and there are none: whoever writes such a plugin finds them there
@@ -194,12 +195,8 @@ fn none(config: &Config) -> bool {
 
 /// Whether there is a plugin that may sign by them.
 fn is_configured(config: &Config) -> bool {
-    let named = format!("\"name\":\"{PLUGIN}\"");
-    config.keys(Plugin::KIND, Uuid::nil()).any(|key| {
-        let stored = config.stored(key);
-        let text = stored.and_then(|stored| str::from_utf8(stored.json()).ok());
-        text.is_some_and(|text| text.contains(&named))
-    })
+    let mut plugins = config.keys(Plugin::KIND, Uuid::nil());
+    plugins.any(|key| config.stored(key).is_some_and(|one| may_sign(key, one)))
 }
 
 fn keys(config: &Config) -> impl Iterator<Item = ClientKey> {
