@@ -38,7 +38,7 @@ pub struct HmacAuth {
     pub hide_credentials: bool,
 
     /// How far the request's date may be from now, in seconds.
-    #[serde(default = "five_minutes")]
+    #[serde(default = "Number::of::<300>")]
     pub clock_skew: Number,
 
     /// Consumer, by id or username, that requests without a valid signature count as. Without one they
@@ -99,10 +99,6 @@ impl Algorithm {
             Self::Sha512 => hmac::HMAC_SHA512,
         }
     }
-}
-
-fn five_minutes() -> Number {
-    Number(300.into())
 }
 
 fn all() -> Vec<Algorithm> {

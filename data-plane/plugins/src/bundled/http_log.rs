@@ -32,11 +32,11 @@ pub struct HttpLog {
     pub content_type: JsonMediaType,
 
     /// Longest wait for the server, in milliseconds.
-    #[serde(default = "ten_seconds")]
+    #[serde(default = "Number::of::<10_000>")]
     pub timeout: Number,
 
     /// How long an idle connection is kept, in milliseconds.
-    #[serde(default = "one_minute")]
+    #[serde(default = "Number::of::<60_000>")]
     pub keepalive: Number,
 
     /// Further header fields to send.
@@ -87,14 +87,6 @@ const fn post() -> SendMethod {
 
 const fn json() -> JsonMediaType {
     JsonMediaType::Plain
-}
-
-fn ten_seconds() -> Number {
-    Number(10_000.into())
-}
-
-fn one_minute() -> Number {
-    Number(60_000.into())
 }
 
 impl Plugin for HttpLog {

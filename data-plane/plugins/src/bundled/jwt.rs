@@ -67,7 +67,7 @@ pub struct Jwt {
     pub run_on_preflight: bool,
 
     /// Longest time that a token may still be valid for, in seconds; 0: any.
-    #[serde(default = "zero")]
+    #[serde(default = "Number::of::<0>")]
     #[schemars(range(min = 0, max = 31_536_000))]
     pub maximum_expiration: Number,
 
@@ -96,10 +96,6 @@ fn jwt() -> Set<String> {
 
 fn iss() -> String {
     "iss".to_owned()
-}
-
-fn zero() -> Number {
-    Number(0.into())
 }
 
 fn authorization() -> Set<String> {

@@ -59,7 +59,7 @@ pub struct LdapAuth {
     pub attribute: String,
 
     /// How long an answer of the server is remembered, in seconds.
-    #[serde(default = "one_minute")]
+    #[serde(default = "Number::of::<60>")]
     pub cache_ttl: Number,
 
     /// Keeps name and password from the upstream.
@@ -67,12 +67,12 @@ pub struct LdapAuth {
     pub hide_credentials: bool,
 
     /// Longest wait for the server, in milliseconds.
-    #[serde(default = "ten_seconds")]
+    #[serde(default = "Number::of::<10_000>")]
     pub timeout: Number,
 
     /// How long Kong keeps an idle connection. Here each question has one of its own, and its answer is
     /// remembered.
-    #[serde(default = "one_minute_of_milliseconds")]
+    #[serde(default = "Number::of::<60_000>")]
     pub keepalive: Number,
 
     /// Consumer, by id or username, that requests without valid credentials count as. Without one they
@@ -91,18 +91,6 @@ pub struct LdapAuth {
 
 const fn port() -> u16 {
     389
-}
-
-fn one_minute() -> Number {
-    Number(60.into())
-}
-
-fn ten_seconds() -> Number {
-    Number(10_000.into())
-}
-
-fn one_minute_of_milliseconds() -> Number {
-    Number(60_000.into())
 }
 
 fn ldap() -> String {

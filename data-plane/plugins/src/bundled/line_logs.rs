@@ -41,11 +41,11 @@ pub struct TcpLog {
     pub port: u16,
 
     /// Longest wait for the server, in milliseconds.
-    #[serde(default = "ten_seconds")]
+    #[serde(default = "Number::of::<10_000>")]
     pub timeout: Number,
 
     /// How long an idle connection is kept, in milliseconds.
-    #[serde(default = "one_minute")]
+    #[serde(default = "Number::of::<60_000>")]
     pub keepalive: Number,
 
     /// Speaks TLS.
@@ -73,21 +73,13 @@ pub struct UdpLog {
     pub port: u16,
 
     /// Longest wait, in milliseconds.
-    #[serde(default = "ten_seconds")]
+    #[serde(default = "Number::of::<10_000>")]
     pub timeout: Number,
 
     /// Fields of records to add or change, or with `nil` to take away, with dots into records: `return` and an
     /// expression of Lua.
     #[serde(default)]
     pub custom_fields_by_lua: Option<BTreeMap<String, String>>,
-}
-
-fn ten_seconds() -> Number {
-    Number(10_000.into())
-}
-
-fn one_minute() -> Number {
-    Number(60_000.into())
 }
 
 /// What Kong says of a path that is none.

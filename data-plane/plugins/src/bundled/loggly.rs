@@ -45,7 +45,7 @@ pub struct Loggly {
     pub severities: Severities,
 
     /// Longest wait, in milliseconds.
-    #[serde(default = "ten_seconds")]
+    #[serde(default = "Number::of::<10_000>")]
     pub timeout: Number,
 
     /// Fields of records to add or change, or with `nil` to take away, with dots into records: `return` and an
@@ -64,10 +64,6 @@ const fn port() -> u16 {
 
 fn kong() -> Set<String> {
     ["kong".to_owned()].into_iter().collect()
-}
-
-fn ten_seconds() -> Number {
-    Number(10_000.into())
 }
 
 impl Plugin for Loggly {

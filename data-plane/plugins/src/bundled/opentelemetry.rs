@@ -58,15 +58,15 @@ pub struct Opentelemetry {
     pub batch_flush_delay: Option<i64>,
 
     /// Longest wait for a connection, in milliseconds.
-    #[serde(default = "one_second")]
+    #[serde(default = "Number::of::<1000>")]
     pub connect_timeout: Number,
 
     /// Longest wait while sending, in milliseconds.
-    #[serde(default = "five_seconds")]
+    #[serde(default = "Number::of::<5000>")]
     pub send_timeout: Number,
 
     /// Longest wait for the answer, in milliseconds.
-    #[serde(default = "five_seconds")]
+    #[serde(default = "Number::of::<5000>")]
     pub read_timeout: Number,
 
     /// Response header that tells the client the trace's id.
@@ -93,14 +93,6 @@ fn large_batches() -> QueueConfig {
         max_batch_size: 200,
         ..QueueConfig::default()
     }
-}
-
-fn one_second() -> Number {
-    Number(1000.into())
-}
-
-fn five_seconds() -> Number {
-    Number(5000.into())
 }
 
 impl Plugin for Opentelemetry {

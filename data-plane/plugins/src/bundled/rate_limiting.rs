@@ -71,7 +71,7 @@ pub struct RateLimiting {
     pub hide_client_headers: bool,
 
     /// Status of the answer to clients that ask too often.
-    #[serde(default = "too_many")]
+    #[serde(default = "Number::of::<429>")]
     pub error_code: Number,
 
     /// Message of that answer.
@@ -79,7 +79,7 @@ pub struct RateLimiting {
     pub error_message: String,
 
     /// How often a node's counts are brought together with Redis, in seconds; -1: with every request.
-    #[serde(default = "at_once")]
+    #[serde(default = "Number::of::<-1>")]
     pub sync_rate: Number,
 }
 
@@ -131,16 +131,8 @@ const fn local() -> Policy {
     Policy::Local
 }
 
-fn too_many() -> Number {
-    Number(429.into())
-}
-
 fn exceeded() -> String {
     "API rate limit exceeded".to_owned()
-}
-
-fn at_once() -> Number {
-    Number((-1).into())
 }
 
 impl RateLimiting {

@@ -92,15 +92,15 @@ pub struct Zipkin {
     pub phase_duration_flavor: PhaseFlavor,
 
     /// Longest wait for a connection, in milliseconds.
-    #[serde(default = "two_seconds")]
+    #[serde(default = "Number::of::<2000>")]
     pub connect_timeout: Number,
 
     /// Longest wait while sending, in milliseconds.
-    #[serde(default = "five_seconds")]
+    #[serde(default = "Number::of::<5000>")]
     pub send_timeout: Number,
 
     /// Longest wait for the answer, in milliseconds.
-    #[serde(default = "five_seconds")]
+    #[serde(default = "Number::of::<5000>")]
     pub read_timeout: Number,
 
     /// Response header that tells the client the trace's id.
@@ -214,14 +214,6 @@ fn tags_header() -> String {
 
 const fn method() -> SpanName {
     SpanName::Method
-}
-
-fn two_seconds() -> Number {
-    Number(2000.into())
-}
-
-fn five_seconds() -> Number {
-    Number(5000.into())
 }
 
 impl Plugin for Zipkin {

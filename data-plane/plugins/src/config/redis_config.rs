@@ -36,7 +36,7 @@ pub struct RedisConfig {
     pub port: u16,
 
     /// Longest wait for a connection, and for replies, in milliseconds.
-    #[serde(default = "two_seconds")]
+    #[serde(default = "Number::of::<2000>")]
     #[schemars(range(min = 0, max = 2_147_483_646))]
     pub timeout: Number,
 
@@ -71,16 +71,12 @@ const fn port() -> u16 {
     6379
 }
 
-fn two_seconds() -> Number {
-    Number(2000.into())
-}
-
 impl Default for RedisConfig {
     fn default() -> Self {
         Self {
             host: None,
             port: port(),
-            timeout: two_seconds(),
+            timeout: Number::of::<2000>(),
             username: None,
             password: None,
             database: 0,

@@ -15,6 +15,11 @@ pub use shared::types::SecretText;
 pub struct Number(pub serde_json::Number);
 
 impl Number {
+    /// `N`, as the default of a field.
+    pub(crate) fn of<const N: i64>() -> Self {
+        Self(N.into())
+    }
+
     /// The number.
     pub fn value(&self) -> f64 {
         self.0.as_f64().unwrap_or_default()

@@ -32,21 +32,21 @@ pub struct Session {
     pub audience: String,
 
     /// How long a session lasts that nobody uses, in seconds; 0: as long as it is renewed.
-    #[serde(default = "idling")]
+    #[serde(default = "Number::of::<900>")]
     pub idling_timeout: Number,
 
     /// How long a session lasts without being renewed, in seconds; 0: until `absolute_timeout`. One that
     /// is used is renewed in the last quarter of this time.
-    #[serde(default = "rolling")]
+    #[serde(default = "Number::of::<3600>")]
     pub rolling_timeout: Number,
 
     /// How long a session lasts in all, in seconds; 0: as long as it is renewed.
-    #[serde(default = "absolute")]
+    #[serde(default = "Number::of::<86_400>")]
     pub absolute_timeout: Number,
 
     /// How long a replaced cookie is good for, in seconds. Of no effect, as nothing is kept that could be
     /// replaced: a cookie is good until its session ends.
-    #[serde(default = "stale")]
+    #[serde(default = "Number::of::<10>")]
     pub stale_ttl: Number,
 
     /// Name of the cookie.
@@ -85,11 +85,11 @@ pub struct Session {
 
     /// How long a client is remembered that does not come back, in seconds; 0: until
     /// `remember_absolute_timeout`.
-    #[serde(default = "remember_rolling")]
+    #[serde(default = "Number::of::<604_800>")]
     pub remember_rolling_timeout: Number,
 
     /// How long a client is remembered in all, in seconds; 0: as long as it comes back.
-    #[serde(default = "remember_absolute")]
+    #[serde(default = "Number::of::<2_592_000>")]
     pub remember_absolute_timeout: Number,
 
     /// Facts of the session that the client is told as headers.
@@ -154,22 +154,6 @@ fn audience() -> String {
     "default".to_owned()
 }
 
-fn idling() -> Number {
-    Number(900.into())
-}
-
-fn rolling() -> Number {
-    Number(3600.into())
-}
-
-fn absolute() -> Number {
-    Number(86_400.into())
-}
-
-fn stale() -> Number {
-    Number(10.into())
-}
-
 fn cookie_name() -> String {
     "session".to_owned()
 }
@@ -184,14 +168,6 @@ const fn strict() -> SameSite {
 
 fn remember_name() -> String {
     "remember".to_owned()
-}
-
-fn remember_rolling() -> Number {
-    Number(604_800.into())
-}
-
-fn remember_absolute() -> Number {
-    Number(2_592_000.into())
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "serde wants the field's type")]

@@ -14,7 +14,7 @@ pub struct QueueConfig {
     pub max_batch_size: u32,
 
     /// How long an entry waits for others to be sent with, in seconds.
-    #[serde(default = "one_number")]
+    #[serde(default = "Number::of::<1>")]
     #[schemars(range(min = 0, max = 3600))]
     pub max_coalescing_delay: Number,
 
@@ -28,7 +28,7 @@ pub struct QueueConfig {
     pub max_bytes: Option<u64>,
 
     /// How long sending is tried again before a batch is dropped, in seconds.
-    #[serde(default = "sixty")]
+    #[serde(default = "Number::of::<60>")]
     pub max_retry_time: Number,
 
     /// Pause before the first further attempt, in seconds; it doubles each time.
@@ -37,7 +37,7 @@ pub struct QueueConfig {
     pub initial_retry_delay: Number,
 
     /// Longest such pause, in seconds.
-    #[serde(default = "sixty")]
+    #[serde(default = "Number::of::<60>")]
     #[schemars(range(min = 0.001, max = 1_000_000))]
     pub max_retry_delay: Number,
 
@@ -55,16 +55,8 @@ const fn one_at_a_time() -> i32 {
     1
 }
 
-fn one_number() -> Number {
-    Number(1.into())
-}
-
 const fn ten_thousand() -> u32 {
     10_000
-}
-
-fn sixty() -> Number {
-    Number(60.into())
 }
 
 fn hundredth() -> Number {
@@ -75,12 +67,12 @@ impl Default for QueueConfig {
     fn default() -> Self {
         Self {
             max_batch_size: one(),
-            max_coalescing_delay: one_number(),
+            max_coalescing_delay: Number::of::<1>(),
             max_entries: ten_thousand(),
             max_bytes: None,
-            max_retry_time: sixty(),
+            max_retry_time: Number::of::<60>(),
             initial_retry_delay: hundredth(),
-            max_retry_delay: sixty(),
+            max_retry_delay: Number::of::<60>(),
             concurrency_limit: one_at_a_time(),
         }
     }
