@@ -14,7 +14,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use fetch::without_query;
 use futures::future::LocalBoxFuture;
-use http::{HeaderValue, Response};
+use http::uri::Authority;
+use http::{HeaderValue, Response, Uri};
 use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
@@ -64,31 +65,8 @@ impl CoreHost {
         limits: &FetchLimits,
     ) -> Result<Response<Bytes>, FetchError> {
         let (mut parts, body) = request.into_parts();
-        let bad = || FetchError::Url(without_query(&parts.uri));
-        let authority = parts.uri.authority().cloned().ok_or_else(bad)?;
-        let tls = match parts.uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(bad()),
-        };
-        if authority.as_str().contains('@') {
-            return Err(bad());
-        }
-        let host = bare(authority.host()).to_ascii_lowercase();
-        let server_name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
-        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let tls = tls.then_some(OriginTls {
-            server_name,
-            profile: TlsProfile::plain(limits.verify_tls),
-        });
-        let origin = Origin::of(OriginKey {
-            host,
-            port,
-            tls,
-            http2: false,
-            reach: limits.reach,
-        });
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
+        let (origin, host) = origin(&parts.uri, limits)?;
+        let authority = parts.uri.authority().map_or("", Authority::as_str);
         let target = parts
             .uri
             .path_and_query()
@@ -153,10 +131,10 @@ impl CoreHost {
         match asked {
             Ok(Some(response)) => Ok(response),
             Ok(None) => Err(FetchError::TooLarge {
-                authority: authority.to_string(),
+                authority: authority.to_owned(),
                 limit: limits.body,
             }),
-            Err(error) => Err(fetch_error(authority.as_str(), &error)),
+            Err(error) => Err(fetch_error(authority, &error)),
         }
     }
 
@@ -195,6 +173,34 @@ fn is_broken_off(error: &UpstreamError) -> bool {
         error,
         UpstreamError::Closed | UpstreamError::Send(_) | UpstreamError::Receive(_)
     )
+}
+
+/// The server that `url` names, and the `Host` that it is asked with.
+fn origin(url: &Uri, limits: &FetchLimits) -> Result<(Arc<Origin>, HeaderValue), FetchError> {
+    let bad = || FetchError::Url(without_query(url));
+    let authority = url.authority().ok_or_else(bad)?;
+    let tls = match url.scheme_str() {
+        _ if authority.as_str().contains('@') => return Err(bad()),
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err(bad()),
+    };
+    let host = bare(authority.host()).to_ascii_lowercase();
+    let server_name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
+    let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let tls = tls.then_some(OriginTls {
+        server_name,
+        profile: TlsProfile::plain(limits.verify_tls),
+    });
+    let origin = Origin::of(OriginKey {
+        host,
+        port,
+        tls,
+        http2: false,
+        reach: limits.reach,
+    });
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
+    Ok((origin, host))
 }
 
 fn fetch_error(authority: &str, error: &UpstreamError) -> FetchError {
