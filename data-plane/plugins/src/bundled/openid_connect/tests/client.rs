@@ -11,7 +11,7 @@ use super::super::client_keys::ClientKeys;
 use super::super::jws::Jws;
 use super::super::key::PublicKey;
 use super::authorization::client_key;
-use super::gateway::{Browser, Gateway};
+use super::gateway::{Browser, Gateway, judged};
 use super::provider::ISSUER;
 use crate::host::{ClientCertificate, Host as _};
 use crate::testing::Request;
@@ -124,11 +124,7 @@ fn rule_30_a_certificate_takes_the_place_of_the_secret() {
 #[test]
 fn mutual_tls_needs_a_certificate() {
     let check = |config: Value, accepted: bool| {
-        let mut all = json!({ "issuer": ISSUER, "client_id": ["client"] });
-        all.as_object_mut()
-            .unwrap()
-            .extend(config.as_object().unwrap().clone());
-        let result = crate::registry::check("openid-connect", &all);
+        let result = judged(&config);
         assert_eq!(result.is_ok(), accepted, "{config} {result:?}");
     };
     let id = CERTIFICATE.to_string();

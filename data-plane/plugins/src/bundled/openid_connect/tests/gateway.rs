@@ -8,6 +8,7 @@ use http::header::{AUTHORIZATION, COOKIE, LOCATION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde_json::{Map, Value, json};
 use shared::entity::Consumer;
+use shared::schema::FieldErrors;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -37,6 +38,14 @@ pub(super) fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request {
         request.headers.push((HeaderName::from_static(name), value));
     }
     request
+}
+
+/// What is said to a configuration with a client and these `changes`.
+pub(super) fn judged(changes: &Value) -> Result<Value, FieldErrors> {
+    let mut config = json!({ "issuer": ISSUER, "client_id": ["client"] });
+    let members = config.as_object_mut().unwrap();
+    members.extend(changes.as_object().unwrap().clone());
+    crate::registry::check(OpenidConnect::NAME, &config)
 }
 
 /// What became of a request.

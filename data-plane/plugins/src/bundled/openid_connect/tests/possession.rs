@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use shared::digest::sha256;
 
 use super::super::possession::thumbprint;
-use super::gateway::{Browser, Gateway, Reply};
-use super::provider::{ISSUER, SigningKey};
+use super::gateway::{Browser, Gateway, Reply, judged};
+use super::provider::SigningKey;
 use crate::host::redis;
 use crate::testing::{Request, START};
 
@@ -72,11 +72,7 @@ fn rule_51_a_session_is_bound_as_its_token_was() {
 #[test]
 fn methods_that_cannot_be_bound_are_refused_or_left_alone() {
     let check = |config: Value, accepted: bool| {
-        let mut all = json!({ "issuer": ISSUER, "client_id": ["client"] });
-        all.as_object_mut()
-            .unwrap()
-            .extend(config.as_object().unwrap().clone());
-        let result = crate::registry::check("openid-connect", &all);
+        let result = judged(&config);
         assert_eq!(result.is_ok(), accepted, "{config}");
     };
     let bound = json!(["bearer", "introspection", "session"]);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use shared::digest::sha256;
 
 use super::conformance::{outcome, reason};
-use super::gateway::{Browser, Gateway};
+use super::gateway::{Browser, Gateway, judged};
 use super::provider::{ISSUER, basic, plain};
 use crate::bundled::openid_connect::explain::Explanations;
 use crate::host::Host as _;
@@ -307,10 +307,7 @@ fn rule_38_the_user_info_says_nothing_else_of_what_the_id_token_says() {
 #[test]
 fn rule_57_a_prefix_of_a_cookies_name_is_kept_to() {
     let refused = |changes: Value| {
-        let mut config = json!({ "issuer": ISSUER, "client_id": ["client"] });
-        let all = config.as_object_mut().unwrap();
-        all.extend(changes.as_object().unwrap().clone());
-        let errors = crate::registry::check("openid-connect", &config).err();
+        let errors = judged(&changes).err();
         errors.map(|errors| errors.by_field.keys().next().unwrap().clone())
     };
     for cookie in ["session_cookie", "authorization_cookie"] {
