@@ -6,11 +6,12 @@ use http::{HeaderValue, Method, StatusCode};
 use shared::clock::UnixTime;
 
 use super::authorization_response::registered;
-use super::config::{AuthMethod, LoginAction, ResponseMode};
+use super::config::ResponseMode;
 use super::cookie::Jar;
 use super::failure::Failure;
 use super::flow::{self, Callback, Pending, Way};
 use super::jws::{Jws, JwsError};
+use super::login;
 use super::mark::{self, Mark};
 use super::redemption;
 use super::request;
@@ -325,6 +326,12 @@ pub(super) async fn in_vain(
     marks.max_by_key(|mark| (mark.made_at, mark.round))
 }
 
+/// Whether the request is where sign-ins of `client` are led back to, as it is configured.
+pub(super) fn is_way_back(rules: &Rules, exchange: &Exchange<'_>, client: usize) -> bool {
+    let configured = rules.client(client).redirect_uri.as_deref();
+    configured.is_some_and(|uri| Here::of(rules, exchange).configured.contains(&uri))
+}
+
 /// Where the request is, as a provider may have been told.
 struct Here<'a> {
     /// Its own URL, without the query.
@@ -374,13 +381,8 @@ pub(super) fn leave(
 ) -> Option<Flow> {
     let ring = &exchange.environment.session_keys;
     mark::read(rules, ring, callback.state.as_deref()?, now)?;
-    let config = &rules.config.sign_in;
-    let redirects = config.login_action == LoginAction::Redirect
-        && config
-            .login_methods
-            .contains(&AuthMethod::AuthorizationCode);
     let configured = rules.client(client).login_redirect_uri.clone();
-    let configured = configured.filter(|_| redirects);
+    let configured = configured.filter(|_| login::redirects(rules));
     let target = configured.unwrap_or_else(|| {
         let query = exchange.request.uri.query().unwrap_or_default();
         let kept = request::kept_arguments(query, |name| !request::added_by_provider(name));

@@ -54,6 +54,15 @@ pub(super) fn answer(
     }
 }
 
+/// Whether a sign-in ends with a redirect.
+pub(super) fn redirects(rules: &Rules) -> bool {
+    let config = &rules.config.sign_in;
+    config.login_action == LoginAction::Redirect
+        && config
+            .login_methods
+            .contains(&AuthMethod::AuthorizationCode)
+}
+
 /// Whether `target` is what was asked for.
 fn leads_nowhere(exchange: &Exchange<'_>, target: &str) -> bool {
     let bare = target.split(['?', '#']).next();

@@ -14,7 +14,7 @@ use super::admission;
 use super::authorization_request::is_signed;
 use super::callback::{self, Lost};
 use super::client_keys;
-use super::config::{AuthMethod, LoginAction};
+use super::config::AuthMethod;
 use super::cookie::{Family, Jar};
 use super::failure::Failure;
 use super::flow::{self, Action, Arrival, Context, Event, Pending, SignedIn, State};
@@ -326,20 +326,10 @@ fn own_origin(exchange: &Exchange<'_>) -> String {
 /// Where a sign-in ends that this request of a `client` begins: at its own URL, without the query. Where sign-ins end
 /// elsewhere, the one that the provider leads back to is nobody's page: there, where the host begins.
 pub(super) fn destination(rules: &Rules, exchange: &Exchange<'_>, client: usize) -> String {
-    let own = own_url(exchange);
-    if !is_way_back(rules, &own, client) {
-        return own;
+    if login::redirects(rules) && callback::is_way_back(rules, exchange, client) {
+        return format!("{}/", own_origin(exchange));
     }
-    format!("{}/", own_origin(exchange))
-}
-
-fn is_way_back(rules: &Rules, url: &str, client: usize) -> bool {
-    let config = &rules.config.sign_in;
-    let redirects = config.login_action == LoginAction::Redirect
-        && config
-            .login_methods
-            .contains(&AuthMethod::AuthorizationCode);
-    redirects && rules.client(client).redirect_uri.as_deref() == Some(url)
+    own_url(exchange)
 }
 
 /// Begins the session of a user who signed in, and does what `login_action` says.

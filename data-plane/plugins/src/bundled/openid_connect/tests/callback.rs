@@ -494,27 +494,3 @@ fn a_callback_that_is_brought_again_leads_where_its_own_client_does() {
         }
     }
 }
-
-#[test]
-fn a_way_back_that_is_walked_again_ends_at_no_page_of_nobody() {
-    let mut gateway = Gateway::new(json!({
-        "redirect_uri": ["http://gateway.example/cb"], "login_action": "redirect",
-        "login_tokens": null,
-    }));
-    let mut browser = Browser::default();
-    let start = browser.get(&mut gateway, "/reports");
-    let state = start.argument("state").unwrap();
-    let back = format!("/cb?error=access_denied&state={state}");
-    assert_eq!(browser.get(&mut gateway, &back).status, 401);
-    let again = browser.get(&mut gateway, &back);
-    assert_eq!(again.status, 302);
-    let back = way_back(&gateway, &again);
-    // Signed in, and once more with a session.
-    for _ in 0..2 {
-        let reply = browser.get(&mut gateway, &back);
-        assert_eq!(
-            (reply.status, reply.location()),
-            (302, "http://gateway.example/")
-        );
-    }
-}

@@ -345,6 +345,33 @@ fn what_no_provider_leads_to_has_arguments_of_answers_that_are_its_own() {
 }
 
 #[test]
+fn a_way_back_that_is_walked_again_ends_at_no_page_of_nobody() {
+    for way_back in ["/cb?", "/cb?x=1&"] {
+        let redirect_uri = format!("http://gateway.example{}", &way_back[..way_back.len() - 1]);
+        let mut gateway = Gateway::new(json!({
+            "redirect_uri": [redirect_uri], "login_action": "redirect", "login_tokens": null,
+        }));
+        let mut browser = Browser::default();
+        let start = browser.get(&mut gateway, "/reports");
+        let state = start.argument("state").unwrap();
+        let back = format!("{way_back}error=access_denied&state={state}");
+        assert_eq!(browser.get(&mut gateway, &back).status, 401);
+        let again = browser.get(&mut gateway, &back);
+        assert_eq!(again.status, 302);
+        let answer = gateway.provider.authorize(again.location());
+        // Signed in, and once more with a session.
+        for _ in 0..2 {
+            let reply = browser.get(&mut gateway, &format!("{way_back}{answer}"));
+            assert_eq!(
+                (reply.status, reply.location()),
+                (302, "http://gateway.example/"),
+                "{way_back}"
+            );
+        }
+    }
+}
+
+#[test]
 fn an_application_has_answers_of_its_own_beside_a_sign_in_that_leads_elsewhere() {
     for config in [
         json!({}),
