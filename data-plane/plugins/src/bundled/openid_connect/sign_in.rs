@@ -16,7 +16,7 @@ use super::callback::{self, Lost};
 use super::client_keys;
 use super::config::AuthMethod;
 use super::cookie::{Family, Jar};
-use super::failure::Failure;
+use super::failure::{Class, Failure};
 use super::flow::{self, Action, Arrival, Context, Event, Pending, SignedIn, State};
 use super::forms;
 use super::login;
@@ -356,13 +356,21 @@ pub(super) async fn complete(
         let again = again.ok_or_else(|| Failure::refused("session_revoked", detail))?;
         return Box::pin(start(rules, exchange, host, jar, Cause::Lost(again))).await;
     }
-    admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await?;
+    let admitted =
+        admission::admit(rules, exchange, host, jar, &mut session, Presented::Token).await;
+    // Who may not pass is not sent to the provider again, where that leaves sessions alone.
+    let stays =
+        |failure: &Failure| failure.class == Class::Forbidden && !failure.destroys_session(rules);
+    let kept = if rules.keeps_session(method) && admitted.as_ref().err().is_none_or(stays) {
+        keep(rules, exchange, host, jar, &session, News::Tokens).await
+    } else {
+        Ok(Vec::new())
+    };
+    admitted?;
+    kept?;
     exchange
         .response_headers
         .extend(tokens.headers.iter().cloned());
-    if rules.keeps_session(method) {
-        keep(rules, exchange, host, jar, &session, News::Tokens).await?;
-    }
     debug!(issuer = rules.issuer, "signed in");
     let client = rules.client(pending.client);
     if login::returns(rules, client, method)

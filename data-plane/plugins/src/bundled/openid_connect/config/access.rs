@@ -133,7 +133,7 @@ pub struct Access {
     #[serde(default)]
     pub forbidden_redirect_uri: Option<Vec<String>>,
 
-    /// Ends the session on a 403.
+    /// Ends the session on a 403; a sign-in that comes to one begins none then.
     #[serde(default = "default::yes")]
     pub forbidden_destroy_session: bool,
 

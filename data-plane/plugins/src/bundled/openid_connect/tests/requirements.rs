@@ -403,13 +403,32 @@ fn rule_63_a_sign_in_makes_a_session_of_its_own() {
 
 #[test]
 fn rule_89_who_may_not_pass_is_not_sent_round_in_circles() {
-    let config = json!({ "groups_required": ["admins"], "forbidden_destroy_session": false });
-    let mut gateway = Gateway::new(config);
-    let mut browser = Browser::default();
-    assert_eq!(browser.sign_in(&mut gateway, "/api").status, 403);
-    let token = gateway.provider.access_token(&[]);
-    let reply = gateway.call(&token);
-    assert_eq!((reply.status, reply.location()), (403, ""));
+    for (claim, wanted) in [("groups_required", "admins"), ("consumer_claim", "sub")] {
+        let config = json!({ claim: [wanted], "forbidden_destroy_session": false });
+        let mut gateway = Gateway::new(config);
+        let mut browser = Browser::default();
+        // Who has signed in stays so, and finds the same at the next request.
+        let reply = browser.sign_in(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.sets_session()), (403, true), "{claim}");
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.location()), (403, ""), "{claim}");
+        let token = gateway.provider.access_token(&[]);
+        let reply = gateway.call(&token);
+        assert_eq!((reply.status, reply.location()), (403, ""), "{claim}");
+    }
+    // Where a refusal ends sessions, none begins by it.
+    for config in [
+        json!({ "groups_required": ["admins"] }),
+        json!({
+            "groups_required": ["admins"], "forbidden_destroy_session": false,
+            "disable_session": ["authorization_code"],
+        }),
+    ] {
+        let (mut gateway, mut browser) = (Gateway::new(config), Browser::default());
+        let reply = browser.sign_in(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.sets_session()), (403, false));
+        assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+    }
 }
 
 #[test]
