@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use http::Method;
 use plugins::bundled::openid_connect::OpenidConnect;
-use plugins::bundled::openid_connect::check::{self, Said};
+use plugins::bundled::openid_connect::check::{self, Discovered, Said};
 use plugins::bundled::openid_connect::client_keys::ClientKeys;
 use plugins::filter::Plugin as _;
 use plugins::host::ClientCertificate;
@@ -66,10 +66,25 @@ pub(super) struct Providers {
 enum Seen {
     /// This, when it was asked then.
     Said(UnixTime, Box<Said>),
-    /// Nothing usable, then.
-    Nothing(UnixTime),
+    /// Nothing usable, when it was asked then, and why, since when.
+    Nothing(UnixTime, (UnixTime, String)),
     /// An operator deleted it then.
     Deleted(UnixTime),
+}
+
+impl Seen {
+    /// What counts once a provider has `answered` after what it said `before`.
+    fn after(before: Option<Self>, answered: Result<Discovered, String>, now: UnixTime) -> Self {
+        let (said, since) = match before {
+            Some(Self::Said(_, said)) => (Some(*said), now),
+            Some(Self::Nothing(_, (since, _))) => (None, since),
+            Some(Self::Deleted(_)) | None => (None, now),
+        };
+        match Said::after(said, answered, now) {
+            Ok(said) => Self::Said(now, Box::new(said)),
+            Err(reason) => Self::Nothing(now, (since, reason)),
+        }
+    }
 }
 
 /// The page below `/openid-connect`.
@@ -159,14 +174,24 @@ fn plugins(config: &Config) -> impl Iterator<Item = (Uuid, Value)> {
     })
 }
 
-/// The providers of all stored configurations, each with one of them.
+/// The providers of all stored configurations, each with one of them, by which it is discovered if any does that.
 fn configured(config: &Config) -> BTreeMap<String, Value> {
-    plugins(config)
-        .filter_map(|(_, config)| Some((check::issuer(&config)?, config)))
-        .collect()
+    let mut all = BTreeMap::new();
+    for (_, config) in plugins(config) {
+        if let Some(issuer) = check::issuer(&config)
+            && (is_discovered(&config) || !all.contains_key(&issuer))
+        {
+            all.insert(issuer, config);
+        }
+    }
+    all
 }
 
-/// A page of the providers that say something, in the order of their ids.
+fn is_discovered(config: &Value) -> bool {
+    config.get("using_pseudo_issuer") != Some(&Value::Bool(true))
+}
+
+/// A page of the providers that are discovered, in the order of their ids.
 async fn list(admin: &Admin, config: &Config, query: Option<&str>) -> Result<Answer, Refusal> {
     let (mut page, start) = page::Page::parse(query)?;
     let [high, low] = start.unwrap_or_default();
@@ -201,44 +226,49 @@ fn find(config: &Config, wanted: &str) -> Result<(String, Value), Refusal> {
     .ok_or(Refusal::NotFound)
 }
 
-/// A provider as Kong shows it, asked if that was not done just now. `None` if it says nothing usable.
+/// A provider as Kong shows it, asked if that was not done just now; with the reason if nothing is known of it. `None` if it
+/// was deleted just now, or is but a name.
 async fn entry(admin: &Admin, issuer: &str, config: Value) -> Option<Value> {
+    if !is_discovered(&config) {
+        return None;
+    }
     let now = UnixTime::now();
     let seen = admin.providers.lock().get(issuer).cloned();
     let within = |at: &UnixTime, limit| now.saturating_since(*at) < limit;
     let limit = |said: &Said| if said.trouble.is_some() { GONE } else { FRESH };
-    let said = match seen {
-        Some(Seen::Said(at, said)) if within(&at, limit(&said)) => said,
-        Some(Seen::Nothing(at) | Seen::Deleted(at)) if within(&at, GONE) => return None,
-        seen => {
+    let seen = match seen {
+        Some(Seen::Deleted(at)) if within(&at, GONE) => return None,
+        Some(Seen::Said(at, said)) if within(&at, limit(&said)) => Seen::Said(at, said),
+        Some(Seen::Nothing(at, trouble)) if within(&at, GONE) => Seen::Nothing(at, trouble),
+        before => {
             let (networks, keys) = (&admin.providers.networks, ClientKeys::default());
             let asked = outbound::run(networks, keys, move |host| async move {
                 check::discover(&config, &host).await
             });
             let silent = || Err("the OpenID provider does not answer".to_owned());
             let answered = asked.await.unwrap_or_else(silent);
-            let before = match seen {
-                Some(Seen::Said(_, said)) => Some(*said),
-                _ => None,
-            };
-            let said = Said::after(before, answered, now).map(Box::new);
-            let mut seen = admin.providers.lock();
-            let Some(said) = said else {
-                seen.insert(issuer.to_owned(), Seen::Nothing(now));
-                return None;
-            };
-            seen.insert(issuer.to_owned(), Seen::Said(now, said.clone()));
-            said
+            let seen = Seen::after(before, answered, now);
+            let mut all = admin.providers.lock();
+            all.insert(issuer.to_owned(), seen.clone());
+            seen
         }
+    };
+    let (said, trouble) = match seen {
+        Seen::Said(_, said) => {
+            let trouble = said.trouble.clone();
+            (Some(said), trouble)
+        }
+        Seen::Nothing(_, trouble) => (None, Some(trouble)),
+        Seen::Deleted(_) => return None,
     };
     let mut entry = json!({
         "id": Revocation::issuer(issuer),
-        "issuer": said.discovered.issuer,
-        "created_at": said.at.as_secs(),
-        "configuration": said.discovered.metadata,
-        "keys": said.discovered.keys,
+        "issuer": issuer,
+        "created_at": said.as_ref().map(|said| said.at.as_secs()),
+        "configuration": said.as_ref().map(|said| &said.discovered.metadata),
+        "keys": said.as_ref().map(|said| &said.discovered.keys),
     });
-    if let (Some((since, reason)), Some(entry)) = (&said.trouble, entry.as_object_mut()) {
+    if let (Some((since, reason)), Some(entry)) = (trouble, entry.as_object_mut()) {
         // What is shown is what it said before.
         let trouble = json!({ "since": since.as_secs(), "reason": reason });
         entry.insert("trouble".to_owned(), trouble);

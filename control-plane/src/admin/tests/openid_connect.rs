@@ -50,18 +50,55 @@ async fn a_configuration_is_judged_before_its_provider_is_asked() {
 }
 
 #[tokio::test]
-async fn providers_that_say_nothing_are_not_listed() {
-    let api = Api::new();
+async fn providers_that_say_nothing_are_listed_with_the_reason() {
+    let (api, _) = Api::revoking();
     let issuers = "/openid-connect/issuers";
     let nothing = json!({ "data": [], "next": null });
     assert_eq!(api.get(issuers).await, (200, nothing.clone()));
-    let plugin = json!({
-        "name": "openid-connect", "config": { "issuer": "http://127.0.0.1:1" },
-    });
-    assert_eq!(api.json("POST", "/plugins", plugin).await.0, 201);
-    assert_eq!(api.get(issuers).await, (200, nothing));
+    // Nobody listens there.
+    let silent = "http://127.0.0.1:1";
+    let route = async |config| {
+        let (_, route) = api
+            .json("POST", "/routes", json!({ "paths": ["/x"] }))
+            .await;
+        let url = format!("/routes/{}/plugins", super::id(&route));
+        let plugin = json!({ "name": "openid-connect", "config": config });
+        let (status, answer) = api.json("POST", &url, plugin).await;
+        assert_eq!(status, 201, "{answer}");
+    };
+    route(json!({ "issuer": silent })).await;
+    let (status, all) = api.get(issuers).await;
+    let [entry] = all["data"].as_array().unwrap().as_slice() else {
+        panic!("{status} {all}");
+    };
+    assert_eq!(entry["issuer"], silent);
+    for unknown in ["created_at", "configuration", "keys"] {
+        assert_eq!(entry.get(unknown), Some(&json!(null)), "{entry}");
+    }
+    let trouble = &entry["trouble"];
+    assert_eq!(trouble["reason"], "the OpenID provider does not answer");
+    assert!(trouble["since"].is_u64(), "{entry}");
+    // A name that another one goes by, which is not asked for, and one that nobody is asked for at all.
+    let pseudo = |issuer: &str| {
+        json!({
+            "issuer": issuer, "using_pseudo_issuer": true, "auth_methods": ["bearer"],
+            "extra_jwks_uris": ["http://127.0.0.1:1/jwks"],
+        })
+    };
+    for issuer in [silent, "https://name.example"] {
+        route(pseudo(issuer)).await;
+        assert_eq!(api.get(issuers).await, (200, all.clone()), "{issuer}");
+    }
     let known = format!("{issuers}/http%3A%2F%2F127.0.0.1%3A1");
-    assert_eq!(api.get(&known).await.0, 404);
+    let by_id = format!("{issuers}/{}", entry["id"].as_str().unwrap());
+    let name = format!("{issuers}/https%3A%2F%2Fname.example");
+    assert_eq!(api.get(&known).await, (200, entry.clone()));
+    assert_eq!(api.get(&name).await.0, 404);
+    // Each ends sessions all the same.
+    for url in [&by_id, &name] {
+        assert_eq!(api.send("DELETE", url, "", "").await.0, 204, "{url}");
+    }
+    assert_eq!(api.get(issuers).await, (200, nothing));
     let unknown = format!("{issuers}/https%3A%2F%2Fother.example");
     assert_eq!(api.send("DELETE", &unknown, "", "").await.0, 404);
 }
@@ -89,7 +126,7 @@ async fn the_list_of_providers_is_paged() {
         .iter()
         .map(|name| format!("{origin}/{name}"))
         .collect();
-    // One that says nothing takes no place.
+    // One that says nothing is among them.
     for issuer in issuers
         .iter()
         .map(String::as_str)
@@ -105,7 +142,7 @@ async fn the_list_of_providers_is_paged() {
     let list = "/openid-connect/issuers";
     let (status, all) = api.get(list).await;
     assert_eq!((status, &all["next"]), (200, &json!(null)));
-    assert_eq!(all["data"].as_array().unwrap().len(), 3, "{all}");
+    assert_eq!(all["data"].as_array().unwrap().len(), 4, "{all}");
     let mut found = Vec::new();
     let mut url = format!("{list}?size=2");
     loop {

@@ -14,8 +14,6 @@ use crate::host::Host;
 /// What was found out of a provider.
 #[derive(Clone, Debug)]
 pub struct Discovered {
-    /// The issuer, as the configuration names it.
-    pub issuer: String,
     /// The discovery document.
     pub metadata: Map<String, Value>,
     /// The public members of its keys.
@@ -47,13 +45,16 @@ pub struct Said {
 }
 
 impl Said {
-    /// What counts once a provider has `answered`, which is as [`discover`] tells, `after` what it said before. `None`:
-    /// nothing.
+    /// What counts once a provider has `answered`, which is as [`discover`] tells, `after` what it said before.
+    ///
+    /// # Errors
+    ///
+    /// If nothing does: why.
     pub fn after(
         before: Option<Self>,
         answered: Result<Discovered, String>,
         now: UnixTime,
-    ) -> Option<Self> {
+    ) -> Result<Self, String> {
         let age = |at: UnixTime| now.saturating_since(at);
         let before = before.filter(|before| age(before.at) < LONGEST_KEPT);
         let since = |before: &Self| before.trouble.as_ref().map_or(now, |(since, _)| *since);
@@ -67,7 +68,7 @@ impl Said {
                 "it has no key any more, no endpoint, or another issuer: what it said before serves for an hour".to_owned()
             }
             (Ok(discovered), _) => {
-                return Some(Self {
+                return Ok(Self {
                     discovered,
                     at: now,
                     trouble: None,
@@ -75,11 +76,14 @@ impl Said {
                 });
             }
         };
-        before.map(|before| Self {
-            trouble: Some((since(&before), trouble)),
-            lost_since,
-            ..before
-        })
+        match before {
+            Some(before) => Ok(Self {
+                trouble: Some((since(&before), trouble)),
+                lost_since,
+                ..before
+            }),
+            None => Err(trouble),
+        }
     }
 }
 
@@ -101,7 +105,6 @@ pub async fn discover(config: &Value, host: &impl Host) -> Result<Discovered, St
     };
     let keys = keys.get("keys").and_then(Value::as_array);
     Ok(Discovered {
-        issuer: rules.issuer.clone(),
         keys: keys.into_iter().flatten().filter_map(public).collect(),
         metadata,
     })
