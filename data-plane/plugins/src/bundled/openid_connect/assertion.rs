@@ -21,6 +21,16 @@ pub(super) const KIND: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-b
 /// How long an assertion is good for, in seconds. It is made for one request.
 const LIFETIME: u64 = 60;
 
+/// Whom an assertion is for, as it says itself. It goes to nobody else: either is the provider that it is sent to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Audience {
+    /// The endpoint that it is sent to, as Kong has it (OpenID Connect Core §9).
+    #[default]
+    Endpoint,
+    /// The provider's issuer (RFC 9126 §2, FAPI 2.0 Security Profile §5.3.3.1).
+    Issuer,
+}
+
 /// What signs a client's assertions.
 pub(super) struct Signer {
     algorithm: SigningAlgorithm,
@@ -167,7 +177,7 @@ impl Signer {
         self.algorithm == algorithm
     }
 
-    /// An assertion of the client `id` for the endpoint `audience`. `None`: it cannot be signed.
+    /// An assertion of the client `id` for `audience`. `None`: it cannot be signed.
     pub(super) fn assertion(&self, id: &str, audience: &str, host: &impl Host) -> Option<String> {
         let now = host.now().as_secs();
         let claims = json!({

@@ -14,7 +14,7 @@ use shared::clock::UnixTime;
 use tracing::debug;
 
 use super::admission;
-use super::assertion::Signer;
+use super::assertion::{Audience, Signer};
 use super::config::{AuthMethod, ClientAuth, UnsignedMethod};
 use super::cookie::Jar;
 use super::failure::{Class, Failure};
@@ -408,6 +408,7 @@ impl Trade {
                     key_signer: None,
                     position: None,
                     algorithm,
+                    audience: Audience::default(),
                 };
                 token_endpoint::request_as(rules, document, caller, host, form, passed_on).await
             }

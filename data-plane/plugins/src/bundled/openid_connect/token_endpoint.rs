@@ -30,7 +30,7 @@ pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
 use self::rotation::Spare;
 pub(super) use self::rotation::{Exchanged, post, post_guarded};
-use super::assertion::{self, Signer};
+use super::assertion::{self, Audience, Signer};
 use super::client_keys;
 use super::config::{ClientAuth, SigningAlgorithm};
 use super::failure::Failure;
@@ -226,6 +226,8 @@ pub(super) struct Caller<'a> {
     pub(super) position: Option<usize>,
     /// The algorithm of its assertions, if one is configured.
     pub(super) algorithm: Option<SigningAlgorithm>,
+    /// Whom they are for.
+    pub(super) audience: Audience,
 }
 
 impl<'a> Caller<'a> {
@@ -246,6 +248,7 @@ impl<'a> Caller<'a> {
             key_signer: client.key_signer.as_ref(),
             position: Some(position),
             algorithm: client.algorithm,
+            audience: Audience::default(),
         }
     }
 }
@@ -441,8 +444,12 @@ async fn post_once(
                 }
                 _ => caller.secret_signer,
             };
+            let audience = match caller.audience {
+                Audience::Endpoint => endpoint,
+                Audience::Issuer => &document.issuer,
+            };
             let assertion = signer
-                .and_then(|signer| signer.assertion(caller.id, endpoint, host))
+                .and_then(|signer| signer.assertion(caller.id, audience, host))
                 .ok_or(ProviderError::Unarmed(
                     "there is no key that signs the client's assertion",
                 ))?;

@@ -325,6 +325,32 @@ fn the_cluster_s_keys_sign_by_what_the_provider_says_that_it_takes() {
 }
 
 #[test]
+fn rule_30_an_assertion_is_for_whom_the_provider_takes_it() {
+    let endpoint = "https://idp.example/token";
+    for (audience, status, calls) in [
+        (endpoint, 200, [1, 1]),
+        // As FAPI 2.0 has it. What was accepted is what the next one begins with.
+        (ISSUER, 200, [2, 1]),
+        ("https://other.example", 502, [2, 2]),
+    ] {
+        for (auth, algorithm) in [("private_key_jwt", "ES256"), ("client_secret_jwt", "HS256")] {
+            let config = json!({ "client_auth": [auth], "client_alg": [algorithm] });
+            let mut gateway = Gateway::new(config);
+            let mut keys = ClientKeys::default();
+            keys.add_jwk(&client_key().0);
+            gateway.host.equip(keys);
+            gateway.provider.script.borrow_mut().client_audience = Some(audience);
+            for calls in calls {
+                let before = gateway.provider.called("/token");
+                let reply = Browser::default().sign_in(&mut gateway, "/api");
+                let called = gateway.provider.called("/token") - before;
+                assert_eq!((reply.status, called), (status, calls), "{audience} {auth}");
+            }
+        }
+    }
+}
+
+#[test]
 fn keys_that_were_replaced_serve_until_the_provider_knows_the_new_ones() {
     let ((old, old_public), (new, new_public)) = (client_key(), client_key());
     let config = json!({
@@ -350,9 +376,9 @@ fn keys_that_were_replaced_serve_until_the_provider_knows_the_new_ones() {
         // It has read the new ones.
         (&new_public, 0, 200, 2),
         (&new_public, 0, 200, 1),
-        (&strange, 0, 502, 2),
+        (&strange, 0, 502, 4),
         // Those before do not serve for ever.
-        (&old_public, 48 * 3600, 502, 1),
+        (&old_public, 48 * 3600, 502, 2),
     ] {
         sign_in(&mut gateway, known, seconds, status, calls);
     }
@@ -370,7 +396,7 @@ fn keys_that_were_replaced_serve_until_the_provider_knows_the_new_ones() {
         (&old_public, 0, 200, 1),
         (&new_public, 0, 200, 2),
         // The oldest serve no more.
-        (&old_public, 48 * 3600 - 60, 502, 2),
+        (&old_public, 48 * 3600 - 60, 502, 4),
     ] {
         sign_in(&mut gateway, known, seconds, status, calls);
     }

@@ -32,6 +32,8 @@ pub(super) struct Script {
     pub(super) secret: Option<&'static str>,
     /// The public key that it takes the client's assertions by; any if none is said.
     pub(super) client_key: Option<Value>,
+    /// Whom these are to be for; anybody if that is not said.
+    pub(super) client_audience: Option<&'static str>,
     /// The discovery document, whatever it is.
     pub(super) discovery_text: Option<Vec<u8>>,
     /// It calls itself a page.
@@ -99,11 +101,14 @@ impl Script {
         let shown = request.headers().get("authorization");
         let shown = shown.map(HeaderValue::as_bytes);
         let by_secret = |secret: &str| shown == Some(basic(&format!("client:{secret}")).as_bytes());
-        let by_key = |key: &Value| {
+        let asserted = || {
             let token = &form["client_assertion"];
-            let parsed = Jws::parse(token, token.len()).unwrap();
-            parsed.signed_by(&PublicKey::read(key).unwrap())
+            Jws::parse(token, token.len()).unwrap()
         };
-        self.secret.is_none_or(by_secret) && self.client_key.as_ref().is_none_or(by_key)
+        let by_key = |key: &Value| asserted().signed_by(&PublicKey::read(key).unwrap());
+        let for_it = |audience: &str| asserted().claims["aud"] == audience;
+        self.secret.is_none_or(by_secret)
+            && self.client_key.as_ref().is_none_or(by_key)
+            && self.client_audience.is_none_or(for_it)
     }
 }

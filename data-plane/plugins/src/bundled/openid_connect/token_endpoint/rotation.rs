@@ -1,6 +1,6 @@
 //! Two secrets of one client, while one takes the other's place at the provider, or the cluster's keys and those before
-//! them, which a provider may know longer than they are published: what was accepted last is tried first, the
-//! others when the provider does not accept that.
+//! them, which a provider may know longer than they are published; and whom its assertions are for, on which providers do
+//! not agree: what was accepted last is tried first, the others when the provider does not accept that.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,10 +10,10 @@ use http::{Response, StatusCode};
 use shared::clock::UnixTime;
 use tracing::{info, warn};
 
-use super::answer::refusal;
+use super::answer::{is_named, refusal};
 use super::discovered::algorithm;
 use super::{Caller, Post, discovered, post_once};
-use crate::bundled::openid_connect::assertion::Signer;
+use crate::bundled::openid_connect::assertion::{Audience, Signer};
 use crate::bundled::openid_connect::client_keys::ClientKeys;
 use crate::bundled::openid_connect::config::ClientAuth;
 use crate::bundled::openid_connect::provider::{self, Document, ProviderError};
@@ -30,18 +30,24 @@ pub(in crate::bundled::openid_connect) struct Spare<'a> {
     pub(super) signer: &'a Signer,
 }
 
-/// The clients of a node whose provider has accepted something else last than what comes first: the place of that among
-/// what each can prove itself by.
+/// What a client proves itself by: the place of a secret or key among those that it has, and whom its assertions are for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Way {
+    place: usize,
+    audience: Audience,
+}
+
+/// The clients of a node whose provider has accepted another way last than the one that comes first.
 #[derive(Debug, Default)]
-pub(in crate::bundled::openid_connect) struct Exchanged(Mutex<HashMap<(u64, usize), usize>>);
+pub(in crate::bundled::openid_connect) struct Exchanged(Mutex<HashMap<(u64, usize), Way>>);
 
 impl Exchanged {
-    /// Whether that is so of the client at position `client`.
+    /// Whether that is by another secret or key, of the client at position `client`.
     pub(in crate::bundled::openid_connect) fn has(&self, rules: &Rules, client: usize) -> bool {
-        self.last(rules, client) > 0
+        self.last(rules, client).place > 0
     }
 
-    fn last(&self, rules: &Rules, client: usize) -> usize {
+    fn last(&self, rules: &Rules, client: usize) -> Way {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .get(&(rules.compilation, client))
@@ -49,16 +55,16 @@ impl Exchanged {
             .unwrap_or_default()
     }
 
-    fn note(&self, rules: &Rules, client: usize, place: usize) {
+    fn note(&self, rules: &Rules, client: usize, way: Way) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if place > 0 {
-            if known.len() >= MOST {
-                known.clear();
-            }
-            known.insert((rules.compilation, client), place);
-        } else {
+        if way == Way::default() {
             known.remove(&(rules.compilation, client));
+            return;
         }
+        if known.len() >= MOST {
+            known.clear();
+        }
+        known.insert((rules.compilation, client), way);
     }
 }
 
@@ -95,35 +101,38 @@ pub(in crate::bundled::openid_connect) async fn post(
         ..caller
     };
     let keys = host.client_keys();
-    let others = others(document, caller, &keys, host.now());
-    let Some(position) = caller.position.filter(|_| !others.is_empty()) else {
+    let mut ways = ways(document, caller, &keys, host.now());
+    let Some(position) = caller.position.filter(|_| ways.len() > 1) else {
         return post_once(rules, document, caller, host, form).await;
     };
     let exchanged = host.node_state::<Exchanged>();
     let last = exchanged.last(rules, position);
-    let mut ways: Vec<_> = std::iter::once(caller).chain(others).enumerate().collect();
     // The others stay in their order.
-    ways.sort_by_key(|(place, _)| *place != last);
+    ways.sort_by_key(|(way, _)| (*way != last, way.audience != last.audience));
     let mut refusal = None;
-    for (place, caller) in ways {
+    for (way, caller) in ways {
         let response = post_once(rules, document, caller, host, form.clone()).await?;
         if refuses_client(&response) {
             refusal = Some(response);
             continue;
         }
         if refusal.is_some() {
-            exchanged.note(rules, position, place);
-            tell(rules, caller, place);
+            exchanged.note(rules, position, way);
+            tell(rules, caller, last, way);
         }
         return Ok(response);
     }
     refusal.ok_or(ProviderError::Unusable("a client proves itself by nothing"))
 }
 
-/// Logs what the provider accepts of a client after it has refused something else.
-fn tell(rules: &Rules, caller: Caller<'_>, place: usize) {
+/// Logs what the provider accepts of a client after it has refused what it accepted `last`.
+fn tell(rules: &Rules, caller: Caller<'_>, last: Way, way: Way) {
     let (issuer, client) = (&rules.issuer, caller.id);
-    match (place, caller.spare.is_some()) {
+    if way.place == last.place {
+        info!(issuer, client, audience = ?way.audience, "the provider takes assertions for another audience");
+        return;
+    }
+    match (way.place, caller.spare.is_some()) {
         (0, _) => info!(
             issuer,
             client, "the provider accepts what the client is to prove itself by again"
@@ -141,15 +150,40 @@ fn tell(rules: &Rules, caller: Caller<'_>, place: usize) {
     }
 }
 
-/// The client with each thing else that it can prove itself by: its other secret, or the keys before, the newest first.
-fn others<'a>(
+/// The client with each thing that it can prove itself by.
+fn ways<'a>(
     document: &Document,
     caller: Caller<'a>,
     keys: &'a ClientKeys,
     now: UnixTime,
-) -> Vec<Caller<'a>> {
+) -> Vec<(Way, Caller<'a>)> {
     let offered = document.token_auth_methods.as_deref();
-    match caller.auth.unwrap_or_else(|| discovered(offered, caller)) {
+    let auth = caller.auth.unwrap_or_else(|| discovered(offered, caller));
+    let asserts = matches!(
+        auth,
+        ClientAuth::ClientSecretJwt | ClientAuth::PrivateKeyJwt
+    );
+    let mut all = Vec::new();
+    for audience in [Audience::Endpoint, Audience::Issuer] {
+        let proofs = std::iter::once(caller).chain(others(auth, caller, keys, now));
+        if audience == Audience::Endpoint || asserts {
+            all.extend(proofs.enumerate().map(|(place, caller)| {
+                let way = Way { place, audience };
+                (way, Caller { audience, ..caller })
+            }));
+        }
+    }
+    all
+}
+
+/// The client with each thing else that it can prove itself by: its other secret, or the keys before, the newest first.
+fn others<'a>(
+    auth: ClientAuth,
+    caller: Caller<'a>,
+    keys: &'a ClientKeys,
+    now: UnixTime,
+) -> Vec<Caller<'a>> {
+    match auth {
         ClientAuth::ClientSecretBasic
         | ClientAuth::ClientSecretPost
         | ClientAuth::ClientSecretJwt => {
@@ -172,9 +206,12 @@ fn others<'a>(
     }
 }
 
-/// Whether the provider does not accept the client (RFC 6749 §5.2).
+/// Whether the provider does not accept the client (RFC 6749 §5.2), rather than what it brings.
 fn refuses_client(response: &Response<Bytes>) -> bool {
-    response.status() == StatusCode::UNAUTHORIZED
-        || (response.status() == StatusCode::BAD_REQUEST
-            && refusal(response.body()) == "invalid_client")
+    let code = refusal(response.body());
+    match response.status() {
+        StatusCode::UNAUTHORIZED => code == "invalid_client" || !is_named(code),
+        StatusCode::BAD_REQUEST => code == "invalid_client",
+        _ => false,
+    }
 }
