@@ -14,7 +14,7 @@ use shared::clock::UnixTime;
 use tracing::debug;
 
 use super::admission;
-use super::assertion::{Audience, Signer};
+use super::assertion::Audience;
 use super::config::{AuthMethod, ClientAuth, UnsignedMethod};
 use super::cookie::Jar;
 use super::failure::{Class, Failure};
@@ -394,7 +394,6 @@ impl Trade {
                     .or(configured);
                 let algorithms = rules.config.client.client_alg.as_deref();
                 let algorithm = algorithms.and_then(|algorithms| algorithms.first().copied());
-                let signer = Signer::of_secret(secret, algorithm);
                 let caller = Caller {
                     id: name,
                     secret: Some(secret),
@@ -403,7 +402,6 @@ impl Trade {
                         !matches!(auth, ClientAuth::None | ClientAuth::PrivateKeyJwt)
                             && !auth.is_mutual_tls()
                     }),
-                    secret_signer: Some(&signer),
                     spare: None,
                     key_signer: None,
                     position: None,

@@ -117,12 +117,12 @@ pub(super) struct Methods {
 pub(super) struct Client {
     pub(super) id: String,
     pub(super) secret: Option<Secret<String>>,
-    /// Its other secret while one takes the other's place, with what signs by it.
-    pub(super) spare: Option<(Secret<String>, Signer)>,
+    /// Its other secret while one takes the other's place.
+    pub(super) spare: Option<Secret<String>>,
     pub(super) auth: Option<ClientAuth>,
     /// The algorithm of its assertions, if one is configured.
     pub(super) algorithm: Option<SigningAlgorithm>,
-    /// Signs for `client_secret_jwt`.
+    /// Signs authorization requests by the secret.
     pub(super) secret_signer: Option<Signer>,
     /// Signs for `private_key_jwt`.
     pub(super) key_signer: Option<Signer>,

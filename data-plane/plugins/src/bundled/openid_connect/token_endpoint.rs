@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
+use shared::secret::Secret;
 use shared::telemetry::chain;
 use tracing::{error, warn};
 
@@ -28,7 +29,6 @@ pub(super) use self::endpoint::Endpoint;
 pub(super) use self::parameters::{have_same_words, verify_parameters};
 pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
-use self::rotation::Spare;
 pub(super) use self::rotation::{Exchanged, post, post_guarded};
 use super::assertion::{self, Audience, Signer};
 use super::client_keys;
@@ -218,9 +218,8 @@ pub(super) struct Caller<'a> {
     pub(super) secret: Option<&'a str>,
     /// How it proves that. `None`: as discovery says.
     pub(super) auth: Option<ClientAuth>,
-    pub(super) secret_signer: Option<&'a Signer>,
     /// Its other secret, if it has two.
-    pub(super) spare: Option<Spare<'a>>,
+    pub(super) spare: Option<&'a str>,
     pub(super) key_signer: Option<&'a Signer>,
     /// Its position among those that are configured, for which the cluster's keys may speak.
     pub(super) position: Option<usize>,
@@ -234,17 +233,14 @@ impl<'a> Caller<'a> {
     /// The configured client at `position`.
     pub(super) fn configured(rules: &'a Rules, position: usize) -> Self {
         let client = rules.client(position);
-        let secret = client.secret.as_ref();
-        let spare = client.spare.as_ref().map(|(secret, signer)| Spare {
-            secret: secret.expose(),
-            signer,
-        });
+        let text = |secret: &'a Option<Secret<String>>| {
+            secret.as_ref().map(|secret| secret.expose().as_str())
+        };
         Self {
             id: &client.id,
-            secret: secret.map(|secret| secret.expose().as_str()),
+            secret: text(&client.secret),
             auth: client.auth,
-            secret_signer: client.secret_signer.as_ref(),
-            spare,
+            spare: text(&client.spare),
             key_signer: client.key_signer.as_ref(),
             position: Some(position),
             algorithm: client.algorithm,
@@ -438,11 +434,13 @@ async fn post_once(
             form.push(("client_secret".to_owned(), secret.to_owned()));
         }
         (ClientAuth::ClientSecretJwt | ClientAuth::PrivateKeyJwt, _) => {
+            let of_secret = |secret| Signer::of_secret(secret, caller.algorithm);
+            let by_secret = caller.secret.map(of_secret);
             let signer = match auth {
                 ClientAuth::PrivateKeyJwt => {
                     caller.key_signer.or_else(|| keys.signer(caller.algorithm))
                 }
-                _ => caller.secret_signer,
+                _ => by_secret.as_ref(),
             };
             let audience = match caller.audience {
                 Audience::Endpoint => endpoint,

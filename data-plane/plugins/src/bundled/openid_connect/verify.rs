@@ -362,9 +362,12 @@ impl Verifier<'_> {
     /// The client's secrets, where they may sign.
     fn hmac_secrets(&self) -> impl Iterator<Item = &str> {
         let client = self.rules.client(self.client);
-        let spare = client.spare.iter().map(|(secret, _)| secret);
         let enabled = self.rules.config.credentials.enable_hs_signatures;
-        let secrets = client.secret.iter().chain(spare).filter(move |_| enabled);
+        let secrets = client
+            .secret
+            .iter()
+            .chain(&client.spare)
+            .filter(move |_| enabled);
         let secrets = secrets.map(|secret| secret.expose().as_str());
         secrets.filter(|secret| secret.len() > 1)
     }

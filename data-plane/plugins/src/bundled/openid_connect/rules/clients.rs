@@ -42,10 +42,7 @@ pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Clie
             Client {
                 id: ids.get(position).cloned().unwrap_or_default(),
                 secret: secret.map(|secret| Secret::new(secret.expose().to_owned())),
-                spare: spare.map(|spare| {
-                    let signer = Signer::of_secret(spare.expose(), algorithm);
-                    (Secret::new(spare.expose().to_owned()), signer)
-                }),
+                spare: spare.map(|spare| Secret::new(spare.expose().to_owned())),
                 secret_signer: secret.map(|secret| Signer::of_secret(secret.expose(), algorithm)),
                 key_signer,
                 algorithm,

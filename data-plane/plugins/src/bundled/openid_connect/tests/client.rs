@@ -325,6 +325,26 @@ fn the_cluster_s_keys_sign_by_what_the_provider_says_that_it_takes() {
 }
 
 #[test]
+fn a_secret_signs_by_what_the_provider_says_that_it_takes() {
+    let name = "token_endpoint_auth_signing_alg_values_supported";
+    for (configured, announced, algorithm) in [
+        (Value::Null, json!(["RS256", "HS512"]), "HS512"),
+        (Value::Null, json!(["HS384", "HS256"]), "HS256"),
+        (Value::Null, Value::Null, "HS256"),
+        (json!(["HS384"]), json!(["HS512"]), "HS384"),
+    ] {
+        let config = json!({ "client_auth": ["client_secret_jwt"], "client_alg": configured });
+        let mut gateway = Gateway::new(config);
+        gateway.provider.script.borrow_mut().discovery = vec![(name, announced)];
+        assert_eq!(Browser::default().sign_in(&mut gateway, "/api").status, 200);
+        let token = gateway.provider.forms.borrow()[0].1["client_assertion"].clone();
+        let parsed = Jws::parse(&token, token.len()).unwrap();
+        assert_eq!(format!("{:?}", parsed.header.algorithm), algorithm);
+        assert!(parsed.signed_with("secret"), "{algorithm}");
+    }
+}
+
+#[test]
 fn rule_30_an_assertion_is_for_whom_the_provider_takes_it() {
     let endpoint = "https://idp.example/token";
     for (audience, status, calls) in [

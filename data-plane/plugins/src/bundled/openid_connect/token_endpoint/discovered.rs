@@ -24,11 +24,7 @@ pub(in crate::bundled::openid_connect) fn discovered(
             ClientAuth::ClientSecretPost,
             has_secret,
         ),
-        (
-            "client_secret_jwt",
-            ClientAuth::ClientSecretJwt,
-            caller.secret_signer.is_some(),
-        ),
+        ("client_secret_jwt", ClientAuth::ClientSecretJwt, has_secret),
         (
             "private_key_jwt",
             ClientAuth::PrivateKeyJwt,
@@ -54,16 +50,23 @@ pub(in crate::bundled::openid_connect) fn discovered(
     ClientAuth::ClientSecretBasic
 }
 
-/// What the cluster's keys sign by for a client for which no algorithm is configured: by RS256 (Kong 3.9, `client_alg`),
-/// unless the provider says that it takes others only (RFC 8414 §2): then by the first of them that they can.
+/// What the assertions of a client are signed by for which no algorithm is configured: by RS256 or, with its secret, by HS256
+/// (Kong 3.9, `client_alg`), unless the provider says that it takes others only (RFC 8414 §2): then by the first of them.
 pub(in crate::bundled::openid_connect) fn algorithm(
     announced: Option<&[String]>,
+    auth: ClientAuth,
 ) -> Option<SigningAlgorithm> {
+    let by_secret = auth == ClientAuth::ClientSecretJwt;
+    let default = if by_secret {
+        SigningAlgorithm::HS256
+    } else {
+        SigningAlgorithm::RS256
+    };
     let known = announced.unwrap_or_default().iter().filter_map(|name| {
         let algorithm: SigningAlgorithm = serde_json::from_value(name.as_str().into()).ok()?;
-        Some(algorithm).filter(|algorithm| !algorithm.is_symmetric())
+        Some(algorithm).filter(|algorithm| algorithm.is_symmetric() == by_secret)
     });
     let known: Vec<_> = known.collect();
     let first = known.first().copied();
-    first.filter(|_| !known.contains(&SigningAlgorithm::RS256))
+    first.filter(|_| !known.contains(&default))
 }

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::answer::{is_named, refusal};
 use super::discovered::algorithm;
 use super::{Caller, Post, discovered, post_once};
-use crate::bundled::openid_connect::assertion::{Audience, Signer};
+use crate::bundled::openid_connect::assertion::Audience;
 use crate::bundled::openid_connect::client_keys::ClientKeys;
 use crate::bundled::openid_connect::config::ClientAuth;
 use crate::bundled::openid_connect::provider::{self, Document, ProviderError};
@@ -22,13 +22,6 @@ use crate::host::Host;
 
 /// Most clients that a node remembers.
 const MOST: usize = 10_000;
-
-/// The other secret of a client.
-#[derive(Clone, Copy)]
-pub(in crate::bundled::openid_connect) struct Spare<'a> {
-    pub(super) secret: &'a str,
-    pub(super) signer: &'a Signer,
-}
 
 /// What a client proves itself by: the place of a secret or key among those that it has, and whom its assertions are for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -95,13 +88,16 @@ pub(in crate::bundled::openid_connect) async fn post(
     host: &impl Host,
     form: Post<'_>,
 ) -> Result<Response<Bytes>, ProviderError> {
+    let offered = document.token_auth_methods.as_deref();
+    let auth = caller.auth.unwrap_or_else(|| discovered(offered, caller));
     let announced = document.supported.token_auth_algorithms.as_deref();
     let caller = Caller {
-        algorithm: caller.algorithm.or_else(|| algorithm(announced)),
+        auth: Some(auth),
+        algorithm: caller.algorithm.or_else(|| algorithm(announced, auth)),
         ..caller
     };
     let keys = host.client_keys();
-    let mut ways = ways(document, caller, &keys, host.now());
+    let mut ways = ways(auth, caller, &keys, host.now());
     let Some(position) = caller.position.filter(|_| ways.len() > 1) else {
         return post_once(rules, document, caller, host, form).await;
     };
@@ -152,13 +148,11 @@ fn tell(rules: &Rules, caller: Caller<'_>, last: Way, way: Way) {
 
 /// The client with each thing that it can prove itself by.
 fn ways<'a>(
-    document: &Document,
+    auth: ClientAuth,
     caller: Caller<'a>,
     keys: &'a ClientKeys,
     now: UnixTime,
 ) -> Vec<(Way, Caller<'a>)> {
-    let offered = document.token_auth_methods.as_deref();
-    let auth = caller.auth.unwrap_or_else(|| discovered(offered, caller));
     let asserts = matches!(
         auth,
         ClientAuth::ClientSecretJwt | ClientAuth::PrivateKeyJwt
@@ -187,9 +181,8 @@ fn others<'a>(
         ClientAuth::ClientSecretBasic
         | ClientAuth::ClientSecretPost
         | ClientAuth::ClientSecretJwt => {
-            let with = |spare: Spare<'a>| Caller {
-                secret: Some(spare.secret),
-                secret_signer: Some(spare.signer),
+            let with = |secret| Caller {
+                secret: Some(secret),
                 ..caller
             };
             caller.spare.map(with).into_iter().collect()
