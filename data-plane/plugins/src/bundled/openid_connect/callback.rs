@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::flow::{self, Callback, Pending, Way};
 use super::jws::{Jws, JwsError};
 use super::login;
+use super::logout;
 use super::mark::{self, Mark};
 use super::redemption;
 use super::request;
@@ -293,7 +294,12 @@ pub(super) async fn in_vain(
     jar: &Jar,
     now: UnixTime,
 ) -> Option<Mark> {
-    let is_answer = |name: &str| matches!(name, "code" | "error" | "response");
+    let is_answer = |name: &str| {
+        matches!(
+            name,
+            "code" | "error" | "response" | "iss" | "session_state"
+        )
+    };
     if led_by(exchange, "same-origin") || jar.begun().next().is_none() {
         return None;
     }
@@ -303,7 +309,9 @@ pub(super) async fn in_vain(
     let mut has_answered = request::query(exchange).any(|(name, _)| is_answer(&name));
     if !has_answered && is_posted {
         let arguments = request::body_arguments(exchange).await;
-        has_answered = arguments.iter().any(|(name, _)| is_answer(name));
+        // No page of another site has an empty form for one of this.
+        has_answered = arguments.iter().any(|(name, _)| is_answer(name))
+            || (arguments.is_empty() && logout::origin(exchange) == logout::Origin::Foreign);
     }
     let here = Here::of(rules, exchange);
     let (method, headers) = (&exchange.request.method, &exchange.request.headers);

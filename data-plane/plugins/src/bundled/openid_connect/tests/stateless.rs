@@ -4,10 +4,11 @@ use std::rc::Rc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::Method;
 use serde_json::{Value, json};
 
 use super::conformance::reason;
-use super::gateway::{Browser, Gateway};
+use super::gateway::{Browser, Gateway, request};
 use crate::sessions::session_keys::KeyRing;
 use crate::testing::session_key;
 
@@ -95,6 +96,8 @@ fn rule_18_a_provider_that_answers_nothing_of_use_makes_no_circle() {
         ("code=c", "cross-site"),
         ("error=odd", "none"),
         ("code=c", "none"),
+        ("iss=i", "cross-site"),
+        ("session_state=s", "none"),
     ] {
         let (mut gateway, mut browser) = (Gateway::new(json!({})), Browser::default());
         browser.get_with(&mut gateway, "/api", "sec-fetch-site", site);
@@ -111,6 +114,26 @@ fn rule_18_a_provider_that_answers_nothing_of_use_makes_no_circle() {
         gateway.advance(31);
         let reply = browser.get(&mut gateway, &format!("/api?{answer}"));
         assert_eq!(reply.status, 302, "{answer}");
+    }
+}
+
+#[test]
+fn rule_18_a_provider_that_posts_nothing_makes_no_circle() {
+    for (origin, expected) in [
+        ("https://idp.example", [302, 302, 400, 400]),
+        // A page of the application.
+        ("http://gateway.example", [302; 4]),
+    ] {
+        let mut gateway = Gateway::new(json!({ "response_mode": "form_post" }));
+        let mut browser = Browser::default();
+        assert_eq!(browser.get(&mut gateway, "/api").status, 302);
+        let statuses = [(); 4].map(|()| {
+            let kind = "application/x-www-form-urlencoded";
+            let mut request = request("/api", &[("origin", origin), ("content-type", kind)]);
+            request.method = Method::POST;
+            browser.send(&mut gateway, request).status
+        });
+        assert_eq!(statuses, expected, "{origin}");
     }
 }
 
