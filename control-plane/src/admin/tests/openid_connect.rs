@@ -103,6 +103,19 @@ async fn providers_that_say_nothing_are_listed_with_the_reason() {
     assert_eq!(api.send("DELETE", &unknown, "", "").await.0, 404);
 }
 
+#[tokio::test]
+async fn a_plugin_is_taken_as_kong_2_8_shows_it() {
+    let api = Api::new();
+    let config = json!({
+        "issuer": "https://idp.example", "session_storage": "cookie",
+        "session_memcache_prefix": "sessions", "session_memcache_socket": null,
+        "session_memcache_host": "127.0.0.1", "session_memcache_port": 11211,
+    });
+    let plugin = json!({ "name": "openid-connect", "config": config });
+    let (status, answer) = api.json("POST", "/plugins", plugin).await;
+    assert_eq!(status, 201, "{answer}");
+}
+
 /// A server on which every path is an issuer of its own.
 async fn providers() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

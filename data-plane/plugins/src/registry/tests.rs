@@ -77,6 +77,9 @@ fn what_is_not_served_is_refused_and_its_default_accepted() {
     check("session_storage", json!("memcached"), false);
     check("session_storage", json!("cookie"), true);
     check("session_redis_host", json!("redis.example"), true);
+    // Kong 2.8 shows these with each plugin, and they say nothing of another storage.
+    check("session_memcache_prefix", json!("sessions"), true);
+    check("session_memcached_host", json!("memcached.example"), true);
     check("proof_of_possession_mtls", json!("strict"), false);
     check("proof_of_possession_mtls", json!("off"), true);
     check("introspect_jwt_tokens", json!(true), true);

@@ -1,7 +1,4 @@
 //! The configuration of `openid-connect`: every parameter of Kong 3.9, by subject.
-//!
-//! A parameter that this version knows but does not act on is marked `x-not-yet`: it is listed with
-//! its default and refused at any other value.
 
 mod default;
 mod redis;

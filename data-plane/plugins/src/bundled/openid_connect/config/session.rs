@@ -132,24 +132,20 @@ pub struct Session {
     #[serde(default)]
     pub session_storage: Storage,
 
-    /// Prefix of keys in memcached.
+    /// Prefix of keys in memcached, in which no sessions are kept here: without effect.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_memcached_prefix: Option<String>,
 
-    /// Unix socket of memcached.
+    /// Unix socket of memcached, in which no sessions are kept here: without effect.
     #[serde(default)]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_memcached_socket: Option<String>,
 
-    /// Host of memcached.
+    /// Host of memcached, in which no sessions are kept here: without effect.
     #[serde(default = "default::loopback")]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_memcached_host: String,
 
-    /// Port of memcached.
+    /// Port of memcached, in which no sessions are kept here: without effect.
     #[serde(default = "default::memcached_port")]
-    #[schemars(extend("x-not-yet" = true))]
     pub session_memcached_port: u16,
 
     /// Redis server for sessions.
