@@ -226,7 +226,19 @@ impl LastGood {
         } else {
             &FILES[..]
         };
-        let mut newer = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
+        let newer = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
+        if self.place(newer, move_on)? {
+            *kept = Some([Some(configuration), found[0]]);
+        }
+        Ok(())
+    }
+
+    /// Makes the file `newer` the newest of those that `move_on`, unless the directory is another process's by now: then it may
+    /// be its file. Whether it is.
+    fn place(&self, mut newer: PathBuf, move_on: &[&str]) -> io::Result<bool> {
+        if self.marker.is_left() {
+            return Ok(false);
+        }
         let mut renames = Vec::new();
         for name in move_on {
             let path = self.directory.join(name);
@@ -240,8 +252,7 @@ impl LastGood {
             }
         }
         File::open(&self.directory)?.sync_all()?;
-        *kept = Some([Some(configuration), found[0]]);
-        Ok(())
+        Ok(true)
     }
 
     /// The configuration in the file `name`, if that can be opened.

@@ -221,14 +221,6 @@ impl DataPlane {
         let contact = contact.after(before);
         let proxy = Proxy::start_on(settings, limits, live, kept, contact, &mut inherited)?;
         let predecessor = inherited.finish()?;
-        let addresses = proxy.addresses();
-        if let Some(path) = &settings.addresses_file {
-            let told = serde_json::json!(addresses).to_string();
-            write_whole(path, &told).map_err(|source| StartError::Addresses {
-                path: path.clone(),
-                source,
-            })?;
-        }
         let gateway = Arc::clone(proxy.node());
         let given = given::ask(predecessor.as_ref()).map_err(StartError::Untold)?;
         let (leaves, left) = oneshot::channel();
@@ -243,6 +235,15 @@ impl DataPlane {
             None => None,
         };
         let leaves = given.is_some().then_some(leaves);
+        // If this start fails, those of the process before it hold.
+        let addresses = proxy.addresses();
+        if let Some(path) = &settings.addresses_file {
+            let told = serde_json::json!(addresses).to_string();
+            write_whole(path, &told).map_err(|source| StartError::Addresses {
+                path: path.clone(),
+                source,
+            })?;
+        }
         let (phase, phases) = watch::channel(Phase::Serving);
         let id = node.id.clone();
         let config_sync = config_sync::start(config_sync::Start {

@@ -55,6 +55,9 @@ pub enum SuccessionError {
     /// A socket cannot be passed on.
     #[error("passing a socket on")]
     Socket(#[from] io::Error),
+    /// It is there, and is not told what runs.
+    #[error("telling it what runs")]
+    Untold(#[source] io::Error),
     /// It would go back to an older configuration.
     #[error(
         "it is of a version that is not told what runs: that was not in data_directory when it began, and no control plane is \
@@ -78,10 +81,8 @@ pub struct Successor {
     withdrawn: bool,
     /// What ran when it was started, if the disk held that.
     on_disk: Option<Position>,
-    /// The number of the revocations that it was told of last; none if it asks for nothing, as one of an earlier version.
-    told: Option<u64>,
-    /// Whether it knows that the node is its.
-    is_told: bool,
+    /// Whether it hears what it is told: one of an earlier version asks for nothing.
+    hears: bool,
     serves: bool,
 }
 
@@ -128,8 +129,7 @@ impl Successor {
             words: tokio::net::UnixDatagram::from_std(words)?,
             withdrawn,
             on_disk: is_kept.then_some(runs),
-            told: None,
-            is_told: false,
+            hears: false,
             serves: false,
         })
     }
@@ -152,11 +152,12 @@ impl Successor {
             }
             let resting = Resting(phase);
             let holds = resting.begin(node).await;
-            self.told = Some(node.revocations.version());
-            let given = Given::of(node, Some(&holds), self.withdrawn)?;
+            let given = Given::of(node, Some(&holds), self.withdrawn);
+            let given = given.map_err(SuccessionError::Untold)?;
             self.withdrawn = given.withdrawn.unwrap_or(self.withdrawn);
             self.tell(&given).await?;
             self.hears(&[READY]).await?;
+            self.hears = true;
             std::mem::forget(resting);
             Ok(())
         });
@@ -167,21 +168,20 @@ impl Successor {
         Ok(())
     }
 
-    /// Tells it what has come up on `node` since; the first time also that the node is its.
+    /// Tells it what has come up on `node` since: once as the node becomes its, and once as this process ends.
     pub(crate) async fn hear_more(&mut self, node: &Node) {
-        let Some(told) = self.told else {
-            return;
-        };
-        let version = node.revocations.version();
-        let withdrawn = node.withdrawn.load(Ordering::Relaxed);
-        if self.is_told && (told, self.withdrawn) == (version, withdrawn) {
+        if !self.hears {
             return;
         }
-        let given = Given::of(node, None, self.withdrawn);
-        (self.is_told, self.told, self.withdrawn) = (true, Some(version), withdrawn);
-        let telling = async { given::send(&self.words, &given?.encode()).await };
+        let telling = async {
+            let given = Given::of(node, None, self.withdrawn)?;
+            self.withdrawn = given.withdrawn.unwrap_or(self.withdrawn);
+            given::send(&self.words, &given.encode()).await
+        };
         let told = tokio::time::timeout(MORE, telling).await;
         if let Err(error) = told.map_err(io::Error::other).flatten() {
+            // What came behind half of it would be taken for the other half.
+            self.hears = false;
             tracing::error!(%error, "the successor was not told what came up last");
         }
     }
@@ -189,10 +189,16 @@ impl Successor {
     async fn tell(&mut self, given: &Given) -> Result<(), SuccessionError> {
         let bytes = given.encode();
         let Self { child, words, .. } = self;
-        tokio::select! {
-            told = given::send(words, &bytes) => Ok(told?),
-            failed = fails(child) => Err(failed),
-        }
+        let told = tokio::select! {
+            told = given::send(words, &bytes) => told,
+            failed = fails(child) => return Err(failed),
+        };
+        let Err(source) = told else {
+            return Ok(());
+        };
+        // If it ends, that says more.
+        let ended = tokio::time::timeout(MORE, fails(child)).await;
+        Err(ended.unwrap_or(SuccessionError::Untold(source)))
     }
 
     /// Waits until it says one of `expected`. It may say anything more than once.
@@ -271,8 +277,7 @@ pub(crate) fn tell_when_ready(
     while !is_there() || !node.contact.is_settled() {
         std::thread::sleep(LOOK);
     }
-    let words = &predecessor.words;
-    if let Err(error) = words.send(READY) {
+    if let Err(error) = predecessor.words.send(READY) {
         tracing::error!(%error, "the process before this one cannot be told that this one serves");
         return;
     }
@@ -280,22 +285,23 @@ pub(crate) fn tell_when_ready(
         return;
     };
     let (mut leaves, mut patience) = (Some(leaves), LAST);
+    // Nothing more is said to it: what is sent to a process that is gone takes its last words away.
     loop {
-        let heard = given::receive(words, patience);
-        if let Ok(Some(more)) = &heard {
-            more.tell(node);
-        }
-        // Also where it says nothing: this process serves.
-        drop(leaves.take());
-        match heard {
-            Ok(Some(_)) => {}
-            Ok(None) => return,
+        let says_more = match given::receive(predecessor, patience) {
+            Ok(Some(more)) => {
+                more.tell(node);
+                true
+            }
+            Ok(None) => false,
             Err(error) => {
                 tracing::warn!(%error, "the process before this one says nothing");
-                if patience != LAST {
-                    return;
-                }
+                given::is_silence(&error)
             }
+        };
+        // Also where it says nothing: this process serves.
+        drop(leaves.take());
+        if !says_more {
+            return;
         }
         patience = Duration::from_hours(24);
     }

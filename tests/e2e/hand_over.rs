@@ -2,15 +2,23 @@
 
 use std::fs::{File, Permissions};
 use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use harness::{Browser, Cluster, eventually};
+use harness::{Browser, Cluster, Relay, eventually};
 use http::Method;
 use serde_json::json;
+use shared::passing::pass;
+use uuid::Uuid;
 
 use crate::guide::{GATEWAY, Guide, gateway};
+
+const DATA_PLANE: &str = "wardgate-data-plane";
 
 /// A file of a node's settings that has each process of it wait until somebody reads: after it has read its configuration,
 /// and before it serves.
@@ -94,13 +102,12 @@ async fn what_a_node_took_while_its_successor_began_is_not_forgotten() {
     guide.cluster.control_plane.take().unwrap().kill();
 
     // The old process has yet to tell while others want something of the new one.
-    let written = guide.cluster.directory().join("node-2.json");
-    let number = || std::fs::metadata(&written).unwrap().ino();
-    let first = number();
     signal("STOP", old);
     let _open = gate.open();
     eventually("the new process is about to ask", async || {
-        (number() != first).then_some(())
+        let log = guide.cluster.data_planes[1].process.log();
+        log.contains("asking the process before this one")
+            .then_some(())
     })
     .await;
     for _ in 0..20 {
@@ -118,25 +125,56 @@ async fn what_a_node_took_while_its_successor_began_is_not_forgotten() {
     assert_eq!(Browser::new().get(&ready).await.status, 503);
 }
 
+/// The programs of a cluster, where a data plane's successor can be another.
+struct Programs(tempfile::TempDir);
+
+impl Programs {
+    fn new() -> Self {
+        let programs = Self(tempfile::tempdir().unwrap());
+        let name = "wardgate-control-plane";
+        std::os::unix::fs::symlink(harness::path(name), programs.0.path().join(name)).unwrap();
+        std::os::unix::fs::symlink(harness::path(DATA_PLANE), programs.data_plane()).unwrap();
+        programs
+    }
+
+    fn path(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+
+    fn data_plane(&self) -> PathBuf {
+        self.0.path().join(DATA_PLANE)
+    }
+
+    /// Has the next data plane be this script.
+    fn replace(&self, script: &str) {
+        let program = self.data_plane();
+        std::fs::remove_file(&program).unwrap();
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Has the next data plane be one again.
+    fn restore(&self) {
+        std::fs::remove_file(self.data_plane()).unwrap();
+        std::os::unix::fs::symlink(harness::path(DATA_PLANE), self.data_plane()).unwrap();
+    }
+}
+
 /// A program that takes the place of a data plane, asks for what runs, and ends once it is `let_go`, without having served.
 const FAILS: &str = r#"#!/bin/bash
 words=$((LISTEN_FDS_FIRST_FD + LISTEN_FDS - 1))
 printf asks >&"$words"
 head -c 1 <&"$words" > /dev/null
-: > "$0.given"
+echo $$ > "$0.given"
 read -r < "$0.let_go"
 exit 3
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_successor_fails_in_the_end_goes_on_as_before() {
-    let directory = tempfile::tempdir().unwrap();
-    let place = |name: &str| directory.path().join(name);
-    for name in ["wardgate-control-plane", "wardgate-data-plane"] {
-        std::os::unix::fs::symlink(harness::path(name), place(name)).unwrap();
-    }
-    let programs = directory.path().to_str().unwrap();
-    let cluster = Cluster::start_of(Some(programs), 2, &[]).await;
+    let programs = Programs::new();
+    let place = |name: &str| programs.0.path().join(name);
+    let cluster = Cluster::start_of(Some(programs.path()), 2, &[]).await;
     let options = "--data config.logout_uri_suffix=/logout";
     let mut guide = Guide::set_up(cluster, options).await;
     let (alice, bob) = (guide.browser(0), guide.browser(1));
@@ -145,10 +183,7 @@ async fn a_node_whose_successor_fails_in_the_end_goes_on_as_before() {
         browser.cookie(GATEWAY, "session").unwrap()
     };
     let copies = [sign_in(&alice, "alice").await, sign_in(&bob, "bob").await];
-    let program = place("wardgate-data-plane");
-    std::fs::remove_file(&program).unwrap();
-    std::fs::write(&program, FAILS).unwrap();
-    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    programs.replace(FAILS);
     let let_go = place("wardgate-data-plane.let_go");
     let made = Command::new("mkfifo").arg(&let_go).status();
     assert!(made.is_ok_and(|status| status.success()));
@@ -200,11 +235,185 @@ async fn a_node_whose_successor_fails_in_the_end_goes_on_as_before() {
     }
     // It is written to the disk again, and the next successor takes over.
     guide.cluster.persisted().await;
-    std::fs::remove_file(&program).unwrap();
-    std::os::unix::fs::symlink(harness::path("wardgate-data-plane"), &program).unwrap();
+    programs.restore();
     guide.cluster.control_plane.take().unwrap().kill();
     let process = &mut guide.cluster.data_planes[0].process;
     process.goes_on();
     process.succeed("USR2").await;
     assert_eq!(Browser::new().get(&later).await.status, 200);
+}
+
+/// A program that serves at once, as it says, like one of the version that was not told what runs.
+const OF_BEFORE: &str = r#"#!/bin/bash
+words=$((LISTEN_FDS_FIRST_FD + LISTEN_FDS - 1))
+printf ready >&"$words"
+exec sleep 600
+"#;
+
+/// A cluster of one node, of these programs, where `/p` is answered 200; the URL of that.
+async fn answering(programs: &Programs) -> (Cluster, String) {
+    let cluster = Cluster::start_of(Some(programs.path()), 1, &[]).await;
+    let ends = json!({ "name": "request-termination", "config": { "status_code": 200 } });
+    cluster.create("/plugins", ends).await;
+    cluster.create("/routes", json!({ "paths": ["/p"] })).await;
+    cluster.settled().await;
+    cluster.persisted().await;
+    let url = format!("{}/p", cluster.url(0));
+    (cluster, url)
+}
+
+async fn status(url: &str) -> u16 {
+    Browser::new().get(url).await.status
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_disk_takes_nothing_only_who_is_told_what_runs_takes_over() {
+    let programs = Programs::new();
+    let (mut cluster, url) = answering(&programs).await;
+    let unfinished = cluster.directory().join("data/node-1/last-good.new");
+    std::fs::create_dir(&unfinished).unwrap();
+    cluster
+        .create("/routes?wait=60", json!({ "paths": ["/later"] }))
+        .await;
+    cluster.control_plane.take().unwrap().kill();
+    let node = &mut cluster.data_planes[0];
+    eventually("the node hears nobody", async || {
+        let heard = &node.status().await?["control_plane"]["connected"];
+        (heard == false).then_some(())
+    })
+    .await;
+    let later = url.replace("/p", "/later");
+    programs.replace(OF_BEFORE);
+    node.process.start_successor("USR2").await;
+    eventually("the node goes on", async || {
+        let log = node.process.log();
+        log.contains("it is of a version that is not told what runs")
+            .then_some(())
+    })
+    .await;
+    assert_eq!(status(&later).await, 200);
+    programs.restore();
+    node.process.goes_on();
+    node.process.succeed("USR2").await;
+    assert_eq!(status(&later).await, 200);
+    // It is written as soon as that is possible, though nothing changes.
+    let kept = unfinished.with_file_name("last-good");
+    let number = || std::fs::metadata(&kept).ok().map(|file| file.ino());
+    let before = number();
+    std::fs::remove_dir(&unfinished).unwrap();
+    eventually("what runs is on the disk", async || {
+        (number() != before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_of_the_version_before_takes_over_and_is_succeeded() {
+    let programs = Programs::new();
+    let (mut cluster, url) = answering(&programs).await;
+    let node = &mut cluster.data_planes[0].process;
+    // As its successor finds them.
+    let read = std::fs::read(format!("/proc/{}/environ", node.id())).unwrap();
+    let variables = read.split(|byte| *byte == 0).filter_map(|variable| {
+        let variable = std::str::from_utf8(variable).ok()?;
+        variable.split_once('=')
+    });
+    let mut command = Command::new(harness::path(DATA_PLANE));
+    command.env_clear().envs(variables);
+    programs.replace(OF_BEFORE);
+    node.start_successor("USR2").await;
+    let ended = eventually("the old process has ended", async || node.ended()).await;
+    assert!(ended.success(), "{ended}");
+
+    // It gives its sockets and nothing else.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (words, its_words) = UnixDatagram::pair().unwrap();
+    let sockets = vec![
+        ("proxy".to_owned(), OwnedFd::from(listener)),
+        ("succession".to_owned(), OwnedFd::from(its_words)),
+    ];
+    let passed = pass(&mut command, sockets).unwrap();
+    let mut successor = command.spawn().unwrap();
+    drop(passed);
+    let said = tokio::task::spawn_blocking(move || {
+        let mut said = [0; 16];
+        let count = words.recv(&mut said).unwrap();
+        said[..count].to_vec()
+    });
+    let said = tokio::time::timeout(Duration::from_mins(1), said).await;
+    assert_eq!(said.unwrap().unwrap(), b"ready");
+    let path = url.rsplit('/').next().unwrap();
+    assert_eq!(status(&format!("http://{address}/{path}")).await, 200);
+    successor.kill().unwrap();
+    successor.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_told_to_stop_while_it_gives_what_runs_stops() {
+    let programs = Programs::new();
+    let (mut cluster, url) = answering(&programs).await;
+    programs.replace(FAILS);
+    let place = |suffix: &str| programs.data_plane().with_extension(suffix);
+    let made = Command::new("mkfifo").arg(place("let_go")).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    let node = &mut cluster.data_planes[0].process;
+    node.start_successor("USR2").await;
+    eventually("the successor is given what runs", async || {
+        place("given").exists().then_some(())
+    })
+    .await;
+    assert_eq!(status(&url).await, 200);
+    node.goes_on();
+    node.signal("TERM");
+    let ended = eventually("the process has ended", async || node.ended()).await;
+    assert!(ended.success(), "{ended}");
+    let successor = std::fs::read_to_string(place("given")).unwrap();
+    let is_there = Path::new("/proc").join(successor.trim()).exists();
+    assert!(!is_there, "its successor has ended, too");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn session_keys_that_came_beside_an_update_hold_for_the_next_process() {
+    let cluster = Cluster::start(0).await;
+    let mut guide = Guide::set_up(cluster, "").await;
+    let relay = Relay::start(guide.cluster.cluster_address()).await;
+    guide.cluster.certify("node-1");
+    guide.cluster.lead_through(&relay.address());
+    guide.cluster.start_data_plane("node-1").await;
+    guide.cluster.settled().await;
+    guide.cluster.persisted().await;
+    let alice = guide.browser(0);
+    let reply = alice.sign_in(&gateway("/"), "alice").await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let copy = alice.cookie(GATEWAY, "session").unwrap();
+    let thief = guide.browser(0);
+    let answers = async || {
+        thief.set_cookie(GATEWAY, "session", &copy);
+        thief.get(&gateway("/")).await.status
+    };
+    assert_eq!(answers().await, 200);
+
+    // What cannot be packed, over a link that takes minutes for it.
+    relay.narrow(20_000);
+    for number in 0..30 {
+        let tags: Vec<_> = (0..1_000).map(|_| Uuid::new_v4().to_string()).collect();
+        let consumer = json!({ "username": number.to_string(), "tags": tags });
+        guide.cluster.create("/consumers", consumer).await;
+    }
+    let revoke = "/clustering/session-keys/revoke";
+    let reply = guide
+        .cluster
+        .admin(Method::POST, revoke, &json!(null))
+        .await;
+    assert!(reply.status < 300, "{}", reply.text());
+    eventually("the key is revoked on the node", async || {
+        (answers().await == 302).then_some(())
+    })
+    .await;
+    let row = guide.cluster.read("/clustering/data-planes").await["data"][0].clone();
+    assert_eq!(row["progress"], "behind", "the update has not come: {row}");
+    guide.cluster.control_plane.take().unwrap().kill();
+    guide.cluster.data_planes[0].process.succeed("USR2").await;
+    assert_eq!(answers().await, 302);
 }

@@ -158,6 +158,15 @@ impl<'a> Asking<'a> {
 
     /// What is over is so at once, whatever else is on its way to this node, which is `running` something older.
     pub(super) fn revoke(&mut self, told: &Revoke, running: Revision) -> Result<(), Ended> {
+        let is_read = self.heed(told);
+        match self.heard.note(told.revision, is_read, running) {
+            Some(revision) => self.send(node_message::Kind::Revoked(Revoked { revision })),
+            None => Ok(()),
+        }
+    }
+
+    /// The same without an answer. Whether it can be read.
+    pub(super) fn heed(&self, told: &Revoke) -> bool {
         let revocations = revocations(told);
         let is_read = revocations.is_some();
         if let Some(revocations) = revocations {
@@ -165,10 +174,7 @@ impl<'a> Asking<'a> {
         } else {
             tracing::warn!("what was revoked cannot be read; it comes with the next configuration");
         }
-        match self.heard.note(told.revision, is_read, running) {
-            Some(revision) => self.send(node_message::Kind::Revoked(Revoked { revision })),
-            None => Ok(()),
-        }
+        is_read
     }
 
     /// What `update` ends is over, though nothing of it is brought into force. What cannot be read comes with another.

@@ -206,12 +206,11 @@ impl Following<'_> {
             Some(Kind::SessionKeys(_)) if self.rests => {}
             Some(Kind::Commit(commit)) if self.rests => {
                 let update = self.receiver.commit(&commit)?;
-                // What ends sessions holds at once, all the same: its successor is told of that up to then.
-                if self.leaves.is_none() {
-                    self.asking.hear(&update);
-                }
+                // What ends sessions holds at once, all the same: its successor is told of that.
+                self.asking.hear(&update);
             }
-            Some(Kind::Revoke(_)) if self.leaves.is_some() => {}
+            // It speaks for the node, which is not said to hold what only this process does.
+            Some(Kind::Revoke(told)) if self.leaves.is_some() => _ = self.asking.heed(&told),
             Some(Kind::Welcome(welcome)) => {
                 self.gateway.contact.connects(true, monotonic());
                 self.gateway.contact.hears(monotonic());

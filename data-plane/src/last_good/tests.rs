@@ -71,6 +71,21 @@ fn the_newest_is_found_again_and_nobody_else_can_read_it() {
 }
 
 #[test]
+fn who_has_left_the_directory_puts_nothing_in_the_place_of_its_files() {
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    write(&files, 1);
+    // It had begun to write when it left, and a file of that name is another's by now.
+    let newer = write_unfinished(&files.directory, UNFINISHED, b"half").unwrap();
+    files.leave();
+    assert!(!files.place(newer.clone(), &FILES).unwrap());
+    assert!(newer.exists());
+    assert_eq!(revision(&files), Some(1));
+    write(&files, 2);
+    assert_eq!(revision(&files), Some(1));
+}
+
+#[test]
 fn a_damaged_file_is_passed_over() {
     let root = tempfile::tempdir().unwrap();
     let files = open(root.path());

@@ -1,11 +1,14 @@
 //! Listening sockets that this process was started with: by systemd, which keeps them while the service
 //! restarts, or by the process before it, whose clients do not notice that it goes (`sd_listen_fds(3)`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 
 use listenfd::ListenFd;
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, getppid};
 use socket2::{Socket, Type};
 
 /// What the socket is called on which a successor says that it is ready.
@@ -14,7 +17,7 @@ pub(crate) const SUCCESSION: &str = "succession";
 /// What a successor says.
 pub(crate) const READY: &[u8] = b"ready";
 
-/// What it says before that, until it is given what the process before it runs.
+/// What it says before that, to be given what the process before it runs.
 pub(crate) const ASKS: &[u8] = b"asks";
 
 /// What a successor is told if balancers are to send no traffic here, since an operator said so.
@@ -61,9 +64,7 @@ pub enum InheritError {
 #[derive(Debug, Default)]
 pub struct Inherited {
     sockets: Vec<(String, Socket)>,
-    predecessor: Option<UnixDatagram>,
-    /// Whether that gives what it runs. One of an earlier version does not.
-    gives: bool,
+    predecessor: Option<Predecessor>,
 }
 
 /// The process before this one.
@@ -71,8 +72,27 @@ pub struct Inherited {
 pub(crate) struct Predecessor {
     /// The way to it.
     pub(crate) words: UnixDatagram,
-    /// Whether it gives what it runs.
+    /// Whether it gives what it runs. One of an earlier version does not.
     pub(crate) gives: bool,
+    /// Its number.
+    pub(crate) process: Option<Pid>,
+}
+
+impl Predecessor {
+    /// The one that has made a pair of sockets and passed on `words`.
+    fn at(words: UnixDatagram) -> io::Result<Self> {
+        let process = Some(socket_peercred(&words)?.pid);
+        Ok(Self {
+            words,
+            gives: false,
+            process,
+        })
+    }
+
+    /// Whether it has ended: this process, which it has started, is another's then.
+    pub(crate) fn is_gone(&self) -> bool {
+        getppid() != self.process
+    }
 }
 
 impl Inherited {
@@ -94,7 +114,9 @@ impl Inherited {
                 source,
             };
             if name == SUCCESSION {
-                inherited.predecessor = descriptors.take_unix_datagram(number).map_err(failed)?;
+                let words = descriptors.take_unix_datagram(number);
+                let predecessor = words.and_then(|words| words.map(Predecessor::at).transpose());
+                inherited.predecessor = predecessor.map_err(failed)?;
             } else if let Some(socket) = take(&mut descriptors, number).map_err(failed)? {
                 socket.set_nonblocking(true).map_err(failed)?;
                 inherited.sockets.push((name, socket));
@@ -111,23 +133,23 @@ impl Inherited {
     /// Hears what the process before this one said as it started this one: whether an operator has told it that balancers are to
     /// send no traffic here, above all. To be called once.
     pub(crate) fn is_withdrawn(&mut self) -> io::Result<bool> {
-        let Some(predecessor) = &self.predecessor else {
+        let Some(Predecessor { words, gives, .. }) = &mut self.predecessor else {
             return Ok(false);
         };
         let mut withdrawn = false;
         let mut said = [0; 16];
-        predecessor.set_nonblocking(true)?;
+        words.set_nonblocking(true)?;
         let ended = loop {
-            match predecessor.recv(&mut said) {
+            match words.recv(&mut said) {
                 Ok(count) => match said.get(..count) {
                     Some(WITHDRAWN) => withdrawn = true,
-                    Some(GIVES) => self.gives = true,
+                    Some(GIVES) => *gives = true,
                     _ => {}
                 },
                 Err(error) => break error,
             }
         };
-        predecessor.set_nonblocking(false)?;
+        words.set_nonblocking(false)?;
         if ended.kind() == io::ErrorKind::WouldBlock {
             Ok(withdrawn)
         } else {
@@ -173,21 +195,21 @@ impl Inherited {
 
     /// Closes what no listener is to be at any more. Fails if another socket is left: clients would wait at it for ever.
     pub(crate) fn finish(self) -> Result<Option<Predecessor>, InheritError> {
-        let left = self.sockets.into_iter().find_map(|(name, socket)| {
-            if let Some(name) = name.strip_suffix(OWN) {
-                let address = place(&socket);
-                tracing::info!(name, ?address, "the settings name this listener no more");
-                return None;
-            }
-            let address = place(&socket)?;
-            Some(InheritError::Unasked { name, address })
-        });
-        if let Some(error) = left {
-            return Err(error);
+        // A listener has one for each core.
+        let mut gone = BTreeSet::new();
+        for (name, socket) in self.sockets {
+            let Some(address) = place(&socket) else {
+                continue;
+            };
+            let Some(own) = name.strip_suffix(OWN) else {
+                return Err(InheritError::Unasked { name, address });
+            };
+            gone.insert((own.to_owned(), address));
         }
-        let gives = self.gives;
-        let words = self.predecessor;
-        Ok(words.map(|words| Predecessor { words, gives }))
+        for (name, address) in gone {
+            tracing::info!(name, %address, "the settings name this listener no more");
+        }
+        Ok(self.predecessor)
     }
 }
 
@@ -251,7 +273,6 @@ mod tests {
                 ("wardgate.socket".to_owned(), third),
             ],
             predecessor: None,
-            gives: false,
         };
         assert_eq!(inherited.take("status", other, Type::DGRAM).1.len(), 0);
         assert_eq!(inherited.take("status", other, Type::STREAM).1.len(), 1);
@@ -280,10 +301,10 @@ mod tests {
             let clones = [&proxy, &second, &gone].map(|one| one.clones().unwrap());
             let passed_on = clones.into_iter().flatten();
             let passed_on = passed_on.map(|(name, socket)| (name, Socket::from(socket)));
+            let words = UnixDatagram::pair().unwrap().0;
             let mut inherited = Inherited {
                 sockets: passed_on.collect(),
-                predecessor: Some(UnixDatagram::pair().unwrap().0),
-                gives: false,
+                predecessor: Some(Predecessor::at(words).unwrap()),
             };
             let elsewhere = {
                 let free = listener();
@@ -317,16 +338,17 @@ mod tests {
             (&[GIVES], false, true),
             (&[READY], false, false),
         ] {
-            let (before, predecessor) = UnixDatagram::pair().unwrap();
+            let (before, words) = UnixDatagram::pair().unwrap();
             for word in said {
                 before.send(word).unwrap();
             }
             let mut inherited = Inherited {
-                predecessor: Some(predecessor),
+                predecessor: Some(Predecessor::at(words).unwrap()),
                 ..Inherited::default()
             };
             assert_eq!(inherited.is_withdrawn().unwrap(), withdrawn, "{said:?}");
-            assert_eq!(inherited.gives, gives, "{said:?}");
+            let predecessor = inherited.finish().unwrap().unwrap();
+            assert_eq!(predecessor.gives, gives, "{said:?}");
         }
         assert!(!Inherited::default().is_withdrawn().unwrap());
     }

@@ -2,7 +2,6 @@
 //! it since it started that one. It lies on no disk, so that none has to be written to.
 
 use std::io::{self, ErrorKind};
-use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -29,9 +28,10 @@ const PIECE: usize = 16 * 1024;
 /// Bytes of the longest that is taken.
 const LONGEST: usize = 64 * 1024;
 
-/// How often it is asked for, and looked whether the other process is still there; and for how long it is: a commit that is
-/// under way there comes to its end first.
-const AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether the other process is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long it has to answer: a commit that is under way there comes to its end first.
 const ASKED: Duration = Duration::from_mins(1);
 
 /// How long the next piece may take.
@@ -148,10 +148,8 @@ impl Given {
         let (runs, rest) = rest.split_first()?;
         let (silence, mut rest) = rest.split_first_chunk()?;
         let mut part = || {
-            let (length, behind) = rest.split_first_chunk()?;
-            let length = usize::try_from(u64::from_be_bytes(*length)).ok()?;
-            let (part, behind) = behind.split_at_checked(length)?;
-            rest = behind;
+            let part;
+            (part, rest) = split_part(rest)?;
             Some(part)
         };
         let all = |part: &[u8]| Some(unstored::decode(part)?.into_values().collect());
@@ -166,8 +164,19 @@ impl Given {
             keys: part()?.to_vec(),
             kept: part()?.to_vec(),
         };
-        rest.is_empty().then_some(given)
+        // A later version may give more than this one knows.
+        while !rest.is_empty() {
+            (_, rest) = split_part(rest)?;
+        }
+        Some(given)
     }
+}
+
+/// The part that `bytes` begin with, and what is behind it.
+fn split_part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, behind) = bytes.split_first_chunk()?;
+    let length = usize::try_from(u64::from_be_bytes(*length)).ok()?;
+    behind.split_at_checked(length)
 }
 
 /// Sends `bytes`, which the other process [`receive`]s.
@@ -180,41 +189,28 @@ pub(crate) async fn send(words: &tokio::net::UnixDatagram, bytes: &[u8]) -> io::
     Ok(())
 }
 
-/// What the process at the other end gives, which has `patience` to begin; none if it is gone.
+/// What the process before this one gives, which has `patience` to begin; none if it is gone.
 ///
 /// # Errors
 ///
-/// It is there, and does not give it.
-pub(crate) fn receive(words: &UnixDatagram, patience: Duration) -> io::Result<Option<Given>> {
-    let end = monotonic() + patience;
-    words.set_write_timeout(Some(AGAIN))?;
-    words.set_read_timeout(Some(AGAIN))?;
-    let mut length = [0; 8];
-    loop {
-        if is_gone(words)? {
-            return Ok(None);
-        }
-        match hear(words, &mut length) {
-            Ok(8) => break,
-            Ok(_) => return Err(io::Error::other("it is told in an unknown way")),
-            Err(error) if is_silence(&error) && monotonic() < end => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let length = usize::try_from(u64::from_be_bytes(length)).map_err(io::Error::other)?;
-    words.set_read_timeout(Some(PAUSE))?;
-    let (mut bytes, mut piece) = (Vec::new(), vec![0; LONGEST]);
+/// It is there, and does not give it: see [`is_silence`].
+pub(crate) fn receive(before: &Predecessor, patience: Duration) -> io::Result<Option<Given>> {
+    let unknown = || io::Error::other("it is told in an unknown way");
+    let mut piece = vec![0; LONGEST];
+    let Some(count) = hear(before, &mut piece, patience)? else {
+        return Ok(None);
+    };
+    let length = piece.get(..count).unwrap_or_default().try_into();
+    let length = u64::from_be_bytes(length.map_err(|_| unknown())?);
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let mut bytes = Vec::new();
     while bytes.len() < length {
-        match hear(words, &mut piece) {
-            Ok(count) => bytes.extend(piece.get(..count).unwrap_or_default()),
-            Err(_) if is_gone(words)? => return Ok(None),
-            Err(error) => return Err(error),
-        }
+        let Some(count) = hear(before, &mut piece, PAUSE)? else {
+            return Ok(None);
+        };
+        bytes.extend(piece.get(..count).unwrap_or_default());
     }
-    let given = Given::decode(&bytes);
-    given
-        .map(Some)
-        .ok_or_else(|| io::Error::other("it is told in an unknown way"))
+    Given::decode(&bytes).map(Some).ok_or_else(unknown)
 }
 
 /// Asks the process before this one for what it runs, if there is one that gives it; none if that is gone: this one goes on with
@@ -224,48 +220,42 @@ pub(crate) fn receive(words: &UnixDatagram, patience: Duration) -> io::Result<Op
 ///
 /// It is there, and does not tell.
 pub(crate) fn ask(predecessor: Option<&Predecessor>) -> io::Result<Option<Given>> {
-    let asked = predecessor.filter(|predecessor| predecessor.gives);
-    asked.map_or(Ok(None), |asked| receive(&asked.words, ASKED))
+    let Some(asked) = predecessor.filter(|predecessor| predecessor.gives) else {
+        return Ok(None);
+    };
+    tracing::info!("asking the process before this one for what it runs");
+    // Who cannot be asked is gone, or will not answer.
+    _ = asked.words.send(ASKS);
+    receive(asked, ASKED)
 }
 
-/// The next piece. A signal in between changes nothing: a wait with a limit is not gone on with by itself.
-fn hear(words: &UnixDatagram, piece: &mut [u8]) -> io::Result<usize> {
+/// The next piece, which has `patience` to come; none if the process `before` is gone, and has said nothing more.
+fn hear(before: &Predecessor, piece: &mut [u8], patience: Duration) -> io::Result<Option<usize>> {
+    let end = monotonic() + patience;
+    before.words.set_read_timeout(Some(LOOK))?;
     loop {
-        match words.recv(piece) {
+        // What it said last is still to be heard.
+        let is_gone = before.is_gone();
+        match before.words.recv(piece) {
+            Ok(count) => return Ok(Some(count)),
+            // A wait with a limit is not gone on with by itself.
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            heard => return heard,
+            Err(error) if is_silence(&error) && is_gone => return Ok(None),
+            Err(error) if is_silence(&error) && monotonic() < end => {}
+            Err(error) => return Err(error),
         }
-    }
-}
-
-/// Asks the other process once more; whether it is gone.
-fn is_gone(words: &UnixDatagram) -> io::Result<bool> {
-    match words.send(ASKS) {
-        Ok(_) => Ok(false),
-        // It has been asked often enough.
-        Err(error) if is_silence(&error) || error.kind() == ErrorKind::Interrupted => Ok(false),
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::ConnectionRefused
-                    | ErrorKind::ConnectionReset
-                    | ErrorKind::NotConnected
-                    | ErrorKind::BrokenPipe
-            ) =>
-        {
-            Ok(true)
-        }
-        Err(error) => Err(error),
     }
 }
 
 /// Whether nothing has happened within a time limit.
-fn is_silence(error: &io::Error) -> bool {
+pub(crate) fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+
     use uuid::Uuid;
 
     use super::*;
@@ -288,33 +278,49 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_not_taken() {
+    fn what_is_cut_off_is_not_taken_and_what_is_not_known_is_passed_over() {
         for given in [given(10), Given::default()] {
             let bytes = given.encode();
-            assert_eq!(Given::decode(&bytes), Some(given));
             for length in 0..bytes.len() {
                 assert_eq!(Given::decode(&bytes[..length]), None, "{length}");
             }
-            assert_eq!(Given::decode(&[&bytes[..], b"x"].concat()), None);
+            let more = [&bytes[..], &3_u64.to_be_bytes(), b"new"].concat();
+            for length in bytes.len() + 1..more.len() {
+                assert_eq!(Given::decode(&more[..length]), None, "{length}");
+            }
+            assert_eq!(Given::decode(&more).as_ref(), Some(&given));
+            assert_eq!(Given::decode(&bytes), Some(given));
         }
+    }
+
+    /// The end of a process before this one, which is there or not, and this one's.
+    fn before(is_there: bool) -> (UnixDatagram, Predecessor) {
+        let (words, ours) = UnixDatagram::pair().unwrap();
+        let process = rustix::process::getppid().filter(|_| is_there);
+        let predecessor = Predecessor {
+            words: ours,
+            gives: true,
+            process,
+        };
+        (words, predecessor)
     }
 
     #[test]
     fn who_asks_is_given_all_of_it_however_long_it_is() {
         for size in [0, 3 * PIECE, 3 * 1024 * 1024] {
-            let (before, after) = UnixDatagram::pair().unwrap();
-            let asking = std::thread::spawn(move || receive(&after, ASKED));
+            let (words, before) = before(true);
+            let asking = std::thread::spawn(move || ask(Some(&before)));
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                before.set_nonblocking(true).unwrap();
-                let before = tokio::net::UnixDatagram::from_std(before).unwrap();
+                words.set_nonblocking(true).unwrap();
+                let words = tokio::net::UnixDatagram::from_std(words).unwrap();
                 let mut said = [0; 16];
-                let count = before.recv(&mut said).await.unwrap();
+                let count = words.recv(&mut said).await.unwrap();
                 assert_eq!(&said[..count], ASKS);
-                send(&before, &given(size).encode()).await.unwrap();
+                send(&words, &given(size).encode()).await.unwrap();
             });
             assert_eq!(asking.join().unwrap().unwrap(), Some(given(size)));
         }
@@ -322,24 +328,37 @@ mod tests {
 
     #[test]
     fn only_a_process_that_is_gone_is_done_without() {
-        let (before, after) = UnixDatagram::pair().unwrap();
-        drop(before);
-        assert_eq!(receive(&after, ASKED).unwrap(), None);
         for said in [&[&b"what"[..]][..], &[&3_u64.to_be_bytes(), b"abc"]] {
-            let (before, after) = UnixDatagram::pair().unwrap();
+            let (words, before) = before(true);
             for word in said {
-                before.send(word).unwrap();
+                words.send(word).unwrap();
             }
-            assert!(receive(&after, ASKED).is_err(), "{said:?}");
+            let error = ask(Some(&before)).unwrap_err();
+            assert!(!is_silence(&error), "{said:?}");
         }
-        // It ends in the middle of it.
-        let (before, after) = UnixDatagram::pair().unwrap();
-        before.send(&9_u64.to_be_bytes()).unwrap();
-        after.set_nonblocking(false).unwrap();
-        let asking = std::thread::spawn(move || receive(&after, ASKED));
-        let mut said = [0; 16];
-        before.recv(&mut said).unwrap();
-        drop(before);
-        assert_eq!(asking.join().unwrap().unwrap(), None);
+        let (_words, there) = before(true);
+        let error = receive(&there, Duration::ZERO).unwrap_err();
+        assert!(is_silence(&error), "it is there, and says nothing");
+        // It has ended before it was asked, and in the middle of its answer.
+        for said in [None, Some(9_u64)] {
+            let (words, before) = before(false);
+            if let Some(length) = said {
+                words.send(&length.to_be_bytes()).unwrap();
+            }
+            drop(words);
+            assert_eq!(receive(&before, ASKED).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn the_last_words_of_a_process_are_heard_after_its_end() {
+        let (words, before) = before(false);
+        let bytes = given(10).encode();
+        let length = u64::try_from(bytes.len()).unwrap();
+        words.send(&length.to_be_bytes()).unwrap();
+        words.send(&bytes).unwrap();
+        drop(words);
+        assert_eq!(receive(&before, ASKED).unwrap(), Some(given(10)));
+        assert_eq!(receive(&before, ASKED).unwrap(), None);
     }
 }
