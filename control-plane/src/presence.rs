@@ -134,6 +134,9 @@ impl Teller {
     /// the others.
     fn tell(&mut self) -> Result<(), EtcdError> {
         let now = monotonic();
+        if !self.board.keep()? {
+            (self.told, self.plan_told) = (BTreeMap::new(), None);
+        }
         let mut outcome = Ok(());
         let is_recent = |at: Instant| now.saturating_duration_since(at) < TELL;
         if !self.plan_told.is_some_and(is_recent) {
@@ -224,7 +227,7 @@ pub enum Disagreement {
     Etcd(#[from] EtcdError),
     /// They roll changes out in another way.
     #[error(
-        "another control plane over this etcd has {theirs}, this one {ours}: give all the same, after all that run have been stopped; one that was killed counts for a minute"
+        "another control plane over this etcd has {theirs}, this one {ours}: give all the same, after all that run have been stopped; one that was killed counts for fifteen seconds"
     )]
     Plan {
         /// The settings here.

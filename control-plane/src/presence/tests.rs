@@ -82,6 +82,38 @@ async fn nodes_are_known_to_all_and_orders_reach_them() {
     assert_eq!(connected(&other, "node-1"), Some(false));
 }
 
+#[tokio::test]
+async fn a_control_plane_that_is_killed_is_there_no_longer_than_a_node_that_is_silent() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let [mut one, mut killed, mut other] = [1, 2, 3].map(|number| teller(&subject, number));
+    let (_first, _) = one.fleet.join(node("node-1"), NOW).unwrap();
+    let (_second, _) = killed.fleet.join(node("node-2"), NOW).unwrap();
+    for teller in [&mut one, &mut killed, &mut other] {
+        teller.turn().unwrap();
+    }
+    assert_eq!(connected(&other, "node-2"), Some(true));
+    // Those that go on are there all the time.
+    let mut turns = 0;
+    while connected(&other, "node-2") == Some(true) {
+        one.turn().unwrap();
+        other.turn().unwrap();
+        assert_eq!(connected(&other, "node-1"), Some(true));
+        turns += 1;
+        assert!(turns < 300, "it is there for half a minute");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let present = Some(BTreeSet::from([one.replica]));
+    assert_eq!(other.fleet.present(), present);
+    // It had but stood still: what it told is there again at once.
+    killed.turn().unwrap();
+    other.turn().unwrap();
+    assert_eq!(connected(&other, "node-2"), Some(true));
+    let posts = other.board.posts().unwrap();
+    assert!(posts.contains_key(&Post::Plan(killed.replica)));
+}
+
 #[test]
 fn control_planes_that_roll_out_differently_do_not_run_over_one_etcd() {
     let Some(subject) = InEtcd::start() else {

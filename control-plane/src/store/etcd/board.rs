@@ -12,11 +12,11 @@ use super::shelf::open;
 use crate::rollout::{Agreed, Unagreed};
 use crate::store::seal::{Sealer, SecretsKey};
 
-/// How long what a control plane told stays when it tells no more.
-const TIME: Duration = Duration::from_mins(1);
+/// How long what a control plane told stays once it is gone: as long as a node counts as connected that is not heard any more.
+const TIME: Duration = Duration::from_secs(15);
 
-/// How old a lease may be that more is written under.
-const LEASE: Duration = Duration::from_secs(20);
+/// How often it says that it is there.
+const KEEP: Duration = Duration::from_secs(3);
 
 /// What the names of control planes and of orders begin with, and how far those go.
 const FLEET: (&str, &str) = ("fleet/", "fleet0");
@@ -66,6 +66,7 @@ pub struct Board {
     client: Client,
     sealer: Sealer,
     key: SecretsKey,
+    /// What everything is told under, and since when it lasts.
     lease: Option<(String, Instant)>,
 }
 
@@ -96,25 +97,36 @@ impl Board {
         })
     }
 
-    /// Tells `value`, for as long as it is told again within a minute.
-    pub fn tell(&mut self, post: &Post, value: &[u8]) -> Result<(), EtcdError> {
+    /// Has all that was told stay. Whether it was still there.
+    pub fn keep(&mut self) -> Result<bool, EtcdError> {
         let now = monotonic();
-        let lease = match &self.lease {
-            Some((lease, since)) if now.saturating_duration_since(*since) < LEASE => lease.clone(),
-            _ => {
-                let lease = futures::executor::block_on(self.client.lease(TIME))?;
-                self.lease = Some((lease.clone(), now));
-                lease
-            }
+        let Some((lease, since)) = &mut self.lease else {
+            return Ok(false);
+        };
+        if now.saturating_duration_since(*since) < KEEP {
+            return Ok(true);
+        }
+        let is_there = self.client.keep_lease(lease)?;
+        *since = now;
+        if !is_there {
+            self.lease = None;
+        }
+        Ok(is_there)
+    }
+
+    /// Tells `value`, for as long as this is kept.
+    pub fn tell(&mut self, post: &Post, value: &[u8]) -> Result<(), EtcdError> {
+        let lease = if let Some((lease, _)) = &self.lease {
+            lease.clone()
+        } else {
+            let now = monotonic();
+            let lease = futures::executor::block_on(self.client.lease(TIME))?;
+            self.lease = Some((lease.clone(), now));
+            lease
         };
         let name = post.name();
         let value = self.sealer.seal(name.as_bytes(), value);
-        let told = self.client.put_leased(&Put { name, value }, &lease);
-        if told.is_err() {
-            // It may be the lease that is gone.
-            self.lease = None;
-        }
-        told
+        self.client.put_leased(&Put { name, value }, &lease)
     }
 
     /// Everything that is told, with etcd's number of the write.

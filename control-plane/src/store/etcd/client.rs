@@ -332,6 +332,14 @@ impl Client {
         id.map(str::to_owned).ok_or_else(strange)
     }
 
+    /// Has `lease` last for its whole time from now on. Whether it was still there.
+    pub(super) fn keep_lease(&self, lease: &str) -> Result<bool, EtcdError> {
+        let answer = self.ask("/v3/lease/keepalive", json!({ "ID": lease }))?;
+        // Of one that is gone there is no time left.
+        let left = member_of(member_of(&answer, "result"), "TTL").as_str();
+        Ok(left.is_some_and(|left| left != "0"))
+    }
+
     /// Writes `put`, to be gone with `lease`.
     pub(super) fn put_leased(&self, put: &Put, lease: &str) -> Result<(), EtcdError> {
         futures::executor::block_on(self.write_leased(put, lease))
