@@ -66,12 +66,14 @@ use session::Session;
 pub type Target = watch::Receiver<Targets>;
 
 /// How often a silent connection is pinged. A node that takes in much says nothing meanwhile. With the time that what was sent
-/// may stay unacknowledged (`listener.rs`) a link that loses all is noticed within 15 s, by the system, however busy either side is.
+/// may stay unacknowledged (`listener.rs`), or a ping unanswered, who is silent is noticed within 15 s: a link that loses all by the
+/// system, however busy either side is.
 const PING: Duration = Duration::from_secs(5);
 /// How long a node may take to introduce itself.
 const HELLO: Duration = Duration::from_secs(10);
-/// How long the answer to a ping may take: it comes once the node has read what it was sent before, over whatever link it has.
-const PONG: Duration = Duration::from_secs(20);
+/// How long the answer to a ping may take: it comes once the node has read what it was sent before, over whatever link it has. Of
+/// an update that is little (`pace.rs`).
+const PONG: Duration = Duration::from_secs(10);
 /// Bytes under way to a node before it has to read some.
 const WINDOW: u32 = 1024 * 1024;
 /// Nodes that are sent all records at once; the others wait their turn, which is over in a moment.
