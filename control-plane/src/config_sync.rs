@@ -32,6 +32,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod update;
+mod waits;
 mod wire;
 
 use std::net::SocketAddr;

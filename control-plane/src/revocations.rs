@@ -3,6 +3,8 @@
 //!
 //! What is asked while a commit runs goes into the next one together, if it comes from the same.
 
+mod unkept;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,13 +14,15 @@ use shared::clock::{UnixTime, monotonic};
 use shared::entity::{Entity, Revocation};
 use shared::snapshot::{Key, Revision};
 use shared::telemetry::Trouble;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::config::{Change, Config, Stored};
 use crate::fleet::Fleet;
 use crate::history::Origin;
 use crate::publisher::{JournalFault, Publisher};
+pub use unkept::Hearing;
+use unkept::Unkept;
 
 /// Revocations that are kept: beyond, a logout is refused rather than the cluster burdened.
 const MOST: usize = 500_000;
@@ -73,6 +77,8 @@ pub struct Revoker {
     queue: mpsc::Sender<Asked>,
     /// Whose clocks tell which times make sense.
     fleet: Fleet,
+    /// What nodes have asked for that the store does not take.
+    unkept: watch::Sender<Unkept>,
 }
 
 #[derive(Debug)]
@@ -104,14 +110,32 @@ impl Revoker {
                 }
             }
         });
-        Self { queue, fleet }
+        Self {
+            queue,
+            fleet,
+            unkept: watch::Sender::default(),
+        }
     }
 
-    /// Keeps the revocations in `request`, a JSON array; returns once they are on disk.
+    /// Keeps the revocations in `request`, a JSON array, of a node; returns once they are on disk. Where the store does not take
+    /// them, other nodes hear of them all the same: who has signed out is to be so.
     pub async fn revoke(&self, request: &[u8]) -> Result<(), Refused> {
         let now = self.fleet.latest_time(UnixTime::now());
         let asked = parse(request, now)?;
-        self.keep(Origin::system(), asked).await.map(drop)
+        let kept = self.keep(Origin::system(), asked.clone()).await;
+        match &kept {
+            Ok(_) => _ = self.unkept.send_if_modified(Unkept::clear),
+            Err(Refused::Store(_)) => {
+                self.unkept.send_if_modified(|unkept| unkept.add(&asked));
+            }
+            Err(_) => {}
+        }
+        kept.map(drop)
+    }
+
+    /// What the store does not take, for one node.
+    pub fn hearing(&self) -> Hearing {
+        Hearing::new(self.unkept.subscribe())
     }
 
     /// Keeps `revocations`, which `origin` asks for; returns once they are on disk, with the revision that nodes have them at.

@@ -26,6 +26,7 @@ use tokio::sync::OnceCell;
 
 use crate::config::{Change, Config, Stored};
 use beside::Beside;
+pub(crate) use beside::tell_of;
 pub(crate) use frame::{Frame, chunk_frame, frame, parts, size};
 pub(crate) use held::is_rolled_out;
 use pack::Packed;

@@ -191,6 +191,75 @@ async fn a_full_disk_refuses_writes_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root: tests/faults/run"]
+async fn a_logout_reaches_other_nodes_though_the_disk_is_full() {
+    let place = tempfile::tempdir().unwrap();
+    let mount = place.path().join("disk");
+    let disk = Disk::mount(&mount, 192);
+    let data = mount.join("control-plane").display().to_string();
+    let mut cluster = Cluster::start_with(0, &[("WARDGATE_DATA_DIRECTORY", &data)]).await;
+    let mut names = Vec::new();
+    for name in ["node-1", "node-2", "node-3"] {
+        cluster.certify(name);
+        let own = place.path().join(name).display().to_string();
+        names.push((name, [("WARDGATE_DATA_DIRECTORY", own)]));
+    }
+    for (name, own) in &names[..2] {
+        cluster.start_data_plane_with(name, own).await;
+    }
+    let whole = crate::slow_links::config(Vec::new());
+    let reply = cluster.admin(Method::POST, "/config", &whole).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    cluster.settled().await;
+    let ask = async |cluster: &Cluster, at: usize, path: &str, header: (&str, &str)| {
+        let url = format!("{}{path}", cluster.url(at));
+        let method = if path.contains('?') {
+            Method::POST
+        } else {
+            Method::GET
+        };
+        Browser::new().send(method, &url, &[header], "").await
+    };
+    let mut sessions = Vec::new();
+    for _ in 0..2 {
+        let reply = ask(&cluster, 0, "/p", ("apikey", "kong")).await;
+        let line = reply.header("set-cookie");
+        sessions.push(line.split(';').next().unwrap().to_owned());
+    }
+    cluster.persisted().await;
+    let before = cluster.read("/status").await["configuration_revision"]
+        .as_u64()
+        .unwrap();
+    disk.fill(0);
+    assert_eq!(write(&cluster, "refused").await.0, 503);
+    let logout = ("cookie", &*sessions[0]);
+    ask(&cluster, 0, "/p?session_logout=true", logout).await;
+    let is_over = async |cluster: &Cluster, at: usize| {
+        let over = eventually("the session is over", async || {
+            let reply = ask(cluster, at, "/p", ("cookie", &sessions[0])).await;
+            (reply.status == 403).then_some(())
+        });
+        let ((), took) = timed(over).await;
+        println!("with a full disk a logout holds on node {at} after {took:.1?}");
+        let other = ask(cluster, at, "/p", ("cookie", &sessions[1])).await;
+        assert_eq!(other.status, 200, "others go on");
+    };
+    is_over(&cluster, 1).await;
+    // Also on one that comes later.
+    let (name, own) = &names[2];
+    cluster.start_data_plane_with(name, own).await;
+    is_over(&cluster, 2).await;
+    disk.empty();
+    eventually("the logout is stored", async || {
+        let now = cluster.read("/status").await["configuration_revision"].as_u64()?;
+        (now > before).then_some(())
+    })
+    .await;
+    cluster.settled().await;
+    is_over(&cluster, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root: tests/faults/run"]
 async fn a_store_that_has_no_room_to_begin_is_told_of_and_leaves_nothing() {
     let place = tempfile::tempdir().unwrap();
     let mount = place.path().join("disk");

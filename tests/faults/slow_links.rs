@@ -19,7 +19,7 @@ const NOBODY: &str = "7f5b5b3e-0000-4000-8000-000000000000";
 const SLOW: u32 = 512;
 
 /// A configuration with `consumers`, in which a key begins a session.
-fn config(mut consumers: Vec<Value>) -> Value {
+pub(crate) fn config(mut consumers: Vec<Value>) -> Value {
     let known = json!({
         "username": "known", "keyauth_credentials": [{ "key": "kong" }],
     });

@@ -14,7 +14,6 @@ use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::{Position, Revision};
 use shared::telemetry::Trouble;
 use shared::tls;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
@@ -24,10 +23,12 @@ use super::outgoing::{Outgoing, Waiting};
 use super::pace::Pace;
 use super::session::{Goal, Offer, Session, Step};
 use super::update::{Plan, Told, Update};
+use super::waits::{at, changed, stopped};
 use super::wire::{fault, position, report};
 use super::{Streams, Target};
 use crate::fleet::{Fault, Membership, Order, is_generation};
-use crate::snapshot::{Published, frame};
+use crate::revocations::Hearing;
+use crate::snapshot::{Published, frame, tell_of};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -54,6 +55,8 @@ pub(super) struct NodeStream {
     pace: Pace,
     /// What the node knows of what has been revoked since; none while there is no update, or for nodes that know of no such.
     told: Option<Told>,
+    /// What is revoked and not stored.
+    unkept: Hearing,
     /// Up to where it has been told of all that was revoked.
     told_up_to: Position,
     /// The certificates that the node has shown.
@@ -85,6 +88,7 @@ impl NodeStream {
         (shown, by): (Arc<[CertificateDer<'static>]>, By),
     ) -> Self {
         Self {
+            unkept: service.revoker.hearing(),
             service,
             pace: Pace::new(member.features().contains(MILESTONES)),
             member,
@@ -162,6 +166,7 @@ impl NodeStream {
             // What it was told before is on its way first.
             let told = self.told.as_ref().filter(|_| self.prompt.is_empty());
             let beside_at = told.and_then(|told| told.due(&newest));
+            let hears = self.prompt.is_empty() && self.member.features().contains(BESIDE);
             tokio::select! {
                 received = incoming.message() => match received {
                     Ok(Some(received)) => {
@@ -201,6 +206,7 @@ impl NodeStream {
                         stalled_at = None;
                     }
                 }
+                more = self.unkept.more(), if hears => self.prompt.extend(tell_of(&more, 0)),
                 _ = heartbeat.tick() => self.heartbeat(goal.as_deref()),
                 order = self.member.order() => match order {
                     Some(Order::Retry) => self.session.order(),
@@ -497,23 +503,4 @@ fn age() -> Duration {
     let random = uuid::Uuid::new_v4().as_u64_pair().0;
     let spread = u64::try_from((tenth * 2).as_millis()).unwrap_or(u64::MAX);
     tenth * 9 + Duration::from_millis(random.checked_rem(spread).unwrap_or(0))
-}
-
-/// Waits for the end of the process. A sender that is gone means the same as one that spoke.
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-/// Waits for a change; for ever, once nobody makes one.
-async fn changed<T>(watched: &mut watch::Receiver<T>) {
-    if watched.changed().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
 }

@@ -56,7 +56,10 @@ impl Published {
         let keys = changed.any(|key| key.kind == SessionKey::KIND);
         Beside {
             keys: keys.then(|| self.session_keys()).flatten(),
-            revoked: self.tell_of(&self.revocations(&difference.puts)),
+            revoked: tell_of(
+                &self.revocations(&difference.puts),
+                self.position.revision.0,
+            ),
         }
     }
 
@@ -94,17 +97,18 @@ impl Published {
         let revocations = records.filter_map(|stored| serde_json::from_slice(stored.json()).ok());
         revocations.collect()
     }
+}
 
-    fn tell_of(&self, revocations: &[Revocation]) -> Vec<Frame> {
-        let messages = revocations.chunks(OF_A_MESSAGE);
-        let last = messages.len();
-        let frames = (1..).zip(messages).map(|(number, some)| {
-            let is_last = number == last;
-            frame(Kind::Revoke(Revoke {
-                revision: if is_last { self.position.revision.0 } else { 0 },
-                revocations: serde_json::to_vec(some).unwrap_or_default().into(),
-            }))
-        });
-        frames.collect()
-    }
+/// The messages that tell of `revocations`, after which nothing is missing up to `revision`; 0: they are of none.
+pub(crate) fn tell_of(revocations: &[Revocation], revision: u64) -> Vec<Frame> {
+    let messages = revocations.chunks(OF_A_MESSAGE);
+    let last = messages.len();
+    let frames = (1..).zip(messages).map(|(number, some)| {
+        let is_last = number == last;
+        frame(Kind::Revoke(Revoke {
+            revision: if is_last { revision } else { 0 },
+            revocations: serde_json::to_vec(some).unwrap_or_default().into(),
+        }))
+    });
+    frames.collect()
 }
