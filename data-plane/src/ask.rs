@@ -11,7 +11,7 @@ use proto::v1::flight::Step;
 use proto::v1::{answer, request};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 
-pub(crate) use self::given::Given;
+pub(crate) use self::given::{Given, Key};
 
 /// How long an answer may take that needs no work.
 const PROMPT: Duration = Duration::from_secs(1);

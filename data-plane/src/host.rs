@@ -400,8 +400,12 @@ impl Host for CoreHost {
         let is_late = node
             .contact
             .came_back_within(waited() + AGREED, monotonic());
-        let number = || node.questions.given.number(&key);
-        claim_of(answer, waited(), is_late, number)
+        let given = &node.questions.given;
+        let claim = claim_of(answer, waited(), is_late, || given.number(&key));
+        if claim == Claim::Alone && given.is_of_another(&key) {
+            return Claim::Taken;
+        }
+        claim
     }
 
     fn undertake(&self, key: [u8; 32]) -> Number {

@@ -183,6 +183,38 @@ async fn rule_41_processes_that_take_over_use_no_token_twice() {
 }
 
 #[tokio::test]
+async fn rule_41_the_next_process_of_a_node_that_is_alone_uses_no_token_of_the_one_before() {
+    let options = "--data config.scopes=offline_access --data config.leeway=0";
+    let mut guide = Guide::start(1, options).await;
+    guide.demo.provider.configure(|settings| {
+        settings.refresh_reuse_leeway = Duration::ZERO;
+    });
+    guide.cluster.persisted().await;
+    guide.demo.set_access_token_lifetime(BRIEF);
+    let browser = guide.browser(0);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+    let session = browser.cookie(GATEWAY, "session").unwrap();
+    guide.cluster.control_plane.take().unwrap().kill();
+    tokio::time::sleep(BRIEF + Duration::from_millis(200)).await;
+    let reply = browser.get(&gateway("/")).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_ne!(browser.cookie(GATEWAY, "session").unwrap(), session);
+    let token = |reply: &Reply| reply.upstream_header("authorization").unwrap();
+    let given = token(&reply);
+    guide.cluster.data_planes[0].process.succeed("USR2").await;
+    // What the browser has sent before it had the new cookie.
+    let late = guide.browser(0);
+    late.set_cookie(GATEWAY, "session", &session);
+    let reply = late.get(&gateway("/")).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    // At a second use the provider would have ended all that came of the first.
+    expire(&guide).await;
+    let reply = browser.get(&gateway("/")).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_ne!(token(&reply), given, "it is refreshed");
+}
+
+#[tokio::test]
 async fn a_form_that_no_cookie_holds_comes_back_on_any_node() {
     let mut guide = Guide::start(2, "").await;
     // Nearly 64 KiB, of which compressing leaves most.

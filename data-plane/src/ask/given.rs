@@ -22,6 +22,9 @@ pub(super) const LANDED: usize = 256;
 /// KiB of results that are kept for that.
 pub(super) const ROOM: u32 = 8 * 1024;
 
+/// What a flight is called.
+pub(crate) type Key = [u8; 32];
+
 /// All that are under way, and those whose result is kept.
 #[derive(Debug, Default)]
 pub(crate) struct Given(Mutex<All>);
@@ -34,6 +37,8 @@ struct All {
     /// KiB of their results.
     kept: u32,
     begun: u64,
+    /// Those that the process before this one did, and until when nobody else does them.
+    before: HashMap<Bytes, Instant>,
 }
 
 #[derive(Debug)]
@@ -162,6 +167,21 @@ impl Given {
         {
             all.remove(key);
         }
+    }
+
+    /// The process before this one does those called `keys`, or has done them a moment ago.
+    pub(crate) fn are_of_another(&self, keys: &[Key]) {
+        let until = monotonic() + PATIENCE;
+        let keys = keys.iter().map(|key| Bytes::copy_from_slice(key));
+        let mut all = self.lock();
+        all.before.extend(keys.map(|key| (key, until)));
+    }
+
+    /// Whether it does `key`: with both at it, a token would be spent twice.
+    pub(crate) fn is_of_another(&self, key: &[u8]) -> bool {
+        let now = monotonic();
+        let all = self.lock();
+        all.before.get(key).is_some_and(|until| now < *until)
     }
 
     /// All that are this process's by right.

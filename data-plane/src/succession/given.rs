@@ -11,6 +11,7 @@ use shared::entity::Revocation;
 use shared::signature::Verifier;
 use shared::snapshot::Snapshot;
 
+use crate::ask::Key;
 use crate::balancer::marks;
 use crate::compile::CompiledSnapshot;
 use crate::config_sync::Holds;
@@ -50,6 +51,8 @@ pub(crate) struct Given {
     pub(crate) revocations: Vec<Revocation>,
     /// What of that no control plane has stored yet.
     pub(crate) unstored: Vec<Revocation>,
+    /// What its requests do at providers that may be done only once, such as refreshes, or have done a moment ago.
+    pub(crate) flights: Vec<Key>,
     /// Session keys that came beside an update, as they came; empty without such.
     pub(crate) keys: Vec<u8>,
     /// What runs, as [`last_good::encode`] tells it; empty if nobody has vouched for it.
@@ -68,6 +71,8 @@ impl Given {
         let kept = holds.and_then(|holds| holds.kept.as_ref());
         let kept = kept.map(|(snapshot, vouched)| last_good::encode(snapshot, vouched));
         let now = node.withdrawn.load(Ordering::Relaxed);
+        let flights = node.questions.given.all().into_iter();
+        let flights = flights.filter_map(|key| Key::try_from(&key[..]).ok());
         Ok(Self {
             withdrawn: (now != withdrawn).then_some(now),
             silence: u64::try_from(node.contact.silence(monotonic()).as_millis())
@@ -75,6 +80,7 @@ impl Given {
             runs: node.live.load().is_some(),
             revocations: node.revocations.all(),
             unstored: node.unstored.all(),
+            flights: flights.collect(),
             keys: holds.map(|holds| holds.keys.clone()).unwrap_or_default(),
             kept: kept.transpose()?.unwrap_or_default(),
         })
@@ -120,6 +126,7 @@ impl Given {
         let now = UnixTime::now();
         node.revocations.add(self.revocations.iter().copied(), now);
         node.unstored.take_over(&self.unstored, now);
+        node.questions.given.are_of_another(&self.flights);
         if let Some(live) = node.live.load().as_ref() {
             marks::heed(live.balancers(&node.balancers), &self.revocations, now);
         }
@@ -135,7 +142,8 @@ impl Given {
         bytes.push(self.withdrawn.map_or(2, u8::from));
         bytes.push(u8::from(self.runs));
         bytes.extend(self.silence.to_be_bytes());
-        for part in [&revocations, &unstored, &self.keys, &self.kept] {
+        let flights = self.flights.concat();
+        for part in [&revocations, &unstored, &flights, &self.keys, &self.kept] {
             let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
             bytes.extend(length.to_be_bytes());
             bytes.extend(part);
@@ -153,6 +161,10 @@ impl Given {
             Some(part)
         };
         let all = |part: &[u8]| Some(unstored::decode(part)?.into_values().collect());
+        let flights = |part: &[u8]| match part.as_chunks() {
+            (flights, []) => Some(flights.to_vec()),
+            _ => None,
+        };
         let given = Self {
             withdrawn: [Some(false), Some(true), None]
                 .get(usize::from(*withdrawn))
@@ -161,6 +173,7 @@ impl Given {
             runs: *runs != 0,
             revocations: all(part()?)?,
             unstored: all(part()?)?,
+            flights: flights(part()?)?,
             keys: part()?.to_vec(),
             kept: part()?.to_vec(),
         };
@@ -272,6 +285,7 @@ mod tests {
             runs: true,
             revocations: (0..7).map(revocation).collect(),
             unstored: vec![revocation(3)],
+            flights: vec![[1; 32], [2; 32]],
             keys: vec![4; 100],
             kept: vec![5; size],
         }
