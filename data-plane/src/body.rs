@@ -14,6 +14,7 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use plugins::exchange::BodyMap;
 
+use crate::http1::body::bounded;
 use crate::http1::{Framing, FramingError};
 use crate::server::{ClientBody, Upload};
 use crate::upstream::exchange::UpstreamBody;
@@ -122,8 +123,13 @@ impl Incoming {
         match self {
             Self::Client(body) => body.poll_frame(cx),
             Self::Http2(body) => {
-                let frame = ready!(body.poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(RequestBodyError::Http2)))
+                let frame = ready!(body.poll_frame(cx)).transpose();
+                let frame = frame.map_err(RequestBodyError::Http2)?;
+                Poll::Ready(frame.map(|frame| match frame.into_trailers() {
+                    // The library takes as much as for a head.
+                    Ok(trailers) => Ok(Frame::trailers(bounded(trailers)?)),
+                    Err(frame) => Ok(frame),
+                }))
             }
         }
     }

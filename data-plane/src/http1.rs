@@ -36,6 +36,9 @@ pub(crate) enum FramingError {
     /// A transfer coding that we do not speak.
     #[error("unknown transfer coding")]
     TransferCoding,
+    /// The trailers are larger than allowed, or too many.
+    #[error("the trailers are larger than allowed")]
+    TrailersTooLarge,
     /// A chunk is malformed.
     #[error("malformed chunk: {0}")]
     Chunk(&'static str),

@@ -13,6 +13,8 @@ const MAX_EXTENSION: usize = 1024;
 const MAX_EXTENSIONS: usize = 16 * 1024;
 /// All trailers of a body together, in bytes.
 const MAX_TRAILERS: usize = 16 * 1024;
+/// Most of them.
+const MAX_TRAILER_FIELDS: usize = 64;
 
 /// What [`Decoder::decode`] found.
 #[derive(Debug, PartialEq)]
@@ -240,14 +242,19 @@ fn trailers_length(input: &[u8]) -> Result<Option<usize>, FramingError> {
             return Err(FramingError::Chunk("a trailer ends in a bare line feed"));
         }
         if line == b"\r" || line.ends_with(b"\r\n\r") {
-            return Ok(Some(end + 1));
+            let length = end + 1;
+            return if length > MAX_TRAILERS {
+                Err(FramingError::TrailersTooLarge)
+            } else {
+                Ok(Some(length))
+            };
         }
     }
     match input {
         [first, second, ..] if *first == b'\r' && *second != b'\n' => {
             Err(FramingError::Chunk("bad line end"))
         }
-        _ if input.len() > MAX_TRAILERS => Err(FramingError::Chunk("the trailers are too long")),
+        _ if input.len() > MAX_TRAILERS => Err(FramingError::TrailersTooLarge),
         _ => Ok(None),
     }
 }
@@ -257,10 +264,11 @@ fn parse_trailers(bytes: &Bytes) -> Result<Option<HeaderMap>, FramingError> {
     if **bytes == *b"\r\n" {
         return Ok(None);
     }
-    let mut fields = [httparse::EMPTY_HEADER; 64];
-    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(bytes, &mut fields)
-    else {
-        return Err(BAD);
+    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
+    let fields = match httparse::parse_headers(bytes, &mut fields) {
+        Ok(httparse::Status::Complete((_, fields))) => fields,
+        Err(httparse::Error::TooManyHeaders) => return Err(FramingError::TrailersTooLarge),
+        _ => return Err(BAD),
     };
     let mut trailers = HeaderMap::with_capacity(fields.len());
     for field in fields {
@@ -270,6 +278,16 @@ fn parse_trailers(bytes: &Bytes) -> Result<Option<HeaderMap>, FramingError> {
         trailers.append(name, value);
     }
     Ok(Some(trailers))
+}
+
+/// Holds trailers that have come by HTTP/2 to what they may be as lines of a chunked body.
+pub(crate) fn bounded(trailers: HeaderMap) -> Result<HeaderMap, FramingError> {
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    let length = trailers.iter().map(line).sum::<usize>() + 2;
+    if length > MAX_TRAILERS || trailers.len() > MAX_TRAILER_FIELDS {
+        return Err(FramingError::TrailersTooLarge);
+    }
+    Ok(trailers)
 }
 
 #[cfg(test)]
@@ -427,5 +445,12 @@ mod tests {
             false,
         );
         check(format!("0\r\nx: {}", "y".repeat(MAX_TRAILERS)), false);
+        for (length, fits) in [(MAX_TRAILERS, true), (MAX_TRAILERS + 1, false)] {
+            let value = "y".repeat(length - "x: \r\n\r\n".len());
+            check(format!("0\r\nx: {value}\r\n\r\n"), fits);
+        }
+        for (fields, fits) in [(MAX_TRAILER_FIELDS, true), (MAX_TRAILER_FIELDS + 1, false)] {
+            check(format!("0\r\n{}\r\n", "x: y\r\n".repeat(fields)), fits);
+        }
     }
 }

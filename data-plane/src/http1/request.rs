@@ -73,6 +73,7 @@ impl From<FramingError> for Refusal {
             FramingError::Head(reason)
             | FramingError::Length(reason)
             | FramingError::Chunk(reason) => Self::Malformed(reason),
+            FramingError::TrailersTooLarge => Self::Malformed("too large trailers"),
             FramingError::TransferCoding => Self::Malformed("an unknown transfer coding"),
             FramingError::Version => Self::Version,
         }

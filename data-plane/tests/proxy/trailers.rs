@@ -3,9 +3,16 @@
 use std::io::Write as _;
 use std::net::TcpListener;
 
+use bytes::Bytes;
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
 use serde_json::json;
 
-use crate::gateway::{OK, ask, configuration, connect, plugin, read_until, start, stop, upstream};
+use crate::gateway::{
+    OK, ask, configuration, connect, plugin, read_until, serve_each, start, stop, upstream,
+};
+use crate::http2::{plain, run};
 
 #[test]
 fn trailers_reach_clients_that_take_them() {
@@ -73,6 +80,51 @@ fn trailers_are_announced_to_servers_that_get_them() {
         drop((client, server));
         stop(proxy);
     }
+}
+
+#[test]
+fn those_of_uploads_are_bounded_alike_by_both_versions() {
+    const MOST: usize = 16 * 1024;
+    let port = serve_each(|mut stream| {
+        while read_until(&mut stream, "\r\n\r\n").is_some()
+            && read_until(&mut stream, "\r\n\r\n").is_some()
+            && stream.write_all(OK.as_bytes()).is_ok()
+        {}
+    });
+    let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
+    let of_length = |length: usize| vec!["y".repeat(length - "x-sum: \r\n\r\n".len())];
+    for (values, status) in [
+        (of_length(MOST - 1), 200),
+        (of_length(MOST), 200),
+        (of_length(MOST + 1), 400),
+        (of_length(100 * 1024), 400),
+        (vec!["y".to_owned(); 64], 200),
+        (vec!["y".to_owned(); 65], 400),
+    ] {
+        let what = format!("{} of {} bytes", values.len(), values[0].len());
+        let parts = values.iter().flat_map(|value| ["x-sum: ", value, "\r\n"]);
+        let lines: String = parts.collect();
+        let head =
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let answer = ask(&proxy, &format!("{head}1\r\na\r\n0\r\n{lines}\r\n"));
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&expected), "{what}: {answer}");
+        run(async {
+            let mut trailers = HeaderMap::new();
+            for value in values {
+                trailers.append("x-sum", value.parse().unwrap());
+            }
+            let frames = [
+                Ok(Frame::data(Bytes::from_static(b"a"))),
+                Ok(Frame::trailers(trailers)),
+            ];
+            let body = StreamBody::new(futures::stream::iter(frames)).boxed();
+            let request = Request::post("http://a.test/").body(body).unwrap();
+            let answer = plain(&proxy).await.send_request(request).await.unwrap();
+            assert_eq!(answer.status(), status, "{what}");
+        });
+    }
+    stop(proxy);
 }
 
 #[test]
