@@ -7,6 +7,7 @@ pub(crate) mod interim;
 mod returned;
 mod upgrade;
 
+use std::iter;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -146,7 +147,7 @@ pub(crate) async fn send(
     let mut fresh = outgoing.fresh;
     // Why a request failed that was sent, and whose allowance the next attempt costs: that of the server that failed it, or of
     // the one that is asked next.
-    let mut sent: Option<(UpstreamError, Rc<Pool>)> = None;
+    let mut sent: Option<(UpstreamError, Server)> = None;
     let mut payer = None;
     // Whose allowance the attempts at servers that had not failed before have cost.
     let mut paid = Vec::new();
@@ -160,8 +161,8 @@ pub(crate) async fn send(
         } else {
             let began = tries.is_some().then(monotonic);
             let attempt = choose(core, outgoing, &failing)?;
-            let paying = |failed| pays(failed, core.pools.of(&attempt.origin));
-            payer = sent.take().map(paying).transpose()?;
+            let next = || Server::next(core.pools.of(&attempt.origin), &failed_at);
+            payer = sent.take().map(|failed| pays(failed, next())).transpose()?;
             if !all_failed && attempt.is_elsewhere(&failing) {
                 paid.extend(payer.take());
             }
@@ -181,7 +182,7 @@ pub(crate) async fn send(
             &pool,
             &attempt,
             outgoing,
-            fresh,
+            (fresh, &failed_at),
             (framing, body),
             told,
         )
@@ -232,11 +233,26 @@ pub(crate) async fn send(
         }
         attempts_left -= 1;
         tracing::debug!(error = %failed.error, "trying again");
-        sent = is_sent.then_some((failed.error, pool));
+        let server = address.filter(|_| is_sent);
+        sent = server.map(|address| (failed.error, Server { pool, address }));
         failed_at.extend(address);
         if let Some(lease) = &attempt.lease {
             failing.push(Arc::clone(&lease.peer));
         }
+    }
+}
+
+/// A server, as further attempts are counted.
+struct Server {
+    pool: Rc<Pool>,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// The one of `pool` that is asked next for a request that those in `failed` have failed.
+    fn next(pool: Rc<Pool>, failed: &[SocketAddr]) -> Option<Self> {
+        let address = pool.next(failed)?;
+        Some(Self { pool, address })
     }
 }
 
@@ -246,20 +262,21 @@ pub(crate) async fn send(
 /// # Errors
 ///
 /// How the last attempt failed, if neither can pay.
-fn pays(failed: (UpstreamError, Rc<Pool>), next: Rc<Pool>) -> Result<Rc<Pool>, UpstreamError> {
+fn pays(failed: (UpstreamError, Server), next: Option<Server>) -> Result<Server, UpstreamError> {
     let (error, failed) = failed;
-    let mut both = [failed, next].into_iter();
-    both.find(|pool| pool.may_retry()).ok_or_else(|| {
-        tracing::debug!("these servers have had too many further attempts");
-        error
-    })
+    let mut both = iter::once(failed).chain(next);
+    both.find(|server| server.pool.retries.take(server.address))
+        .ok_or_else(|| {
+            tracing::debug!("these servers have had too many further attempts");
+            error
+        })
 }
 
 /// Gives back what attempts have `paid` that led to an answer with `status`. A server that has too much to do says so at once.
-fn give_back(paid: &[Rc<Pool>], status: StatusCode) {
+fn give_back(paid: &[Server], status: StatusCode) {
     if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS {
-        for pool in paid {
-            pool.gave_answer();
+        for server in paid {
+            server.pool.retries.give_back(server.address);
         }
     }
 }

@@ -4,7 +4,6 @@ mod corked;
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -50,14 +49,6 @@ impl Stream {
         match self {
             Self::Plain(_) => None,
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
-        }
-    }
-
-    /// Where the other end is, if there still is one.
-    pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Plain(stream) => stream.peer_addr().ok(),
-            Self::Tls(stream) => stream.get_ref().0.socket().peer_addr().ok(),
         }
     }
 

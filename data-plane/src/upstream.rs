@@ -15,6 +15,7 @@ pub(crate) mod origin;
 pub(crate) mod origins;
 pub(crate) mod pool;
 pub(crate) mod resolve;
+pub(crate) mod retries;
 pub(crate) mod tls;
 
 use std::io;

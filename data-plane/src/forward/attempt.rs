@@ -121,6 +121,15 @@ impl Attempt<'_> {
         }
     }
 
+    /// It goes to the `server`, one of `pool`'s.
+    fn reaches(&self, pool: &Pool, server: SocketAddr, told: Option<&mut Try>) {
+        self.address.set(Some(server));
+        pool.retries.earn(server);
+        if let Some(told) = told {
+            (told.host, told.port) = (server.ip().to_string(), server.port());
+        }
+    }
+
     /// Whether it goes to a target that is none of those that have failed.
     pub(super) fn is_elsewhere(&self, failing: &[Arc<Peer>]) -> bool {
         let lease = self.lease.as_ref();
@@ -143,13 +152,14 @@ impl Attempt<'_> {
     }
 }
 
-/// Makes one attempt; if it is to be `fresh`, over a connection of its own.
+/// Makes one attempt; if it is to be `fresh`, over a connection of its own. Of a name's servers those come last that have `failed` the
+/// request.
 pub(super) async fn once(
     core: &Core,
     pool: &Rc<Pool>,
     attempt: &Attempt<'_>,
     outgoing: &Outgoing<'_>,
-    fresh: bool,
+    (fresh, failed): (bool, &[SocketAddr]),
     (framing, body): (Framing, RequestBody),
     told: Option<&mut Try>,
 ) -> Result<Answer, Failed> {
@@ -172,10 +182,11 @@ pub(super) async fn once(
         }
     };
     if attempt.origin.key().http2 {
-        let seat = match apart(|| http2::connect(pool, connect)).await {
+        let seat = match apart(|| http2::connect(pool, connect, failed)).await {
             Ok(seat) => seat,
             Err(error) => return Err(connecting(error, body)),
         };
+        attempt.reaches(pool, seat.address, told);
         let spare = body.try_clone();
         let host = &attempt.host;
         return apart(move || http2::exchange(pool, seat, outgoing, host, framing, body))
@@ -193,19 +204,15 @@ pub(super) async fn once(
             });
     }
     let spare = body.try_clone();
-    let (mut connection, pooled) = match (!fresh).then(|| pool.take(outgoing.now)).flatten() {
+    let (mut connection, pooled) = match (!fresh).then(|| pool.take(outgoing.now, failed)).flatten()
+    {
         Some(connection) => (connection, true),
-        None => match apart(|| pool.connect(connect, fresh)).await {
+        None => match apart(|| pool.connect(connect, fresh, failed)).await {
             Ok(connected) => connected,
             Err(error) => return Err(connecting(error, body)),
         },
     };
-    attempt.address.set(Some(connection.address));
-    if let Some(told) = told
-        && let Some(server) = connection.stream.peer()
-    {
-        (told.host, told.port) = (server.ip().to_string(), server.port());
-    }
+    attempt.reaches(pool, connection.address, told);
     write_head(&mut connection, outgoing, &attempt.host, framing);
     let pump = Pump::new(body, framing, core.node.limits.body);
     let failure = match exchange(

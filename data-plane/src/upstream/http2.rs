@@ -98,6 +98,8 @@ impl fmt::Debug for Shared {
 /// An exchange's place on a connection, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
+    /// Where it leads.
+    pub(crate) address: SocketAddr,
     sender: SendRequest<Outbound>,
     load: Rc<Load>,
     /// Whether the connection has been there before.
@@ -109,6 +111,7 @@ impl Seat {
         let exchanges = &shared.load.exchanges;
         exchanges.set(exchanges.get() + 1);
         Self {
+            address: shared.address,
             sender: shared.sender.clone(),
             load: Rc::clone(&shared.load),
             pooled,
@@ -134,8 +137,12 @@ fn seat(pool: &Pool, to: Option<SocketAddr>) -> Option<Seat> {
     shared.iter().filter(leads).find_map(Shared::seat)
 }
 
-/// A place on a connection, which is made if no other has room.
-pub(crate) async fn connect(pool: &Rc<Pool>, limit: Duration) -> Result<Seat, UpstreamError> {
+/// A place on a connection, which is made if no other has room. Servers that have `failed` the request come last.
+pub(crate) async fn connect(
+    pool: &Rc<Pool>,
+    limit: Duration,
+    failed: &[SocketAddr],
+) -> Result<Seat, UpstreamError> {
     pool.used.set(monotonic());
     if pool.has_address()
         && let Some(seat) = seat(pool, None)
@@ -145,13 +152,13 @@ pub(crate) async fn connect(pool: &Rc<Pool>, limit: Duration) -> Result<Seat, Up
     let reach = async {
         let addresses = pool.resolve().await?;
         if !pool.has_address()
-            && let Some(due) = pool.due(&addresses)
+            && let Some(due) = pool.due(&addresses, failed)
             && let Some(seat) = seat(pool, Some(due))
         {
             pool.pass();
             return Ok(Ok(seat));
         }
-        pool.dial(&addresses).await.map(Err)
+        pool.dial(&addresses, failed).await.map(Err)
     };
     let timer = pool.timers.timer();
     let reached = timer.limit(limit, reach).await;

@@ -16,8 +16,9 @@ use tokio::net::TcpStream;
 
 use super::exchange::Phase;
 use super::http2::Shared;
-use super::origin::Origin;
+use super::origin::{Origin, OriginKey};
 use super::resolve::{Found, Resolver};
+use super::retries::Retries;
 use super::{Connection, UpstreamError};
 use crate::balancer::spread;
 use crate::buffers::Input;
@@ -93,7 +94,7 @@ impl Pools {
             turn: Cell::new(0),
             used: Cell::new(monotonic()),
             exchanges: Rc::new(Share::of(origin.exchanges(self.limit.0, self.limit.1))),
-            retries: Cell::new(MAX_RETRIES),
+            retries: Retries::default(),
         });
         if let Some(slot) = pools.get_mut(number) {
             *slot = Some(Rc::clone(&pool));
@@ -158,15 +159,8 @@ pub(crate) struct Pool {
     pub(super) used: Cell<Instant>,
     /// Exchanges under way.
     exchanges: Rc<Share>,
-    /// What is left for further attempts, in tenths of one.
-    retries: Cell<u32>,
+    pub(crate) retries: Retries,
 }
-
-/// Most further attempts in a row that a server may cause by failing, or bear for others that do, in tenths of one; each exchange earns a fifth of one. So
-/// where all fail, none is asked much more often than if none did.
-const MAX_RETRIES: u32 = 1000;
-const EARNED: u32 = 2;
-const COST: u32 = 10;
 
 struct Addresses {
     /// In the order of their turns, each as often as its weight says.
@@ -179,42 +173,30 @@ struct Addresses {
 impl Pool {
     /// Begins an exchange, if one more may be under way.
     pub(crate) fn enter(&self) -> Option<Taken> {
-        let taken = Taken::of(&self.exchanges)?;
-        let earned = self.retries.get() + EARNED;
-        self.retries.set(earned.min(MAX_RETRIES));
-        Some(taken)
+        Taken::of(&self.exchanges)
     }
 
-    /// Whether this server has something left for a request that it, or the one asked before it, has failed and that is sent once
-    /// more.
-    pub(crate) fn may_retry(&self) -> bool {
-        match self.retries.get().checked_sub(COST) {
-            Some(left) => {
-                self.retries.set(left);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Such a request, which was sent to a server that had not failed it before, has been answered in the end: it was none too
-    /// many.
-    pub(crate) fn gave_answer(&self) {
-        let back = self.retries.get() + COST;
-        self.retries.set(back.min(MAX_RETRIES));
-    }
-
-    /// An idle connection that is still open, as far as the system has told us, to the address whose turn it is.
-    pub(crate) fn take(self: &Rc<Self>, now: Instant) -> Option<Box<Connection>> {
+    /// An idle connection that is still open, as far as the system has told us, to the address whose turn it is for a
+    /// request that those in `failed` have failed.
+    pub(crate) fn take(
+        self: &Rc<Self>,
+        now: Instant,
+        failed: &[SocketAddr],
+    ) -> Option<Box<Connection>> {
         if self.has_address() {
             return self.take_idle(now, None);
         }
         let addresses = self.known(now)?;
-        self.take_due(now, &addresses)
+        self.take_due(now, &addresses, failed)
     }
 
-    fn take_due(&self, now: Instant, addresses: &[SocketAddr]) -> Option<Box<Connection>> {
-        let taken = self.take_idle(now, Some(self.due(addresses)?))?;
+    fn take_due(
+        &self,
+        now: Instant,
+        addresses: &[SocketAddr],
+        failed: &[SocketAddr],
+    ) -> Option<Box<Connection>> {
+        let taken = self.take_idle(now, Some(self.due(addresses, failed)?))?;
         self.pass();
         Some(taken)
     }
@@ -243,10 +225,32 @@ impl Pool {
         self.origin.address().is_some()
     }
 
-    /// Whose turn it is among `addresses`.
-    pub(super) fn due(&self, addresses: &[SocketAddr]) -> Option<SocketAddr> {
-        let turn = self.turn.get().checked_rem(addresses.len())?;
-        addresses.get(turn).copied()
+    /// Whose turn it is among `addresses`; of those that have `failed` the request only if all have.
+    pub(super) fn due(
+        &self,
+        addresses: &[SocketAddr],
+        failed: &[SocketAddr],
+    ) -> Option<SocketAddr> {
+        let others = self
+            .in_turn(addresses)
+            .find(|address| !failed.contains(address));
+        others.or_else(|| self.in_turn(addresses).next())
+    }
+
+    /// All of them, from the one whose turn it is.
+    fn in_turn(&self, addresses: &[SocketAddr]) -> impl Iterator<Item = SocketAddr> {
+        let turn = self.turn.get().checked_rem(addresses.len()).unwrap_or(0);
+        let (before, from) = addresses.split_at(turn);
+        from.iter().chain(before).copied()
+    }
+
+    /// Which server is most likely asked next, for a request that those in `failed` have failed.
+    pub(crate) fn next(&self, failed: &[SocketAddr]) -> Option<SocketAddr> {
+        let OriginKey { port, .. } = self.origin.key();
+        match self.origin.address() {
+            Some(address) => Some(SocketAddr::new(address, *port)),
+            None => self.due(&self.addresses.borrow().as_ref()?.all, failed),
+        }
     }
 
     /// Ends a turn.
@@ -274,21 +278,22 @@ impl Pool {
     }
 
     /// A new connection, by way of any of the origin's addresses; or an idle one, with `true`, to an address that
-    /// had to be looked up, unless it is to be `fresh`.
+    /// had to be looked up, unless it is to be `fresh`. Those that have `failed` the request come last.
     pub(crate) async fn connect(
         self: &Rc<Self>,
         limit: Duration,
         fresh: bool,
+        failed: &[SocketAddr],
     ) -> Result<(Box<Connection>, bool), UpstreamError> {
         let reach = async {
             let addresses = self.resolve().await?;
             if !fresh
                 && !self.has_address()
-                && let Some(idle) = self.take_due(monotonic(), &addresses)
+                && let Some(idle) = self.take_due(monotonic(), &addresses, failed)
             {
                 return Ok(Ok(idle));
             }
-            self.dial(&addresses).await.map(Err)
+            self.dial(&addresses, failed).await.map(Err)
         };
         let timer = self.timers.timer();
         let reached = timer.limit(limit, reach).await;
@@ -314,39 +319,38 @@ impl Pool {
     /// Connects to any of the origin's addresses. The server has all of a handshake: it may be the first to speak.
     pub(crate) async fn open(self: &Rc<Self>) -> Result<Stream, UpstreamError> {
         let addresses = self.resolve().await?;
-        let (mut stream, _) = self.dial(&addresses).await?;
+        let (mut stream, _) = self.dial(&addresses, &[]).await?;
         poll_fn(|cx| stream.poll_push(cx))
             .await
             .map_err(UpstreamError::Send)?;
         Ok(stream)
     }
 
-    /// Connects to the one of `addresses` whose turn it is, or to the next that takes a connection.
+    /// Connects to the one of `addresses` whose turn it is, or to the next that takes a connection; to those that have `failed` the
+    /// request only if no other does.
     pub(super) async fn dial(
         &self,
         addresses: &[SocketAddr],
+        failed: &[SocketAddr],
     ) -> Result<(Stream, SocketAddr), UpstreamError> {
-        let turn = self.turn.get();
-        self.pass();
         let mut failure = UpstreamError::Resolve {
             host: self.origin.key().host.clone(),
             source: io::Error::new(io::ErrorKind::NotFound, "no address"),
         };
         let reach = self.origin.key().reach;
         let mut open: Vec<SocketAddr> = Vec::new();
-        for offset in 0..addresses.len() {
-            let Some(address) = addresses.get(turn.wrapping_add(offset) % addresses.len()) else {
-                continue;
-            };
+        for address in self.in_turn(addresses) {
             // Of the very address that is connected to: what a name led to before does not count.
             if !reach.allows(address.ip(), &self.permitted) {
                 failure = UpstreamError::Forbidden {
                     address: address.ip(),
                 };
-            } else if !open.contains(address) {
-                open.push(*address);
+            } else if !open.contains(&address) {
+                open.push(address);
             }
         }
+        self.pass();
+        open.sort_by_key(|address| failed.contains(address));
         let mut open = open.into_iter().peekable();
         while let Some(address) = open.next() {
             match fetch::dial(address, reach, open.peek().is_some()).await {
@@ -363,7 +367,7 @@ impl Pool {
     /// The next of the origin's addresses, for what needs no connection.
     pub(crate) async fn address(self: &Rc<Self>) -> Result<SocketAddr, UpstreamError> {
         let addresses = self.resolve().await?;
-        let due = self.due(&addresses);
+        let due = self.due(&addresses, &[]);
         self.pass();
         due.ok_or_else(|| UpstreamError::Resolve {
             host: self.origin.key().host.clone(),

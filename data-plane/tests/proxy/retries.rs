@@ -5,13 +5,19 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use data_plane::limits::Limits;
 use data_plane::proxy::Proxy;
 use data_plane::settings::Settings;
+use http::Response;
+use http_body_util::{BodyExt as _, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 
 use crate::balancing::{balanced, get};
 use crate::gateway::{OK, configuration, read_until, settings, start_with, stop};
+use crate::http2::{plain, request, run};
 use crate::names::Names;
 
 /// A server that reads requests and closes their connections without a word, while it is ill.
@@ -84,18 +90,104 @@ fn two_of_eight_targets_that_are_well_answer_most_of_what_comes_at_once() {
     stop(proxy);
 }
 
+/// A node of one core before a service at a name that leads to `addresses` at `port`, asked by `protocol`.
+fn named(addresses: &[[u8; 4]], port: u16, protocol: &str, retries: u32) -> (Names, Proxy) {
+    let names = Names::start();
+    names.addresses("many.test", 60, addresses);
+    let service = json!({
+        "host": "many.test", "connect_timeout": 5000, "retries": retries, "protocol": protocol,
+    });
+    let route = json!({"paths": ["/"], "protocols": [protocol]});
+    let records = configuration(port, &service, &[route]);
+    let proxy = start_with(&names.settings(), Limits::default(), records);
+    (names, proxy)
+}
+
 #[test]
 fn an_address_of_a_name_answers_for_others_that_fail() {
     let (port, _) = server(("127.0.1.1", 0), false);
     for address in ["127.0.1.2", "127.0.1.3"] {
         server((address, port), true);
     }
-    let names = Names::start();
     let all = [1, 2, 3].map(|last| [127, 0, 1, last]);
-    names.addresses("many.test", 60, &all);
-    let service = json!({"host": "many.test", "connect_timeout": 5000, "retries": 5});
-    let records = configuration(port, &service, &[json!({"paths": ["/"]})]);
-    let proxy = start_with(&names.settings(), Limits::default(), records);
+    let (_names, proxy) = named(&all, port, "http", 5);
     assert_eq!(answered(&proxy, 300), 300);
     stop(proxy);
+}
+
+#[test]
+fn after_an_outage_of_all_addresses_one_that_is_well_again_answers_for_the_others() {
+    let (port, well) = server(("127.0.2.1", 0), true);
+    for address in ["127.0.2.2", "127.0.2.3", "127.0.2.4"] {
+        server((address, port), true);
+    }
+    let all = [1, 2, 3, 4].map(|last| [127, 0, 2, last]);
+    let (_names, proxy) = named(&all, port, "http", 5);
+    assert_eq!(answered(&proxy, 200), 0);
+    well.store(false, Ordering::Relaxed);
+    assert!(answered(&proxy, 40) > 0);
+    assert_eq!(answered(&proxy, 100), 100);
+    stop(proxy);
+}
+
+#[test]
+fn a_request_that_an_address_has_failed_goes_to_another() {
+    let (port, _) = server(("127.0.4.1", 0), false);
+    server(("127.0.4.2", port), true);
+    let (_names, proxy) = named(&[[127, 0, 4, 1], [127, 0, 4, 2]], port, "http", 1);
+    // Whose turn it is they have in common.
+    let all: usize = std::thread::scope(|scope| {
+        let clients = [(); 4].map(|()| scope.spawn(|| answered(&proxy, 100)));
+        clients.map(|client| client.join().unwrap()).iter().sum()
+    });
+    assert_eq!(all, 400);
+    stop(proxy);
+}
+
+/// A server of HTTP/2 that resets the streams of requests while it is `ill`.
+async fn http2_server(address: (&str, u16), ill: bool) -> u16 {
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = move |_| async move {
+                let answer = Response::new(Full::new(Bytes::from_static(b"ok")));
+                if ill {
+                    Err(std::io::Error::other("ill"))
+                } else {
+                    Ok(answer)
+                }
+            };
+            let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service_fn(answer));
+            tokio::spawn(served);
+        }
+    });
+    port
+}
+
+#[test]
+fn an_address_of_a_name_answers_for_others_that_fail_by_http2_too() {
+    run(async {
+        let port = http2_server(("127.0.3.1", 0), false).await;
+        for address in ["127.0.3.2", "127.0.3.3"] {
+            http2_server((address, port), true).await;
+        }
+        let all = [1, 2, 3].map(|last| [127, 0, 3, last]);
+        let (_names, proxy) = named(&all, port, "grpc", 5);
+        let mut client = plain(&proxy).await;
+        for _ in 0..300 {
+            // Which may be repeated.
+            let mut request = request("http://a.test/");
+            let grpc = "application/grpc".parse().unwrap();
+            request.headers_mut().insert("content-type", grpc);
+            let answer = client.send_request(request).await.unwrap();
+            assert!(!answer.headers().contains_key("grpc-status"), "{answer:?}");
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
+        }
+        drop(client);
+        tokio::task::spawn_blocking(move || stop(proxy))
+            .await
+            .unwrap();
+    });
 }

@@ -34,7 +34,7 @@ async fn upload(said: &[u8]) -> Result<(StatusCode, Vec<u8>), UpstreamError> {
         KeepAlive::default(),
     );
     let pool = pools.of(&origin);
-    let connected = pool.connect(Duration::from_mins(1), true).await;
+    let connected = pool.connect(Duration::from_mins(1), true, &[]).await;
     let (mut connection, _) = connected.unwrap();
     let (mut server, _) = listener.accept().unwrap();
     server.write_all(said).unwrap();

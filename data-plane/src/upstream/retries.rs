@@ -1,0 +1,97 @@
+//! How often requests that servers have failed are sent once more: a bound on what further attempts add where all fail.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+
+/// Most further attempts in a row that a server may cause by failing, or bear for others that do, in tenths of one; each exchange
+/// earns a fifth of one. So where all fail, none is asked much more often than if none did.
+const MOST: u32 = 1000;
+const EARNED: u32 = 2;
+const COST: u32 = 10;
+/// Most servers of an origin that are remembered: a name leads to others in time.
+const REMEMBERED: usize = 256;
+
+/// What has been used up by the servers of one origin.
+#[derive(Debug, Default)]
+pub(crate) struct Retries {
+    /// Only of those that have not earned it again: while nothing fails, nothing is counted.
+    used: RefCell<Vec<(SocketAddr, u32)>>,
+}
+
+impl Retries {
+    /// An exchange with `server` begins.
+    pub(crate) fn earn(&self, server: SocketAddr) {
+        self.give(server, EARNED);
+    }
+
+    /// Takes one further attempt from what `server` has left, if that is enough: of a request that it, or the one asked before it,
+    /// has failed.
+    pub(crate) fn take(&self, server: SocketAddr) -> bool {
+        let mut all = self.used.borrow_mut();
+        let Some((_, used)) = all.iter_mut().find(|(of, _)| *of == server) else {
+            if all.len() == REMEMBERED {
+                all.remove(0);
+            }
+            all.push((server, COST));
+            return true;
+        };
+        let is_left = *used + COST <= MOST;
+        if is_left {
+            *used += COST;
+        }
+        is_left
+    }
+
+    /// Such an attempt, at a server that had not failed the request before, has led to an answer: it was none too many.
+    pub(crate) fn give_back(&self, server: SocketAddr) {
+        self.give(server, COST);
+    }
+
+    fn give(&self, server: SocketAddr, tenths: u32) {
+        let mut all = self.used.borrow_mut();
+        let Some(place) = all.iter().position(|(of, _)| *of == server) else {
+            return;
+        };
+        if let Some((_, used)) = all.get_mut(place) {
+            *used = used.saturating_sub(tenths);
+            if *used == 0 {
+                all.remove(place);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_server_has_a_hundred_and_a_fifth_of_its_exchanges() {
+        let retries = Retries::default();
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let [one, other] = [1, 2].map(at);
+        retries.earn(one);
+        for _ in 0..100 {
+            assert!(retries.take(one));
+        }
+        assert!(!retries.take(one));
+        assert!(retries.take(other), "it has its own");
+        for _ in 0..5 {
+            assert!(!retries.take(one));
+            retries.earn(one);
+        }
+        assert!(retries.take(one) && !retries.take(one));
+        retries.give_back(one);
+        assert!(retries.take(one) && !retries.take(one));
+        // Who has all has no more by what follows, and is not listed.
+        retries.give_back(other);
+        retries.earn(other);
+        assert_eq!(*retries.used.borrow(), [(one, MOST)]);
+        // Those that failed longest ago make room for others.
+        for port in 3..600 {
+            assert!(retries.take(at(port)));
+        }
+        assert_eq!(retries.used.borrow().len(), REMEMBERED);
+        assert!(retries.take(one));
+    }
+}
