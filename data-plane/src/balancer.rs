@@ -352,6 +352,13 @@ impl Lease {
         self.report(Some(Event::Timeout));
     }
 
+    /// The peer gives no answer to a request, which has waited for it until now.
+    pub(crate) fn unanswered(&self) {
+        if self.balancer.config.algorithm == Algorithm::Latency {
+            self.peer.latency.observe_failure(self.since, monotonic());
+        }
+    }
+
     fn report(&self, event: Option<Event>) {
         if let Some(event) = event {
             let thresholds = &self.balancer.config.passive.thresholds;

@@ -172,6 +172,8 @@ impl Peer {
 
 /// How fast what was observed fades.
 const DECAY: Duration = Duration::from_secs(10);
+/// What a failure counts as, if it took no longer: who fails at once is not fast.
+const FAILURE: Duration = Duration::from_secs(1);
 
 /// A moving average of how long a peer takes, newer answers counting more (Kong 3.9, `latency`).
 #[derive(Debug)]
@@ -191,7 +193,17 @@ impl Default for Latency {
 impl Latency {
     /// Adds an answer that has taken from `start` to `now`.
     pub(crate) fn observe(&self, start: Instant, now: Instant) {
-        let took = now.saturating_duration_since(start).as_secs_f64() * 1000.0;
+        self.add(now.saturating_duration_since(start), now);
+    }
+
+    /// Adds an exchange from `start` to `now` without an answer.
+    pub(crate) fn observe_failure(&self, start: Instant, now: Instant) {
+        let took = now.saturating_duration_since(start);
+        self.add(took.max(FAILURE), now);
+    }
+
+    fn add(&self, took: Duration, now: Instant) {
+        let took = took.as_secs_f64() * 1000.0;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (average, at) = state.unwrap_or((took, now));
         let faded = fading(at, now);

@@ -240,6 +240,23 @@ fn the_fastest_for_its_weight_comes_first() {
 }
 
 #[test]
+fn a_stream_that_fails_says_nothing_of_how_fast_requests_are_answered() {
+    let upstream = json!({"algorithm": "latency"});
+    let balancer = balancer(&Balancers::default(), upstream, &[1, 1]);
+    let lease = balancer.pick(None, &[]).unwrap();
+    let failed = lease.peer.key.address.to_string();
+    lease.failed();
+    drop(lease);
+    assert!((0..50).any(|_| pick(&balancer, None).unwrap() == failed));
+
+    let lease = balancer.pick(None, &[]).unwrap();
+    let silent = lease.peer.key.address.to_string();
+    lease.unanswered();
+    drop(lease);
+    assert!((0..50).all(|_| pick(&balancer, None).unwrap() != silent));
+}
+
+#[test]
 fn passive_checks_break_the_circuit_and_the_threshold_all_of_it() {
     let node = Balancers::default();
     let config = json!({"healthchecks": {"threshold": 40, "passive": {

@@ -116,8 +116,14 @@ impl Attempt<'_> {
         let Some(lease) = &self.lease else { return };
         match (&failed.error, failed.stage) {
             (_, Stage::Stale | Stage::Unseen) | (UpstreamError::RequestBody(_), _) => {}
-            (error, _) if error.is_timeout() => lease.timed_out(),
-            _ => lease.failed(),
+            (error, _) if error.is_timeout() => {
+                lease.unanswered();
+                lease.timed_out();
+            }
+            _ => {
+                lease.unanswered();
+                lease.failed();
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 
 use crate::balancing::{balanced, get};
-use crate::gateway::{OK, configuration, read_until, settings, start_with, stop};
+use crate::gateway::{OK, ask, configuration, read_until, settings, start_with, stop};
 use crate::http2::{plain, request, run};
 use crate::names::Names;
 
@@ -88,6 +88,25 @@ fn two_of_eight_targets_that_are_well_answer_most_of_what_comes_at_once() {
     });
     assert!(all > 600, "{all} of 1000");
     stop(proxy);
+}
+
+#[test]
+fn a_target_that_fails_at_once_is_not_taken_for_the_fastest() {
+    for (ill, well) in [(1, 1), (2, 4)] {
+        let servers = (0..ill + well).map(|number| server(("127.0.0.1", 0), number < ill));
+        let targets = servers.map(|(port, _)| format!("127.0.0.1:{port}"));
+        let upstream = json!({"algorithm": "latency"});
+        let records = balanced(upstream, &targets.collect::<Vec<_>>(), &json!({}));
+        let proxy = start_with(&settings(), Limits::default(), records);
+        // It is not sent once more.
+        let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let answers = (0..200).map(|_| ask(&proxy, post));
+        let answered = answers
+            .filter(|answer| answer.starts_with("HTTP/1.1 200 "))
+            .count();
+        assert!(answered > 150, "{ill} ill, {well} well: {answered} of 200");
+        stop(proxy);
+    }
 }
 
 /// A node of one core before a service at a name that leads to `addresses` at `port`, asked by `protocol`.
