@@ -153,16 +153,16 @@ fn every_promise_and_every_fault_names_tests_that_are_there() {
             continue;
         };
         let number = what.trim().split([' ', ':']).next().unwrap_or_default();
+        let names = tests_in(shown);
+        for name in &names {
+            assert!(there.contains(*name), "{what}: there is no test `{name}`");
+        }
         let counted = match number.split_at_checked(1) {
             Some(("P", rest)) if rest.parse::<u32>().is_ok() => &mut promises,
             Some(("T", rest)) if rest.starts_with(|c: char| c.is_ascii_digit()) => &mut faults,
             _ => continue,
         };
         *counted += 1;
-        let names = tests_in(shown);
-        for name in &names {
-            assert!(there.contains(*name), "{number}: there is no test `{name}`");
-        }
         let at_once = names.iter().any(|name| !later.contains(*name));
         let may_wait = NOT_WITH_EVERY_CHANGE.contains(&number);
         assert!(
