@@ -321,7 +321,7 @@ fn logs_out(config: &OpenidConnect) -> bool {
 /// Whether a method is configured by name, rather than by Kong's default that lists all.
 fn listed(rules: &Rules, method: AuthMethod) -> bool {
     let methods = &rules.config.credentials.auth_methods;
-    *methods != super::config::default_auth_methods() && methods.contains(&method)
+    !super::config::lists_all(methods) && methods.contains(&method)
 }
 
 fn supported(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Findings) {

@@ -26,6 +26,13 @@ pub(super) fn default_auth_methods() -> Vec<AuthMethod> {
     default::auth_methods()
 }
 
+/// Whether nobody has chosen among methods: all are listed, in whatever order a client writes them, but perhaps `userinfo`,
+/// which plugins lack that were made before Kong knew of it.
+pub(super) fn lists_all(methods: &[AuthMethod]) -> bool {
+    let mut all = default_auth_methods().into_iter();
+    all.all(|method| method == AuthMethod::Userinfo || methods.contains(&method))
+}
+
 /// The default of `session_audience`.
 pub(super) fn default_audience() -> String {
     default::default()

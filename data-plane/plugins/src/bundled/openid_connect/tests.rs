@@ -12,6 +12,7 @@ mod client;
 mod conformance;
 mod conformance_fapi;
 mod conformance_logout;
+mod dumps;
 mod each_parameter;
 mod failures;
 mod forged;

@@ -15,8 +15,8 @@ use crate::bundled::openid_connect::possession::METHODS;
 /// matched; listed by choice, they are refused.
 pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Methods {
     let listed = &config.credentials.auth_methods;
-    let default = config::default_auth_methods();
-    if *listed != default {
+    let is_default = config::lists_all(listed);
+    if !is_default {
         for method in listed {
             if matches!(
                 method,
@@ -43,7 +43,7 @@ pub(super) fn methods(config: &OpenidConnect, errors: &mut FieldErrors) -> Metho
     }
     let has = |method| listed.contains(&method);
     // By Kong's default nobody has chosen what needs a client: a resource server for bearer tokens has none.
-    let serves = |method| has(method) && (*listed != default || has_client(config));
+    let serves = |method| has(method) && (!is_default || has_client(config));
     Methods {
         session: has(AuthMethod::Session),
         bearer: has(AuthMethod::Bearer),

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::provider::{Document, ProviderError};
 use super::super::rules::Rules;
-use crate::bundled::openid_connect::config::default_auth_methods;
+use crate::bundled::openid_connect::config::lists_all;
 
 /// Holds the configuration against what the provider says that it supports (Kong 3.9,
 /// `verify_parameters`).
@@ -41,7 +41,7 @@ pub(in crate::bundled::openid_connect) fn verify_parameters(
         }
     }
     // By Kong's default all are listed: nobody has chosen those that a provider lacks.
-    let chosen = rules.config.credentials.auth_methods != default_auth_methods();
+    let chosen = !lists_all(&rules.config.credentials.auth_methods);
     for (enabled, grant) in [
         (rules.methods.authorization_code, "authorization_code"),
         (rules.methods.password, "password"),
