@@ -247,11 +247,11 @@ async fn renew(
 ) -> Result<Token, Failure> {
     let now = host.now();
     let session = &open.session;
-    let leeway = rules.config.credentials.leeway.seconds();
     let end = session.expires_at;
     let refresh_token = session.refresh_token.as_deref();
     let refresh_token = refresh_token.filter(|_| rules.config.credentials.refresh_tokens);
     let Some(token) = refresh_token else {
+        let leeway = rules.config.credentials.leeway.seconds();
         if end.is_none_or(|end| now < end.saturating_add(leeway)) {
             return Ok(Token::Serves);
         }
@@ -265,9 +265,7 @@ async fn renew(
         ));
     };
     let claims_due = session.claims_due(rules);
-    let is_fresh = claims_due.is_none_or(|due| now < due);
-    let lives = is_fresh && end.is_none_or(|end| now.saturating_add(leeway) < end);
-    if lives && !must {
+    if !open.is_token_due(now) && !must {
         return Ok(Token::Serves);
     }
     let grace = rules.config.provider.refresh_grace.seconds();

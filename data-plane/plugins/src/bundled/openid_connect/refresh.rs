@@ -226,12 +226,24 @@ fn go_on<'a, H: Host>(
     })
 }
 
+/// When an access token is to be refreshed: `leeway` before its end, but not before half of its life is over. Else one that
+/// lives for no longer than that would be due at each request.
+pub(super) fn due(issued_at: UnixTime, end: UnixTime, leeway: Duration) -> UnixTime {
+    let life = end.saturating_since(issued_at);
+    let due = issued_at.saturating_add(life.saturating_sub(early(life, leeway)));
+    due.min(end)
+}
+
+/// How long that is before its end.
+fn early(life: Duration, leeway: Duration) -> Duration {
+    leeway.min(life / 2)
+}
+
 /// How long tokens that a client's own refresh token was traded for serve for it (Kong 3.9,
 /// `cache_tokens`): until they would have to be refreshed.
 fn lasts_until(rules: &Rules, tokens: &Tokens, now: UnixTime) -> UnixTime {
     let leeway = rules.config.credentials.leeway.seconds();
-    let left = |end: UnixTime| end.saturating_since(now.saturating_add(leeway));
-    let due = tokens.expires_at.map(|end| now.saturating_add(left(end)));
+    let due = tokens.expires_at.map(|end| due(now, end, leeway));
     rules.remembered_until(due, now)
 }
 

@@ -21,6 +21,7 @@ use super::failure::Failure;
 use super::jws::Claims;
 use super::opened;
 use super::packed;
+use super::refresh;
 use super::rules::Rules;
 use super::token_endpoint::Tokens;
 use super::user_info::UserInfo;
@@ -289,13 +290,17 @@ impl Session {
         if !self.is_renewable(rules) {
             return self.expires_at;
         }
+        // When it was issued, or the session renewed with it since. One that is not renewed notes no use but that of a refresh.
+        let issued_at = if rules.keeps_session(AuthMethod::Session) {
+            self.renewed_at
+        } else {
+            self.used_at
+        };
         let leeway = rules.config.credentials.leeway.seconds();
-        let start = UnixTime::from_millis(0);
-        let early = self.expires_at.map(|end| {
-            let early = end.saturating_since(start.saturating_add(leeway));
-            start.saturating_add(early)
-        });
-        early.into_iter().chain(self.claims_due(rules)).min()
+        let due = self
+            .expires_at
+            .map(|end| refresh::due(issued_at, end, leeway));
+        due.into_iter().chain(self.claims_due(rules)).min()
     }
 
     /// The session after a use at `now`, if that is to be noted in the cookie.

@@ -69,7 +69,8 @@ pub struct Credentials {
     #[serde(default = "default::yes")]
     pub run_on_preflight: bool,
 
-    /// Tolerated difference between the provider's clock and ours, in seconds.
+    /// Tolerated difference between the provider's clock and ours, in seconds. An access token is refreshed that long before its
+    /// end, but not before half of its life is over.
     #[serde(default = "default::zero")]
     #[schemars(range(min = 0))]
     pub leeway: Number,

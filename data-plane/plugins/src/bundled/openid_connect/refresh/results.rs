@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shared::clock::UnixTime;
 
-use super::Outcome;
+use super::{Outcome, early};
 use crate::bundled::openid_connect::failure::Class;
 use crate::bundled::openid_connect::token_endpoint::Tokens;
 use crate::expiring::Expiring;
@@ -24,7 +24,7 @@ pub(super) struct Want {
     pub(super) held: Option<Held>,
     /// Whether a result serves further requests, while the provider would give another one.
     pub(super) is_kept: bool,
-    /// How long before its end an access token is due.
+    /// How long before its end an access token is due, if that is not more than half of its life.
     pub(super) leeway: Duration,
 }
 
@@ -51,7 +51,10 @@ impl Want {
     /// again and again has older and newer ones.
     pub(super) fn takes(&self, tokens: &Tokens, now: UnixTime) -> bool {
         let end = tokens.expires_at;
-        let lives = end.is_none_or(|end| now.saturating_add(self.leeway) < end);
+        let early = tokens
+            .lifetime()
+            .map_or(self.leeway, |life| early(life, self.leeway));
+        let lives = end.is_none_or(|end| now.saturating_add(early) < end);
         let is_news = self
             .held
             .as_ref()

@@ -11,8 +11,8 @@ use crate::host::{Claim, Host as _, Number};
 
 #[test]
 fn rule_41_a_refresh_token_that_is_not_rotated_is_used_again_at_each_end() {
-    // Tokens of 300 seconds are due after ten.
-    let config = json!({ "leeway": 290, "session_idling_timeout": 0 });
+    // Tokens of 300 seconds are due after 160.
+    let config = json!({ "leeway": 140, "session_idling_timeout": 0 });
     let mut nodes = Gateway::joined(&config, &Rc::default());
     let mut browser = Browser::default();
     assert_eq!(browser.sign_in(&mut nodes[0], "/api").status, 200);
@@ -20,7 +20,7 @@ fn rule_41_a_refresh_token_that_is_not_rotated_is_used_again_at_each_end() {
     let mut tokens = HashSet::new();
     for round in 1..=4 {
         let late = browser.clone();
-        nodes[0].advance(10);
+        nodes[0].advance(160);
         nodes[1].host.set_clock(nodes[0].host.now());
         let mut served = HashSet::new();
         for number in [round, round + 1] {
@@ -37,6 +37,53 @@ fn rule_41_a_refresh_token_that_is_not_rotated_is_used_again_at_each_end() {
         assert_eq!(nodes[0].provider.called("/token"), 1 + round);
     }
     assert_eq!(tokens.len(), 4);
+}
+
+#[test]
+fn a_token_is_not_refreshed_before_half_of_its_life_is_over_whatever_leeway_says() {
+    // Tokens of 300 seconds: the leeway, whether the session is renewed, and when they are due.
+    for (leeway, is_renewed, due) in [
+        (0, true, 300),
+        (100, true, 200),
+        (300, true, 150),
+        (1_000, true, 150),
+        (1_000, false, 150),
+    ] {
+        let disabled = if is_renewed { vec![] } else { vec!["session"] };
+        let config = json!({
+            "leeway": leeway, "session_idling_timeout": 0, "disable_session": disabled,
+        });
+        let mut gateway = Gateway::new(config);
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+        for round in 1..=3 {
+            for (wait, calls) in [(0, round), (due - 1, round), (1, round + 1)] {
+                gateway.advance(wait);
+                let reply = browser.get(&mut gateway, "/api");
+                let seen = (reply.status, gateway.provider.called("/token"));
+                assert_eq!(seen, (200, calls), "{leeway} {is_renewed} {round} {wait}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_came_of_a_refresh_serves_for_half_of_its_life_whatever_leeway_says() {
+    for rotates in [true, false] {
+        let config = json!({ "leeway": 1_000, "session_idling_timeout": 0 });
+        let mut nodes = Gateway::joined(&config, &Rc::default());
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut nodes[0], "/api").status, 200);
+        nodes[0].provider.script.borrow_mut().no_refresh_token = !rotates;
+        nodes[0].advance(150);
+        nodes[1].host.set_clock(nodes[0].host.now());
+        // Requests that were sent before the browser had the new cookie.
+        for number in 0..6 {
+            let reply = browser.clone().get(&mut nodes[number % 2], "/api");
+            assert_eq!(reply.status, 200, "{rotates} {number}");
+        }
+        assert_eq!(nodes[0].provider.called("/token"), 2, "{rotates}");
+    }
 }
 
 #[test]
@@ -124,14 +171,14 @@ fn rule_41_what_another_node_is_still_at_is_not_done_a_second_time() {
 #[test]
 fn what_a_token_that_is_not_rotated_was_traded_for_serves_clients_while_it_lives_and_if_it_is_kept()
 {
-    // Tokens of 300 seconds are due after ten; the wait before each request, and the calls that there were then.
+    // Tokens of 300 seconds are due after 160; the wait before each request, and the calls that there were then.
     let check = |cache: bool, steps: &[(u64, usize)]| {
         let mut nodes = Gateway::two(&json!({}));
         Browser::default().sign_in(&mut nodes[0], "/api");
         nodes[0].provider.script.borrow_mut().no_refresh_token = true;
         let config = json!({
             "auth_methods": ["refresh_token"], "refresh_token_param_name": "refresh_token",
-            "cache_tokens": cache, "leeway": 290,
+            "cache_tokens": cache, "leeway": 140,
         });
         let cluster = Rc::default();
         for node in &mut nodes {
@@ -151,7 +198,7 @@ fn what_a_token_that_is_not_rotated_was_traded_for_serves_clients_while_it_lives
         }
     };
     // Once what all nodes have heard of is due, each asks for itself: the token is not used up by that.
-    check(true, &[(0, 1), (0, 1), (9, 1), (1, 2), (0, 3), (9, 3)]);
+    check(true, &[(0, 1), (0, 1), (159, 1), (1, 2), (0, 3), (159, 3)]);
     check(false, &[(0, 1), (0, 2), (1, 3), (1, 4)]);
 }
 

@@ -106,6 +106,13 @@ pub(super) fn read(body: &[u8], now: UnixTime) -> Result<Tokens, TokenError> {
     })
 }
 
+impl Tokens {
+    /// How long the access token was to live when it was issued, if the provider has said so.
+    pub(in crate::bundled::openid_connect) fn lifetime(&self) -> Option<Duration> {
+        lifetime(&self.answer).ok().flatten()
+    }
+}
+
 /// `expires_in` is something else than a number.
 struct NoNumber;
 
