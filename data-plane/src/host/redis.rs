@@ -18,7 +18,6 @@ use futures::FutureExt as _;
 use futures::future::{LocalBoxFuture, Shared};
 use plugins::host::redis::{Address, Command, Endpoint, RedisError, RedisServer, Reply};
 use rustls_pki_types::ServerName;
-use shared::clock::monotonic;
 use shared::secret::Secret;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
@@ -90,33 +89,27 @@ async fn ask_one(
     let key = (server.connection_key(), node.cloned());
     let silent = core.states.of::<Silent>();
     let patience = server.connect_timeout + server.read_timeout;
-    let began = monotonic();
-    if !silent.may_ask(&key, began, patience) {
-        return Err(RedisError::Resting {
+    let asking = ask_now(Rc::clone(core), Arc::clone(server), key.clone(), commands);
+    let asked = silent.ask(key, patience, asking).await;
+    asked.unwrap_or_else(|| {
+        Err(RedisError::Resting {
             address: address(server, node),
-        });
-    }
-    let asked = ask_now(core, server, &key, commands).await;
-    if matches!(asked, Err(RedisError::Timeout { .. })) {
-        silent.timed_out(&key, began, monotonic());
-    } else {
-        silent.answered(&key);
-    }
-    asked
+        })
+    })
 }
 
 async fn ask_now(
-    core: &Rc<Core>,
-    server: &Arc<RedisServer>,
-    key: &Key,
+    core: Rc<Core>,
+    server: Arc<RedisServer>,
+    key: Key,
     commands: Vec<Command>,
 ) -> Result<Vec<Value>, RedisError> {
     let connections = core.states.of::<Connections>();
-    let connecting = connections.connecting(key, server, &core.resolver);
+    let connecting = connections.connecting(&key, &server, &core.resolver);
     let mut connection = match connecting.clone().await {
         Ok(connection) => connection,
         Err(error) => {
-            connections.forget(key, &connecting);
+            connections.forget(&key, &connecting);
             return Err(error);
         }
     };
@@ -128,16 +121,16 @@ async fn ask_now(
     let asking = connection
         .commands
         .send_packed_commands(&pipeline, 0, count);
-    let address = || address(server, key.1.as_ref());
+    let address = || address(&server, key.1.as_ref());
     match tokio::time::timeout(server.read_timeout, asking).await {
         Ok(Ok(values)) => {
             if values.iter().any(is_refused_for_writing) {
-                connections.forget(key, &connecting);
+                connections.forget(&key, &connecting);
             }
             Ok(values)
         }
         Ok(Err(error)) => {
-            connections.forget(key, &connecting);
+            connections.forget(&key, &connecting);
             Err(RedisError::Broken {
                 address: address(),
                 reason: error.to_string(),
@@ -145,7 +138,7 @@ async fn ask_now(
         }
         Err(_) => {
             // Replies that come late would be somebody else's wait: the connection goes.
-            connections.forget(key, &connecting);
+            connections.forget(&key, &connecting);
             Err(RedisError::Timeout {
                 address: address(),
                 timeout: server.read_timeout,

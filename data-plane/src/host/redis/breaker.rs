@@ -1,9 +1,13 @@
 //! Servers that do not answer are left alone for a while: each request that asks one waits for nothing. Then one request
-//! finds out for all.
+//! finds out for all, and goes on without an answer that takes more than a moment.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use plugins::host::redis::RedisError;
+use shared::clock::monotonic;
 
 use super::Key;
 
@@ -13,6 +17,9 @@ const TOLERATED: u32 = 1;
 
 /// How long it is left alone.
 const REST: Duration = Duration::from_secs(3);
+
+/// How long a request waits that asks it after that. What it asked goes on beside it.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// Most servers that are remembered.
 const MOST: usize = 1_000;
@@ -29,27 +36,66 @@ struct Silence {
     until: Instant,
 }
 
+/// What a request does that would ask a server.
+#[derive(Debug, Eq, PartialEq)]
+enum Turn {
+    /// It waits for the answer.
+    Asks,
+    /// It finds out for all whether there is one.
+    FindsOut,
+    /// It goes without.
+    Rests,
+}
+
 impl Silent {
+    /// What `asking` the server comes to within its timeouts, together `patience`; `None` if it is left alone.
+    pub(super) async fn ask<T: 'static>(
+        self: Rc<Self>,
+        server: Key,
+        patience: Duration,
+        asking: impl Future<Output = Result<T, RedisError>> + 'static,
+    ) -> Option<Result<T, RedisError>> {
+        let began = monotonic();
+        let turn = self.turn(&server, began, patience);
+        let asked = async move {
+            let asked = asking.await;
+            if matches!(asked, Err(RedisError::Timeout { .. })) {
+                self.timed_out(&server, began, monotonic());
+            } else {
+                self.answered(&server);
+            }
+            asked
+        };
+        match turn {
+            Turn::Asks => Some(asked.await),
+            Turn::FindsOut => {
+                let asked = tokio::task::spawn_local(asked);
+                tokio::time::timeout(MOMENT, asked).await.ok()?.ok()
+            }
+            Turn::Rests => None,
+        }
+    }
+
     /// Whether the server may be asked now. The first who asks after a rest finds out for all: the others go without
     /// for as long as that may take.
-    pub(super) fn may_ask(&self, server: &Key, now: Instant, patience: Duration) -> bool {
+    fn turn(&self, server: &Key, now: Instant, patience: Duration) -> Turn {
         let mut servers = self.0.borrow_mut();
         let Some(silence) = servers.get_mut(server) else {
-            return true;
+            return Turn::Asks;
         };
         if silence.timeouts <= TOLERATED {
-            return true;
+            return Turn::Asks;
         }
         if now < silence.until {
-            return false;
+            return Turn::Rests;
         }
         silence.until = now + patience;
-        true
+        Turn::FindsOut
     }
 
     /// It did not answer in time what it was asked at `began`. Before the last time that it did not, that says nothing
     /// new.
-    pub(super) fn timed_out(&self, server: &Key, began: Instant, now: Instant) {
+    fn timed_out(&self, server: &Key, began: Instant, now: Instant) {
         let mut servers = self.0.borrow_mut();
         if servers.len() >= MOST && !servers.contains_key(server) {
             servers.clear();
@@ -68,14 +114,16 @@ impl Silent {
     }
 
     /// It did answer, if only that it does not want to.
-    pub(super) fn answered(&self, server: &Key) {
+    fn answered(&self, server: &Key) {
         self.0.borrow_mut().remove(server);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use shared::clock::monotonic;
+    use futures::FutureExt as _;
+    use tokio::sync::oneshot;
+    use tokio::task::{LocalSet, yield_now};
 
     use super::*;
 
@@ -86,7 +134,7 @@ mod tests {
         let start = monotonic();
         let at = |seconds| start + Duration::from_secs(seconds);
         let patience = Duration::from_secs(2);
-        let may = |key: &Key, seconds| silent.may_ask(key, at(seconds), patience);
+        let may = |key: &Key, seconds| silent.turn(key, at(seconds), patience) != Turn::Rests;
         let timed_out = |began, seconds| silent.timed_out(&server, at(began), at(seconds));
         timed_out(0, 2);
         // Those that waited at the same time.
@@ -103,5 +151,39 @@ mod tests {
         assert!(may(&server, 12) && !may(&server, 13) && may(&server, 14));
         silent.answered(&server);
         assert!(may(&server, 14) && may(&server, 14));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_finds_out_waits_for_a_moment_and_what_it_asked_goes_on() {
+        let server: Key = ([1; 32], None);
+        let patience = Duration::from_secs(2);
+        let finds_out = async {
+            let silent = Rc::new(Silent::default());
+            let before = monotonic().checked_sub(2 * REST).unwrap();
+            silent.timed_out(&server, before, before);
+            silent.timed_out(&server, before, before);
+            let asks = async |asking| {
+                let asked = Rc::clone(&silent).ask(server.clone(), patience, asking);
+                asked.await.map(Result::unwrap)
+            };
+            let (answer, answered) = oneshot::channel::<u8>();
+            let asked = asks(async move { Ok(answered.await.unwrap()) }.boxed_local());
+            // The clock of the test goes on by itself while everybody waits.
+            let asked = tokio::time::timeout(2 * patience, asked).await;
+            assert_eq!(asked.expect("it goes on without"), None);
+            assert_eq!(asks(async { Ok(2) }.boxed_local()).await, None);
+            answer.send(1).unwrap();
+            while silent.turn(&server, monotonic(), patience) == Turn::Rests {
+                yield_now().await;
+            }
+            assert_eq!(asks(async { Ok(3) }.boxed_local()).await, Some(3));
+
+            silent.timed_out(&server, before, before);
+            silent.timed_out(&server, before, before);
+            // An answer in time is its own.
+            assert_eq!(asks(async { Ok(4) }.boxed_local()).await, Some(4));
+            assert_eq!(silent.turn(&server, monotonic(), patience), Turn::Asks);
+        };
+        LocalSet::new().run_until(finds_out).await;
     }
 }
