@@ -92,10 +92,10 @@ where
     Ok(bytes.freeze())
 }
 
-/// Reads `bytes` as the content type says.
+/// Reads `bytes` as the content type says. Without one only nothing is read.
 pub(super) async fn decode(kind: &str, bytes: Bytes) -> Result<Body, Refusal> {
     let lower = kind.to_ascii_lowercase();
-    if bytes.is_empty() && !lower.starts_with("application/json") {
+    if kind.is_empty() && bytes.is_empty() {
         return Ok(Body::Json(Fields::new()));
     }
     if lower.starts_with("application/json") {
@@ -110,6 +110,10 @@ pub(super) async fn decode(kind: &str, bytes: Bytes) -> Result<Body, Refusal> {
         return form_body(pairs.take(ARGUMENTS + 1).collect());
     }
     if lower.starts_with("multipart/form-data") {
+        // Who sends no part needs no boundary.
+        if bytes.is_empty() {
+            return form_body(Vec::new());
+        }
         return form_body(multipart(kind, bytes).await?);
     }
     Err(Refusal::MediaType)

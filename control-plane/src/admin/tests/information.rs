@@ -255,7 +255,13 @@ async fn bodies_are_read_as_kong_reads_them() {
         api.send("POST", "/consumers", "application/json", "").await,
         (400, unreadable)
     );
-    assert_eq!(api.send("POST", "/consumers", "", "x").await.0, 415);
+    for (kind, body) in [("", "x"), ("image/png", ""), ("image/png", "x")] {
+        let answer = api.send("POST", "/consumers", kind, body).await;
+        assert_eq!(answer.0, 415, "{kind} {body}");
+    }
+    let deleted = api.send("DELETE", "/consumers/x", "image/png", "").await;
+    assert_eq!(deleted.0, 204);
+
     assert_eq!(
         api.send("GET", "/consumers", "application/json", "{")
             .await
