@@ -20,7 +20,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use hosts::with_target_port;
-pub(crate) use paths::normal_prefix;
+pub(crate) use paths::{check_path_quantifiers, normal_prefix};
 pub use reference::{Reference, is_reference};
 
 use zeroize::{Zeroize, ZeroizeOnDrop};

@@ -13,7 +13,8 @@ use crate::clock::UnixTime;
 use crate::schema::FieldErrors;
 use crate::types::patterns;
 use crate::types::{
-    Method, Name, Ref, RouteHost, RoutePath, Set, Sni, Tag, check_format, normal_prefix,
+    Method, Name, Ref, RouteHost, RoutePath, Set, Sni, Tag, check_format, check_path_quantifiers,
+    normal_prefix,
 };
 
 /// Which requests go to a service. Every attribute that is set must match; within one, any value does.
@@ -231,7 +232,7 @@ impl Entity for Route {
     }
 
     fn check(record: &Map<String, Value>, _: UnixTime, errors: &mut FieldErrors) {
-        check_prefixes(record, errors);
+        check_paths(record, errors);
         let protocols = texts(record, "protocols");
         let mut families: Vec<&Family> = Vec::new();
         for name in &protocols {
@@ -341,13 +342,16 @@ fn check_matchers(
     }
 }
 
-/// A prefix is written as requests are compared with it.
-fn check_prefixes(record: &Map<String, Value>, errors: &mut FieldErrors) {
+/// A prefix is written as requests are compared with it, an expression as PCRE reads it, too.
+fn check_paths(record: &Map<String, Value>, errors: &mut FieldErrors) {
     let paths = record.get("paths").and_then(Value::as_array);
     for (at, path) in paths.into_iter().flatten().enumerate() {
         let prefix = path.as_str().filter(|path| path.starts_with('/'));
         if let Some(normal) = prefix.and_then(normal_prefix) {
             let message = format!("non-normalized path, consider use '{normal}' instead");
+            errors.add(&["paths", &(at + 1).to_string()], message);
+        }
+        if let Some(Err(message)) = path.as_str().map(check_path_quantifiers) {
             errors.add(&["paths", &(at + 1).to_string()], message);
         }
     }
@@ -360,7 +364,11 @@ fn check_headers(record: &Map<String, Value>, errors: &mut FieldErrors) {
         let texts: Vec<String> = texts
             .filter_map(|text| text.as_str().map(str::to_owned))
             .collect();
-        if let Some(Err(error)) = patterns::of_header(&texts) {
+        let judged = patterns::of_header(&texts).map(|compiled| {
+            let text = texts.iter().find_map(|text| text.strip_prefix("~*"));
+            compiled.and_then(|_| patterns::check_quantifiers(text.unwrap_or_default()))
+        });
+        if let Some(Err(error)) = judged {
             errors.add(
                 &["headers"],
                 format!("invalid regex in header {name}: {error}"),

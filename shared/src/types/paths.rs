@@ -52,6 +52,14 @@ pub(super) fn check_route_path(text: &str) -> Result<(), String> {
     check_triplets(text)
 }
 
+/// What is wrong with the quantifiers of a route's path that is an expression.
+pub(crate) fn check_path_quantifiers(text: &str) -> Result<(), String> {
+    let Some(pattern) = text.strip_prefix('~') else {
+        return Ok(());
+    };
+    patterns::check_quantifiers(pattern).map_err(|error| invalid_pattern(pattern, &error))
+}
+
 /// The form of a route's prefix that Kong compares requests with, if it is another one: with characters in the
 /// place of percent triplets unless they are delimiters, and without dot segments (Kong 3.9, `normalize`).
 pub(crate) fn normal_prefix(text: &str) -> Option<String> {
@@ -79,7 +87,7 @@ pub(crate) fn normal_prefix(text: &str) -> Option<String> {
 
 /// What Kong says of a regular expression that is none, with what PCRE has to say of the most common mistakes.
 fn invalid_pattern(pattern: &str, error: &PatternError) -> String {
-    if matches!(error, PatternError::TooLong) {
+    if matches!(error, PatternError::TooLong | PatternError::Possessive) {
         return format!("invalid regex: {error}");
     }
     let error = error.to_string();

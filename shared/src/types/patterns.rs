@@ -1,8 +1,10 @@
-//! Regular expressions of routes. Both planes read them here: what one takes the other can run.
+//! Regular expressions of routes and plugins. Both planes read them here: what one takes the other can run.
 
 use std::borrow::Cow;
 
 use regex::{Regex, RegexBuilder, bytes};
+use regex_syntax::ast::parse::Parser;
+use regex_syntax::ast::{self, Ast, RepetitionKind};
 
 /// Most memory that the compiled expression of a path may take: there may be many.
 const PATH: usize = 1024 * 1024;
@@ -22,6 +24,12 @@ pub enum PatternError {
     /// It is none, or takes too much memory.
     #[error(transparent)]
     Bad(#[from] regex::Error),
+    /// A quantifier of it is a possessive one, which only PCRE has.
+    #[error("possessive quantifiers (`*+`, `++`, `?+`, `}}+`) are not supported")]
+    Possessive,
+    /// A `*` or `?` of it stands behind another quantifier: no expression for PCRE.
+    #[error("quantifier does not follow a repeatable item")]
+    Repeated,
 }
 
 /// The expression of a route's path, which stands behind `~`, for paths in their normal form, and as what it is
@@ -54,6 +62,43 @@ pub fn of_header(values: &[String]) -> Option<Result<bytes::Regex, PatternError>
         Ok(regex)
     });
     Some(compiled)
+}
+
+/// Refuses quantifiers behind others, which Rust takes for repetitions of repetitions: to PCRE they are possessive, or
+/// no expression. Asked of what is written: what is stored runs on as it did. An expression that is none passes.
+pub fn check_quantifiers(text: &str) -> Result<(), PatternError> {
+    bounded(text)?;
+    match Parser::new().parse(text) {
+        Ok(parsed) => ast::visit(&parsed, Quantifiers),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Looks for quantifiers behind others.
+struct Quantifiers;
+
+impl ast::Visitor for Quantifiers {
+    type Output = ();
+    type Err = PatternError;
+
+    fn finish(self) -> Result<(), PatternError> {
+        Ok(())
+    }
+
+    fn visit_pre(&mut self, part: &Ast) -> Result<(), PatternError> {
+        match part {
+            Ast::Repetition(outer) if matches!(*outer.ast, Ast::Repetition(_)) => {
+                match outer.op.kind {
+                    RepetitionKind::OneOrMore => Err(PatternError::Possessive),
+                    RepetitionKind::ZeroOrMore | RepetitionKind::ZeroOrOne => {
+                        Err(PatternError::Repeated)
+                    }
+                    RepetitionKind::Range(_) => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 const fn bounded(text: &str) -> Result<(), PatternError> {
@@ -189,6 +234,28 @@ mod tests {
             (99, 15),
         ] {
             assert_eq!(written_length(path, length), expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_quantifier_behind_a_quantifier_is_told_from_a_lazy_one() {
+        for (text, good) in [
+            ("a*+b", false),
+            ("a++", false),
+            ("a?+", false),
+            ("a{2}+", false),
+            ("(a{2,}+)", false),
+            ("[a]**", false),
+            ("(?x) a+ +", false),
+            ("b|(?:x(a*+))", false),
+            ("a*?b+?c??d{2}?", true),
+            (r"a\*+\++", true),
+            ("[a*+]+[]*+]*", true),
+            ("(?:a*)+", true),
+            // What is none at all its compilation says.
+            ("(a*+", true),
+        ] {
+            assert_eq!(check_quantifiers(text).is_ok(), good, "{text}");
         }
     }
 

@@ -124,6 +124,7 @@ async fn hosts_and_paths_of_routes_are_judged_in_kongs_words() {
     let api = Api::new();
     let host = |text: &str, error: &str| (json!({ "hosts": [text] }), json!({ "hosts": [error] }));
     let path = |text: &str, error: &str| (json!({ "paths": [text] }), json!({ "paths": [error] }));
+    let possessive = "possessive quantifiers (`*+`, `++`, `?+`, `}+`) are not supported";
     wrong(
         &api,
         "routes",
@@ -150,6 +151,11 @@ async fn hosts_and_paths_of_routes_are_judged_in_kongs_words() {
             path(
                 "foo",
                 "should start with: / (fixed path) or ~/ (regex path)",
+            ),
+            path("~/ad*+d$", &format!("invalid regex: {possessive}")),
+            (
+                json!({ "headers": { "x": ["~*a++"] } }),
+                json!({ "headers": format!("invalid regex in header x: {possessive}") }),
             ),
         ],
     )

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::schema::FieldErrors;
+use shared::types::patterns;
 
 use crate::answer;
 use crate::exchange::Exchange;
@@ -51,6 +52,17 @@ impl Plugin for BotDetection {
     const SHORTHANDS: &'static [(&'static str, &'static str)] =
         &[("whitelist", "allow"), ("blacklist", "deny")];
     type Filter = BotDetectionFilter;
+
+    fn refuse(&self, errors: &mut FieldErrors) {
+        for (field, texts) in [("allow", &self.allow), ("deny", &self.deny)] {
+            for (place, text) in texts.iter().enumerate() {
+                if let Err(error) = patterns::check_quantifiers(text) {
+                    let message = format!("not a valid regex: {text}: {error}");
+                    errors.add(&[field, &(place + 1).to_string()], message);
+                }
+            }
+        }
+    }
 
     fn compile(self, _: &Instance) -> Result<BotDetectionFilter, FieldErrors> {
         let mut errors = FieldErrors::default();
@@ -194,5 +206,22 @@ mod tests {
         );
         assert_eq!(status(json!({}), &["a", "b"]), 400);
         assert_eq!(status(json!({}), &[]), 200);
+    }
+
+    #[test]
+    fn a_possessive_quantifier_is_refused_where_it_is_written() {
+        for (field, text, good) in [
+            ("deny", "^a*+ab$", false),
+            ("allow", "a{2}+", false),
+            ("deny", "a*?b+?", true),
+        ] {
+            let config = json!({ field: ["x", text] });
+            let errors = crate::registry::check("bot-detection", &config).err();
+            let expected = json!({ "2": format!("not a valid regex: {text}: possessive quantifiers (`*+`, `++`, `?+`, `}}+`) are not supported") });
+            let found = errors.map(|errors| errors.by_field[field].clone());
+            assert_eq!(found, (!good).then_some(expected), "{text}");
+        }
+        // What is stored runs on as it did.
+        assert_eq!(status(json!({"deny": ["^a*+ab$"]}), &["aaab"]), 403);
     }
 }

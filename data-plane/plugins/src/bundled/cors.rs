@@ -15,6 +15,7 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
+use shared::types::patterns::{self, PatternError};
 
 use crate::config::values::{Number, yes};
 use crate::exchange::{Exchange, Reply};
@@ -124,8 +125,13 @@ impl Plugin for Cors {
 
     fn refuse(&self, errors: &mut FieldErrors) {
         for (place, origin) in self.origins.iter().flatten().enumerate() {
-            if repeats_a_repetition(origin) {
-                no_regex(place, origin, errors);
+            match patterns::check_quantifiers(origin) {
+                Ok(()) => {}
+                Err(error @ PatternError::Possessive) => {
+                    let message = format!("'{origin}' is not a valid regex: {error}");
+                    errors.add(&["origins", &(place + 1).to_string()], message);
+                }
+                Err(_) => no_regex(place, origin, errors),
             }
         }
     }
@@ -222,29 +228,6 @@ impl Rule {
             hosts: !text.contains(':'),
         })
     }
-}
-
-/// Whether an expression has a `*` behind another repetition: no expression for Kong, and hardly meant.
-fn repeats_a_repetition(text: &str) -> bool {
-    let mut before = None;
-    let mut listed = false;
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        if character == '*' && !listed && matches!(before, Some('*' | '+' | '?')) {
-            return true;
-        }
-        before = Some(character);
-        match character {
-            '\\' => {
-                characters.next();
-                before = None;
-            }
-            '[' => listed = true,
-            ']' => listed = false,
-            _ => {}
-        }
-    }
-    false
 }
 
 /// An origin without its scheme's own port, and its host.
