@@ -82,6 +82,8 @@ pub(crate) struct Node {
     pub(crate) errors: ErrorStyle,
     /// Whether a request may ask which route it has met.
     pub(crate) debug: bool,
+    /// Share of traces that are kept where a plugin says nothing of that.
+    pub(crate) sampling_rate: f64,
     pub(crate) real_ip: RealIp,
     /// Which ports lead to those of the node.
     pub(crate) port_maps: Vec<PortMap>,

@@ -312,6 +312,10 @@ impl Host for CoreHost {
         &self.0.node.id
     }
 
+    fn sampling_rate(&self) -> f64 {
+        self.0.node.sampling_rate
+    }
+
     fn client_keys(&self) -> Arc<ClientKeys> {
         let snapshot = self.0.snapshot();
         let keys = snapshot.map(|snapshot| Arc::clone(&snapshot.environment.client_keys));

@@ -182,6 +182,7 @@ impl Proxy {
             told: told(settings)?,
             errors: ErrorStyle::read(settings).map_err(ProxyError::Errors)?,
             debug: settings.allow_debug_header,
+            sampling_rate: settings.tracing_sampling_rate,
             real_ip: real_ip(settings)?,
             port_maps: settings.port_maps.clone(),
             max_staleness: (settings.max_staleness > 0)

@@ -320,6 +320,10 @@ pub struct Settings {
     /// Whether a request with `Kong-Debug: 1` is told which route and service it has met.
     #[arg(long, action = clap::ArgAction::Set, default_value_t = false, value_name = "BOOL")]
     pub allow_debug_header: bool,
+    /// Share of traces, from 0 to 1, that `opentelemetry` keeps where its `sampling_rate` says nothing.
+    #[arg(long, default_value_t = plugins::host::SAMPLING_RATE, value_name = "NUMBER",
+          value_parser = share)]
+    pub tracing_sampling_rate: f64,
     /// DNS servers, as addresses with or without a port; those of `/etc/resolv.conf` if absent.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS,…")]
     pub dns_resolver: Vec<String>,
@@ -412,6 +416,14 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Parses a part of a whole.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0 to 1".to_owned()),
+    }
+}
+
 /// Seconds of silence that are none while a control plane is heard: it speaks every ten.
 fn silence(text: &str) -> Result<u64, String> {
     match text.parse() {
@@ -455,6 +467,16 @@ mod tests {
         }
         for text in ["1", "14", "-1", "15s", ""] {
             assert!(silence(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_part_of_a_whole() {
+        for (text, expected) in [("0", 0.0), ("0.25", 0.25), ("1", 1.0)] {
+            assert_eq!(share(text), Ok(expected));
+        }
+        for text in ["1.1", "-0.1", "NaN", "inf", "50%", ""] {
+            assert!(share(text).is_err(), "{text}");
         }
     }
 

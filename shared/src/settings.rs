@@ -192,29 +192,37 @@ fn kongs_variables(argument: &Arg) -> Vec<String> {
         .collect()
 }
 
+/// All variables by which a setting can be set.
+fn all_variables(argument: &Arg) -> Vec<String> {
+    let mut all = kongs_variables(argument);
+    all.push(format!("WARDGATE_{}", shouted(argument.get_id().as_str())));
+    all
+}
+
 fn shouted(name: &str) -> String {
     name.to_uppercase().replace('-', "_")
 }
 
-/// Names in the log the variables that begin as Kong's do and are no setting of the program.
+/// Names in the log the variables that begin as settings' do and are none of the program.
 pub fn tell_unheeded<T: CommandFactory>() {
     let unheeded = unheeded::<T>(std::env::vars_os().map(|(name, _)| name));
     if !unheeded.is_empty() {
         tracing::warn!(
             variables = unheeded.join(" "),
-            "nothing comes of these variables of Kong"
+            "these variables are no settings of this program"
         );
     }
 }
 
-/// Those of `variables` that begin as Kong's do and are no setting of the program: nothing comes of them.
+/// Those of `variables` that begin as Wardgate's or Kong's do and are no setting of the program.
 fn unheeded<T: CommandFactory>(variables: impl IntoIterator<Item = OsString>) -> Vec<String> {
     let command = T::command();
-    let known: Vec<String> = command.get_arguments().flat_map(kongs_variables).collect();
+    let known: Vec<String> = command.get_arguments().flat_map(all_variables).collect();
     let mut unheeded: Vec<String> = variables
         .into_iter()
         .filter_map(|variable| variable.into_string().ok())
-        .filter(|variable| variable.starts_with("KONG_") && !known.contains(variable))
+        .filter(|variable| variable.starts_with("KONG_") || variable.starts_with("WARDGATE_"))
+        .filter(|variable| !known.contains(variable))
         .collect();
     unheeded.sort();
     unheeded
@@ -262,7 +270,7 @@ fn with_file(mut command: Command, file: &Path) -> Result<Command, clap::Error> 
             return Err(refuse(
                 &mut command,
                 format!(
-                    "settings file {shown}: `{key}` must be a text, an integer, a boolean or a list of these, not a {}",
+                    "settings file {shown}: `{key}` must be a text, a number, a boolean or a list of these, not a {}",
                     value.type_str()
                 ),
             ));
@@ -289,6 +297,7 @@ fn texts(value: &toml::Value) -> Option<Vec<String>> {
     match value {
         toml::Value::String(text) => Some(vec![text.clone()]),
         toml::Value::Integer(number) => Some(vec![number.to_string()]),
+        toml::Value::Float(number) => Some(vec![number.to_string()]),
         toml::Value::Boolean(truth) => Some(vec![truth.to_string()]),
         toml::Value::Array(items) => {
             let mut all = Vec::with_capacity(items.len());
@@ -300,7 +309,7 @@ fn texts(value: &toml::Value) -> Option<Vec<String>> {
             }
             Some(all)
         }
-        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
     }
 }
 
@@ -320,6 +329,9 @@ mod tests {
         /// A number.
         #[arg(long, default_value_t = 7)]
         workers: usize,
+        /// A part of a whole.
+        #[arg(long, default_value_t = 0.01)]
+        share: f64,
         /// A list.
         #[arg(long, value_delimiter = ',', default_value = "a,b")]
         names: Vec<String>,
@@ -357,6 +369,15 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_the_file_may_be_a_fraction() {
+        assert!(defaults::<Sample>().share < 0.1);
+        let sample = load_file("share = 0.25", &[]).unwrap();
+        assert_eq!(sample.share.to_string(), "0.25");
+        let sample = load_file("share = 1", &[]).unwrap();
+        assert_eq!(sample.share.to_string(), "1");
+    }
+
+    #[test]
     fn kong_may_have_another_name_for_it_and_another_truth() {
         let command = Sample::command();
         let of = |id: &str| {
@@ -372,9 +393,16 @@ mod tests {
         }
         let message = load_file("", &["--enabled", "maybe"]).unwrap_err();
         assert!(message.contains("--enabled"), "{message}");
-        let set = ["KONG_ROLE", "WARDGATE_ROLE", "KONG_SWITCHED_ON", "PATH"];
+        let set = [
+            "KONG_ROLE",
+            "WARDGATE_ROLE",
+            "KONG_SWITCHED_ON",
+            "WARDGATE_ENABLED",
+            "WARDGATE_CONFIG",
+            "PATH",
+        ];
         let unheeded = unheeded::<Sample>(set.map(OsString::from));
-        assert_eq!(unheeded, ["KONG_ROLE"]);
+        assert_eq!(unheeded, ["KONG_ROLE", "WARDGATE_ROLE"]);
     }
 
     #[test]
@@ -413,7 +441,7 @@ mod tests {
             ("wrokers = 3", "unknown key `wrokers`"),
             ("config = \"x\"", "unknown key `config`"),
             ("workers = \"many\"", "--workers"),
-            ("workers = 1.5", "`workers` must be"),
+            ("workers = 1.5", "--workers"),
             ("[workers]\na = 1", "`workers` must be"),
             ("workers = ", "settings file"),
         ] {

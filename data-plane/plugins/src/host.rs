@@ -87,6 +87,11 @@ pub trait Host: Clone + 'static {
     /// What names this node in its cluster.
     fn node_id(&self) -> &str;
 
+    /// The share of traces, from 0 to 1, that this node keeps where a plugin leaves that to it.
+    fn sampling_rate(&self) -> f64 {
+        SAMPLING_RATE
+    }
+
     /// What the gateway proves itself with at providers, by the newest snapshot.
     fn client_keys(&self) -> Arc<ClientKeys>;
 
@@ -144,6 +149,9 @@ pub trait Host: Clone + 'static {
     /// Says that nobody needs what was put aside as `key` any more.
     fn forget_aside(&self, _key: [u8; 32]) {}
 }
+
+/// The share of traces that a node keeps unless it is told otherwise (Kong 3.9, `tracing_sampling_rate`).
+pub const SAMPLING_RATE: f64 = 0.01;
 
 /// Longest result that other nodes are told of, in bytes.
 pub const LONGEST_RESULT: usize = 32 * 1024;

@@ -7,14 +7,16 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_plane::limits::Limits;
+use data_plane::settings::Settings;
 use serde_json::{Value, json};
 use shared::clock::UnixTime;
 use shared::snapshot::Record;
 use uuid::Uuid;
 
 use crate::gateway::{
-    OK, ask, closed_port, configuration, connect, plugin, read_until, record, scoped, start, stop,
-    upstream,
+    OK, ask, closed_port, configuration, connect, plugin, read_until, record, scoped, settings,
+    start, start_with, stop, upstream,
 };
 use crate::http2::status;
 
@@ -386,4 +388,34 @@ fn rule_95_what_was_begun_with_a_token_ends_with_it() {
     let over = UnixTime::now().as_secs();
     assert!(over >= now + 2, "{over} {now}");
     stop(proxy);
+}
+
+#[test]
+fn the_node_says_what_share_of_traces_is_kept_where_the_plugin_does_not() {
+    for (share, own, expected) in [
+        (1.0, None, "-01"),
+        (0.0, None, "-00"),
+        (0.0, Some(1), "-01"),
+    ] {
+        let (port, heads) = upstream(&[OK]);
+        let mut records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+        let collector = format!("http://127.0.0.1:{}/v1/traces", closed_port());
+        let config = json!({"traces_endpoint": collector, "sampling_rate": own});
+        records.push(plugin(200, "opentelemetry", &config));
+        let settings = Settings {
+            tracing_sampling_rate: share,
+            ..settings()
+        };
+        let proxy = start_with(&settings, Limits::default(), records);
+        ask(
+            &proxy,
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        );
+        let head = heads.recv().unwrap();
+        let mut lines = head.lines();
+        let told = lines.find(|line| line.starts_with("traceparent: "));
+        let told = told.expect("the upstream is told of the trace");
+        assert!(told.ends_with(expected), "{share} {own:?} {told}");
+        stop(proxy);
+    }
 }

@@ -20,9 +20,6 @@ use crate::logs::http_target::{HttpTarget, more_headers};
 use crate::logs::queue::{Outbox, QueueConfig};
 use crate::trace::{Carrier, InjectFormat, Propagation, Sampling, Trace, response_header};
 
-/// The share of traces that is kept unless the configuration says otherwise.
-const SHARE: f64 = 0.01;
-
 /// Configuration of `opentelemetry`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Opentelemetry {
@@ -77,8 +74,8 @@ pub struct Opentelemetry {
     #[serde(default)]
     pub header_type: Option<InjectFormat>,
 
-    /// Share of traces that is kept, from 0 to 1, unless their callers want none of them; 0.01 if absent. The
-    /// trace's id decides, so that all gateways on the way keep the same ones.
+    /// Share of traces that is kept, from 0 to 1, unless their callers want none of them; that of the node,
+    /// `tracing_sampling_rate`, if absent. The trace's id decides, so that all gateways on the way keep the same ones.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
     pub sampling_rate: Option<Number>,
@@ -143,7 +140,7 @@ impl Plugin for Opentelemetry {
             traces: traces.transpose()?,
             logs: logs.transpose()?,
             carrier,
-            sampling: Sampling::Id(self.sampling_rate.map_or(SHARE, |rate| rate.value())),
+            sampling_rate: self.sampling_rate.map(|rate| rate.value()),
             shown,
             resource: otlp::resource(self.resource_attributes.unwrap_or_default()),
         })
@@ -164,7 +161,8 @@ pub struct OpentelemetryFilter {
     traces: Option<Box<Channel>>,
     logs: Option<Box<Channel>>,
     carrier: Carrier,
-    sampling: Sampling,
+    /// None leaves it to the node.
+    sampling_rate: Option<f64>,
     shown: Option<HeaderName>,
     resource: otlp::Resource,
 }
@@ -175,7 +173,8 @@ struct Traced(Trace);
 impl Filter for OpentelemetryFilter {
     async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         if self.traces.is_some() {
-            let trace = self.carrier.carry(exchange, self.sampling, true, host);
+            let sampling = self.sampling(host);
+            let trace = self.carrier.carry(exchange, sampling, true, host);
             exchange.notes.put(Traced(trace));
         }
         Flow::Continue
@@ -245,7 +244,11 @@ impl OpentelemetryFilter {
     /// has answered.
     fn late(&self, seen: &Seen, host: &impl Host) -> Traced {
         let headers = &seen.request.headers;
-        Traced(self.carrier.read(headers, self.sampling, true, host))
+        Traced(self.carrier.read(headers, self.sampling(host), true, host))
+    }
+
+    fn sampling(&self, host: &impl Host) -> Sampling {
+        Sampling::Id(self.sampling_rate.unwrap_or_else(|| host.sampling_rate()))
     }
 }
 
