@@ -199,6 +199,9 @@ impl Questions {
         if self.given.number(key) != number {
             return None;
         }
+        if length(&ended).is_none() {
+            self.given.gives_up(key, number);
+        }
         let streams = self.streams.subscribe();
         let Some(arrived) = self.deliver(ended.clone()) else {
             self.given.ends(key, number);

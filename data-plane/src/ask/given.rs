@@ -46,6 +46,8 @@ struct Flight {
     number: Number,
     /// Since when it is under way, or its result is kept.
     since: Instant,
+    /// Whether it has been given up; the control plane that gave it does not know yet.
+    is_given_up: bool,
     /// Its result, if it has landed and that is kept.
     kept: Option<Kept>,
 }
@@ -107,6 +109,7 @@ impl Given {
         let flight = Flight {
             number,
             since: now,
+            is_given_up: false,
             kept: None,
         };
         all.flights.insert(Bytes::copy_from_slice(key), flight);
@@ -169,12 +172,25 @@ impl Given {
         }
     }
 
-    /// The process before this one does those called `keys`, or has done them a moment ago.
-    pub(crate) fn are_of_another(&self, keys: &[Key]) {
-        let until = monotonic() + PATIENCE;
-        let keys = keys.iter().map(|key| Bytes::copy_from_slice(key));
+    /// It has been given up, which nobody has heard yet.
+    pub(super) fn gives_up(&self, key: &[u8], number: Number) {
         let mut all = self.lock();
-        all.before.extend(keys.map(|key| (key, until)));
+        let flight = all.flights.get_mut(key);
+        if let Some(flight) = flight.filter(|flight| flight.number == number) {
+            flight.is_given_up = true;
+        }
+    }
+
+    /// The process before this one does those called `keys`, or has done them a moment ago. One that it names again is not its
+    /// own for longer.
+    pub(crate) fn are_of_another(&self, keys: &[Key]) {
+        let now = monotonic();
+        let mut all = self.lock();
+        all.before.retain(|_, until| now < *until);
+        for key in keys {
+            let key = Bytes::copy_from_slice(key);
+            all.before.entry(key).or_insert(now + PATIENCE);
+        }
     }
 
     /// Whether it does `key`: with both at it, a token would be spent twice.
@@ -182,6 +198,18 @@ impl Given {
         let now = monotonic();
         let all = self.lock();
         all.before.get(key).is_some_and(|until| now < *until)
+    }
+
+    /// Those that a process in the place of this one is not to do, too: what is under way or has a result, here or in the process
+    /// before this one. What has been given up may be done again.
+    pub(crate) fn spent(&self) -> Vec<Bytes> {
+        let now = monotonic();
+        let all = self.lock();
+        let ours = all.flights.iter();
+        let ours = ours.filter(|(_, flight)| flight.is_held(now) && !flight.is_given_up);
+        let before = all.before.iter().filter(|(_, until)| now < **until);
+        let keys = ours.map(|(key, _)| key);
+        keys.chain(before.map(|(key, _)| key)).cloned().collect()
     }
 
     /// All that are this process's by right.

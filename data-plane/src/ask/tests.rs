@@ -78,6 +78,29 @@ async fn how_a_flight_ended_is_told_until_somebody_has_heard_it() {
     assert!(questions.given.all().is_empty());
 }
 
+#[tokio::test]
+async fn what_has_failed_may_be_done_by_the_process_that_comes_next() {
+    let questions = Questions::default();
+    let ended = |step: Step| {
+        request::What::Flight(proto::v1::Flight {
+            step: step.into(),
+            ..proto::v1::Flight::default()
+        })
+    };
+    let (failed, done) = ([7; 32], [8; 32]);
+    let numbers = [failed, done].map(|key| questions.given.begins(&key));
+    assert_eq!(questions.given.spent().len(), 2);
+    let abandoned = questions.land(&failed, numbers[0], ended(Step::Abandon));
+    let landed = questions.land(&done, numbers[1], ended(Step::Land));
+    assert!(abandoned.is_some() && landed.is_some());
+    // No control plane has heard either yet.
+    assert_eq!(questions.given.all().len(), 2);
+    assert_eq!(questions.given.spent(), [&done[..]]);
+    // What the process before this one had done is not done by the next either.
+    questions.given.are_of_another(&[[9; 32]]);
+    assert_eq!(questions.given.spent(), [&done[..], &[9; 32][..]]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_flight_is_not_that_of_the_next_of_its_name() {
     let questions = Questions::default();
