@@ -150,6 +150,10 @@ impl Teller {
             if is_told {
                 continue;
             }
+            // Over a slow etcd all of this takes long. What is gone meanwhile is told anew with the next turn.
+            if !self.board.keep()? {
+                return outcome;
+            }
             match self.tell_part(part.number) {
                 Ok(()) => _ = self.told.insert(part.number, (part.mark, now)),
                 Err(error @ (EtcdError::Content(_) | EtcdError::Refused(_))) => {
@@ -158,18 +162,32 @@ impl Teller {
                 Err(error) => return Err(error),
             }
         }
-        let mut orders = self.fleet.orders().into_iter();
-        while let Some(node) = orders.next() {
-            let post = Post::Order(Uuid::new_v4());
-            if let Err(error) = self.board.tell(&post, node.as_bytes()) {
-                // They are given again.
-                for node in std::iter::once(node).chain(orders) {
-                    self.fleet.retry(&node);
-                }
-                return Err(error);
-            }
-        }
+        self.order()?;
         outcome
+    }
+
+    fn order(&mut self) -> Result<(), EtcdError> {
+        let mut orders = self.fleet.orders();
+        let ordered = self.order_all(&mut orders);
+        // They are given again.
+        for node in orders {
+            self.fleet.retry(&node);
+        }
+        ordered
+    }
+
+    /// Orders all of `orders`, and takes out what is ordered.
+    fn order_all(&mut self, orders: &mut Vec<String>) -> Result<(), EtcdError> {
+        if orders.is_empty() {
+            return Ok(());
+        }
+        let passing = self.board.passing()?;
+        while let Some(node) = orders.last() {
+            self.board.order(node.as_bytes(), &passing)?;
+            orders.pop();
+            self.board.keep()?;
+        }
+        Ok(())
     }
 
     fn tell_part(&mut self, number: u8) -> Result<(), EtcdError> {
@@ -200,6 +218,8 @@ impl Teller {
             if let Some(told) = self.board.read(post)? {
                 self.take(post, &told);
             }
+            // Others count on what is told here, however long this takes. If it does not stay, the next turn says so.
+            _ = self.board.keep();
         }
         self.fleet.look(present);
         self.seen = posts;

@@ -1,6 +1,8 @@
 //! Control planes over one etcd that tell each other of their nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 
 use shared::snapshot::Position;
 
@@ -112,6 +114,85 @@ async fn a_control_plane_that_is_killed_is_there_no_longer_than_a_node_that_is_s
     assert_eq!(connected(&other, "node-2"), Some(true));
     let posts = other.board.posts().unwrap();
     assert!(posts.contains_key(&Post::Plan(killed.replica)));
+}
+
+/// Whether anybody who starts now would carry out an order.
+fn is_ordered(teller: &Teller) -> bool {
+    let posts = teller.board.posts().unwrap();
+    posts.keys().any(|post| matches!(post, Post::Order(_)))
+}
+
+#[tokio::test]
+async fn an_order_is_gone_while_who_gave_it_goes_on() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut one, mut other) = (teller(&subject, 1), teller(&subject, 2));
+    let (_member, _) = one.fleet.join(node("node-1"), NOW).unwrap();
+    one.turn().unwrap();
+    other.turn().unwrap();
+    assert!(other.fleet.retry("node-1"));
+    other.turn().unwrap();
+    assert!(is_ordered(&one));
+    let mut turns = 0;
+    while is_ordered(&one) {
+        one.turn().unwrap();
+        other.turn().unwrap();
+        turns += 1;
+        assert!(turns < 300, "it is there for half a minute");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let posts = one.board.posts().unwrap();
+    assert!(posts.contains_key(&Post::Plan(other.replica)));
+    assert_eq!(connected(&other, "node-1"), Some(true));
+}
+
+/// The way to etcd where each request takes half a second more: its URL. It ends with the test's process.
+fn slowly(etcd: &str) -> String {
+    let etcd = etcd.trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let pass = |mut from: TcpStream, mut to: TcpStream, late: Duration| {
+        let mut bytes = [0; 8 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            std::thread::sleep(late);
+            if to.write_all(&bytes[..count]).is_err() {
+                break;
+            }
+        }
+        _ = to.shutdown(Shutdown::Both);
+    };
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(&etcd).unwrap());
+            let (from, to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || pass(client, server, LOOK));
+            std::thread::spawn(move || pass(from, to, Duration::ZERO));
+        }
+    });
+    url
+}
+
+#[test]
+fn a_control_plane_over_a_slow_etcd_is_there_for_as_long_as_a_turn_takes() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let mut other = teller(&subject, 2);
+    // What cannot be read is read all the same.
+    for number in 10..50 {
+        let stranger = Post::Part(Uuid::from_u128(number), 0);
+        other.board.tell(&stranger, b"nonsense").unwrap();
+    }
+    let mut settings = subject.settings();
+    settings.endpoints = vec![slowly(&settings.endpoints[0])];
+    let mut one = Teller {
+        board: Board::new(&settings, &subject.key()).unwrap(),
+        ..teller(&subject, 1)
+    };
+    one.turn().unwrap();
+    let posts = other.board.posts().unwrap();
+    assert!(posts.contains_key(&Post::Plan(one.replica)));
 }
 
 #[test]

@@ -61,6 +61,10 @@ impl Post {
     }
 }
 
+/// A lease that is not kept.
+#[derive(Debug)]
+pub struct Passing(String);
+
 /// What control planes tell each other.
 pub struct Board {
     client: Client,
@@ -97,7 +101,7 @@ impl Board {
         })
     }
 
-    /// Has all that was told stay. Whether it was still there.
+    /// Has all that was told stay, but for orders. Whether it was still there. It costs nothing to ask often.
     pub fn keep(&mut self) -> Result<bool, EtcdError> {
         let now = monotonic();
         let Some((lease, since)) = &mut self.lease else {
@@ -106,7 +110,11 @@ impl Board {
         if now.saturating_duration_since(*since) < KEEP {
             return Ok(true);
         }
-        let is_there = self.client.keep_lease(lease)?;
+        let is_there = match self.client.keep_lease(lease) {
+            // Whatever it is that is not let through: it is over.
+            Err(_) if now.saturating_duration_since(*since) >= TIME => false,
+            kept => kept?,
+        };
         *since = now;
         if !is_there {
             self.lease = None;
@@ -124,9 +132,24 @@ impl Board {
             self.lease = Some((lease.clone(), now));
             lease
         };
+        self.put(post, value, &lease)
+    }
+
+    /// What orders are told under: they are for who is there now, and gone after a while.
+    pub fn passing(&self) -> Result<Passing, EtcdError> {
+        let lease = futures::executor::block_on(self.client.lease(TIME));
+        lease.map(Passing)
+    }
+
+    /// Orders what is told by `value`, as `passing` as others.
+    pub fn order(&self, value: &[u8], passing: &Passing) -> Result<(), EtcdError> {
+        self.put(&Post::Order(Uuid::new_v4()), value, &passing.0)
+    }
+
+    fn put(&self, post: &Post, value: &[u8], lease: &str) -> Result<(), EtcdError> {
         let name = post.name();
         let value = self.sealer.seal(name.as_bytes(), value);
-        self.client.put_leased(&Put { name, value }, &lease)
+        self.client.put_leased(&Put { name, value }, lease)
     }
 
     /// Everything that is told, with etcd's number of the write.
@@ -235,5 +258,30 @@ impl Agreed for Cell {
     fn clear(&mut self) -> Result<(), Unagreed> {
         self.version = 0;
         Ok(self.client.delete(self.name, &format!("{}\0", self.name))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_cannot_be_kept_is_over_once_its_time_is() {
+        let settings = EtcdSettings {
+            // Nobody listens there.
+            endpoints: vec!["http://127.0.0.1:1".to_owned()],
+            ..EtcdSettings::default()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let key = SecretsKey::read_or_create(&directory.path().join("key")).unwrap();
+        let mut board = Board::new(&settings, &key).unwrap();
+        let mut keep = |since| {
+            let since = monotonic().checked_sub(since).unwrap();
+            board.lease = Some(("7".to_owned(), since));
+            (board.keep().ok(), board.lease.is_some())
+        };
+        assert_eq!(keep(KEEP / 2), (Some(true), true));
+        assert_eq!(keep(KEEP), (None, true));
+        assert_eq!(keep(TIME), (Some(false), false));
     }
 }
