@@ -124,7 +124,13 @@ impl Revoker {
         let asked = parse(request, now)?;
         let kept = self.keep(Origin::system(), asked.clone()).await;
         match &kept {
-            Ok(_) => _ = self.unkept.send_if_modified(Unkept::clear),
+            Ok(_) => {
+                self.unkept.send_if_modified(|unkept| {
+                    unkept.forget(&asked);
+                    // Nobody is told less for it.
+                    false
+                });
+            }
             Err(Refused::Store(_)) => {
                 self.unkept.send_if_modified(|unkept| unkept.add(&asked));
             }
@@ -315,6 +321,39 @@ pub fn sweep(publisher: &Publisher, now: UnixTime) -> Result<(), Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::Entry;
+    use crate::publisher::Journal;
+
+    /// A store without room.
+    #[derive(Debug)]
+    struct Full;
+
+    impl Journal for Full {
+        fn commit(&mut self, _: &Entry) -> Result<(), JournalFault> {
+            Err(JournalFault::Broken("disk full".to_owned()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_store_that_has_some_of_it_already_takes_no_more_by_that() {
+        let (refused, known) = (revocation(1, 10, 100), revocation(2, 10, 100));
+        let config = evolve(&Config::default(), &[known]);
+        let publisher = Publisher::new(config, 1, Box::new(Full));
+        let revoker = Revoker::start(publisher, Fleet::default());
+        let revoke = async |asked: Revocation| {
+            let request = serde_json::to_vec(&[asked]).unwrap();
+            revoker.revoke(&request).await
+        };
+        assert!(revoke(refused).await.is_err());
+        assert_eq!(revoke(known).await, Ok(()));
+        let mut hearing = revoker.hearing();
+        let heard = tokio::select! {
+            biased;
+            heard = hearing.more() => heard,
+            () = std::future::ready(()) => Vec::new(),
+        };
+        assert_eq!(heard, [refused]);
+    }
 
     fn revocation(id: u128, before: u64, expires_at: u64) -> Revocation {
         Revocation {

@@ -1,50 +1,59 @@
 //! Sessions that are over though the store does not take that: its disk is full, or etcd out of reach. The nodes that are led
 //! here hear of them all the same. Nothing of it outlives this process: whoever has asked for it asks again until it is stored.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use shared::entity::Revocation;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// How many are told. Beyond, they reach other nodes once they are stored.
-const MOST: usize = 10_000;
+/// How many are told, all at once to a node that comes: about 100 KB, which pass slow links before its next sign of life is due.
+/// Beyond, they reach other nodes once they are stored.
+const MOST: usize = 1_000;
 
-/// What was asked for since the store took something last.
+/// What was asked for and has not been stored since.
 #[derive(Debug, Default)]
 pub(super) struct Unkept {
-    /// Differs once the store has taken something.
-    time: u64,
-    /// In the order in which nodes are told.
-    all: Vec<Revocation>,
-    known: HashMap<Uuid, Revocation>,
+    /// Each by its place in the order in which nodes are told; none is used twice.
+    all: BTreeMap<u64, Revocation>,
+    /// Where each is.
+    places: HashMap<Uuid, u64>,
+    next: u64,
 }
 
 impl Unkept {
     /// Notes what is `asked`. Whether something of it is new.
     pub(super) fn add(&mut self, asked: &[Revocation]) -> bool {
-        let before = self.all.len();
+        let before = self.next;
         for revocation in asked {
-            let known = self.known.get(&revocation.id).copied();
+            let place = self.places.get(&revocation.id).copied();
+            let known = place.and_then(|place| self.all.get(&place)).copied();
             let both = known.map_or(*revocation, |known| known.merge(*revocation));
-            if self.all.len() < MOST && known != Some(both) {
-                self.known.insert(both.id, both);
-                self.all.push(both);
+            if known == Some(both) || known.is_none() && self.all.len() >= MOST {
+                continue;
             }
+            if let Some(place) = place {
+                self.all.remove(&place);
+            }
+            self.all.insert(self.next, both);
+            self.places.insert(both.id, self.next);
+            self.next += 1;
         }
-        self.all.len() > before
+        self.next > before
     }
 
-    /// The store takes something again. Whether that is news.
-    pub(super) fn clear(&mut self) -> bool {
-        if self.all.is_empty() {
-            return false;
+    /// The store has taken what is `stored`. It need not have been written: what it has already says nothing of the others.
+    pub(super) fn forget(&mut self, stored: &[Revocation]) {
+        for stored in stored {
+            let Some(place) = self.places.get(&stored.id).copied() else {
+                continue;
+            };
+            let known = self.all.get(&place);
+            if known.is_some_and(|known| known.merge(*stored) == *stored) {
+                self.all.remove(&place);
+                self.places.remove(&stored.id);
+            }
         }
-        *self = Self {
-            time: self.time + 1,
-            ..Self::default()
-        };
-        true
     }
 }
 
@@ -52,18 +61,14 @@ impl Unkept {
 #[derive(Debug)]
 pub struct Hearing {
     unkept: watch::Receiver<Unkept>,
-    time: u64,
-    heard: usize,
+    /// The first place that has not been heard of.
+    next: u64,
 }
 
 impl Hearing {
     /// Nothing has been heard yet.
     pub(super) const fn new(unkept: watch::Receiver<Unkept>) -> Self {
-        Self {
-            unkept,
-            time: 0,
-            heard: 0,
-        }
+        Self { unkept, next: 0 }
     }
 
     /// What has not been heard yet, once there is some; for ever, if nobody can ask any more.
@@ -80,11 +85,8 @@ impl Hearing {
 
     fn next(&mut self) -> Option<Vec<Revocation>> {
         let unkept = self.unkept.borrow_and_update();
-        if unkept.time != self.time {
-            (self.time, self.heard) = (unkept.time, 0);
-        }
-        let more = unkept.all.get(self.heard..).unwrap_or_default().to_vec();
-        self.heard = unkept.all.len();
+        let more: Vec<_> = unkept.all.range(self.next..).map(|(_, one)| *one).collect();
+        self.next = unkept.next;
         Some(more).filter(|more| !more.is_empty())
     }
 }
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn each_node_hears_once_of_each_until_the_store_takes_something() {
+    fn each_node_hears_once_of_each() {
         let unkept = watch::Sender::new(Unkept::default());
         let add = |asked: &[Revocation]| unkept.send_if_modified(|unkept| unkept.add(asked));
         let mut first = Hearing::new(unkept.subscribe());
@@ -123,15 +125,38 @@ mod tests {
             .collect();
         assert!(add(&longer));
         assert_eq!(first.next(), Some(longer));
-        // A node that comes later hears of all.
+        // A node that comes later hears of all, of each once.
         let mut later = Hearing::new(unkept.subscribe());
-        assert_eq!(later.next().unwrap().len(), 4);
-        assert!(unkept.send_if_modified(Unkept::clear));
-        assert!(!unkept.send_if_modified(Unkept::clear));
-        assert!(add(&ended(0..1)));
+        assert_eq!(later.next().unwrap().len(), 3);
+        assert!(add(&ended(5..6)));
         for node in [&mut first, &mut later] {
-            assert_eq!(node.next(), Some(ended(0..1)));
+            assert_eq!(node.next(), Some(ended(5..6)));
             assert_eq!(node.next(), None);
+        }
+    }
+
+    #[test]
+    fn what_is_not_stored_is_told_until_it_is_whatever_else_the_store_takes() {
+        let unkept = watch::Sender::new(Unkept::default());
+        let add = |asked: &[Revocation]| unkept.send_if_modified(|unkept| unkept.add(asked));
+        let forget = |stored: &[Revocation]| unkept.send_modify(|unkept| unkept.forget(stored));
+        let mut first = Hearing::new(unkept.subscribe());
+        assert!(add(&ended(0..3)));
+        assert_eq!(first.next(), Some(ended(0..3)));
+        forget(&ended(7..8));
+        forget(&ended(1..2));
+        // Nor is less of it all of it.
+        let earlier = ended(2..3).into_iter();
+        let earlier: Vec<_> = earlier.map(|one| Revocation { before: 6, ..one }).collect();
+        forget(&earlier);
+        assert_eq!(first.next(), None);
+        let mut later = Hearing::new(unkept.subscribe());
+        let rest = [ended(0..1), ended(2..3)].concat();
+        assert_eq!(later.next(), Some(rest));
+        // What the store does not take once more is told once more.
+        assert!(add(&ended(1..2)));
+        for node in [&mut first, &mut later] {
+            assert_eq!(node.next(), Some(ended(1..2)));
         }
     }
 
@@ -142,6 +167,10 @@ mod tests {
             assert!(unkept.add(&ended(number..number + 1)));
         }
         assert!(!unkept.add(&ended(900_000..900_001)));
-        assert_eq!((unkept.all.len(), unkept.known.len()), (MOST, MOST));
+        assert_eq!((unkept.all.len(), unkept.places.len()), (MOST, MOST));
+        // What is stored makes room.
+        unkept.forget(&ended(5..6));
+        assert!(unkept.add(&ended(900_000..900_001)));
+        assert_eq!((unkept.all.len(), unkept.places.len()), (MOST, MOST));
     }
 }
