@@ -21,7 +21,7 @@ pub(super) const KIND: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-b
 /// How long an assertion is good for, in seconds. It is made for one request.
 const LIFETIME: u64 = 60;
 
-/// Whom an assertion is for, as it says itself. It goes to nobody else: either is the provider that it is sent to.
+/// Whom an assertion is for, as it says itself. It goes to nobody else: one for the issuer is sent to endpoints of that alone.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Audience {
     /// The endpoint that it is sent to, as Kong has it (OpenID Connect Core §9).

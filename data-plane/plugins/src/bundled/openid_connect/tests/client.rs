@@ -371,6 +371,36 @@ fn rule_30_an_assertion_is_for_whom_the_provider_takes_it() {
 }
 
 #[test]
+fn rule_30_an_assertion_for_the_issuer_goes_to_nobody_else() {
+    for (more, answer, calls) in [
+        (json!({}), "invalid_client", 2),
+        (json!({}), "server_error", 1),
+        (
+            json!({ "token_endpoint": "https://idp.example/v2/token" }),
+            "invalid_client",
+            2,
+        ),
+        (
+            json!({ "token_endpoint": "https://else.example/token" }),
+            "invalid_client",
+            1,
+        ),
+    ] {
+        let mut config = json!({ "client_auth": ["client_secret_jwt"] });
+        config
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let mut gateway = Gateway::new(config);
+        let refused = (401, json!({ "error": answer }));
+        gateway.provider.script.borrow_mut().token_answer = Some(refused);
+        Browser::default().sign_in(&mut gateway, "/api");
+        let posts = gateway.provider.forms.borrow().len();
+        assert_eq!(posts, calls, "{more} {answer}");
+    }
+}
+
+#[test]
 fn keys_that_were_replaced_serve_until_the_provider_knows_the_new_ones() {
     let ((old, old_public), (new, new_public)) = (client_key(), client_key());
     let config = json!({

@@ -222,6 +222,13 @@ fn rule_131_a_client_has_two_secrets_while_one_takes_the_others_place() {
     sign_in("neither", 502, 2);
     sign_in("secret", 200, 1);
 
+    // As Keycloak says it, the other one is shown as well: one more call than who is refused for good.
+    let refused = (401, json!({ "error": "unauthorized_client" }));
+    gateway.provider.script.borrow_mut().token_answer = Some(refused);
+    let before = gateway.provider.called("/token");
+    Browser::default().sign_in(&mut gateway, "/api");
+    assert_eq!(gateway.provider.called("/token") - before, 2);
+
     // The outcome is told to whoever checks the configuration.
     for (secret, result) in [("secret", "pass"), ("next", "warn"), ("neither", "fail")] {
         let gateway = Gateway::new(json!({}));

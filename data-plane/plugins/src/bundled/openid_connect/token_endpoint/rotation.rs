@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use shared::clock::UnixTime;
 use tracing::{info, warn};
+use url::Url;
 
 use super::answer::{is_named, refusal};
 use super::discovered::algorithm;
@@ -98,6 +99,9 @@ pub(in crate::bundled::openid_connect) async fn post(
     };
     let keys = host.client_keys();
     let mut ways = ways(auth, caller, &keys, host.now());
+    if !is_of_issuer(rules, document, form.endpoint) {
+        ways.retain(|(way, _)| way.audience == Audience::Endpoint);
+    }
     let Some(position) = caller.position.filter(|_| ways.len() > 1) else {
         return post_once(rules, document, caller, host, form).await;
     };
@@ -105,10 +109,15 @@ pub(in crate::bundled::openid_connect) async fn post(
     let last = exchanged.last(rules, position);
     // The others stay in their order.
     ways.sort_by_key(|(way, _)| (*way != last, way.audience != last.audience));
-    let mut refusal = None;
+    let (mut refusal, mut is_named_so) = (None, false);
     for (way, caller) in ways {
+        // Who refuses an assertion says whom it refuses; what serves once is not sent again for less.
+        if refusal.is_some() && way.audience != last.audience && !is_named_so {
+            continue;
+        }
         let response = post_once(rules, document, caller, host, form.clone()).await?;
         if refuses_client(&response) {
+            is_named_so |= names_client(&response);
             refusal = Some(response);
             continue;
         }
@@ -199,12 +208,36 @@ fn others<'a>(
     }
 }
 
-/// Whether the provider does not accept the client (RFC 6749 §5.2), rather than what it brings.
+/// Whether `endpoint` is one of the configured issuer: that of somebody else could be our client there with an assertion for it.
+fn is_of_issuer(rules: &Rules, document: &Document, endpoint: &str) -> bool {
+    if rules.config.provider.using_pseudo_issuer
+        || document.issuer.trim_end_matches('/') != rules.issuer
+    {
+        return false;
+    }
+    let named = [
+        &document.token_endpoint,
+        &document.introspection_endpoint,
+        &document.revocation_endpoint,
+        &document.pushed_authorization_request_endpoint,
+    ];
+    let origin = |url: &str| Url::parse(url).ok().map(|url| url.origin());
+    named.iter().any(|named| named.as_deref() == Some(endpoint))
+        || origin(endpoint).is_some_and(|found| Some(found) == origin(&rules.issuer))
+}
+
+/// Whether the provider does not accept the client (RFC 6749 §5.2), rather than what it brings. Keycloak says of a wrong
+/// secret that the client is unauthorized.
 fn refuses_client(response: &Response<Bytes>) -> bool {
     let code = refusal(response.body());
-    match response.status() {
-        StatusCode::UNAUTHORIZED => code == "invalid_client" || !is_named(code),
-        StatusCode::BAD_REQUEST => code == "invalid_client",
-        _ => false,
-    }
+    names_client(response)
+        || response.status() == StatusCode::UNAUTHORIZED
+            && (code == "unauthorized_client" || !is_named(code))
+}
+
+/// Whether it says so by the name that there is for it.
+fn names_client(response: &Response<Bytes>) -> bool {
+    let status = response.status();
+    (status == StatusCode::UNAUTHORIZED || status == StatusCode::BAD_REQUEST)
+        && refusal(response.body()) == "invalid_client"
 }
