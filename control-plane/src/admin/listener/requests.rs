@@ -86,11 +86,12 @@ impl Requests {
     pub(super) async fn none_for(&self, idle: Duration) {
         let mut before = usize::MAX;
         loop {
-            let so_far = self.so_far.load(Ordering::Relaxed);
-            if self.are_none() && so_far == before {
+            let (none, so_far) = (self.are_none(), self.so_far.load(Ordering::Relaxed));
+            if none && so_far == before {
                 return;
             }
-            before = so_far;
+            // One that is under way now and has ended by the next look began before this one.
+            before = if none { so_far } else { usize::MAX };
             tokio::time::sleep(idle).await;
         }
     }
