@@ -116,13 +116,13 @@ impl Attempt<'_> {
         let Some(lease) = &self.lease else { return };
         match (&failed.error, failed.stage) {
             (_, Stage::Stale | Stage::Unseen) | (UpstreamError::RequestBody(_), _) => {}
-            (error, _) if error.is_timeout() => {
+            (error, _) => {
                 lease.unanswered();
-                lease.timed_out();
-            }
-            _ => {
-                lease.unanswered();
-                lease.failed();
+                if error.is_timeout() {
+                    lease.timed_out();
+                } else {
+                    lease.failed();
+                }
             }
         }
     }
