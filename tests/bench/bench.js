@@ -119,13 +119,20 @@ for (let round = 0; round < rounds; round += 1) {
 console.log(Object.entries(slow).map(([name, times]) => `${cases[name].title} ${median(times).toFixed(2)}`).join(", "));
 
 // Two cores with twice the requests, held against one core. Each core carries its share of proxy, upstream and load.
+// Two processes of one worker each share nothing: what they lose is the machine's, and none of ours to mend.
 const two = await startNode(10, { WARDGATE_WORKERS: "2" });
+const other = await startNode(10);
 const nginxTwo = await startNginxProxy(directory, upstream, files, 2);
-const pairs = { nginx: [nginx, nginxTwo], Wardgate: [plain, { ...two, url: `${two.url}/plain` }] };
+const twice = ({ url, processes }) => ({ urls: [url, url], processes });
+const pairs = {
+  nginx: [nginx, twice(nginxTwo)],
+  Wardgate: [plain, twice({ ...two, url: `${two.url}/plain` })],
+  "two processes": [plain, { urls: [plain.url, `${other.url}/plain`], processes: [...plain.processes, ...other.processes] }],
+};
 console.log(`\ntwo cores at ${rate.toFixed(0)} requests/s each, shared with upstream and load: requests per CPU-second, of one core's`);
 for (const [name, [one, both]] of Object.entries(pairs)) {
   const ratios = Array.from({ length: rounds }, () => {
-    const single = throttled({ ...one, upstream }, [PROXY_CORE], rate, seconds);
+    const single = throttled({ ...one, urls: [one.url], upstream }, [PROXY_CORE], rate, seconds);
     return single.cost / throttled({ ...both, upstream }, [PROXY_CORE, LOAD_CORE], rate, seconds).cost;
   });
   console.log(`${name} ${median(ratios).toFixed(2)} × (${Math.min(...ratios).toFixed(2)}–${Math.max(...ratios).toFixed(2)})`);
@@ -136,7 +143,7 @@ const titles = { few: "Wardgate, 10 routes", many: `Wardgate, ${MANY} routes` };
 console.log("\nresident memory before and after, in MB");
 console.log(Object.keys(idle).map((name) => `${titles[name] ?? cases[name].title} ${idle[name]} → ${loaded[name]}`).join(", "));
 
-for (const one of [few.gateway, many.gateway, two.gateway, nginx, nginxTwo, haproxy, envoy, apache]) await one?.stop();
+for (const one of [few.gateway, many.gateway, two.gateway, other.gateway, nginx, nginxTwo, haproxy, envoy, apache]) await one?.stop();
 await printInstructions(undefined, MANY);
 await provider.stop();
 await stopAll();

@@ -46,9 +46,10 @@ function measured(processes, seconds, send) {
   };
 }
 
-/** Runs a command once for each of `cores` at a time; what they say. */
-function onEach(cores, command) {
-  const all = cores.map((core) => `taskset -c ${core} ${command.map((word) => `'${word}'`).join(" ")} &`);
+/** Runs a command once for each of `cores` at a time, for each with one of `last` behind it; what they say. */
+function onEach(cores, command, last = []) {
+  const quoted = (words) => words.map((word) => `'${word}'`).join(" ");
+  const all = cores.map((core, at) => `taskset -c ${core} ${quoted([...command, ...last.slice(at, at + 1)])} &`);
   return execFileSync("sh", ["-c", `${all.join("\n")}\nwait`], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
 }
 
@@ -81,15 +82,15 @@ export function handshakes({ url, processes }, seconds) {
 
 /**
  * The same with `rate` requests per second on each of `cores`, which proxy, upstream and load share: a rate that leaves
- * them idle for a part of the time, so that none waits for another.
+ * them idle for a part of the time, so that none waits for another. Each core's load goes to one of `urls`.
  */
-export function throttled({ url, processes, upstream }, cores, rate, seconds) {
+export function throttled({ urls, processes, upstream }, cores, rate, seconds) {
   for (const id of [...processes, ...upstream.processes]) place(id, cores);
   return measured(processes, seconds, () => {
     const each = Math.max(1, Math.round(rate / CONNECTIONS));
-    const said = onEach(cores, ["h2load", "--h1", "-t1", `-c${CONNECTIONS}`, `-D${seconds}`, `--rps=${each}`, url]);
+    const said = onEach(cores, ["h2load", "--h1", "-t1", `-c${CONNECTIONS}`, `-D${seconds}`, `--rps=${each}`], urls);
     const told = [...said.matchAll(/(\d+) succeeded, (\d+) failed/g)];
-    if (told.length !== cores.length || told.some(([, , failed]) => failed !== "0")) throw new Error(`${url}: ${said}`);
+    if (told.length !== cores.length || told.some(([, , failed]) => failed !== "0")) throw new Error(`${urls}: ${said}`);
     return sum(told.map(([, succeeded]) => succeeded));
   });
 }
