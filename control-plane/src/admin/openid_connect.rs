@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::Request;
+use futures::{StreamExt as _, stream};
 use http::Method;
 use plugins::bundled::openid_connect::OpenidConnect;
 use plugins::bundled::openid_connect::check::{self, Discovered, Said};
@@ -43,6 +44,9 @@ const LONGEST: Duration = Duration::from_hours(400 * 24);
 /// Most providers that are asked for one page of the list.
 const MOST: usize = 100;
 
+/// Most of them that are asked at a time: those that say nothing hold up the others no longer than one of them does.
+const AT_ONCE: usize = 16;
+
 /// A page.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Page {
@@ -76,7 +80,10 @@ impl Seen {
     /// What counts once a provider has `answered` after what it said `before`.
     fn after(before: Option<Self>, answered: Result<Discovered, String>, now: UnixTime) -> Self {
         let (said, since) = match before {
-            Some(Self::Said(_, said)) => (Some(*said), now),
+            Some(Self::Said(_, said)) => {
+                let since = said.trouble.as_ref().map_or(now, |(since, _)| *since);
+                (Some(*said), since)
+            }
             Some(Self::Nothing(_, (since, _))) => (None, since),
             Some(Self::Deleted(_)) | None => (None, now),
         };
@@ -119,7 +126,7 @@ pub(super) async fn read(
         Page::Issuers => list(admin, config, query).await,
         Page::Issuer(wanted) => {
             let (issuer, config) = find(config, &wanted)?;
-            let entry = entry(admin, &issuer, config).await;
+            let entry = entry(admin, issuer, config).await;
             entry.map(Answer::ok).ok_or(Refusal::NotFound)
         }
     }
@@ -201,14 +208,19 @@ async fn list(admin: &Admin, config: &Config, query: Option<&str>) -> Result<Ans
         .collect();
     let rest = all.into_iter();
     let rest = rest.skip_while(|(id, _)| *id < Uuid::from_u64_pair(high, low));
-    for (asked, (id, (issuer, config))) in rest.enumerate() {
+    let (ids, rest): (Vec<_>, Vec<_>) = rest.unzip();
+    let entries = rest
+        .into_iter()
+        .map(|(issuer, config)| entry(admin, issuer, config));
+    let mut entries = stream::iter(entries).buffered(AT_ONCE);
+    for (asked, id) in ids.into_iter().enumerate() {
         let (high, low) = id.as_u64_pair();
         let place = [high, low];
         if page.is_full() || asked == MOST {
             page.end_before(place);
             break;
         }
-        if let Some(entry) = entry(admin, &issuer, config).await {
+        if let Some(Some(entry)) = entries.next().await {
             page.push(place, || entry);
         }
     }
@@ -228,12 +240,12 @@ fn find(config: &Config, wanted: &str) -> Result<(String, Value), Refusal> {
 
 /// A provider as Kong shows it, asked if that was not done just now; with the reason if nothing is known of it. `None` if it
 /// was deleted just now, or is but a name.
-async fn entry(admin: &Admin, issuer: &str, config: Value) -> Option<Value> {
+async fn entry(admin: &Admin, issuer: String, config: Value) -> Option<Value> {
     if !is_discovered(&config) {
         return None;
     }
     let now = UnixTime::now();
-    let seen = admin.providers.lock().get(issuer).cloned();
+    let seen = admin.providers.lock().get(&issuer).cloned();
     let within = |at: &UnixTime, limit| now.saturating_since(*at) < limit;
     let limit = |said: &Said| if said.trouble.is_some() { GONE } else { FRESH };
     let seen = match seen {
@@ -249,7 +261,7 @@ async fn entry(admin: &Admin, issuer: &str, config: Value) -> Option<Value> {
             let answered = asked.await.unwrap_or_else(silent);
             let seen = Seen::after(before, answered, now);
             let mut all = admin.providers.lock();
-            all.insert(issuer.to_owned(), seen.clone());
+            all.insert(issuer.clone(), seen.clone());
             seen
         }
     };
@@ -262,7 +274,7 @@ async fn entry(admin: &Admin, issuer: &str, config: Value) -> Option<Value> {
         Seen::Deleted(_) => return None,
     };
     let mut entry = json!({
-        "id": Revocation::issuer(issuer),
+        "id": Revocation::issuer(&issuer),
         "issuer": issuer,
         "created_at": said.as_ref().map(|said| said.at.as_secs()),
         "configuration": said.as_ref().map(|said| &said.discovered.metadata),
@@ -346,4 +358,30 @@ fn as_plugin(mut fields: Map<String, Value>) -> Map<String, Value> {
     fields.retain(|name, _| name == "config");
     fields.insert("name".to_owned(), OpenidConnect::NAME.into());
     fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_told_since_it_began_also_when_nothing_is_known_any_more() {
+        let at = |hours: u64| UnixTime::from_secs(hours * 3600);
+        let said = Discovered {
+            metadata: Map::new(),
+            keys: Vec::new(),
+        };
+        let silent = || Err("silence".to_owned());
+        let mut seen = Seen::after(None, Ok(said), at(100));
+        for hours in [101, 110, 125, 126] {
+            seen = Seen::after(Some(seen), silent(), at(hours));
+            let (forgotten, trouble) = match &seen {
+                Seen::Said(_, said) => (false, said.trouble.clone()),
+                Seen::Nothing(_, trouble) => (true, Some(trouble.clone())),
+                Seen::Deleted(_) => panic!("nobody deletes it"),
+            };
+            assert_eq!(forgotten, hours > 124, "{hours}");
+            assert_eq!(trouble, Some((at(101), "silence".to_owned())), "{hours}");
+        }
+    }
 }

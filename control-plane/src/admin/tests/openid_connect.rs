@@ -1,5 +1,7 @@
 //! `/openid-connect/*`.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::{Api, Uuid};
@@ -189,6 +191,39 @@ async fn the_list_of_providers_is_paged() {
         let (status, body) = api.get(&format!("{list}?{query}")).await;
         assert_eq!(status, 400, "{query} {body}");
         assert_eq!(body["message"], message, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn providers_of_a_page_are_asked_together() {
+    // Each answers once all of them are asked.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let (base, all) = (origin.clone(), Arc::new(tokio::sync::Barrier::new(3)));
+    let tell = move |uri: http::Uri| async move {
+        all.wait().await;
+        let path = uri.path();
+        let issuer = path.strip_suffix("/.well-known/openid-configuration");
+        axum::Json(json!({ "issuer": format!("{base}{}", issuer.unwrap_or_default()) }))
+    };
+    let router = axum::Router::new().fallback(tell);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let api = Api::new();
+    for name in ["a", "b", "c"] {
+        let config = json!({ "issuer": format!("{origin}/{name}") });
+        let (_, route) = api
+            .json("POST", "/routes", json!({ "paths": ["/x"] }))
+            .await;
+        let url = format!("/routes/{}/plugins", super::id(&route));
+        let plugin = json!({ "name": "openid-connect", "config": config });
+        assert_eq!(api.json("POST", &url, plugin).await.0, 201);
+    }
+    let (_, page) = api.get("/openid-connect/issuers").await;
+    let entries = page["data"].as_array().unwrap();
+    assert_eq!(entries.len(), 3, "{page}");
+    for entry in entries {
+        let said = &entry["configuration"]["issuer"];
+        assert_eq!(*said, entry["issuer"], "{entry}");
     }
 }
 
