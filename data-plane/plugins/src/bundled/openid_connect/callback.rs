@@ -311,7 +311,8 @@ pub(super) async fn in_vain(
         let arguments = request::body_arguments(exchange).await;
         // No page of another site has an empty form for one of this.
         has_answered = arguments.iter().any(|(name, _)| is_answer(name))
-            || (arguments.is_empty() && logout::origin(exchange) == logout::Origin::Foreign);
+            || (request::has_empty_body(exchange).await
+                && logout::origin(exchange) == logout::Origin::Foreign);
     }
     let here = Here::of(rules, exchange);
     let (method, headers) = (&exchange.request.method, &exchange.request.headers);

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-pub(super) use self::arguments::{body_arguments, has_body_argument};
+pub(super) use self::arguments::{body_arguments, has_body_argument, has_empty_body};
 pub(super) use self::navigation::{
     accepts, added_by_provider, is_grpc, is_navigation, is_prefetch,
 };

@@ -35,6 +35,14 @@ pub(in crate::bundled::openid_connect) async fn has_body_argument(
     members.iter().any(|(found, _)| found == name)
 }
 
+/// Whether there is nothing in the body: one that is too large to be looked into has something.
+pub(in crate::bundled::openid_connect) async fn has_empty_body(
+    exchange: &mut Exchange<'_>,
+) -> bool {
+    let body = exchange.body.read(BODY_LIMIT).await;
+    body.is_ok_and(|body| body.is_empty())
+}
+
 /// The fields of a form, or the members of a JSON object.
 async fn body_members(exchange: &mut Exchange<'_>) -> Vec<(String, Value)> {
     let headers = &exchange.request.headers;

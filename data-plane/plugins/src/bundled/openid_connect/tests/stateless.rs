@@ -119,10 +119,14 @@ fn rule_18_a_provider_that_answers_nothing_of_use_makes_no_circle() {
 
 #[test]
 fn rule_18_a_provider_that_posts_nothing_makes_no_circle() {
-    for (origin, expected) in [
-        ("https://idp.example", [302, 302, 400, 400]),
+    let large = format!("document={}", "x".repeat(70_000));
+    for (origin, form, expected) in [
+        ("https://idp.example", "", [302, 302, 400, 400]),
         // A page of the application.
-        ("http://gateway.example", [302; 4]),
+        ("http://gateway.example", "", [302; 4]),
+        // Forms for the application, be they larger than what is looked into.
+        ("https://partner.example", "document=x", [302; 4]),
+        ("https://partner.example", large.as_str(), [302; 4]),
     ] {
         let mut gateway = Gateway::new(json!({ "response_mode": "form_post" }));
         let mut browser = Browser::default();
@@ -131,9 +135,10 @@ fn rule_18_a_provider_that_posts_nothing_makes_no_circle() {
             let kind = "application/x-www-form-urlencoded";
             let mut request = request("/api", &[("origin", origin), ("content-type", kind)]);
             request.method = Method::POST;
+            request.body = form.to_owned().into();
             browser.send(&mut gateway, request).status
         });
-        assert_eq!(statuses, expected, "{origin}");
+        assert_eq!(statuses, expected, "{origin} {}", form.len());
     }
 }
 
