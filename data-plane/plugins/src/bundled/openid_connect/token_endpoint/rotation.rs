@@ -13,7 +13,7 @@ use url::Url;
 
 use super::answer::{is_named, refusal};
 use super::discovered::algorithm;
-use super::{Caller, Post, discovered, post_once};
+use super::{Caller, Endpoint, Post, discovered, post_once};
 use crate::bundled::openid_connect::assertion::Audience;
 use crate::bundled::openid_connect::client_keys::ClientKeys;
 use crate::bundled::openid_connect::config::ClientAuth;
@@ -215,14 +215,8 @@ fn is_of_issuer(rules: &Rules, document: &Document, endpoint: &str) -> bool {
     {
         return false;
     }
-    let named = [
-        &document.token_endpoint,
-        &document.introspection_endpoint,
-        &document.revocation_endpoint,
-        &document.pushed_authorization_request_endpoint,
-    ];
     let origin = |url: &str| Url::parse(url).ok().map(|url| url.origin());
-    named.iter().any(|named| named.as_deref() == Some(endpoint))
+    Endpoint::is_named(document, endpoint)
         || origin(endpoint).is_some_and(|found| Some(found) == origin(&rules.issuer))
 }
 
