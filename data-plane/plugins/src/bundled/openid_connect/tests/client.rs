@@ -371,6 +371,53 @@ fn rule_30_an_assertion_is_for_whom_the_provider_takes_it() {
 }
 
 #[test]
+fn rule_30_an_answer_that_says_nothing_of_an_assertion_teaches_nothing() {
+    let endpoint = "https://idp.example/token";
+    for (answer, status, calls) in [
+        ((503, json!({})), 503, 1),
+        ((500, json!({ "error": "server_error" })), 503, 1),
+        ((403, json!({})), 401, 1),
+        // Who refuses the code has accepted the client.
+        ((400, json!({ "error": "invalid_grant" })), 401, 2),
+    ] {
+        let mut gateway = Gateway::new(json!({ "client_auth": ["client_secret_jwt"] }));
+        for (audience, answer, status, calls) in [
+            (ISSUER, Some(answer.clone()), status, 2),
+            (endpoint, None, 200, calls),
+        ] {
+            let mut script = gateway.provider.script.borrow_mut();
+            (script.client_audience, script.client_answer) = (Some(audience), answer.clone());
+            drop(script);
+            let before = gateway.provider.called("/token");
+            let reply = Browser::default().sign_in(&mut gateway, "/api");
+            let called = gateway.provider.called("/token") - before;
+            assert_eq!((reply.status, called), (status, calls), "{answer:?}");
+        }
+    }
+}
+
+#[test]
+fn rule_30_a_client_that_brings_its_secret_is_believed_by_whom_its_assertion_is_for() {
+    let mut gateway = Gateway::new(json!({
+        "auth_methods": ["client_credentials"], "client_auth": ["client_secret_jwt"],
+    }));
+    let called = |gateway: &mut Gateway, pair: &str, status| {
+        let pair = super::provider::basic(pair).parse().unwrap();
+        let mut request = Request::get("/api");
+        request.headers.push((AUTHORIZATION, pair));
+        let before = gateway.provider.called("/token");
+        assert_eq!(gateway.send(request).status, status);
+        gateway.provider.called("/token") - before
+    };
+    gateway.provider.script.borrow_mut().client_audience = Some(ISSUER);
+    // A secret that is wrong says nothing of that.
+    assert_eq!(called(&mut gateway, "robot:wrong", 401), 2);
+    assert_eq!(called(&mut gateway, "robot:robot-secret", 200), 2);
+    gateway.advance(400);
+    assert_eq!(called(&mut gateway, "robot:robot-secret", 200), 1);
+}
+
+#[test]
 fn rule_30_an_assertion_for_the_issuer_goes_to_nobody_else() {
     for (more, answer, calls) in [
         (json!({}), "invalid_client", 2),

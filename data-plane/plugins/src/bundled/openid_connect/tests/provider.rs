@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use shared::digest::sha256;
 use url::Url;
 
-use super::script::Script;
+use super::script::{Script, is_robot};
 use crate::host::FetchError;
 use crate::testing::START;
 
@@ -438,6 +438,9 @@ impl Provider {
         if !self.script.borrow().knows_client(request, &form) {
             return (401, json!({ "error": "invalid_client" }));
         }
+        if let Some(answer) = self.script.borrow().client_answer.clone() {
+            return answer;
+        }
         let refused = |error: &str| (400, json!({ "error": error }));
         let nonce = match form["grant_type"].as_str() {
             "authorization_code" => {
@@ -455,9 +458,7 @@ impl Provider {
             "refresh_token" if form["refresh_token"] == *self.refresh_token.borrow() => None,
             "password" if form["username"] == "john" && form["password"] == "p:ss" => None,
             "client_credentials" => {
-                let caller = request.headers().get("authorization").cloned();
-                let caller = caller.map(|value| value.to_str().unwrap().to_owned());
-                if caller != Some(basic("robot:robot-secret")) {
+                if !is_robot(request, &form) {
                     return (401, json!({ "error": "invalid_client" }));
                 }
                 None

@@ -34,6 +34,8 @@ pub(super) struct Script {
     pub(super) client_key: Option<Value>,
     /// Whom these are to be for; anybody if that is not said.
     pub(super) client_audience: Option<&'static str>,
+    /// What it answers the client that it accepts.
+    pub(super) client_answer: Option<(u16, Value)>,
     /// The discovery document, whatever it is.
     pub(super) discovery_text: Option<Vec<u8>>,
     /// It calls itself a page.
@@ -111,4 +113,16 @@ impl Script {
             && self.client_key.as_ref().is_none_or(by_key)
             && self.client_audience.is_none_or(for_it)
     }
+}
+
+/// Whether a client that is no user's proves itself, by its secret or by what that signs.
+pub(super) fn is_robot(request: &Request<Bytes>, form: &HashMap<String, String>) -> bool {
+    let signed = |token: &String| {
+        Jws::parse(token, token.len())
+            .unwrap()
+            .signed_with("robot-secret")
+    };
+    let shown = request.headers().get("authorization");
+    shown.is_some_and(|shown| *shown == *basic("robot:robot-secret"))
+        || form.get("client_assertion").is_some_and(signed)
 }

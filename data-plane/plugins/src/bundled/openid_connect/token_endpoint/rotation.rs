@@ -24,6 +24,10 @@ use crate::host::Host;
 /// Most clients that a node remembers.
 const MOST: usize = 10_000;
 
+/// In the place of the position of those that are configured: clients that bring their secrets. Whom assertions are for is the
+/// provider's affair, the same for all of them.
+const BROUGHT: usize = usize::MAX;
+
 /// What a client proves itself by: the place of a secret or key among those that it has, and whom its assertions are for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 struct Way {
@@ -102,9 +106,10 @@ pub(in crate::bundled::openid_connect) async fn post(
     if !is_of_issuer(rules, document, form.endpoint) {
         ways.retain(|(way, _)| way.audience == Audience::Endpoint);
     }
-    let Some(position) = caller.position.filter(|_| ways.len() > 1) else {
+    if ways.len() < 2 {
         return post_once(rules, document, caller, host, form).await;
-    };
+    }
+    let position = caller.position.unwrap_or(BROUGHT);
     let exchanged = host.node_state::<Exchanged>();
     let last = exchanged.last(rules, position);
     // The others stay in their order.
@@ -121,7 +126,7 @@ pub(in crate::bundled::openid_connect) async fn post(
             refusal = Some(response);
             continue;
         }
-        if refusal.is_some() {
+        if refusal.is_some() && accepts_client(&response) {
             exchanged.note(rules, position, way);
             tell(rules, caller, last, way);
         }
@@ -227,6 +232,11 @@ fn refuses_client(response: &Response<Bytes>) -> bool {
     names_client(response)
         || response.status() == StatusCode::UNAUTHORIZED
             && (code == "unauthorized_client" || !is_named(code))
+}
+
+/// Whether the provider has accepted the client, whatever it says to what that brings: what fails for now tells neither.
+fn accepts_client(response: &Response<Bytes>) -> bool {
+    response.status().is_success() || is_named(refusal(response.body()))
 }
 
 /// Whether it says so by the name that there is for it.
