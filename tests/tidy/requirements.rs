@@ -4,7 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use plugins::registry;
+
 use crate::documents::functions;
+use crate::files::files;
 use crate::root;
 
 /// How many requirements there are.
@@ -226,6 +229,35 @@ fn every_acceptance_case_of_openid_connect_has_a_test() {
         .filter(|number| !shown.contains(number))
         .collect();
     assert!(missing.is_empty(), "nothing shows {missing:?}");
+}
+
+#[test]
+fn every_parameter_of_openid_connect_is_set_by_a_test() {
+    let tests = files(&[".rs", ".js"]).into_iter().filter(|(path, _)| {
+        let path = path.display().to_string();
+        ["openid_connect/tests/", "tests/e2e/", "tests/real-peers/"]
+            .iter()
+            .any(|place| path.contains(place))
+    });
+    let tests: Vec<String> = tests.map(|(_, text)| text).collect();
+    let plugin = registry::definition("openid-connect").unwrap();
+    let fields = &plugin.fields.fields;
+    assert!(fields.len() > 200, "{}", fields.len());
+    let is_said = |name: &str| {
+        let (quoted, as_form) = (format!("\"{name}\""), format!("config.{name}="));
+        let says = |text: &String| text.contains(&quoted) || text.contains(&as_form);
+        tests.iter().any(says)
+    };
+    let by_old_name = |name: &str| {
+        let mut known = plugin.shorthands.iter();
+        known.any(|(old, new)| *new == name && is_said(old))
+    };
+    let missing: Vec<&String> = fields
+        .iter()
+        .map(|field| &field.name)
+        .filter(|name| !is_said(name) && !by_old_name(name))
+        .collect();
+    assert!(missing.is_empty(), "no test sets {missing:?}");
 }
 
 #[test]

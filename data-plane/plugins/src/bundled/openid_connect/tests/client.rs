@@ -16,9 +16,9 @@ use super::provider::ISSUER;
 use crate::host::{ClientCertificate, Host as _};
 use crate::testing::Request;
 
-const CERTIFICATE: Uuid = Uuid::from_u128(5);
+pub(super) const CERTIFICATE: Uuid = Uuid::from_u128(5);
 
-fn certificate() -> ClientKeys {
+pub(super) fn certificate() -> ClientKeys {
     let mut keys = ClientKeys::default();
     let certificate = ClientCertificate {
         chain: "the certificate".to_owned(),

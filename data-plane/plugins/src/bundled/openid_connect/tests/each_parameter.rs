@@ -7,6 +7,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
+use super::client::{CERTIFICATE, certificate};
 use super::gateway::{Browser, Gateway, Reply, request};
 use super::provider::{ISSUER, SigningKey, basic};
 
@@ -342,4 +343,46 @@ fn headers_and_tokens_of_requests_to_the_provider_are_as_configured() {
     }));
     let reply = Browser::default().sign_in(&mut gateway, "/api");
     assert!(reply.status == 200 && !reply.headers.contains_key("x-answered"));
+}
+
+#[test]
+fn who_shows_a_certificate_does_so_at_the_endpoints_that_are_named_for_it() {
+    let certificate_id = json!(CERTIFICATE.to_string());
+    for (auth, certificate_id, asked, other) in [
+        ("tls_client_auth", certificate_id, "/v2", ""),
+        ("client_secret_basic", Value::Null, "", "/v2"),
+    ] {
+        let named = |path: &str| format!("{ISSUER}/v2{path}");
+        let mut gateway = Gateway::new(json!({
+            "client_auth": [auth], "tls_client_auth_cert_id": certificate_id,
+            "mtls_token_endpoint": named("/token"), "mtls_revocation_endpoint": named("/revoke"),
+            "mtls_introspection_endpoint": named("/introspect"), "introspect_jwt_tokens": true,
+            "logout_uri_suffix": "/logout", "logout_revoke": true,
+            "auth_methods": ["session", "introspection", "authorization_code"],
+        }));
+        gateway.host.equip(certificate());
+        let mut browser = Browser::default();
+        assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+        browser.post(&mut gateway, "/logout", "");
+        assert_eq!(gateway.call("opaque").status, 200);
+        for path in ["/token", "/revoke", "/introspect"] {
+            let called = |before: &str| gateway.provider.called(&format!("{before}{path}")) > 0;
+            assert!(called(asked) && !called(other), "{auth} {path}");
+        }
+    }
+}
+
+#[test]
+fn a_provider_without_tls_is_asked_by_way_of_a_proxy_of_its_own() {
+    let mut gateway = Gateway::new(json!({
+        "issuer": "http://idp.example", "allow_insecure_http": true,
+        "http_proxy": "http://proxy.example:3128", "http_proxy_authorization": "Basic eDp5",
+    }));
+    Browser::default().get(&mut gateway, "/api");
+    let proxies = gateway.host.last_limits().proxies.unwrap();
+    let to = |url: &str| proxies.of(&url.parse().unwrap());
+    let proxy = to("http://idp.example/token").unwrap();
+    assert_eq!(proxy.url.authority().unwrap(), "proxy.example:3128");
+    assert_eq!(proxy.authorization.as_ref().unwrap().expose(), "Basic eDp5");
+    assert!(to("https://idp.example/token").is_none());
 }

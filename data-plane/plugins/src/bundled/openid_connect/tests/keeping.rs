@@ -141,6 +141,19 @@ fn what_is_restored_serves_no_longer_than_the_cookie_that_it_is_restored_from() 
 }
 
 #[test]
+fn nobody_is_remembered_for_longer_than_is_configured_for_all_in_all() {
+    let (mut gateway, mut browser) = signed_in(&json!({
+        "session_remember": true, "session_remember_rolling_timeout": 100,
+        "session_remember_absolute_timeout": 150,
+    }));
+    for (seconds, status) in [(90, 200), (59, 200), (1, 302)] {
+        close(&mut browser);
+        gateway.advance(seconds);
+        assert_eq!(browser.get(&mut gateway, "/api").status, status);
+    }
+}
+
+#[test]
 fn a_logout_forgets_a_browser_that_was_to_be_remembered() {
     let config = json!({ "session_remember": true, "logout_uri_suffix": "/logout" });
     let (mut gateway, mut browser) = signed_in(&config);

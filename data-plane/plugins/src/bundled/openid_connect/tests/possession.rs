@@ -210,6 +210,17 @@ fn rule_52_a_proof_must_be_right_in_everything() {
 }
 
 #[test]
+fn rule_52_a_proof_is_good_for_as_long_as_is_configured() {
+    let config = json!({ "proof_of_possession_dpop": "strict", "dpop_proof_lifetime": 10 });
+    for (age, status) in [(9, 200), (10, 401)] {
+        let mut gateway = gateway(&config);
+        let prover = Prover::new(&gateway);
+        let proof = prover.proof(&[("iat", json!(START.as_secs() - age))]);
+        assert_eq!(prover.send(&mut gateway, "DPoP", &[proof]).status, status);
+    }
+}
+
+#[test]
 fn rule_52_a_proof_serves_once_and_alone() {
     let mut gateway = gateway(&json!({ "proof_of_possession_dpop": "strict" }));
     let prover = Prover::new(&gateway);

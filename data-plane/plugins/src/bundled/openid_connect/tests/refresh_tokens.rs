@@ -414,3 +414,17 @@ fn rule_40_a_session_that_one_node_has_ended_at_its_refresh_is_over_at_all() {
         assert_eq!(one.provider.called("/token"), calls);
     }
 }
+
+#[test]
+fn case_44_a_session_ends_with_its_token_where_none_is_refreshed() {
+    // Without a refresh the token serves as long as clocks may differ.
+    let mut gateway = Gateway::new(json!({ "refresh_tokens": false, "leeway": 10 }));
+    let mut browser = Browser::default();
+    assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+    for (seconds, status, ends) in [(309, 200, false), (1, 401, true)] {
+        gateway.advance(seconds);
+        let reply = browser.get(&mut gateway, "/api");
+        assert_eq!((reply.status, reply.ends_session()), (status, ends));
+    }
+    assert_eq!(gateway.provider.called("/token"), 1);
+}

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde_json::{Value, json};
+use shared::schema::FieldErrors;
 
+use super::super::session_store;
 use super::gateway::{Browser, Gateway};
 use super::provider::{Provider, SigningKey};
 use crate::host::Host as _;
-use crate::host::redis::{Command, RedisError, Reply};
+use crate::host::redis::{Address, Command, Endpoint, RedisError, RedisTls, Reply, SentinelRole};
 use crate::testing::Request;
 
 /// A Redis server that knows a few commands.
@@ -458,4 +460,53 @@ fn nodes_share_introspection_answers_if_that_is_configured() {
     redis.down.set(true);
     assert_eq!(two.call("opaque-2").status, 200);
     assert_eq!(one.call("unknown").status, 401);
+}
+
+#[test]
+fn a_server_is_reached_as_its_record_says() {
+    let server = |record: Value| {
+        let mut errors = FieldErrors::default();
+        let record = serde_json::from_value(record).unwrap();
+        let server = session_store::server("redis", &record, &mut errors);
+        assert!(errors.by_field.is_empty(), "{errors:?}");
+        server
+    };
+    let one = server(json!({
+        "host": "redis.example", "port": 7000, "username": "u", "password": "p", "database": 3,
+        "ssl": true, "ssl_verify": true, "server_name": "other.example", "connect_timeout": 100,
+        "send_timeout": 400, "read_timeout": 300, "keepalive_pool_size": 5, "keepalive_backlog": 9,
+    }));
+    let at = Address::new("redis.example", 7000);
+    assert!(matches!(&one.endpoint, Endpoint::Network(found) if *found == at));
+    let password = one.password.as_ref().unwrap().expose().as_str();
+    assert_eq!((one.username.as_deref(), password), (Some("u"), "p"));
+    let tls = RedisTls {
+        verify: true,
+        server_name: Some("other.example".to_owned()),
+    };
+    assert_eq!((one.database, one.tls), (3, Some(tls)));
+    // The longer of both: what is sent is answered.
+    let waits = [one.connect_timeout, one.read_timeout].map(|wait| wait.as_millis());
+    assert_eq!(waits, [100, 400]);
+    let cluster = server(json!({
+        "cluster_nodes": [{ "ip": "redis.example", "port": 7000 }], "cluster_max_redirections": 2,
+    }));
+    let Endpoint::Cluster(cluster) = cluster.endpoint else {
+        panic!("{cluster:?}");
+    };
+    assert_eq!((cluster.nodes, cluster.max_redirections), (vec![at], 2));
+    let group = server(json!({
+        "sentinel_master": "m", "sentinel_role": "slave", "sentinel_nodes": [{ "host": "s" }],
+        "sentinel_username": "watcher", "sentinel_password": "w",
+    }));
+    let Endpoint::Sentinel(group) = group.endpoint else {
+        panic!("{group:?}");
+    };
+    assert_eq!(group.nodes, [Address::new("s", 6379)]);
+    assert_eq!(
+        (group.name.as_str(), group.role),
+        ("m", SentinelRole::Replica)
+    );
+    assert_eq!(group.username.as_deref(), Some("watcher"));
+    assert_eq!(group.password.unwrap().expose(), "w");
 }
