@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Browser, Cluster, eventually, output, run};
+use harness::{Browser, CLIENT, Cluster, Demo, SECRET, eventually, output, run};
 use http::Method;
+
+use crate::guide::assert_sign_in_demanded;
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -68,19 +70,64 @@ fn every_setting_in_the_files_is_one_of_the_programs() {
 }
 
 #[tokio::test]
-async fn the_examples_are_sound_and_a_group_of_nodes_shares_a_certificate() {
-    let mut cluster = Cluster::start(0).await;
-    let url = format!("{}/config?dry_run=1", cluster.admin_url());
+async fn every_example_leads_to_its_provider() {
+    let cluster = Cluster::start(1).await;
+    let demo = Demo::start(&[]).await;
+    let (mut browser, admin) = (Browser::new(), cluster.admin_url());
     let examples = files(&deploy().join("examples"), &[".yaml"]);
     assert_eq!(examples.len(), 5);
     for (path, text) in examples {
-        let headers = [("content-type", "text/yaml")];
-        let reply = Browser::new()
-            .send(Method::POST, &url, &headers, text)
-            .await;
-        assert_eq!(reply.status, 200, "{}: {}", path.display(), reply.text());
-        assert_eq!(reply.json()["changes"]["created"], 5, "{}", path.display());
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let host = format!("{name}.test");
+        let issuer = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("issuer: "));
+        let own = text
+            .replace(issuer.unwrap(), &demo.issuer())
+            .replace("YOUR_CLIENT_ID", CLIENT)
+            .replace("YOUR_CLIENT_SECRET", SECRET)
+            .replace("http://app.internal:3000", &demo.upstream())
+            .replace("app.example.com", &host);
+        for (text, query) in [(&text, "?dry_run=1"), (&own, "")] {
+            let headers = [("content-type", "text/yaml")];
+            let url = format!("{admin}/config{query}");
+            let reply = Browser::new()
+                .send(Method::POST, &url, &headers, text.clone())
+                .await;
+            assert!(
+                matches!(reply.status, 200 | 201),
+                "{name}: {}",
+                reply.text()
+            );
+            if !query.is_empty() {
+                assert_eq!(reply.json()["changes"]["created"], 5, "{name}");
+            }
+        }
+        cluster.settled().await;
+        browser.resolve(&host, cluster.url(0).trim_start_matches("http://"));
+        let reply = browser.get(&format!("http://{host}/orders?x=1")).await;
+        assert_sign_in_demanded(&reply, &demo);
+        let location = reply.location().unwrap();
+        let asked = |wanted: &str| {
+            let mut arguments = location.query_pairs();
+            let found = arguments.find(|(name, _)| name == wanted);
+            found.map(|(_, value)| value.into_owned())
+        };
+        assert_eq!(asked("client_id").as_deref(), Some(CLIENT), "{name}");
+        let back = format!("https://{host}/callback");
+        assert_eq!(asked("redirect_uri"), Some(back), "{name}");
+        assert!(
+            asked("scope").unwrap().starts_with("openid email"),
+            "{name}"
+        );
+        let reply = browser.get(&format!("http://{host}/signed-out")).await;
+        assert_eq!(reply.status, 200, "{name}: {}", reply.text());
     }
+}
+
+#[tokio::test]
+async fn a_group_of_nodes_shares_a_certificate() {
+    let mut cluster = Cluster::start(0).await;
     let certificates = cluster.directory().join("certificates");
     let certificates = certificates.to_str().unwrap();
     run(
