@@ -17,7 +17,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use plugins::bundled::openid_connect::client_keys::ClientKeys;
+use plugins::client_keys::ClientKeys;
 use serde_json::{Map, Value, json};
 use shared::clock::UnixTime;
 use shared::entity::{ClientKey, Entity, Plugin};
@@ -287,7 +287,7 @@ fn integers(der: &[u8]) -> Option<[&[u8]; 2]> {
 
 #[cfg(test)]
 mod tests {
-    use plugins::bundled::openid_connect::client_keys::ClientKeys;
+    use plugins::client_keys::ClientKeys;
 
     use super::*;
 

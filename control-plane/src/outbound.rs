@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fetch::{Address, Outside};
 use futures::future::LocalBoxFuture;
 use http::{Request, Response};
-use plugins::bundled::openid_connect::client_keys::ClientKeys;
+use plugins::client_keys::ClientKeys;
 use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};

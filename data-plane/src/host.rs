@@ -17,7 +17,7 @@ use fetch::without_query;
 use futures::future::LocalBoxFuture;
 use http::uri::Authority;
 use http::{HeaderValue, Response, Uri};
-use plugins::bundled::openid_connect::client_keys::ClientKeys;
+use plugins::client_keys::ClientKeys;
 use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};

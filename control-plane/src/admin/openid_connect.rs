@@ -13,7 +13,7 @@ use futures::{StreamExt as _, stream};
 use http::Method;
 use plugins::bundled::openid_connect::OpenidConnect;
 use plugins::bundled::openid_connect::check::{self, Discovered, Said};
-use plugins::bundled::openid_connect::client_keys::ClientKeys;
+use plugins::client_keys::ClientKeys;
 use plugins::filter::Plugin as _;
 use plugins::host::ClientCertificate;
 use serde_json::{Map, Value, json};

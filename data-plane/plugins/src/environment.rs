@@ -7,7 +7,7 @@ use imbl::HashMap;
 use shared::entity::Consumer;
 use uuid::Uuid;
 
-use crate::bundled::openid_connect::client_keys::ClientKeys;
+use crate::client_keys::ClientKeys;
 use crate::credentials::Credentials;
 use crate::sessions::session_keys::KeyRing;
 

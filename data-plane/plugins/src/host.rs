@@ -19,7 +19,7 @@ use shared::network::{self, Network};
 use shared::secret::Secret;
 use shared::tls::Mistrust;
 
-use crate::bundled::openid_connect::client_keys::ClientKeys;
+use crate::client_keys::ClientKeys;
 use crate::proxies::Proxies;
 use crate::sessions::revocations::Revocations;
 

@@ -6,6 +6,7 @@
 pub mod answer;
 mod body;
 pub mod bundled;
+pub mod client_keys;
 pub mod config;
 pub mod credentials;
 pub mod environment;

@@ -25,7 +25,7 @@ pub(crate) use self::answer::{Answer, answer_of};
 pub(crate) use self::reply::{Replied, left, log_of, logged, reply_of, unrouted};
 pub(crate) use self::request::{Request, glance};
 use crate::bundled::openid_connect::OpenidConnect;
-use crate::bundled::openid_connect::client_keys::ClientKeys;
+use crate::client_keys::ClientKeys;
 use crate::host::ldap::{LdapError, LdapServer};
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};
 use crate::host::sink::{Sink, SinkError};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use plugins::bundled::openid_connect::client_keys::ClientKeys;
+use plugins::client_keys::ClientKeys;
 use plugins::credentials::{ApiKey, JwtKey, Password, PublicKey, SigningSecret};
 use plugins::environment::{Environment, Membership};
 use plugins::host::ClientCertificate;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::executor::{LocalPool, LocalSpawner};
 use futures::future::LocalBoxFuture;
 use futures::task::LocalSpawnExt as _;
-use plugins::bundled::openid_connect::client_keys::ClientKeys;
+use plugins::client_keys::ClientKeys;
 use plugins::host::ldap::{LdapError, LdapServer};
 use plugins::host::redis::{Command, RedisError, RedisServer, Reply};
 use plugins::host::sink::{Sink, SinkError};

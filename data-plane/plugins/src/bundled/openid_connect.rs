@@ -22,7 +22,6 @@ mod bearer;
 mod callback;
 pub mod check;
 mod claims;
-pub mod client_keys;
 pub mod config;
 pub(crate) mod cookie;
 mod distributed;

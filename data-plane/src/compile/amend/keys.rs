@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use plugins::bundled::openid_connect::client_keys::ClientKeys;
+use plugins::client_keys::ClientKeys;
 use plugins::environment::Membership;
 use shared::entity::{ClientKey, ConsumerGroup, Entity as _, SessionKey};
 use uuid::Uuid;

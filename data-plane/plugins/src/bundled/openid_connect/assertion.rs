@@ -1,18 +1,15 @@
 //! Client assertions: how a client proves who it is without sending a secret (RFC 7523 §2.2, OpenID
 //! Connect Core §9).
 
-use std::fmt;
-
-use aws_lc_rs::hmac;
-use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPairComponents, PublicKeyComponents};
-use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, RsaEncoding, RsaKeyPair};
+use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::config::{Jwk, SecretText, SigningAlgorithm};
 use super::session::random_text;
+use crate::client_keys::signer::{Key, Signer, rsa_encoding};
 use crate::host::Host;
 
 /// The value of `client_assertion_type`.
@@ -31,203 +28,79 @@ pub(super) enum Audience {
     Issuer,
 }
 
-/// What signs a client's assertions.
-pub(super) struct Signer {
-    algorithm: SigningAlgorithm,
-    kid: Option<String>,
-    key: Key,
-}
-
-enum Key {
-    Rsa(RsaKeyPair, &'static dyn RsaEncoding),
-    Ec(EcdsaKeyPair),
-    Ed(Ed25519KeyPair),
-    Secret(Box<hmac::Key>),
-}
-
-impl fmt::Debug for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signer")
-            .field("algorithm", &self.algorithm)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Signer {
-    /// Signs with a client's secret: HS256, or what `algorithm` says if that is one for secrets.
-    pub(super) fn of_secret(secret: &str, algorithm: Option<SigningAlgorithm>) -> Self {
-        let (algorithm, hash) = match algorithm {
-            Some(SigningAlgorithm::HS384) => (SigningAlgorithm::HS384, hmac::HMAC_SHA384),
-            Some(SigningAlgorithm::HS512) => (SigningAlgorithm::HS512, hmac::HMAC_SHA512),
-            _ => (SigningAlgorithm::HS256, hmac::HMAC_SHA256),
-        };
-        Self {
-            algorithm,
-            kid: None,
-            key: Key::Secret(Box::new(hmac::Key::new(hash, secret.as_bytes()))),
+/// What signs with a private key that is a JWK.
+///
+/// # Errors
+///
+/// If the key is incomplete, does not fit together, or does not suit `algorithm`.
+pub(super) fn signer(
+    jwk: &Jwk,
+    algorithm: Option<SigningAlgorithm>,
+) -> Result<Signer, &'static str> {
+    let own = jwk
+        .alg
+        .as_ref()
+        .and_then(|name| serde_json::from_value(json!(name)).ok());
+    let algorithm = algorithm.or(own);
+    let (algorithm, key) = match jwk.kty.as_deref() {
+        Some("RSA") => {
+            let algorithm = algorithm.unwrap_or(SigningAlgorithm::RS256);
+            let encoding = rsa_encoding(algorithm)
+                .ok_or("an RSA key needs an algorithm RS… or PS… in client_alg")?;
+            (algorithm, Key::Rsa(rsa(jwk)?, encoding))
         }
-    }
-
-    /// Signs with a private key.
-    ///
-    /// # Errors
-    ///
-    /// If the key is incomplete, does not fit together, or does not suit `algorithm`.
-    pub(super) fn of_key(
-        jwk: &Jwk,
-        algorithm: Option<SigningAlgorithm>,
-    ) -> Result<Self, &'static str> {
-        let own = jwk
-            .alg
-            .as_ref()
-            .and_then(|name| serde_json::from_value(json!(name)).ok());
-        let algorithm = algorithm.or(own);
-        let (algorithm, key) = match jwk.kty.as_deref() {
-            Some("RSA") => {
-                let algorithm = algorithm.unwrap_or(SigningAlgorithm::RS256);
-                let encoding = rsa_encoding(algorithm)
-                    .ok_or("an RSA key needs an algorithm RS… or PS… in client_alg")?;
-                (algorithm, Key::Rsa(rsa(jwk)?, encoding))
+        Some("EC") => {
+            let (native, curve) = match jwk.crv.as_deref() {
+                Some("P-256") => (
+                    SigningAlgorithm::ES256,
+                    &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
+                ),
+                Some("P-384") => (
+                    SigningAlgorithm::ES384,
+                    &signature::ECDSA_P384_SHA384_FIXED_SIGNING,
+                ),
+                Some("P-521") => (
+                    SigningAlgorithm::ES512,
+                    &signature::ECDSA_P521_SHA512_FIXED_SIGNING,
+                ),
+                _ => return Err("crv must be P-256, P-384 or P-521"),
+            };
+            if algorithm.is_some_and(|algorithm| algorithm != native) {
+                return Err("the curve of the key needs another algorithm in client_alg");
             }
-            Some("EC") => {
-                let (native, curve) = match jwk.crv.as_deref() {
-                    Some("P-256") => (
-                        SigningAlgorithm::ES256,
-                        &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
-                    ),
-                    Some("P-384") => (
-                        SigningAlgorithm::ES384,
-                        &signature::ECDSA_P384_SHA384_FIXED_SIGNING,
-                    ),
-                    Some("P-521") => (
-                        SigningAlgorithm::ES512,
-                        &signature::ECDSA_P521_SHA512_FIXED_SIGNING,
-                    ),
-                    _ => return Err("crv must be P-256, P-384 or P-521"),
-                };
-                if algorithm.is_some_and(|algorithm| algorithm != native) {
-                    return Err("the curve of the key needs another algorithm in client_alg");
-                }
-                let mut point = vec![4];
-                point.extend(public(jwk.x.as_ref())?);
-                point.extend(public(jwk.y.as_ref())?);
-                let scalar = private(jwk.d.as_ref())?;
-                let pair = EcdsaKeyPair::from_private_key_and_public_key(curve, &scalar, &point)
-                    .map_err(|_| "x, y and d are not one key")?;
-                (native, Key::Ec(pair))
-            }
-            Some("OKP") if jwk.crv.as_deref() == Some("Ed25519") => {
-                if algorithm.is_some_and(|algorithm| algorithm != SigningAlgorithm::EdDSA) {
-                    return Err("an Ed25519 key needs EdDSA in client_alg");
-                }
-                let (seed, point) = (private(jwk.d.as_ref())?, public(jwk.x.as_ref())?);
-                let pair = Ed25519KeyPair::from_seed_and_public_key(&seed, &point)
-                    .map_err(|_| "x and d are not one key")?;
-                (SigningAlgorithm::EdDSA, Key::Ed(pair))
-            }
-            Some("OKP") if jwk.crv.as_deref() == Some("Ed448") => {
-                return Err("Ed448 is not supported: use Ed25519");
-            }
-            _ => return Err("kty must be RSA, EC or OKP (Ed25519)"),
-        };
-        Ok(Self {
-            algorithm,
-            kid: jwk.kid.clone(),
-            key,
-        })
-    }
-
-    /// Signs with a private key in PKCS #8.
-    ///
-    /// # Errors
-    ///
-    /// If the key is none, or does not suit `algorithm`.
-    pub(super) fn of_pkcs8(
-        kid: &str,
-        algorithm: SigningAlgorithm,
-        pkcs8: &[u8],
-    ) -> Result<Self, &'static str> {
-        let unusable = "the key is not of the kind that its algorithm needs";
-        let curve = match algorithm {
-            SigningAlgorithm::ES256 => Some(&signature::ECDSA_P256_SHA256_FIXED_SIGNING),
-            SigningAlgorithm::ES384 => Some(&signature::ECDSA_P384_SHA384_FIXED_SIGNING),
-            SigningAlgorithm::ES512 => Some(&signature::ECDSA_P521_SHA512_FIXED_SIGNING),
-            _ => None,
-        };
-        let key = if let Some(curve) = curve {
-            Key::Ec(EcdsaKeyPair::from_pkcs8(curve, pkcs8).map_err(|_| unusable)?)
-        } else if algorithm == SigningAlgorithm::EdDSA {
-            Key::Ed(Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| unusable)?)
-        } else {
-            let encoding = rsa_encoding(algorithm).ok_or(unusable)?;
-            Key::Rsa(
-                RsaKeyPair::from_pkcs8(pkcs8).map_err(|_| unusable)?,
-                encoding,
-            )
-        };
-        Ok(Self {
-            algorithm,
-            kid: Some(kid.to_owned()),
-            key,
-        })
-    }
-
-    /// Whether it signs by `algorithm`.
-    pub(super) fn signs_by(&self, algorithm: SigningAlgorithm) -> bool {
-        self.algorithm == algorithm
-    }
-
-    /// An assertion of the client `id` for `audience`. `None`: it cannot be signed.
-    pub(super) fn assertion(&self, id: &str, audience: &str, host: &impl Host) -> Option<String> {
-        let now = host.now().as_secs();
-        let claims = json!({
-            "iss": id, "sub": id, "aud": audience, "jti": random_text::<16>(host),
-            "iat": now, "exp": now.saturating_add(LIFETIME),
-        });
-        self.sign_claims("JWT", &claims)
-    }
-
-    /// A JWT of the type `typ` with these claims. `None`: it cannot be signed.
-    pub(super) fn sign_claims(&self, typ: &str, claims: &Value) -> Option<String> {
-        let mut header = json!({ "alg": self.algorithm, "typ": typ });
-        if let (Some(kid), Some(members)) = (&self.kid, header.as_object_mut()) {
-            members.insert("kid".to_owned(), json!(kid));
+            let mut point = vec![4];
+            point.extend(public(jwk.x.as_ref())?);
+            point.extend(public(jwk.y.as_ref())?);
+            let scalar = private(jwk.d.as_ref())?;
+            let pair = EcdsaKeyPair::from_private_key_and_public_key(curve, &scalar, &point)
+                .map_err(|_| "x, y and d are not one key")?;
+            (native, Key::Ec(pair))
         }
-        let mut text = URL_SAFE_NO_PAD.encode(header.to_string());
-        text.push('.');
-        URL_SAFE_NO_PAD.encode_string(claims.to_string(), &mut text);
-        let signature = self.sign(text.as_bytes())?;
-        text.push('.');
-        URL_SAFE_NO_PAD.encode_string(signature, &mut text);
-        Some(text)
-    }
-
-    fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
-        let random = SystemRandom::new();
-        Some(match &self.key {
-            Key::Rsa(pair, encoding) => {
-                let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(*encoding, &random, message, &mut signature)
-                    .ok()?;
-                signature
+        Some("OKP") if jwk.crv.as_deref() == Some("Ed25519") => {
+            if algorithm.is_some_and(|algorithm| algorithm != SigningAlgorithm::EdDSA) {
+                return Err("an Ed25519 key needs EdDSA in client_alg");
             }
-            Key::Ec(pair) => pair.sign(&random, message).ok()?.as_ref().to_vec(),
-            Key::Ed(pair) => pair.sign(message).as_ref().to_vec(),
-            Key::Secret(key) => hmac::sign(key, message).as_ref().to_vec(),
-        })
-    }
+            let (seed, point) = (private(jwk.d.as_ref())?, public(jwk.x.as_ref())?);
+            let pair = Ed25519KeyPair::from_seed_and_public_key(&seed, &point)
+                .map_err(|_| "x and d are not one key")?;
+            (SigningAlgorithm::EdDSA, Key::Ed(pair))
+        }
+        Some("OKP") if jwk.crv.as_deref() == Some("Ed448") => {
+            return Err("Ed448 is not supported: use Ed25519");
+        }
+        _ => return Err("kty must be RSA, EC or OKP (Ed25519)"),
+    };
+    Ok(Signer::of_key(algorithm, jwk.kid.clone(), key))
 }
 
-fn rsa_encoding(algorithm: SigningAlgorithm) -> Option<&'static dyn RsaEncoding> {
-    Some(match algorithm {
-        SigningAlgorithm::RS256 => &signature::RSA_PKCS1_SHA256,
-        SigningAlgorithm::RS384 => &signature::RSA_PKCS1_SHA384,
-        SigningAlgorithm::RS512 => &signature::RSA_PKCS1_SHA512,
-        SigningAlgorithm::PS256 => &signature::RSA_PSS_SHA256,
-        SigningAlgorithm::PS384 => &signature::RSA_PSS_SHA384,
-        SigningAlgorithm::PS512 => &signature::RSA_PSS_SHA512,
-        _ => return None,
-    })
+/// An assertion of the client `id` for `audience`, by `signer`. `None`: it cannot be signed.
+pub(super) fn sign(signer: &Signer, id: &str, audience: &str, host: &impl Host) -> Option<String> {
+    let now = host.now().as_secs();
+    let claims = json!({
+        "iss": id, "sub": id, "aud": audience, "jti": random_text::<16>(host),
+        "iat": now, "exp": now.saturating_add(LIFETIME),
+    });
+    signer.sign_claims("JWT", &claims)
 }
 
 fn rsa(jwk: &Jwk) -> Result<RsaKeyPair, &'static str> {
@@ -268,6 +141,7 @@ mod tests {
     use aws_lc_rs::encoding::{AsBigEndian, AsDer, Pkcs8V1Der};
     use aws_lc_rs::rsa::KeySize;
     use aws_lc_rs::signature::KeyPair;
+    use serde_json::Value;
 
     use super::*;
     use crate::bundled::openid_connect::jws::Jws;
@@ -337,15 +211,15 @@ mod tests {
         })
     }
 
-    fn signer(jwk: &Value, algorithm: Option<SigningAlgorithm>) -> Result<Signer, &'static str> {
-        Signer::of_key(&serde_json::from_value(jwk.clone()).unwrap(), algorithm)
+    fn of_jwk(jwk: &Value, algorithm: Option<SigningAlgorithm>) -> Result<Signer, &'static str> {
+        signer(&serde_json::from_value(jwk.clone()).unwrap(), algorithm)
     }
 
     fn check(signer: &Signer, algorithm: &str, verifies: impl Fn(&Jws<'_>) -> bool) {
         let host = FakeHost::default();
         let endpoint = "https://idp.example/token";
-        let one = signer.assertion("client", endpoint, &host).unwrap();
-        let two = signer.assertion("client", endpoint, &host).unwrap();
+        let one = sign(signer, "client", endpoint, &host).unwrap();
+        let two = sign(signer, "client", endpoint, &host).unwrap();
         let (one, two) = (
             Jws::parse(&one, one.len()).unwrap(),
             Jws::parse(&two, two.len()).unwrap(),
@@ -371,14 +245,14 @@ mod tests {
             move |token: &Jws<'_>| token.signed_by(&key)
         };
         let jwk = rsa_jwk();
-        check(&signer(&jwk, None).unwrap(), "RS256", by(&jwk));
-        let pss = signer(&jwk, Some(SigningAlgorithm::PS384)).unwrap();
+        check(&of_jwk(&jwk, None).unwrap(), "RS256", by(&jwk));
+        let pss = of_jwk(&jwk, Some(SigningAlgorithm::PS384)).unwrap();
         check(&pss, "PS384", by(&jwk));
-        assert_eq!(pss.kid.as_deref(), Some("one"));
+        assert!(pss.signs_by(SigningAlgorithm::PS384));
         let jwk = ec_jwk();
-        check(&signer(&jwk, None).unwrap(), "ES256", by(&jwk));
+        check(&of_jwk(&jwk, None).unwrap(), "ES256", by(&jwk));
         let jwk = ed_jwk();
-        check(&signer(&jwk, None).unwrap(), "EdDSA", by(&jwk));
+        check(&of_jwk(&jwk, None).unwrap(), "EdDSA", by(&jwk));
         let with = |token: &Jws<'_>| token.signed_with("secret");
         check(&Signer::of_secret("secret", None), "HS256", with);
         let longer = Signer::of_secret("secret", Some(SigningAlgorithm::HS512));
@@ -388,7 +262,7 @@ mod tests {
     #[test]
     fn a_key_that_cannot_sign_is_refused_with_a_reason() {
         let refused = |jwk: &Value, algorithm| {
-            let problem = signer(jwk, algorithm).unwrap_err();
+            let problem = of_jwk(jwk, algorithm).unwrap_err();
             assert!(!problem.is_empty());
         };
         let rsa = rsa_jwk();

@@ -18,13 +18,13 @@ use uuid::Uuid;
 
 use super::OpenidConnect;
 use super::authorization_request::pushes;
-use super::client_keys::ClientKeys;
 use super::config::preset::Preset;
 use super::config::{AuthMethod, ClientAuth, default_audience};
 use super::explain;
 use super::provider::{self, Document, ProviderError};
 use super::rules::Rules;
 use super::token_endpoint::{self, Exchanged, PassedOn, TokenError};
+use crate::client_keys::ClientKeys;
 use crate::filter::Plugin;
 use crate::host::Host;
 use crate::registry;

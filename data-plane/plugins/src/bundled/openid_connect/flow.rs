@@ -16,7 +16,6 @@ use shared::clock::UnixTime;
 use shared::digest::sha256;
 use url::Url;
 
-use super::assertion::Signer;
 use super::authorization_request::{Begun, begin, pushed};
 use super::authorization_response::{Accepted, accept, agree};
 use super::config::UnsignedMethod;
@@ -26,6 +25,7 @@ use super::rules::Rules;
 use super::token_endpoint::Tokens;
 use super::under_way::Seed;
 use super::verify::{Expected, Refusal, Verifier};
+use crate::client_keys::signer::Signer;
 
 /// What a step may read.
 #[derive(Clone, Copy, Debug)]

@@ -27,8 +27,6 @@ pub(super) use passed_on::{is_ours, is_ours_in_authorization};
 
 use super::admission::{Lookups, say_all};
 use super::asked_claims::EssentialAcr;
-use super::assertion::Signer;
-use super::client_keys::ClientKeys;
 use super::config::preset;
 use super::config::{
     AuthMethod, ClientAuth, OpenidConnect, SecretText, SigningAlgorithm, UnsignedMethod,
@@ -40,6 +38,8 @@ use super::possession::Wanted;
 use super::session_store::SessionStore;
 use super::shared_answers::SharedAnswers;
 use super::withheld::Withheld;
+use crate::client_keys::ClientKeys;
+use crate::client_keys::signer::Signer;
 use crate::config::reserved_headers::Message;
 use crate::proxies::{self, Proxies, Proxy};
 use crate::sessions::seal::Binding;

@@ -30,14 +30,15 @@ pub(super) use self::parameters::{have_same_words, verify_parameters};
 pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
 pub(super) use self::rotation::{Exchanged, post, post_guarded};
-use super::assertion::{self, Audience, Signer};
-use super::client_keys;
+use super::assertion::{self, Audience};
 use super::config::{ClientAuth, SigningAlgorithm};
 use super::failure::Failure;
 use super::provider::{self, Document, ProviderError, is_missing};
 use super::request;
 use super::rules::{Rules, is_ours};
 use super::session::Session;
+use crate::client_keys;
+use crate::client_keys::signer::Signer;
 use crate::exchange::Exchange;
 use crate::host::{FetchLimits, Host, Repeatable};
 
@@ -447,7 +448,7 @@ async fn post_once(
                 Audience::Issuer => &document.issuer,
             };
             let assertion = signer
-                .and_then(|signer| signer.assertion(caller.id, audience, host))
+                .and_then(|signer| assertion::sign(signer, caller.id, audience, host))
                 .ok_or(ProviderError::Unarmed(
                     "there is no key that signs the client's assertion",
                 ))?;

@@ -1,9 +1,9 @@
 //! What the gateway is to prove itself with: whether it is there.
 
 use super::Findings;
-use crate::bundled::openid_connect::client_keys::ClientKeys;
 use crate::bundled::openid_connect::config::SigningAlgorithm;
 use crate::bundled::openid_connect::rules::{Client, Rules};
+use crate::client_keys::ClientKeys;
 
 /// Tells a certificate that is not stored. No call to an endpoint where it would be presented comes to anything without.
 pub(super) fn certificate(rules: &Rules, keys: &ClientKeys, findings: &mut Findings) {

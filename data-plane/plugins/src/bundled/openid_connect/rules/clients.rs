@@ -4,8 +4,9 @@ use shared::schema::FieldErrors;
 use shared::secret::Secret;
 
 use super::Client;
-use crate::bundled::openid_connect::assertion::Signer;
+use crate::bundled::openid_connect::assertion;
 use crate::bundled::openid_connect::config::{ClientAuth, OpenidConnect};
+use crate::client_keys::signer::Signer;
 
 /// Reads them; there is always a first.
 pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Client> {
@@ -32,7 +33,7 @@ pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Clie
             let spare = spares.get(position).or_else(|| spares.first());
             let spare = spare.filter(|spare| !spare.expose().is_empty());
             let key_signer = key.and_then(|jwk| {
-                Signer::of_key(jwk, algorithm)
+                assertion::signer(jwk, algorithm)
                     .map_err(|problem| errors.add(&["client_jwk"], problem))
                     .ok()
             });

@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shared::entity::Revocation;
 
-use super::super::client_keys::ClientKeys;
 use super::authorization::client_key;
 use super::gateway::{Browser, Gateway};
 use super::provider::ISSUER;
@@ -14,6 +13,7 @@ use crate::bundled::openid_connect::config::AuthMethod;
 use crate::bundled::openid_connect::opened;
 use crate::bundled::openid_connect::session::Session;
 use crate::bundled::openid_connect::token_endpoint::Tokens;
+use crate::client_keys::ClientKeys;
 use crate::host::Host;
 use crate::testing::START;
 

@@ -9,11 +9,11 @@ use shared::secret::Secret;
 use shared::tls::Mistrust;
 use uuid::Uuid;
 
-use super::super::client_keys::ClientKeys;
 use super::authorization::client_key;
 use super::check::{checked, result};
 use super::gateway::{Browser, Gateway, compile};
 use super::provider::ISSUER;
+use crate::client_keys::ClientKeys;
 use crate::host::{ClientCertificate, FetchError};
 
 /// The finding `name` of a report, as far as somebody has to act.

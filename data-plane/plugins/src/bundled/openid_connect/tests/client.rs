@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use shared::secret::Secret;
 use uuid::Uuid;
 
-use super::super::client_keys::ClientKeys;
 use super::super::jws::Jws;
 use super::super::key::PublicKey;
 use super::authorization::client_key;
 use super::gateway::{Browser, Gateway, judged};
 use super::provider::ISSUER;
+use crate::client_keys::ClientKeys;
 use crate::host::{ClientCertificate, Host as _};
 use crate::testing::Request;
 

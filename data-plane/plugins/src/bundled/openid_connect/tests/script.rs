@@ -1,14 +1,18 @@
-//! What a test has the provider do.
+//! What a test has the provider do, and the clients that it knows.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use serde_json::Value;
+use shared::clock::UnixTime;
 
+use super::super::assertion;
 use super::super::jws::Jws;
 use super::super::key::PublicKey;
 use super::provider::{SigningKey, basic, plain};
+use crate::client_keys::ClientKeys;
+use crate::client_keys::signer::Signer;
 use crate::host::FetchError;
 
 /// What the provider does out of line.
@@ -125,4 +129,21 @@ pub(super) fn is_robot(request: &Request<Bytes>, form: &HashMap<String, String>)
     let shown = request.headers().get("authorization");
     shown.is_some_and(|shown| *shown == *basic("robot:robot-secret"))
         || form.get("client_assertion").is_some_and(signed)
+}
+
+impl ClientKeys {
+    /// Adds a private key that is a JWK.
+    pub(super) fn add_jwk(&mut self, jwk: &Value) {
+        self.add_signer(signer(jwk));
+    }
+
+    /// Has all keys replaced at `at` by one that is a JWK.
+    pub(super) fn replace_by_jwk(&mut self, jwk: &Value, at: UnixTime) {
+        self.replace_by(signer(jwk), at);
+    }
+}
+
+fn signer(jwk: &Value) -> Signer {
+    let jwk = serde_json::from_value(jwk.clone()).unwrap();
+    assertion::signer(&jwk, None).unwrap()
 }

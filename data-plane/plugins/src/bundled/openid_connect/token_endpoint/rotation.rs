@@ -15,10 +15,10 @@ use super::answer::{is_named, refusal};
 use super::discovered::algorithm;
 use super::{Caller, Endpoint, Post, discovered, post_once};
 use crate::bundled::openid_connect::assertion::Audience;
-use crate::bundled::openid_connect::client_keys::ClientKeys;
 use crate::bundled::openid_connect::config::ClientAuth;
 use crate::bundled::openid_connect::provider::{self, Document, ProviderError};
 use crate::bundled::openid_connect::rules::Rules;
+use crate::client_keys::ClientKeys;
 use crate::host::Host;
 
 /// Most clients that a node remembers.

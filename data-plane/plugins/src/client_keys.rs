@@ -1,6 +1,8 @@
 //! What the gateway proves itself with at providers, as far as it is made or kept by the cluster: keys
 //! for `private_key_jwt`, and certificates for mutual TLS.
 
+pub(crate) mod signer;
+
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,12 +11,11 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use shared::clock::UnixTime;
-use shared::entity::ClientKey;
+use shared::entity::{ClientKey, SigningAlgorithm};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::assertion::Signer;
-use super::config::SigningAlgorithm;
+use self::signer::Signer;
 use crate::host::{ClientCertificate, Host};
 
 /// The keys and certificates of one snapshot.
@@ -37,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The cluster's keys. A node that has none yet waits for them for a moment: they are made when the
 /// first plugin that needs some is configured.
-pub(super) async fn made(host: &impl Host) -> Arc<ClientKeys> {
+pub(crate) async fn made(host: &impl Host) -> Arc<ClientKeys> {
     for _ in 0..TRIES {
         let keys = host.client_keys();
         if !keys.signers.is_empty() {
@@ -66,32 +67,30 @@ impl ClientKeys {
         Ok(())
     }
 
-    /// Adds a private key that is a JWK.
+    /// Adds a key.
     #[cfg(test)]
-    pub(super) fn add_jwk(&mut self, jwk: &serde_json::Value) {
-        let jwk = serde_json::from_value(jwk.clone()).unwrap();
-        self.signers
-            .push(Arc::new(Signer::of_key(&jwk, None).unwrap()));
+    pub(crate) fn add_signer(&mut self, signer: Signer) {
+        self.signers.push(Arc::new(signer));
     }
 
-    /// Has all keys replaced at `at` by one that is a JWK.
+    /// Has all keys replaced at `at` by another.
     #[cfg(test)]
-    pub(super) fn replace_by_jwk(&mut self, jwk: &serde_json::Value, at: UnixTime) {
+    pub(crate) fn replace_by(&mut self, signer: Signer, at: UnixTime) {
         let until = at.saturating_add(SERVES_ON);
         let before = self.signers.drain(..).map(|signer| (until, signer));
         self.retired.extend(before);
-        self.add_jwk(jwk);
+        self.add_signer(signer);
     }
 
     /// What signs by `algorithm`; by RS256 if the configuration names none (Kong 3.9, `client_alg`).
-    pub(super) fn signer(&self, algorithm: Option<SigningAlgorithm>) -> Option<&Signer> {
+    pub(crate) fn signer(&self, algorithm: Option<SigningAlgorithm>) -> Option<&Signer> {
         let algorithm = algorithm.unwrap_or(SigningAlgorithm::RS256);
         let mut signers = self.signers.iter().map(|signer| &**signer);
         signers.find(|signer| signer.signs_by(algorithm))
     }
 
     /// What signed by `algorithm` before, if that is not long ago: the newest first.
-    pub(super) fn retired_signers(
+    pub(crate) fn retired_signers(
         &self,
         algorithm: Option<SigningAlgorithm>,
         now: UnixTime,
