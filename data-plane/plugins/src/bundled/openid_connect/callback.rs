@@ -316,7 +316,7 @@ pub(super) async fn in_vain(
     }
     let here = Here::of(rules, exchange);
     let (method, headers) = (&exchange.request.method, &exchange.request.headers);
-    let may_be_led = request::is_navigation(method, headers) && !led_by(exchange, "none");
+    let may_be_led = request::may_be_navigation(method, headers) && !led_by(exchange, "none");
     let may_be_led = may_be_led && !here.configured.is_empty();
     if !has_answered && !may_be_led {
         return None;

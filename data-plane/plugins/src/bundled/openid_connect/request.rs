@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(super) use self::arguments::{body_arguments, has_body_argument, has_empty_body};
 pub(super) use self::navigation::{
-    accepts, added_by_provider, is_grpc, is_navigation, is_prefetch,
+    accepts, added_by_provider, is_grpc, is_navigation, is_prefetch, may_be_navigation,
 };
 pub(super) use self::rewritten::{
     hide, keep_arguments, kept_arguments, remove_answer, remove_from_body, set_query,

@@ -48,30 +48,40 @@ pub(in crate::bundled::openid_connect) fn is_grpc(headers: &HeaderMap) -> bool {
     starts.is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
 }
 
-/// Whether a browser shows what a redirect of this request leads to: a sign-in begun by anything else
-/// could not end. By Fetch Metadata, and for browsers that send none by what they accept.
+/// Whether a browser shows what a redirect of this request leads to: a sign-in begun by anything else could not end. By Fetch
+/// Metadata, and for browsers that send none by what they accept: each names pages, which programs that take anything do not.
 pub(in crate::bundled::openid_connect) fn is_navigation(
     method: &Method,
     headers: &HeaderMap,
 ) -> bool {
+    told(method, headers) == Some(true)
+}
+
+/// Whether nothing says that it is something else.
+pub(in crate::bundled::openid_connect) fn may_be_navigation(
+    method: &Method,
+    headers: &HeaderMap,
+) -> bool {
+    told(method, headers) != Some(false)
+}
+
+/// Whether it says that it is a navigation, or that it is none.
+fn told(method: &Method, headers: &HeaderMap) -> Option<bool> {
     let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let page = matches!(*method, Method::GET | Method::HEAD)
         || (*method == Method::POST && is_form(headers));
     // A WebSocket is no page, whoever asks for one (RFC 6455 §4.1).
     if !page || headers.contains_key("sec-websocket-key") {
-        return false;
+        return Some(false);
     }
     if let Some(mode) = value("sec-fetch-mode") {
-        return mode == "navigate";
+        return Some(mode == "navigate");
     }
     if value("x-requested-with").is_some_and(|by| by.eq_ignore_ascii_case("xmlhttprequest")) {
-        return false;
+        return Some(false);
     }
-    value("accept").is_none_or(|accepted| {
-        accepted.trim() == "*/*"
-            || accepts(accepted, "text/html")
-            || accepts(accepted, "application/xhtml+xml")
-    })
+    let accepted = value("accept").filter(|accepted| accepted.trim() != "*/*")?;
+    Some(accepts(accepted, "text/html") || accepts(accepted, "application/xhtml+xml"))
 }
 
 /// Whether an `Accept` names a media type, and not to refuse it (RFC 9110 §12.5.1).
@@ -109,8 +119,9 @@ mod tests {
         check("text/html,application/xhtml+xml,*/*;q=0.8", true);
         check("application/json, Text/HTML ; q=0.1", true);
         check("application/xhtml+xml", true);
-        check("*/*", true);
+        check("*/*", false);
         check("application/json, */*", false);
+        assert!(!is_navigation(&Method::GET, &HeaderMap::new()));
         let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
         let socket = HeaderMap::from_iter([(SEC_WEBSOCKET_KEY, key)]);
         assert!(!is_navigation(&Method::GET, &socket));

@@ -440,7 +440,8 @@ fn rule_15_only_navigations_are_sent_to_the_provider_if_that_is_configured() {
     check(true, "x-requested-with", "XMLHttpRequest", 401);
     check(true, "accept", "application/json", 401);
     check(true, "accept", "text/html,application/xhtml+xml", 302);
-    check(true, "accept", "*/*", 302);
+    check(true, "accept", "*/*", 401);
+    check(true, "user-agent", "curl", 401);
     // Kong's rule: everybody is redirected.
     check(false, "sec-fetch-mode", "cors", 302);
     check(false, "x-requested-with", "XMLHttpRequest", 302);
