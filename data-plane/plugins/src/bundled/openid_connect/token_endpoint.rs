@@ -461,12 +461,7 @@ async fn post_once(
         }
         (ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth, _) => {
             name_client(&mut form, caller.id);
-            let found = rules.certificate.and_then(|id| keys.certificates.get(&id));
-            let certificate = found.ok_or(ProviderError::Unarmed(
-                "the certificate of tls_client_auth_cert_id is not there",
-            ))?;
-            limits.certificate = Some(Arc::clone(certificate));
-            limits.verify_tls = rules.config.client.tls_client_auth_ssl_verify;
+            limits = presenting(rules, host, limits)?;
         }
         _ => name_client(&mut form, caller.id),
     }
@@ -491,6 +486,24 @@ async fn post_once(
     host.fetch(request, limits)
         .await
         .map_err(ProviderError::Fetch)
+}
+
+/// The limits of a call that presents the client's certificate.
+pub(super) fn presenting(
+    rules: &Rules,
+    host: &impl Host,
+    limits: FetchLimits,
+) -> Result<FetchLimits, ProviderError> {
+    let keys = host.client_keys();
+    let found = rules.certificate.and_then(|id| keys.certificates.get(&id));
+    let certificate = found.ok_or(ProviderError::Unarmed(
+        "the certificate of tls_client_auth_cert_id is not there",
+    ))?;
+    Ok(FetchLimits {
+        certificate: Some(Arc::clone(certificate)),
+        verify_tls: rules.config.client.tls_client_auth_ssl_verify,
+        ..limits
+    })
 }
 
 /// Says which client it is that asks, if it is one and the form does not say so yet.

@@ -68,7 +68,8 @@ async fn run(rules: &Rules, host: &impl Host, endpoint: &str, token: &str) -> Gi
         .map_err(|_| failed(&unusable("the token is no header value")))?;
     value.set_sensitive(true);
     request.headers_mut().insert(AUTHORIZATION, value);
-    let asked = provider::fetched(rules, host, endpoint, request, LIMIT);
+    let limits = provider::limits(rules, LIMIT);
+    let asked = provider::fetched(rules, host, endpoint, request, limits);
     let response = asked.await.map_err(|error| failed(&error))?;
     if response.status() != StatusCode::OK {
         return Err(Failure::refused(

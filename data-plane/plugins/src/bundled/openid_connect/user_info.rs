@@ -11,7 +11,7 @@ use tracing::warn;
 use url::Url;
 
 use super::answers::{Answers, Given, Namer, Outcome};
-use super::config::{UnsignedMethod, UserinfoAccept};
+use super::config::{ClientAuth, UnsignedMethod, UserinfoAccept};
 use super::distributed;
 use super::failure::Failure;
 use super::jws::{self, Claims};
@@ -86,7 +86,7 @@ impl Question {
         let document = provider::document_for(rules, host, configured)
             .await
             .map_err(|error| error.failure())?;
-        let Some(endpoint) = endpoint(rules, &document).map(str::to_owned) else {
+        let Some(endpoint) = endpoint(rules, &document, self.client).map(str::to_owned) else {
             return Err(Failure::refused(
                 "at_typ",
                 "there is no user info endpoint that could vouch for the token",
@@ -129,9 +129,13 @@ impl Question {
         };
         let ask = async |endpoint: &str| {
             let request = self.request(rules, endpoint)?;
-            provider::fetched(rules, host, endpoint, request, LIMIT).await
+            let mut limits = provider::limits(rules, LIMIT);
+            if has_certificate(rules, self.client) {
+                limits = token_endpoint::presenting(rules, host, limits)?;
+            }
+            provider::fetched(rules, host, endpoint, request, limits).await
         };
-        let place = |document: &Document| endpoint(rules, document).map(str::to_owned);
+        let place = |document: &Document| endpoint(rules, document, self.client).map(str::to_owned);
         let again = provider::looks_moved;
         let answered = provider::call(rules, host, &document, place, again, ask).await;
         let nowhere = ProviderError::Unusable("there is no user info endpoint");
@@ -251,9 +255,20 @@ pub(super) fn is_jwt(headers: &HeaderMap) -> bool {
     })
 }
 
-fn endpoint<'a>(rules: &'a Rules, document: &'a Document) -> Option<&'a str> {
+/// Where it is: as configured or as discovered, for a client with a certificate where those are taken.
+fn endpoint<'a>(rules: &'a Rules, document: &'a Document, client: usize) -> Option<&'a str> {
     let configured = rules.config.client.userinfo_endpoint.as_deref();
-    configured.or(document.userinfo_endpoint.as_deref())
+    let alias = document.mutual_tls.user_info.as_deref();
+    configured
+        .or(alias.filter(|_| has_certificate(rules, client)))
+        .or(document.userinfo_endpoint.as_deref())
+}
+
+/// Whether the client gets its tokens by a certificate, which they may be bound to (RFC 8705 §3, §5).
+fn has_certificate(rules: &Rules, client: usize) -> bool {
+    let configured = rules.config.client.token_endpoint_auth_method;
+    let auth = configured.or(rules.client(client).auth);
+    auth.is_some_and(ClientAuth::is_mutual_tls)
 }
 
 /// Whether `user_info` speaks of the user that an ID token names (OpenID Connect Core §5.3.2).

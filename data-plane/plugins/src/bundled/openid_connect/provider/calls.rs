@@ -4,9 +4,9 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 
 use super::moved::is_missing;
-use super::{ProviderError, Providers, limits, random};
+use super::{ProviderError, Providers, random};
 use crate::bundled::openid_connect::rules::Rules;
-use crate::host::Host;
+use crate::host::{FetchLimits, Host};
 
 /// Failures in a row after which calls other than discovery are not even tried for a moment.
 const TOLERATED_FAILURES: u32 = 3;
@@ -14,18 +14,18 @@ const TOLERATED_FAILURES: u32 = 3;
 /// Most endpoints of one provider that are remembered to fail.
 const MOST_ENDPOINTS: usize = 32;
 
-/// Sends `request` to an `endpoint` of the provider, unless that rests. The answer, of `longest` bytes at most, is 200 or
-/// says that what was sent is not taken.
+/// Sends `request` to an `endpoint` of the provider, unless that rests. The answer is 200 or says that what was sent is not
+/// taken.
 pub(in crate::bundled::openid_connect) async fn fetched(
     rules: &Rules,
     host: &impl Host,
     endpoint: &str,
     request: Request<Bytes>,
-    longest: usize,
+    limits: FetchLimits,
 ) -> Result<Response<Bytes>, ProviderError> {
     guarded(rules, host, endpoint, async {
         let response = host
-            .fetch(request, limits(rules, longest))
+            .fetch(request, limits)
             .await
             .map_err(ProviderError::Fetch)?;
         let status = response.status();

@@ -91,6 +91,7 @@ pub(crate) struct MutualTls {
     pub(crate) introspection: Option<String>,
     pub(crate) revocation: Option<String>,
     pub(crate) pushed_request: Option<String>,
+    pub(crate) user_info: Option<String>,
 }
 
 /// What a provider says that it supports.
@@ -281,6 +282,7 @@ fn read(rules: &Rules, metadata: &Map<String, Value>) -> Result<Document, Provid
             introspection: alias("introspection_endpoint")?,
             revocation: alias("revocation_endpoint")?,
             pushed_request: alias("pushed_authorization_request_endpoint")?,
+            user_info: alias("userinfo_endpoint")?,
         },
         requires_pushed_requests: flag("require_pushed_authorization_requests"),
         requires_signed_requests: flag("require_signed_request_object"),

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::client::{CERTIFICATE, certificate};
 use super::gateway::{Browser, Gateway, Reply};
 use super::provider::{ISSUER, SigningKey};
 use crate::host::FetchError;
@@ -469,4 +470,36 @@ fn rule_39_what_could_not_be_asked_at_a_refresh_decides_nothing_later_either() {
     gateway.provider.script.borrow_mut().source_fails = None;
     gateway.advance(11);
     assert_eq!(blocked(browser.get(&mut gateway, "/api")), as_before);
+}
+
+#[test]
+fn rule_30_who_has_a_certificate_shows_it_where_a_token_is_used() {
+    let id = json!(CERTIFICATE.to_string());
+    let plain = json!(format!("{ISSUER}/userinfo"));
+    for (auth, id, configured, path) in [
+        ("tls_client_auth", &id, Value::Null, "/v2/userinfo"),
+        ("self_signed_tls_client_auth", &id, plain, "/userinfo"),
+        (
+            "client_secret_basic",
+            &Value::Null,
+            Value::Null,
+            "/userinfo",
+        ),
+    ] {
+        let mut gateway = Gateway::new(json!({
+            "client_auth": [auth], "tls_client_auth_cert_id": id, "userinfo_endpoint": configured,
+            "upstream_user_info_header": "x-userinfo",
+        }));
+        gateway.host.equip(certificate());
+        let alias = json!({ "userinfo_endpoint": format!("{ISSUER}/v2/userinfo") });
+        gateway.provider.script.borrow_mut().discovery = vec![("mtls_endpoint_aliases", alias)];
+        let reply = Browser::default().sign_in(&mut gateway, "/api");
+        assert!(reply.seen("x-userinfo").is_some(), "{auth}");
+        let all = gateway.host.all_limits();
+        let asked = all.iter().filter(|(path, _)| path.ends_with("/userinfo"));
+        let asked: Vec<_> = asked
+            .map(|(path, limits)| (path.as_str(), limits.certificate.is_some()))
+            .collect();
+        assert_eq!(asked, [(path, !id.is_null())], "{auth}");
+    }
 }
