@@ -52,14 +52,15 @@ pub(super) fn begin(
     Some(state)
 }
 
-/// The page for a browser that comes back from the provider's logout.
+/// The page for a browser that comes back from the provider's logout. Without a `state` it is known by the logout that this
+/// browser has under way, once.
 pub(super) fn answer(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
     host: &impl Host,
     jar: &Jar,
 ) -> Option<Flow> {
-    if exchange.request.method != Method::GET || !exchange.request.uri.query()?.contains("state=") {
+    if exchange.request.method != Method::GET {
         return None;
     }
     let mut state = None;
@@ -70,7 +71,9 @@ pub(super) fn answer(
             _ => {}
         }
     }
-    let state = state?;
+    if state.is_none() && jar.sign_ins().next().is_none() {
+        return None;
+    }
     let own = Url::parse(&own_url(exchange)).ok()?;
     let leads_here = |target: &str| {
         Url::parse(target)
@@ -83,22 +86,31 @@ pub(super) fn answer(
     if !targets.into_iter().any(leads_here) {
         return None;
     }
-    let name = rules.names.sign_in(&suffix(&state));
     let ring = &exchange.environment.session_keys;
     let now = host.now().as_secs();
-    let known = jar
-        .sign_ins()
-        .filter(|(held, _)| *held == name)
-        .filter_map(|(_, value)| seal::open(ring, &rules.binding, &name, value, now))
-        .any(|opened| *opened.plaintext == UNDER_WAY);
-    let text = if known {
-        let https = exchange.client.https;
-        let gone = rules.authorization_cookie.expire(&name, https);
-        exchange.response_headers.push((SET_COOKIE, gone));
+    let meant = state
+        .as_deref()
+        .map(|state| rules.names.sign_in(&suffix(state)));
+    let under_way = jar.sign_ins().filter(|(name, value)| {
+        let opened = || seal::open(ring, &rules.binding, name, value, now);
+        meant.as_deref().is_none_or(|meant| meant == *name)
+            && opened().is_some_and(|opened| *opened.plaintext == UNDER_WAY)
+    });
+    let under_way: Vec<_> = under_way.map(|(name, _)| name.to_owned()).collect();
+    if state.is_none() && under_way.is_empty() {
+        return None;
+    }
+    let text = if state.is_some() && !under_way.is_empty() {
         "You are signed out, here and at the OpenID provider."
     } else {
         "You are signed out here."
     };
+    for name in under_way {
+        let gone = rules
+            .authorization_cookie
+            .expire(&name, exchange.client.https);
+        exchange.response_headers.push((SET_COOKIE, gone));
+    }
     let page = page::page(StatusCode::OK, "Signed out", &[text], &exchange.request_id);
     Some(Flow::Answer(page))
 }

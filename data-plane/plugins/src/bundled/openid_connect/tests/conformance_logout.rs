@@ -125,8 +125,17 @@ fn rule_99_oidcc_client_test_rp_init_logout_no_state_and_other_state() {
             String::from_utf8_lossy(&page.body).contains(both),
         )
     };
-    // Without a state it is a visit like any other, and with another one nothing is believed.
-    assert_eq!(said("/bye"), (302, false));
+    // With another state nothing is believed; afterwards it is a visit like any other.
     assert_eq!(said("/bye?state=other"), (200, false));
     assert_eq!(said(&format!("/bye?state={state}")), (200, true));
+    assert_eq!(said("/bye"), (302, false));
+
+    // A provider may leave the state out: it brings this browser back once.
+    let (mut gateway, mut browser) = back_channel();
+    browser.post(&mut gateway, "/logout", "");
+    for (uri, status) in [("/api", 302), ("/bye?x=1", 200), ("/bye", 302)] {
+        let page = browser.get(&mut gateway, uri);
+        assert_eq!(page.status, status, "{uri}");
+        assert!(!String::from_utf8_lossy(&page.body).contains(both), "{uri}");
+    }
 }
