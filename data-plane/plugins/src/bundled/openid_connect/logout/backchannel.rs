@@ -251,6 +251,9 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     if !jws::unexpired(claims, now, leeway) {
         return Err(bad("the token has expired"));
     }
+    if !jws::begun(claims, "nbf", now, leeway.max(SKEW)) {
+        return Err(bad("the token is not valid yet"));
+    }
     let event = claims.get("events").and_then(|events| events.get(EVENT));
     if !event.is_some_and(Value::is_object) {
         return Err(bad("the token has no logout event"));

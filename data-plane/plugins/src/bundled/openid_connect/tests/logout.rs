@@ -230,6 +230,8 @@ fn rule_102_every_other_token_is_refused() {
         json!({ "iat": now - 125 }),
         json!({ "exp": now - 400 }),
         json!({ "exp": now - 1 }),
+        json!({ "nbf": now + 61 }),
+        json!({ "nbf": "now" }),
         json!({ "sid": null, "sub": null }),
         json!({ "sid": 7 }),
     ] {
