@@ -27,12 +27,16 @@ export async function mutualTls(t, { gateway, provider, certificates, urls: [fir
       `config.tls_client_auth_cert_id=${certified}`,
       "config.require_pushed_authorization_requests=true",
       "config.logout_revoke=true",
+      "config.upstream_user_info_header=x-userinfo",
     );
     const dave = await browse();
     const { status, body } = await signIn(dave, `${first}/certified`, "dave");
     assert.equal(status, 200, JSON.stringify(body));
+    // What the provider says of its user for a token that is bound to the certificate.
+    const told = JSON.parse(Buffer.from(body.headers["x-userinfo"] ?? "", "base64").toString() || "{}");
+    assert.equal(told.sub, await provider.subject("dave"));
     await dave.page.goto(`${first}/logout`);
-    const wanted = [`POST ${provider.pushedRequestPath}`, "POST /token", "POST /token/revocation"];
+    const wanted = [`POST ${provider.pushedRequestPath}`, "POST /token", "GET /me", "POST /token/revocation"];
     await until("the calls over mutual TLS", async () => {
       const calls = mutualTls.calls();
       return wanted.every((call) => calls.includes(call)) || undefined;
@@ -61,6 +65,7 @@ export async function mutualTls(t, { gateway, provider, certificates, urls: [fir
     "config.client_auth=",
     "config.tls_client_auth_cert_id=",
     "config.logout_revoke=false",
+    "config.upstream_user_info_header=",
   );
 
   await t.test("a token that is bound to a certificate serves with that certificate only", async () => {

@@ -214,6 +214,7 @@ async function openMutualTls(certificates, common) {
           introspection_endpoint: `${origin}/token/introspection`,
           revocation_endpoint: `${origin}/token/revocation`,
           pushed_authorization_request_endpoint: `${origin}/request`,
+          userinfo_endpoint: `${origin}/me`,
         },
       },
     },
