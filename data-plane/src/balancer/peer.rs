@@ -174,59 +174,74 @@ impl Peer {
 const DECAY: Duration = Duration::from_secs(10);
 /// What a failure counts as, if it took no longer: who fails at once is not fast.
 const FAILURE: Duration = Duration::from_secs(1);
+/// How fast what is known fades after a failure: as answers do, it would outweigh those of a millisecond for over a minute.
+const FAILURE_DECAY: Duration = Duration::from_millis(1500);
 
 /// A moving average of how long a peer takes, newer answers counting more (Kong 3.9, `latency`).
-#[derive(Debug)]
-pub(crate) struct Latency {
-    /// Milliseconds, and when they were last looked at.
-    state: Mutex<Option<(f64, Instant)>>,
+#[derive(Debug, Default)]
+pub(crate) struct Latency(Mutex<Option<Average>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Average {
+    milliseconds: f64,
+    /// When it was last changed.
+    at: Instant,
+    /// How fast it fades from then on.
+    decay: Duration,
 }
 
-impl Default for Latency {
-    fn default() -> Self {
-        Self {
-            state: Mutex::new(None),
-        }
+impl Average {
+    fn at(self, now: Instant) -> f64 {
+        self.milliseconds * fading(self.at, now, self.decay)
     }
 }
 
 impl Latency {
     /// Adds an answer that has taken from `start` to `now`.
     pub(crate) fn observe(&self, start: Instant, now: Instant) {
-        self.add(now.saturating_duration_since(start), now);
+        self.add(now.saturating_duration_since(start), now, DECAY);
     }
 
     /// Adds an exchange from `start` to `now` without an answer.
     pub(crate) fn observe_failure(&self, start: Instant, now: Instant) {
         let took = now.saturating_duration_since(start);
-        self.add(took.max(FAILURE), now);
+        self.add(took.max(FAILURE), now, FAILURE_DECAY);
     }
 
-    fn add(&self, took: Duration, now: Instant) {
+    fn add(&self, took: Duration, now: Instant, decay: Duration) {
         let took = took.as_secs_f64() * 1000.0;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (average, at) = state.unwrap_or((took, now));
-        let faded = fading(at, now);
-        *state = Some((average * faded + took * (1.0 - faded), now));
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let milliseconds = known.map_or(took, |known| {
+            known.at(now) + took * (1.0 - fading(known.at, now, DECAY))
+        });
+        *known = Some(Average {
+            milliseconds,
+            at: now,
+            decay,
+        });
     }
 
     /// The average as of now, faded since the last answer; nothing before the first.
     pub(crate) fn now(&self) -> Option<f64> {
-        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.map(|(average, at)| average * fading(at, monotonic()))
+        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.map(|known| known.at(monotonic()))
     }
 
     /// Gives a peer that has not answered yet the average of the others, so that it is neither flooded
     /// nor shunned.
     pub(super) fn begin_at(&self, average: Option<f64>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.is_none() {
-            *state = average.map(|average| (average, monotonic()));
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() {
+            *known = average.map(|milliseconds| Average {
+                milliseconds,
+                at: monotonic(),
+                decay: DECAY,
+            });
         }
     }
 }
 
-fn fading(at: Instant, now: Instant) -> f64 {
-    let passed = now.saturating_duration_since(at).as_secs_f64();
-    (-passed / DECAY.as_secs_f64()).exp()
+fn fading(since: Instant, now: Instant, decay: Duration) -> f64 {
+    let passed = now.saturating_duration_since(since).as_secs_f64();
+    (-passed / decay.as_secs_f64()).exp()
 }

@@ -13,7 +13,7 @@ use shared::snapshot::{Key, Record, Revision, Snapshot};
 use uuid::Uuid;
 
 use super::hash::{self, HashInput, Hashable};
-use super::{Balancer, Balancers, NoPeer, show};
+use super::{Balancer, Balancers, NoPeer, Peer, show};
 use crate::compile::{CompiledSnapshot, compile};
 use crate::http1::headers::View;
 use crate::pipeline::Put;
@@ -254,6 +254,31 @@ fn a_stream_that_fails_says_nothing_of_how_fast_requests_are_answered() {
     lease.unanswered();
     drop(lease);
     assert!((0..50).all(|_| pick(&balancer, None).unwrap() != silent));
+}
+
+#[test]
+fn a_target_that_has_failed_is_asked_again_within_seconds() {
+    let upstream = json!({"algorithm": "latency"});
+    let balancer = balancer(&Balancers::default(), upstream, &[1, 1]);
+    let [well, failed] = [0, 1].map(|at| Arc::clone(&balancer.table().entries[at].peer));
+    let now = monotonic();
+    let ago = |seconds| now.checked_sub(Duration::from_secs(seconds)).unwrap();
+    let always = |expected: &Peer| {
+        let expected = expected.key.address.to_string();
+        (0..20).all(|_| pick(&balancer, None).unwrap() == expected)
+    };
+    // Requests are seldom, so that each of them counts for much.
+    for peer in [&well, &failed] {
+        let asked = ago(60);
+        peer.latency
+            .observe(asked, asked + Duration::from_millis(1));
+    }
+    failed.latency.observe_failure(ago(15), ago(15));
+    well.latency
+        .observe(ago(1), ago(1) + Duration::from_millis(1));
+    assert!(always(&failed), "what it did 15 seconds ago has faded");
+    failed.latency.observe_failure(ago(3), ago(3));
+    assert!(always(&well), "3 seconds ago is not long");
 }
 
 #[test]
