@@ -3,19 +3,21 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
+use foldhash::HashMap;
+
 /// Most further attempts in a row that a server may cause by failing, or bear for others that do, in tenths of one; each exchange
 /// earns a fifth of one. So where all fail, none is asked much more often than if none did.
 const MOST: u32 = 1000;
 const EARNED: u32 = 2;
 const COST: u32 = 10;
-/// Most servers of an origin that are remembered: a name leads to others in time.
-const REMEMBERED: usize = 256;
+/// Most servers of an origin that are remembered, as many as an answer of DNS has room for: a name leads to others in time.
+const REMEMBERED: usize = 4096;
 
 /// What has been used up by the servers of one origin.
 #[derive(Debug, Default)]
 pub(crate) struct Retries {
     /// Only of those that have not earned it again: while nothing fails, nothing is counted.
-    used: RefCell<Vec<(SocketAddr, u32)>>,
+    used: RefCell<HashMap<SocketAddr, u32>>,
 }
 
 impl Retries {
@@ -28,13 +30,13 @@ impl Retries {
     /// has failed.
     pub(crate) fn take(&self, server: SocketAddr) -> bool {
         let mut all = self.used.borrow_mut();
-        let Some((_, used)) = all.iter_mut().find(|(of, _)| *of == server) else {
-            if all.len() == REMEMBERED {
-                all.remove(0);
-            }
-            all.push((server, COST));
-            return true;
-        };
+        if all.len() == REMEMBERED
+            && !all.contains_key(&server)
+            && let Some(any) = all.keys().next().copied()
+        {
+            all.remove(&any);
+        }
+        let used = all.entry(server).or_default();
         let is_left = *used + COST <= MOST;
         if is_left {
             *used += COST;
@@ -49,14 +51,12 @@ impl Retries {
 
     fn give(&self, server: SocketAddr, tenths: u32) {
         let mut all = self.used.borrow_mut();
-        let Some(place) = all.iter().position(|(of, _)| *of == server) else {
+        let Some(used) = all.get_mut(&server) else {
             return;
         };
-        if let Some((_, used)) = all.get_mut(place) {
-            *used = used.saturating_sub(tenths);
-            if *used == 0 {
-                all.remove(place);
-            }
+        *used = used.saturating_sub(tenths);
+        if *used == 0 {
+            all.remove(&server);
         }
     }
 }
@@ -86,12 +86,20 @@ mod tests {
         // Who has all has no more by what follows, and is not listed.
         retries.give_back(other);
         retries.earn(other);
-        assert_eq!(*retries.used.borrow(), [(one, MOST)]);
-        // Those that failed longest ago make room for others.
-        for port in 3..600 {
-            assert!(retries.take(at(port)));
+        assert_eq!(*retries.used.borrow(), HashMap::from_iter([(one, MOST)]));
+    }
+
+    #[test]
+    fn none_of_as_many_servers_as_a_name_has_is_forgotten() {
+        let retries = Retries::default();
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let all = || (0..4096).map(at);
+        for _ in 0..100 {
+            assert!(all().all(|server| retries.take(server)));
         }
-        assert_eq!(retries.used.borrow().len(), REMEMBERED);
-        assert!(retries.take(one));
+        assert!(all().all(|server| !retries.take(server)));
+        // Beyond that others make room.
+        assert!((4096..5000).all(|port| retries.take(at(port))));
+        assert_eq!(retries.used.borrow().len(), 4096);
     }
 }
