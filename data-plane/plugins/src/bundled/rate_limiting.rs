@@ -5,6 +5,7 @@ mod amounts;
 mod counters;
 mod period;
 mod remote;
+mod synchronised;
 #[cfg(test)]
 mod tests;
 
@@ -193,9 +194,9 @@ impl RateLimiting {
     }
 }
 
-/// Tells Redis what the core of `host`, which ends, has counted since it was last told.
+/// Tells Redis what the node of `host`, a core that ends, has counted since it was last told.
 pub async fn flush(host: &impl Host) {
-    remote::flush(host).await;
+    synchronised::flush(host).await;
 }
 
 /// What becomes of a request whose client's usage is not known.
@@ -374,7 +375,7 @@ impl Filter for RateLimitingFilter {
                 Some(rate) => {
                     let key = (self.instance, client.as_str());
                     let rate = (rate, !self.fault_tolerant);
-                    remote::count_later(host, server, key, &self.limits, rate).await
+                    synchronised::count(host, server, key, &self.limits, rate).await
                 }
             },
         };

@@ -1,0 +1,259 @@
+//! Counts that a node keeps for itself, and tells Redis of every so often.
+
+use std::pin::Pin;
+use std::task::{Context, Waker};
+
+use super::*;
+
+#[test]
+fn cores_of_a_node_together_let_through_what_the_limit_says() {
+    let one = FakeHost::default();
+    let other = FakeHost::on_node(one.node_states(), 1);
+    let elsewhere = FakeHost::default();
+    redis_of(&[&one, &other, &elsewhere]);
+    let filter = filter(json!({
+        "hour": 4, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    }));
+    let answers = [&one, &other, &other, &one, &other, &one].map(|core| ask(&filter, core));
+    let statuses = answers.each_ref().map(|answer| answer.status);
+    assert_eq!(statuses, [200, 200, 200, 200, 429, 429]);
+    let left = answers
+        .each_ref()
+        .map(|answer| answer.header("ratelimit-remaining"));
+    assert_eq!(left, ["3", "2", "1", "0", "0", "0"]);
+    // Either of them tells of both, and once.
+    one.run(flush(&one));
+    other.run(flush(&other));
+    assert_eq!((one.redis_asked().len(), other.redis_asked().len()), (2, 0));
+    assert_eq!(ask(&filter, &elsewhere).status, 429);
+}
+
+#[test]
+fn nodes_learn_of_each_others_requests_with_the_sync_rate() {
+    let (one, other) = (FakeHost::default(), FakeHost::default());
+    redis(&one);
+    let config = json!({
+        "hour": 2, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    });
+    let filter = filter(config);
+    assert_eq!(ask(&filter, &one).status, 200);
+    one.run(one.sleep(std::time::Duration::from_secs(2)));
+    assert_eq!(ask(&filter, &one).header("ratelimit-remaining"), "0");
+    assert_eq!(ask(&filter, &one).status, 429);
+    // A node whose Redis is away counts for itself.
+    assert_eq!(
+        [ask(&filter, &other).status, ask(&filter, &other).status],
+        [200, 200]
+    );
+    assert_eq!(ask(&filter, &other).status, 429);
+}
+
+#[test]
+fn redis_is_told_where_the_newest_configuration_says_and_only_of_what_is_asked() {
+    let host = FakeHost::default();
+    let on = |server: &str| {
+        filter(json!({
+            "day": 9, "policy": "redis", "redis": {"host": server}, "sync_rate": 0.5,
+        }))
+    };
+    let wait = |seconds| host.run(host.sleep(std::time::Duration::from_secs(seconds)));
+    let told = || {
+        let servers = host.redis_asked();
+        let ports = servers.iter().map(|server| match &server.endpoint {
+            crate::host::redis::Endpoint::Network(address) => address.host.clone(),
+            other => format!("{other:?}"),
+        });
+        ports.collect::<Vec<_>>()
+    };
+    let (old, new) = (on("old"), on("new"));
+    ask(&old, &host);
+    wait(1);
+    assert_eq!(told(), ["old"]);
+    // One that is away is asked again, but not all the time.
+    wait(12);
+    assert_eq!(told(), ["old", "old", "old"]);
+    redis(&host);
+    assert_eq!(ask(&new, &host).header("ratelimit-remaining"), "7");
+    wait(10);
+    assert_eq!(told(), ["old", "old", "old", "new"]);
+    assert_eq!(ask(&new, &host).header("ratelimit-remaining"), "6");
+    wait(10);
+    // It was read before, and told after.
+    assert_eq!(told().len(), 6);
+}
+
+#[test]
+fn a_node_reads_what_others_have_counted_before_it_lets_anybody_through() {
+    let (one, other) = (FakeHost::default(), FakeHost::default());
+    redis_of(&[&one, &other]);
+    let filter = filter(json!({
+        "hour": 4, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    }));
+    let later = |host: &FakeHost| host.run(host.sleep(std::time::Duration::from_secs(2)));
+    for _ in 0..3 {
+        assert_eq!(ask(&filter, &one).status, 200);
+    }
+    later(&one);
+    let there = [ask(&filter, &other), ask(&filter, &other)];
+    assert_eq!(there.map(|answer| answer.status), [200, 429]);
+    later(&other);
+    assert_eq!(ask(&filter, &one).status, 429);
+}
+
+/// A request under way that is counted later.
+type Counting = Pin<Box<dyn Future<Output = Result<Usage, RedisError>>>>;
+
+/// One of the plugin `instance`.
+fn counting(host: &FakeHost, filter: &Rc<RateLimitingFilter>, instance: Uuid) -> Counting {
+    let (host, filter) = (host.clone(), Rc::clone(filter));
+    Box::pin(async move {
+        let (server, rate) = (filter.remote.as_ref().unwrap(), filter.sync_rate.unwrap());
+        let client = (instance, "a");
+        synchronised::count(&host, server, client, &filter.limits, (rate, false)).await
+    })
+}
+
+#[test]
+fn one_request_asks_redis_for_a_new_window_and_the_others_wait_for_it() {
+    let host = FakeHost::default();
+    let filter = Rc::new(filter(json!({
+        "hour": 1, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    })));
+    let count = {
+        let host = host.clone();
+        move || counting(&host, &filter, Uuid::nil())
+    };
+    // The second request comes while the first one is asking.
+    let second: Rc<RefCell<Option<Counting>>> = Rc::default();
+    let (waiting, other) = (Rc::clone(&second), count.clone());
+    host.connect_redis(Rc::new(move |commands| {
+        let mut waiting = waiting.borrow_mut();
+        assert!(waiting.is_none(), "one has asked");
+        let counting = waiting.insert(other());
+        let polled = counting
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending(), "it waits for the first");
+        Ok(commands.iter().map(|_| Reply::Nil).collect())
+    }));
+    let exceeded = |counting: Counting| host.run(counting).unwrap().exceeded.is_some();
+    assert!(!exceeded(count()));
+    let second = second.borrow_mut().take().unwrap();
+    assert!(exceeded(second));
+    assert_eq!(host.redis_asked().len(), 1);
+}
+
+#[test]
+fn what_waits_for_redis_is_counted_where_it_is_found_though_another_plugin_begins_meanwhile() {
+    let host = FakeHost::default();
+    let filter = Rc::new(filter(json!({
+        "hour": 1, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    })));
+    let (first, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    // The other plugin's first request comes, and is through, while the first one's is asking.
+    let begun = Rc::new(std::cell::Cell::new(false));
+    let (its_host, its_filter, asked) = (host.clone(), Rc::clone(&filter), Rc::clone(&begun));
+    host.connect_redis(Rc::new(move |commands| {
+        if !asked.replace(true) {
+            let mut counting = counting(&its_host, &its_filter, other);
+            let polled = counting
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_ready());
+        }
+        Ok(commands.iter().map(|_| Reply::Nil).collect())
+    }));
+    let exceeded = || {
+        let usage = host.run(counting(&host, &filter, first)).unwrap();
+        usage.exceeded.is_some()
+    };
+    assert_eq!([exceeded(), exceeded()], [false, true]);
+    assert!(begun.get());
+}
+
+#[test]
+fn a_core_that_ends_tells_redis_what_it_has_counted() {
+    let (one, other) = (FakeHost::default(), FakeHost::default());
+    redis_of(&[&one, &other]);
+    let config = |sync_rate| {
+        filter(json!({
+            "hour": 9, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": sync_rate,
+        }))
+    };
+    let rarely = config(3000);
+    for _ in 0..3 {
+        assert_eq!(ask(&rarely, &one).status, 200);
+    }
+    one.run(flush(&one));
+    let left =
+        |filter: &RateLimitingFilter| ask(filter, &other).header("ratelimit-remaining").clone();
+    assert_eq!(left(&config(-1)), "5");
+    // Nothing is told twice.
+    one.run(flush(&one));
+    assert_eq!(left(&config(-1)), "4");
+}
+
+/// The end of a core.
+type Ending = Pin<Box<dyn Future<Output = ()>>>;
+
+#[test]
+fn a_core_that_ends_while_it_tells_redis_waits_for_that_and_tells_it_only_once() {
+    let host = FakeHost::default();
+    let filter = filter(json!({
+        "hour": 9, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    }));
+    let ending: Rc<RefCell<Option<Ending>>> = Rc::default();
+    let told: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
+    let (waiting, heard, its_host) = (Rc::clone(&ending), Rc::clone(&told), host.clone());
+    host.connect_redis(Rc::new(move |commands| {
+        let replies = commands.iter().map(|command| {
+            if *command.0[0] != *b"INCRBY" {
+                return Reply::Nil;
+            }
+            heard.borrow_mut().push(command.0[2].to_vec());
+            if waiting.borrow().is_none() {
+                let host = its_host.clone();
+                let mut flushing: Ending = Box::pin(async move { flush(&host).await });
+                let polled = flushing
+                    .as_mut()
+                    .poll(&mut Context::from_waker(Waker::noop()));
+                assert!(polled.is_pending(), "it waits for what is under way");
+                waiting.replace(Some(flushing));
+            }
+            Reply::Integer(1)
+        });
+        Ok(replies.collect())
+    }));
+    assert_eq!(ask(&filter, &host).status, 200);
+    host.run(host.sleep(std::time::Duration::from_secs(2)));
+    let ending = ending.borrow_mut().take().expect("Redis was told");
+    host.run(ending);
+    let told = told.borrow();
+    let counts = told.iter().filter(|count| *count != b"0");
+    assert_eq!(counts.collect::<Vec<_>>(), [b"1"]);
+}
+
+#[test]
+fn nobody_passes_uncounted_where_that_is_not_tolerated() {
+    let host = FakeHost::default();
+    let strict = filter(json!({
+        "hour": 9, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+        "fault_tolerant": false,
+    }));
+    let statuses = || [(); 2].map(|()| ask(&strict, &host).status);
+    assert_eq!(statuses(), [500, 500]);
+    redis(&host);
+    assert_eq!(statuses(), [200, 200]);
+    // It is gone again, and what is known is too old.
+    host.connect_redis(Rc::new(|_| {
+        Err(RedisError::Resting {
+            address: "redis".to_owned(),
+        })
+    }));
+    host.advance(2.0);
+    assert_eq!(statuses(), [500, 500]);
+    // It answers, but not what it is asked.
+    host.connect_redis(Rc::new(|_| Ok(vec![Reply::Error("LOADING".to_owned())])));
+    host.advance(2.0);
+    assert_eq!(statuses(), [500, 500]);
+}
