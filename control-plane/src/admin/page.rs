@@ -24,8 +24,8 @@ use crate::config::{Config, Fields};
 #[derive(Debug, Default)]
 pub(super) struct Query {
     size: usize,
-    /// The last id of the page before.
-    after: Option<Uuid>,
+    /// The first id of the page.
+    start: Uuid,
     tags: Tags,
     /// The raw filter, to repeat in `next`.
     tags_text: Option<String>,
@@ -67,10 +67,7 @@ impl Query {
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match &*name {
                 "size" => parsed.size = size(&value)?,
-                "offset" => {
-                    let [after] = offset(&value)?;
-                    parsed.after = Some(after);
-                }
+                "offset" => [parsed.start] = offset(&value)?,
                 "tags" => {
                     parsed.tags = tags(&value)?;
                     parsed.tags_text = Some(value.into_owned());
@@ -146,75 +143,59 @@ pub(super) fn list(
     parent: Option<&Parent>,
     query: &Query,
 ) -> Value {
-    if let Some(custom_id) = &query.custom_id {
-        let id = config.find(entity.kind, "custom_id", custom_id);
-        let found = id.and_then(|id| {
-            let key = Key {
-                kind: entity.kind,
-                id,
-            };
-            Some((key, config.record(key)?))
-        });
-        let data: Vec<Value> = found
-            .into_iter()
-            .map(|(key, fields)| show(config, key, &fields))
-            .collect();
-        return json!({ "data": data, "next": null });
-    }
-    let first = query.after.unwrap_or_default();
-    // The id itself was on the page before, whether or not its record is still there.
     let now = UnixTime::now();
+    let with_fields = |key: Key| Some((key, config.record(key)?));
     // Kong's lists below a record know no tags; what has no other list, decK asks for by its tags here.
-    let by_tags = parent.is_none() || !entity.top_level;
-    let wanted = |key: &Key, fields: &Fields| {
-        let takes = !by_tags || query.takes(fields);
-        Some(key.id) != query.after && takes && !has_expired(entity, fields, now)
+    let by_tags = query.custom_id.is_none() && (parent.is_none() || !entity.top_level);
+    let records: Box<dyn Iterator<Item = (Key, Arc<Fields>)>> = match (&query.custom_id, parent) {
+        (Some(custom_id), _) => {
+            let id = config.find(entity.kind, "custom_id", custom_id);
+            let kind = entity.kind;
+            Box::new(id.and_then(|id| with_fields(Key { kind, id })).into_iter())
+        }
+        (None, None) => Box::new(config.collection(entity.kind, query.start)),
+        (None, Some(parent)) => {
+            let children = config.children(parent.key, entity.kind, query.start);
+            Box::new(children.filter_map(with_fields))
+        }
     };
-    let mut page: Vec<(Key, Arc<Fields>)> = match parent {
-        None => config
-            .collection(entity.kind, first)
-            .filter(|(key, fields)| wanted(key, fields))
-            .take(query.size + 1)
-            .collect(),
-        Some(parent) => config
-            .children(parent.key, entity.kind, first)
-            .filter_map(|key| Some((key, config.record(key)?)))
-            .filter(|(key, fields)| wanted(key, fields))
-            .take(query.size + 1)
-            .collect(),
-    };
-    let more = page.len() > query.size;
-    page.truncate(query.size);
-    let mut reply = Map::new();
-    let data = page
-        .iter()
-        .map(|(key, fields)| {
-            let mut shown = show(config, *key, fields);
+    let mut page = Page::of(query.size);
+    for (key, fields) in records {
+        let takes = !by_tags || query.takes(&fields);
+        if !takes || has_expired(entity, &fields, now) {
+            continue;
+        }
+        let shown = || {
+            let mut shown = show(config, key, &fields);
             if query.counter
                 && let Value::Object(shown) = &mut shown
             {
-                let members = config.children(*key, ConsumerGroupConsumer::KIND, Uuid::nil());
+                let members = config.children(key, ConsumerGroupConsumer::KIND, Uuid::nil());
                 shown.insert("consumers_count".to_owned(), members.count().into());
             }
             shown
-        })
-        .collect();
-    reply.insert("data".to_owned(), Value::Array(data));
-    let offset = page
-        .last()
-        .filter(|_| more)
-        .map(|(key, _)| STANDARD.encode(json!([key.id]).to_string()));
-    let next = offset
-        .as_ref()
-        .map(|offset| next(entity, parent, query, offset));
-    if let Some(offset) = offset {
-        reply.insert("offset".to_owned(), offset.into());
+        };
+        if !page.push([key.id], shown) {
+            break;
+        }
     }
-    reply.insert("next".to_owned(), next.map_or(Value::Null, Value::from));
-    Value::Object(reply)
+    let tags = query.tags_text.as_deref().map(|tags| ("tags", tags));
+    let counter = query.counter.then_some(("counter", "1"));
+    page.reply_with(&path(entity, parent), tags.into_iter().chain(counter))
 }
 
-/// A page under way of a list that is none of records. An offset is a `T`: where the next page begins.
+/// Where the list of `entity`, or of what is below `parent`, is.
+fn path(entity: &Definition, parent: Option<&Parent>) -> String {
+    let Some(Parent { field, key, .. }) = parent else {
+        return format!("/{}", entity.path);
+    };
+    let place = entity.nested.iter().find(|(nested, _)| nested == field);
+    let name = place.map_or(entity.path, |(_, name)| name);
+    let parent = definition(key.kind).map_or(key.kind, |parent| parent.path);
+    format!("/{parent}/{}/{name}", key.id)
+}
+
+/// A page under way. An offset is a `T`: where the next page begins.
 pub(super) struct Page<T> {
     most: usize,
     data: Vec<Value>,
@@ -222,6 +203,15 @@ pub(super) struct Page<T> {
 }
 
 impl<T: DeserializeOwned + Serialize> Page<T> {
+    /// An empty page with room for `most`.
+    const fn of(most: usize) -> Self {
+        Self {
+            most,
+            data: Vec::new(),
+            next: None,
+        }
+    }
+
     /// An empty page, and where it begins if not with the first.
     pub(super) fn parse(query: Option<&str>) -> Result<(Self, Option<T>), Refusal> {
         let (mut most, mut start) = (DEFAULT_SIZE, None);
@@ -232,12 +222,7 @@ impl<T: DeserializeOwned + Serialize> Page<T> {
                 _ => {}
             }
         }
-        let page = Self {
-            most,
-            data: Vec::new(),
-            next: None,
-        };
-        Ok((page, start))
+        Ok((Self::of(most), start))
     }
 
     /// Adds what is at `offset`; false if the page is full, so that the next one begins there.
@@ -262,17 +247,29 @@ impl<T: DeserializeOwned + Serialize> Page<T> {
 
     /// The page as Kong's lists are.
     pub(super) fn reply(self, path: &str) -> Value {
-        let Some(next) = self.next else {
-            return json!({ "data": self.data, "next": null });
-        };
-        let offset = STANDARD.encode(json!(next).to_string());
-        let mut arguments = form_urlencoded::Serializer::new(String::new());
-        arguments.append_pair("offset", &offset);
-        if self.most != DEFAULT_SIZE {
-            arguments.append_pair("size", &self.most.to_string());
-        }
-        let next = format!("{path}?{}", arguments.finish());
-        json!({ "data": self.data, "offset": offset, "next": next })
+        self.reply_with(path, [])
+    }
+
+    /// The same of a list that was asked for with further `arguments`.
+    fn reply_with<'a>(
+        self,
+        path: &str,
+        arguments: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Value {
+        let mut reply = Map::new();
+        reply.insert("data".to_owned(), Value::Array(self.data));
+        let next = self.next.map(|next| {
+            let offset = STANDARD.encode(json!(next).to_string());
+            let mut all = form_urlencoded::Serializer::new(String::new());
+            all.append_pair("offset", &offset).extend_pairs(arguments);
+            if self.most != DEFAULT_SIZE {
+                all.append_pair("size", &self.most.to_string());
+            }
+            reply.insert("offset".to_owned(), offset.into());
+            format!("{path}?{}", all.finish())
+        });
+        reply.insert("next".to_owned(), next.into());
+        Value::Object(reply)
     }
 }
 
@@ -292,28 +289,4 @@ pub(super) fn of_named(
         }
     }
     Ok(page.reply(path))
-}
-
-fn next(entity: &Definition, parent: Option<&Parent>, query: &Query, offset: &str) -> String {
-    let mut arguments = form_urlencoded::Serializer::new(String::new());
-    arguments.append_pair("offset", offset);
-    if let Some(tags) = &query.tags_text {
-        arguments.append_pair("tags", tags);
-    }
-    if query.counter {
-        arguments.append_pair("counter", "1");
-    }
-    if query.size != DEFAULT_SIZE {
-        arguments.append_pair("size", &query.size.to_string());
-    }
-    let path = match parent {
-        None => format!("/{}", entity.path),
-        Some(Parent { field, key, .. }) => {
-            let place = entity.nested.iter().find(|(nested, _)| nested == field);
-            let name = place.map_or(entity.path, |(_, name)| name);
-            let parent = definition(key.kind).map_or(key.kind, |parent| parent.path);
-            format!("/{parent}/{}/{name}", key.id)
-        }
-    };
-    format!("{path}?{}", arguments.finish())
 }
