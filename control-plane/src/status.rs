@@ -106,6 +106,9 @@ pub(crate) fn database(reachable: bool, etcd: Option<&Version>) -> Value {
 /// A family of metrics, and what a node has of it.
 type Family = (&'static str, &'static str, fn(&Figures) -> Option<u128>);
 
+/// The one that tells the node's version, too.
+const VERSIONS: &str = "kong_data_plane_version_compatible";
+
 /// Those with a line for each node.
 const FAMILIES: [Family; 10] = [
     (
@@ -124,7 +127,7 @@ const FAMILIES: [Family; 10] = [
         |node| node.root.first_chunk().copied().map(u128::from_be_bytes),
     ),
     (
-        "kong_data_plane_version_compatible",
+        VERSIONS,
         "Whether the data plane's version is compatible with the control plane's, 0 is incompatible.",
         |node| Some(node.compatible.into()),
     ),
@@ -170,16 +173,24 @@ fn render((revision, reachable): (u64, bool), nodes: &[Figures], expiries: &[Exp
         .map(|node| {
             let ip = node.ip.map(|ip| ip.to_string()).unwrap_or_default();
             let (id, hostname) = (node.id, escaped(&node.hostname));
-            format!("{{node_id=\"{id}\",hostname=\"{hostname}\",ip=\"{ip}\"}}")
+            format!("node_id=\"{id}\",hostname=\"{hostname}\",ip=\"{ip}\"")
         })
         .collect();
     for (name, help, value) in FAMILIES {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
         for (node, labels) in nodes.iter().zip(&labels) {
-            if let Some(value) = value(node) {
-                let _ = writeln!(text, "{name}{labels} {value}");
-            }
+            let Some(value) = value(node) else { continue };
+            let _ = match name {
+                VERSIONS => {
+                    let version = escaped(&node.version);
+                    writeln!(
+                        text,
+                        "{name}{{{labels},kong_version=\"{version}\"}} {value}"
+                    )
+                }
+                _ => writeln!(text, "{name}{{{labels}}} {value}"),
+            };
         }
     }
     let name = "wardgate_configuration_revision";
@@ -218,6 +229,7 @@ mod tests {
             Figures {
                 id: Uuid::from_u128(number),
                 hostname: hostname.to_owned(),
+                version: "1.2.3".to_owned(),
                 ip: None,
                 last_seen: UnixTime::from_secs(7),
                 certificate_expires_at: None,
@@ -254,8 +266,8 @@ mod tests {
             r#"kong_data_plane_last_seen{node_id="1",hostname="a\"b",ip="10.0.0.1"} 7"#,
             r#"kong_data_plane_cluster_cert_expiry_timestamp{node_id="1",hostname="a\"b",ip="10.0.0.1"} 9"#,
             r#"kong_data_plane_config_hash{node_id="1",hostname="a\"b",ip="10.0.0.1"} 42"#,
-            r#"kong_data_plane_version_compatible{node_id="1",hostname="a\"b",ip="10.0.0.1"} 1"#,
-            r#"kong_data_plane_version_compatible{node_id="2",hostname="c",ip=""} 0"#,
+            r#"kong_data_plane_version_compatible{node_id="1",hostname="a\"b",ip="10.0.0.1",kong_version="1.2.3"} 1"#,
+            r#"kong_data_plane_version_compatible{node_id="2",hostname="c",ip="",kong_version="1.2.3"} 0"#,
             r#"wardgate_data_plane_connected{node_id="2",hostname="c",ip=""} 0"#,
             r#"wardgate_data_plane_refused{node_id="3",hostname="d",ip=""} 1"#,
             r#"wardgate_data_plane_contested{node_id="3",hostname="d",ip=""} 1"#,

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use plugins::bundled::openid_connect::explain::Explanations;
-use plugins::filter::{Filter as _, Trouble};
+use plugins::filter::{Counts, Filter as _, Trouble};
 use plugins::registry::AnyFilter;
 use serde_json::{Value, json};
 use shared::amounts::Format;
@@ -263,16 +263,23 @@ fn memory(node: &Node) -> String {
     text
 }
 
-/// The health of targets as metrics, where a `prometheus` plugin asks for it.
+/// The health of targets as metrics, where a `prometheus` plugin asks for it; under the name of byte streams, too, where
+/// one that sees these does.
 fn health(node: &Node) -> String {
     let live = node.live.load();
-    let wanted = |filter: &Arc<AnyFilter>| filter.counts().is_some_and(|counts| counts.health);
-    match live.as_ref() {
-        Some(snapshot) if snapshot.filters.iter().any(wanted) => {
-            show::metrics(snapshot.balancers(&node.balancers))
-        }
-        Some(_) | None => String::new(),
+    let Some(snapshot) = live.as_ref() else {
+        return String::new();
+    };
+    let asks = |counts: Counts| counts.health;
+    let mut subsystems = Vec::new();
+    let filters = snapshot.filters.iter();
+    if filters.filter_map(|filter| filter.counts()).any(asks) {
+        subsystems.push("http");
     }
+    if snapshot.stream_routes.counts().any(asks) {
+        subsystems.push("stream");
+    }
+    show::metrics(snapshot.balancers(&node.balancers), &subsystems)
 }
 
 /// How many plugins sign users in by a provider whose certificate nobody looks at.

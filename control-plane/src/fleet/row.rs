@@ -59,6 +59,8 @@ pub struct Figures {
     pub id: Uuid,
     /// The name of its machine.
     pub hostname: String,
+    /// The version of its program.
+    pub version: String,
     /// Where its connection comes from.
     pub ip: Option<IpAddr>,
     /// When it was heard last.
@@ -139,6 +141,7 @@ impl Row {
         Figures {
             id: self.id(),
             hostname: self.introduction.hostname.clone(),
+            version: self.introduction.version.clone(),
             ip: self.introduction.ip,
             last_seen: self.last_seen,
             certificate_expires_at: self.certificate_expires_at(),

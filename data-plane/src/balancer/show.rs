@@ -96,8 +96,8 @@ pub(crate) fn balancer_health(balancer: &Balancer, node: &str) -> Value {
     json!({ "data": data, "next": null, "node_id": node })
 }
 
-/// The health of every target, as metrics (Kong 3.9, `kong_upstream_target_health`).
-pub(crate) fn metrics(balancers: &[Arc<Balancer>]) -> String {
+/// The health of every target for each of the `subsystems`, as metrics (Kong 3.9, `kong_upstream_target_health`).
+pub(crate) fn metrics(balancers: &[Arc<Balancer>], subsystems: &[&str]) -> String {
     use std::fmt::Write as _;
     const NAME: &str = "kong_upstream_target_health";
     let mut lines = String::new();
@@ -130,11 +130,13 @@ pub(crate) fn metrics(balancers: &[Arc<Balancer>]) -> String {
             for (address, state) in addresses {
                 for shown in ["HEALTHCHECKS_OFF", "HEALTHY", "UNHEALTHY", "DNS_ERROR"] {
                     let (value, shown) = (u8::from(shown == state), shown.to_ascii_lowercase());
-                    // Writing to a string cannot fail.
-                    let _ = writeln!(
-                        lines,
-                        "{NAME}{{upstream=\"{upstream}\",target=\"{target}\",address=\"{address}\",state=\"{shown}\",subsystem=\"http\"{workspace}}} {value}"
-                    );
+                    for subsystem in subsystems {
+                        // Writing to a string cannot fail.
+                        let _ = writeln!(
+                            lines,
+                            "{NAME}{{upstream=\"{upstream}\",target=\"{target}\",address=\"{address}\",state=\"{shown}\",subsystem=\"{subsystem}\"{workspace}}} {value}"
+                        );
+                    }
                 }
             }
         }

@@ -452,7 +452,7 @@ fn the_health_of_every_target_is_shown_as_metrics() {
     let lines = |upstream: Value| {
         let checked = balancer(&node, upstream, &[100, 100]);
         show::set_health(&checked, "127.0.0.2:80", None, false);
-        show::metrics(&[checked])
+        show::metrics(&[checked], &["http"])
     };
     let line = |number: u8, state: &str, value: u8| {
         format!(
@@ -486,7 +486,7 @@ fn the_health_of_every_target_is_shown_as_metrics() {
     );
     let records = vec![record("upstreams", 1, json!({"name": "u.test"})), named];
     let unresolved = compile(&Snapshot::new(1, Revision(1), records)).unwrap();
-    let shown = show::metrics(unresolved.balancers(&Balancers::default()));
+    let shown = show::metrics(unresolved.balancers(&Balancers::default()), &["http"]);
     let line = r#"kong_upstream_target_health{upstream="u.test",target="named.test:80",address="",state="dns_error",subsystem="http"} 1"#;
     assert!(shown.lines().any(|found| found == line), "{shown}");
 }

@@ -99,6 +99,11 @@ impl StreamRoutes {
         self.0.iter().map(|route| route.id)
     }
 
+    /// What plugins have counted of their streams.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = Counts> {
+        self.0.iter().filter_map(|route| route.run.counts)
+    }
+
     /// `routes` in the order in which they are tried: more attributes come first, among equals server name before
     /// source before destination, then what names ports and addresses, then what names no ranges, then what is older.
     pub(crate) fn new(routes: Vec<(StreamRoute, u64)>) -> Self {

@@ -284,7 +284,10 @@ fn plugins_see_the_streams_of_protocols_that_they_name() {
     collector.set_read_timeout(Some(PATIENCE)).unwrap();
     let log = json!({"host": "127.0.0.1", "port": collector.local_addr().unwrap().port()});
     let streams = json!({"protocols": ["tcp"]});
-    let counts = json!({"status_code_metrics": true, "latency_metrics": true});
+    let counts = json!({
+        "status_code_metrics": true, "latency_metrics": true, "upstream_health_metrics": true
+    });
+    let upstream = json!({"id": Uuid::from_u128(50)});
     let with = |more: Vec<Record>| {
         let mut records = vec![
             service(1, &json!({"port": one, "name": "bytes"})),
@@ -292,6 +295,12 @@ fn plugins_see_the_streams_of_protocols_that_they_name() {
                 2,
                 1,
                 &json!({"sources": [{"ip": "127.0.0.1"}], "name": "front"}),
+            ),
+            record("upstreams", 50, json!({"name": "u.test"})),
+            record(
+                "targets",
+                51,
+                json!({"target": "127.0.0.1:1", "upstream": upstream}),
             ),
         ];
         records.extend(more);
@@ -324,6 +333,7 @@ fn plugins_see_the_streams_of_protocols_that_they_name() {
             r#"kong_stream_sessions_total{{{labels},code="200",source="service",workspace="default"}} 1"#
         ),
         format!(r#"kong_session_duration_ms_bucket{{{labels},workspace="default",le="+Inf"}} 1"#),
+        r#"kong_upstream_target_health{upstream="u.test",target="127.0.0.1:1",address="127.0.0.1:1",state="healthchecks_off",subsystem="stream"} 1"#.to_owned(),
     ] {
         assert!(metrics.lines().any(|found| found == line), "{metrics}");
     }
