@@ -1,6 +1,7 @@
 //! The router against a linear scan in the order that Kong documents.
 
 mod paths;
+mod together;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
