@@ -47,7 +47,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins
 
 /// Makes keys as soon as there is a plugin that may sign by them, where no write has made them: in a store of a version that
 /// did not, or after a rollback.
-pub async fn follow(publisher: Publisher) {
+pub(crate) async fn follow(publisher: Publisher) {
     let mut revisions = publisher.watch();
     let mut retry = RETRY.0;
     loop {
@@ -81,7 +81,7 @@ pub async fn follow(publisher: Publisher) {
 }
 
 /// The JWK set that providers read: public members only (RFC 7517 §5).
-pub fn published(config: &Config) -> Value {
+pub(crate) fn published(config: &Config) -> Value {
     let keys: Vec<Value> = keys(config)
         .filter(|key| key.retired_at.is_none())
         .filter_map(|key| serde_json::from_str(&key.public).ok())
@@ -90,7 +90,7 @@ pub fn published(config: &Config) -> Value {
 }
 
 /// What signs by them, for a question that the control plane asks a provider itself.
-pub fn signing(config: &Config) -> ClientKeys {
+pub(crate) fn signing(config: &Config) -> ClientKeys {
     let mut all = ClientKeys::default();
     for key in keys(config) {
         if let Err(problem) = all.add(&key) {
@@ -101,14 +101,14 @@ pub fn signing(config: &Config) -> ClientKeys {
 }
 
 /// Whether `record` may sign by them. Told from its text: without keys, all plugins are looked at with each change.
-pub fn may_sign(key: Key, record: &Stored) -> bool {
+pub(crate) fn may_sign(key: Key, record: &Stored) -> bool {
     let text = str::from_utf8(record.json()).unwrap_or_default();
     key.kind == Plugin::KIND && text.contains(PLUGIN)
 }
 
 /// Makes keys if there is a plugin that may sign by them and there are none: whoever writes such a plugin finds them there
 /// when that is answered. Answers the revision that has them, if they were made for it. Blocks on the store.
-pub fn make_needed(publisher: &Publisher) -> Option<Revision> {
+pub(crate) fn make_needed(publisher: &Publisher) -> Option<Revision> {
     let config = publisher.config();
     if !none(&config) || !is_configured(&config) {
         return None;
@@ -126,7 +126,11 @@ pub fn make_needed(publisher: &Publisher) -> Option<Revision> {
 static MAKING: Mutex<()> = Mutex::new(());
 
 /// Makes keys if there are none. Blocks on the store.
-pub fn ensure(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(), ExecuteError> {
+pub(crate) fn ensure(
+    publisher: &Publisher,
+    origin: &Origin,
+    now: UnixTime,
+) -> Result<(), ExecuteError> {
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if !none(&publisher.config()) {
         return Ok(());
@@ -140,7 +144,11 @@ pub fn ensure(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(
 
 /// Makes new keys. Those from before are published no more, and sign where a provider does not know the new ones yet, as
 /// do those from before these: it may have read the page before both were replaced. Older ones go. Blocks on the store.
-pub fn rotate(publisher: &Publisher, origin: &Origin, now: UnixTime) -> Result<(), ExecuteError> {
+pub(crate) fn rotate(
+    publisher: &Publisher,
+    origin: &Origin,
+    now: UnixTime,
+) -> Result<(), ExecuteError> {
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     make(publisher, origin, now, |_| true)
 }

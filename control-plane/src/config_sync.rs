@@ -64,7 +64,7 @@ use relay::Relay;
 use session::Session;
 
 /// Where nodes are led.
-pub type Target = watch::Receiver<Targets>;
+pub(crate) type Target = watch::Receiver<Targets>;
 
 /// How often a silent connection is pinged. A node that takes in much says nothing meanwhile. With the time that what was sent
 /// may stay unacknowledged (`listener.rs`), or a ping unanswered, who is silent is noticed within 15 s: a link that loses all by the
@@ -80,15 +80,15 @@ const WINDOW: u32 = 1024 * 1024;
 /// Nodes that are sent all records at once; the others wait their turn, which is over in a moment.
 const TRANSFERS: usize = 32;
 
-pub use certificates::{Certificates, judge};
-pub use conductor::Staging;
-pub use listener::BACKLOG;
-pub use rollouts::{Order, OrderError, Rollouts};
-pub use targets::Targets;
+pub(crate) use certificates::{Certificates, judge};
+pub(crate) use conductor::Staging;
+pub(crate) use listener::BACKLOG;
+pub(crate) use rollouts::{Order, OrderError, Rollouts};
+pub(crate) use targets::Targets;
 
 /// Config sync at work. Dropping it ends every stream.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     target: Target,
     rollouts: Rollouts,
     stop: watch::Sender<bool>,
@@ -97,7 +97,7 @@ pub struct Running {
 
 /// What config sync starts with.
 #[derive(Debug)]
-pub struct Start {
+pub(crate) struct Start {
     /// What nodes are led towards.
     pub publisher: Publisher,
     /// What is known of them.
@@ -119,7 +119,7 @@ pub struct Start {
 }
 
 /// Starts to lead the nodes that connect towards what is published.
-pub fn start(start: Start) -> Result<Running, JournalError> {
+pub(crate) fn start(start: Start) -> Result<Running, JournalError> {
     let Start {
         publisher,
         fleet,
@@ -175,17 +175,17 @@ pub fn start(start: Start) -> Result<Running, JournalError> {
 
 impl Running {
     /// Where nodes are led.
-    pub fn target(&self) -> Target {
+    pub(crate) fn target(&self) -> Target {
         self.target.clone()
     }
 
     /// Changes on their way through the fleet.
-    pub fn rollouts(&self) -> Rollouts {
+    pub(crate) fn rollouts(&self) -> Rollouts {
         self.rollouts.clone()
     }
 
     /// Says goodbye to every node, then stops.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.send_replace(true);
         if let Some(serving) = self.tasks.pop()
             && tokio::time::timeout(PONG, serving).await.is_err()

@@ -28,17 +28,18 @@ use uuid::Uuid;
 
 use crate::snapshot::Missing;
 use elsewhere::Elsewhere;
-pub use elsewhere::{PARTS, Part};
-pub use kept::{Had, Kept, Process, generation_told, had, is_generation};
-pub use member::Membership;
-pub use orders::Order;
+pub(crate) use kept::{Had, Kept, Process, generation_told, had, is_generation};
+pub(crate) use member::Membership;
+pub(crate) use orders::Order;
 use orders::Stream;
-pub use progress::Progress;
-pub use room::Full;
-pub use row::{Figures, Standing};
-pub use targets::{Address, Targets};
+pub(crate) use progress::Progress;
+pub(crate) use room::Full;
+pub(crate) use row::{Figures, Standing};
+pub(crate) use targets::{Address, Targets};
+#[cfg(test)]
+pub(crate) use view::Refused;
 use view::Samples;
-pub use view::{Refused, Sample, View};
+pub(crate) use view::{Sample, View};
 
 /// How long a node that is gone stays on the list, unless a setting says so.
 const PURGE_DELAY: Duration = Duration::from_hours(14 * 24);
@@ -178,7 +179,7 @@ impl From<Position> for Shunned {
 
 /// A snapshot that a node refused.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// Which one.
     pub position: Position,
     /// The hash that proves what was configured there, where that is known.

@@ -21,7 +21,7 @@ use crate::config::{Change, Config, Stored};
 use crate::fleet::Fleet;
 use crate::history::Origin;
 use crate::publisher::{JournalFault, Publisher};
-pub use unkept::Hearing;
+pub(crate) use unkept::Hearing;
 use unkept::Unkept;
 
 /// Revocations that are kept: beyond, a logout is refused rather than the cluster burdened.
@@ -234,7 +234,7 @@ fn read(config: &Config, id: Uuid) -> Option<Revocation> {
 
 /// What ends `id` at `now` once more than anything in `config` does, whatever the clock said then. It is kept for as long
 /// as what it ends could live.
-pub fn anew(config: &Config, id: Uuid, now: UnixTime, longest: Duration) -> Revocation {
+pub(crate) fn anew(config: &Config, id: Uuid, now: UnixTime, longest: Duration) -> Revocation {
     let later = read(config, id).map_or(0, |known| known.before.saturating_add(1));
     Revocation {
         id,
@@ -244,7 +244,7 @@ pub fn anew(config: &Config, id: Uuid, now: UnixTime, longest: Duration) -> Revo
 }
 
 /// Whether operators last called the target `id`, or its only address, healthy, and when; none if they have said nothing.
-pub fn marked(
+pub(crate) fn marked(
     config: &Config,
     id: Uuid,
     address: Option<(IpAddr, u16)>,
@@ -297,7 +297,7 @@ fn keep(publisher: &Publisher, origin: &Origin, asked: &[Revocation]) -> Result<
 }
 
 /// Removes what has expired at `now`, which more clocks than one should say. Blocks on the store.
-pub fn sweep(publisher: &Publisher, now: UnixTime) -> Result<(), Refused> {
+pub(crate) fn sweep(publisher: &Publisher, now: UnixTime) -> Result<(), Refused> {
     let expired = |config: &Config| {
         let over = |revocation: &Revocation| {
             UnixTime::from_secs(revocation.expires_at).saturating_add(LEEWAY) <= now

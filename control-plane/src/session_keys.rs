@@ -42,7 +42,7 @@ const SHOWN: Duration = Duration::from_hours(24);
 
 /// Why keys are not revoked.
 #[derive(Debug, thiserror::Error)]
-pub enum RevokeError {
+pub(crate) enum RevokeError {
     /// There is no such key that could be.
     #[error("no such key")]
     Unknown,
@@ -52,7 +52,7 @@ pub enum RevokeError {
 }
 
 /// The session keys of `config`, by activation; of one second, what is revoked before what is ready.
-pub fn of(config: &Config) -> Vec<SessionKey> {
+pub(crate) fn of(config: &Config) -> Vec<SessionKey> {
     let mut keys: Vec<SessionKey> = config
         .keys(SessionKey::KIND, Uuid::nil())
         .filter_map(|key| serde_json::from_slice(config.stored(key)?.json()).ok())
@@ -63,7 +63,7 @@ pub fn of(config: &Config) -> Vec<SessionKey> {
 
 /// Revokes the key `which`, or all there are, and has a new one seal at once: every session that a revoked
 /// key has sealed is over, on each node as soon as it hears of it. Blocks on the store.
-pub fn revoke(
+pub(crate) fn revoke(
     publisher: &Publisher,
     origin: &Origin,
     which: Option<Uuid>,
@@ -123,7 +123,7 @@ fn revocation(
 
 /// A key that may have to be made.
 #[derive(Clone, Copy)]
-pub struct NewKey {
+pub(crate) struct NewKey {
     id: Uuid,
     /// Its random bytes.
     secret: [u8; 32],
@@ -155,7 +155,7 @@ fn longest_session(config: &Config) -> Duration {
 
 /// When keys are looked after, and for whom.
 #[derive(Clone, Copy, Debug)]
-pub struct Occasion {
+pub(crate) struct Occasion {
     /// By our clock.
     pub now: UnixTime,
     /// By the clocks of the data planes as well, if there are any: nothing is taken away by one clock alone.
@@ -167,7 +167,7 @@ pub struct Occasion {
 }
 
 /// What is to be done about the keys of `config`.
-pub fn due(config: &Config, occasion: Occasion, new: NewKey) -> Vec<Command> {
+pub(crate) fn due(config: &Config, occasion: Occasion, new: NewKey) -> Vec<Command> {
     let Occasion {
         now,
         agreed,
@@ -250,7 +250,7 @@ fn body(value: Value) -> Body {
 }
 
 /// Whether there is no key at all.
-pub fn none(config: &Config) -> bool {
+pub(crate) fn none(config: &Config) -> bool {
     config
         .collection(SessionKey::KIND, Uuid::nil())
         .next()
@@ -258,7 +258,7 @@ pub fn none(config: &Config) -> bool {
 }
 
 /// Does what is due. Blocks on the store.
-pub fn keep(publisher: &Publisher, occasion: Occasion) -> Result<(), ExecuteError> {
+pub(crate) fn keep(publisher: &Publisher, occasion: Occasion) -> Result<(), ExecuteError> {
     for command in due(&publisher.config(), occasion, NewKey::draw()) {
         publisher.execute(&command, occasion.now)?;
     }

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// What follows from the files.
 #[derive(Debug)]
-pub struct Certificates {
+pub(crate) struct Certificates {
     pub(super) config: watch::Receiver<Arc<ServerConfig>>,
     pub(super) signer: SharedSigner,
     /// Who may vouch for data planes.
@@ -33,7 +33,7 @@ pub struct Certificates {
 impl Certificates {
     /// Reads the files now, and whenever they have changed, and says when they end soon, or one of the `others`. Call on
     /// the runtime that is to do so.
-    pub fn follow(
+    pub(crate) fn follow(
         files: ClusterFiles,
         others: impl Fn() -> Vec<Expiry> + Send + 'static,
     ) -> Result<Self, TlsError> {
@@ -92,7 +92,7 @@ fn read(files: &ClusterFiles) -> Result<Read, TlsError> {
 /// # Errors
 ///
 /// Files that cannot be used.
-pub fn judge(files: &ClusterFiles) -> Result<Option<String>, TlsError> {
+pub(crate) fn judge(files: &ClusterFiles) -> Result<Option<String>, TlsError> {
     let (identity, authorities) = files.read()?;
     Signer::new(&identity)?;
     tls::cluster_server(&identity, Arc::clone(&authorities))?;

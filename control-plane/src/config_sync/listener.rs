@@ -32,7 +32,7 @@ const UNSENT: u32 = 8 * 1024;
 /// And before it, encrypted.
 const UNWRITTEN: usize = 8 * 1024;
 /// Connections that may wait for their handshake: a fleet that comes back as one.
-pub const BACKLOG: u32 = 4096;
+pub(crate) const BACKLOG: u32 = 4096;
 
 /// Connections whose certificate an authority of the cluster has issued.
 pub(super) fn accept(

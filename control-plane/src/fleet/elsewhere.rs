@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Fleet, Introduction, Node, Row, Targets};
 
 /// Into how many parts the nodes of one control plane fall.
-pub const PARTS: u8 = 16;
+pub(crate) const PARTS: u8 = 16;
 
 /// Bytes of a part before packing.
 const LARGEST: usize = 64 * 1024 * 1024;

@@ -32,7 +32,7 @@ const LARGEST: usize = 64 * 1024 * 1024;
 
 /// Up to where the control plane had the configuration that it told its nodes.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Had {
+pub(crate) struct Had {
     /// The store's generation.
     pub generation: u64,
     /// The revision.
@@ -44,7 +44,7 @@ pub struct Had {
 
 impl Had {
     /// Up to where `publisher` has it.
-    pub fn of(publisher: &Publisher) -> Self {
+    pub(crate) fn of(publisher: &Publisher) -> Self {
         let generation = publisher.generation();
         let place = publisher.place();
         Self {
@@ -110,7 +110,7 @@ const ABSURD: Duration = Duration::from_hours(24 * 366 * 100);
 
 /// The latest generation that a node in `file` runs; 0 if there is none. A store that is to lead them all comes after it,
 /// whatever the clock says.
-pub fn generation_told(file: &Path, now: UnixTime) -> u64 {
+pub(crate) fn generation_told(file: &Path, now: UnixTime) -> u64 {
     let nodes = read(file).unwrap_or_else(|error| {
         tracing::warn!(file = %file.display(), %error, "what data planes run is not known");
         None
@@ -122,12 +122,12 @@ pub fn generation_told(file: &Path, now: UnixTime) -> u64 {
 }
 
 /// What the control plane that wrote `file` had then, if it says so.
-pub fn had(file: &Path) -> Option<Had> {
+pub(crate) fn had(file: &Path) -> Option<Had> {
     read(file).ok().flatten()?.had
 }
 
 /// Whether a store may be of the generation that a node tells at `now`.
-pub fn is_generation(told: u64, now: UnixTime) -> bool {
+pub(crate) fn is_generation(told: u64, now: UnixTime) -> bool {
     told < now.saturating_add(ABSURD).as_secs()
 }
 
@@ -139,7 +139,7 @@ fn read(file: &Path) -> io::Result<Option<Nodes>> {
 }
 
 /// Keeps a fleet in a file.
-pub struct Kept {
+pub(crate) struct Kept {
     fleet: Fleet,
     file: PathBuf,
     had: Tell,
@@ -160,7 +160,7 @@ impl fmt::Debug for Kept {
 impl Kept {
     /// Has `fleet` know what `file` says, and keeps it there from now on, with what `had` says. Call on the runtime that is to
     /// do so.
-    pub fn start(
+    pub(crate) fn start(
         fleet: Fleet,
         file: PathBuf,
         had: impl Fn() -> Had + Send + Sync + 'static,
@@ -182,7 +182,7 @@ impl Kept {
     }
 
     /// Writes the file once more.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         self.writing.abort();
         let had = (self.had)();
         if let Err(error) = self.fleet.keep(&self.file, had, monotonic()) {
