@@ -334,47 +334,15 @@ impl Sum {
             .saturating_sub(self.writing)
     }
 
-    /// The text exposition format, version 0.0.4, for the node with the id `node`.
-    pub(crate) fn render(&self, node: &str) -> String {
+    /// The text exposition format, version 0.0.4, for the node with the id `node`: of its routes only where
+    /// `of_routes` says so.
+    pub(crate) fn render(&self, node: &str, of_routes: bool) -> String {
         // Writing to a string cannot fail, so its results are dropped.
         let (mut text, node) = (String::new(), escape(node));
+        if of_routes {
+            self.render_routes(&mut text);
+        }
         let mut lines = String::new();
-        for (labels, consumer, volume) in self.volumes() {
-            let (labels, workspace) = (shown(labels), escape(&labels.workspace));
-            for ((code, source), count) in volume.by_source() {
-                let _ = writeln!(
-                    lines,
-                    "kong_http_requests_total{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"{workspace}\",consumer=\"{consumer}\"}} {count}"
-                );
-            }
-        }
-        family(
-            &mut text,
-            "kong_http_requests_total",
-            "counter",
-            "HTTP status codes per consumer/service/route in Kong",
-            &lines,
-        );
-        lines.clear();
-        for ((labels, consumer), (received, sent)) in self.bandwidth() {
-            let (labels, workspace) = (shown(labels), escape(&labels.workspace));
-            for (direction, bytes) in [("ingress", received), ("egress", sent)] {
-                let _ = writeln!(
-                    lines,
-                    "kong_bandwidth_bytes{{{labels},direction=\"{direction}\",workspace=\"{workspace}\",consumer=\"{consumer}\"}} {bytes}"
-                );
-            }
-        }
-        family(
-            &mut text,
-            "kong_bandwidth_bytes",
-            "counter",
-            "Total bandwidth (ingress/egress) throughput in bytes",
-            &lines,
-        );
-        self.render_latencies(&mut text);
-        self.streams.render(&mut text);
-        lines.clear();
         for (state, count) in [
             ("accepted", self.accepted),
             ("active", self.open),
@@ -415,6 +383,46 @@ impl Sum {
             &format!("{requests}{{node_id=\"{node}\",subsystem=\"http\"}} {count}\n"),
         );
         text
+    }
+
+    /// What is told of routes, and of exchanges without one.
+    fn render_routes(&self, text: &mut String) {
+        let mut lines = String::new();
+        for (labels, consumer, volume) in self.volumes() {
+            let (labels, workspace) = (shown(labels), escape(&labels.workspace));
+            for ((code, source), count) in volume.by_source() {
+                let _ = writeln!(
+                    lines,
+                    "kong_http_requests_total{{{labels},code=\"{code}\",source=\"{source}\",workspace=\"{workspace}\",consumer=\"{consumer}\"}} {count}"
+                );
+            }
+        }
+        family(
+            text,
+            "kong_http_requests_total",
+            "counter",
+            "HTTP status codes per consumer/service/route in Kong",
+            &lines,
+        );
+        lines.clear();
+        for ((labels, consumer), (received, sent)) in self.bandwidth() {
+            let (labels, workspace) = (shown(labels), escape(&labels.workspace));
+            for (direction, bytes) in [("ingress", received), ("egress", sent)] {
+                let _ = writeln!(
+                    lines,
+                    "kong_bandwidth_bytes{{{labels},direction=\"{direction}\",workspace=\"{workspace}\",consumer=\"{consumer}\"}} {bytes}"
+                );
+            }
+        }
+        family(
+            text,
+            "kong_bandwidth_bytes",
+            "counter",
+            "Total bandwidth (ingress/egress) throughput in bytes",
+            &lines,
+        );
+        self.render_latencies(text);
+        self.streams.render(text);
     }
 
     /// What each route's consumers have, with what it is shown under.

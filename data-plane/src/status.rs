@@ -134,7 +134,7 @@ fn page(node: &Node, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
         "/metrics" => response(
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
-            Sum::of(&node.metrics).render(&node.id)
+            Sum::of(&node.metrics).render(&node.id, tells_of_routes(node))
                 + &identity(node)
                 + &memory(node)
                 + &health(node)
@@ -261,6 +261,16 @@ fn memory(node: &Node) -> String {
     let mut text = String::new();
     family(&mut text, name, "gauge", help, &line);
     text
+}
+
+/// Whether a `prometheus` plugin has exchanges told of.
+fn tells_of_routes(node: &Node) -> bool {
+    let live = node.live.load();
+    live.as_ref().is_some_and(|snapshot| {
+        let mut filters = snapshot.filters.iter();
+        filters.any(|filter| filter.counts().is_some())
+            || snapshot.stream_routes.counts().next().is_some()
+    })
 }
 
 /// The health of targets as metrics, where a `prometheus` plugin asks for it; under the name of byte streams, too, where

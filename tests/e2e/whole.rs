@@ -201,6 +201,8 @@ async fn workspaces_keep_apart_on_nodes_too() {
             .await;
     }
     answering(&cluster, "", "/default", "ours").await;
+    let counted = json!({ "name": "prometheus", "config": { "status_code_metrics": true } });
+    cluster.create("/alpha/plugins", counted).await;
     cluster.settled().await;
     for (path, message, team) in [
         ("/alpha", "alpha", "alpha"),

@@ -45,7 +45,7 @@ fn cores_are_added_up_under_kongs_names() {
         sent: 5,
         session: 1,
     });
-    let text = Sum::of(&cores).render("n");
+    let text = Sum::of(&cores).render("n", true);
     for line in [
         r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer=""} 1"#,
         r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer="ann"} 1"#,
@@ -65,6 +65,8 @@ fn cores_are_added_up_under_kongs_names() {
         !text.contains("stream_sessions"),
         "nothing is said of what nobody has seen"
     );
+    let untold = Sum::of(&cores).render("n", false);
+    assert!(text.ends_with(&untold) && !untold.contains("route="));
 }
 
 /// Whatever operators want to be told.

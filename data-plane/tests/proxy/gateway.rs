@@ -221,6 +221,13 @@ pub(crate) fn plugin(number: u128, name: &str, config: &Value) -> Record {
     record("plugins", number, json!({"name": name, "config": config}))
 }
 
+/// The plugin that has exchanges told of in `/metrics`.
+pub(crate) fn counted() -> Record {
+    let all =
+        json!({"status_code_metrics": true, "latency_metrics": true, "bandwidth_metrics": true});
+    plugin(250, "prometheus", &all)
+}
+
 /// The record with further fields.
 #[allow(
     clippy::needless_pass_by_value,

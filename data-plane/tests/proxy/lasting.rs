@@ -18,8 +18,8 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use crate::gateway::{
-    PATIENCE, ask, configuration, connect, eventually, get_status, plugin, read_until, record,
-    serve_each, settings, start_with, stop,
+    PATIENCE, ask, configuration, connect, counted, eventually, get_status, plugin, read_until,
+    record, serve_each, settings, start_with, stop,
 };
 use crate::http2;
 use crate::upgraded::lines;
@@ -164,7 +164,7 @@ fn what_lasts_keeps_no_configuration_in_memory() {
     let runtime = begin_http2(&proxy);
     assert!(first.upgrade().is_some());
     // Nothing of the first configuration is in the second but the route of what has no name.
-    live.store(Some(snapshot(2, Vec::new())));
+    live.store(Some(snapshot(2, vec![counted()])));
     assert!(ask(&proxy, PLAIN).starts_with("HTTP/1.1 404 "));
     eventually("nothing holds it", || first.upgrade().is_none());
     // All of them are told of by what they began with.

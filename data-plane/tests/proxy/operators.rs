@@ -3,14 +3,18 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+use data_plane::compile::compile;
 use data_plane::limits::Limits;
+use data_plane::live::Live;
 use data_plane::proxy::Proxy;
 use data_plane::settings::Settings;
 use serde_json::{Value, json};
+use shared::snapshot::{Record, Revision, Snapshot};
 
 use crate::gateway::{
-    OK, PATIENCE, ask, configuration, connect, eventually, get, patient, read_until, settings,
-    start, start_with, stop, upstream,
+    OK, PATIENCE, ask, configuration, connect, counted, eventually, get, patient, read_until,
+    settings, start, start_with, stop, upstream,
 };
 
 #[test]
@@ -22,15 +26,10 @@ fn an_exchange_is_logged_and_counted_when_its_last_byte_has_gone() {
         access_log: path.to_str().unwrap().to_owned(),
         ..settings()
     };
-    let proxy = start_with(
-        &logging,
-        Limits::default(),
-        configuration(
-            port,
-            &json!({"name": "shop"}),
-            &[json!({"name": "front", "paths": ["/x"]})],
-        ),
-    );
+    let routes = [json!({"name": "front", "paths": ["/x"]})];
+    let mut records = configuration(port, &json!({"name": "shop"}), &routes);
+    records.push(counted());
+    let proxy = start_with(&logging, Limits::default(), records);
     let request = "POST /x?code=secret HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
     let answer = ask(&proxy, request);
     // Heads and bodies.
@@ -183,6 +182,42 @@ fn a_service_of_another_protocol_stops_only_its_own_routes() {
 }
 
 #[test]
+fn exchanges_are_told_of_only_where_a_plugin_has_them_told() {
+    let (port, _heads) = upstream(&[OK]);
+    let plain = configuration(port, &json!({}), &[json!({"paths": ["/x"]})]);
+    let told = [plain.clone(), vec![counted()]].concat();
+    let snapshot = |revision, records: &[Record]| {
+        let records = Snapshot::new(1, Revision(revision), records.to_vec());
+        Arc::new(compile(&records).unwrap())
+    };
+    let live: Live = Arc::new(ArcSwapOption::from(Some(snapshot(1, &told))));
+    let proxy = Proxy::start_with(&settings(), Limits::default(), Arc::clone(&live)).unwrap();
+    let [proxied, status] = [proxy.addresses().proxy, proxy.addresses().status];
+    assert!(get(proxied.unwrap(), "/x").starts_with("HTTP/1.1 200 "));
+    eventually("the exchange is counted", || {
+        get(status.unwrap(), "/metrics").contains("kong_bandwidth_bytes")
+    });
+    for (revision, records, expected) in [(2, &plain, false), (3, &told, true)] {
+        live.store(Some(snapshot(revision, records)));
+        let metrics = get(status.unwrap(), "/metrics");
+        for name in [
+            "kong_http_requests_total",
+            "kong_bandwidth_bytes",
+            "kong_kong_latency_ms",
+            "kong_upstream_latency_ms",
+            "kong_request_latency_ms",
+        ] {
+            assert_eq!(metrics.contains(name), expected, "{name} {metrics}");
+        }
+        assert!(
+            metrics.contains("kong_nginx_connections_total{"),
+            "{metrics}"
+        );
+    }
+    stop(proxy);
+}
+
+#[test]
 fn an_exchange_whose_client_leaves_is_counted_as_499() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -196,11 +231,10 @@ fn an_exchange_whose_client_leaves_is_counted_as_499() {
         asked.send(()).unwrap();
     });
     let service = json!({"name": "slow", "read_timeout": 10_000});
-    let proxy = start(configuration(
-        port,
-        &service,
-        &[json!({"name": "r", "paths": ["/"]})],
-    ));
+    let routes = [json!({"name": "r", "paths": ["/"]})];
+    let mut records = configuration(port, &service, &routes);
+    records.push(counted());
+    let proxy = start(records);
     let mut stream = connect(&proxy);
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -11,8 +11,8 @@ use shared::snapshot::Record;
 use uuid::Uuid;
 
 use crate::gateway::{
-    OK, PATIENCE, ask, configuration, eventually, get_status, plugin, record, scoped, start, stop,
-    upstream,
+    OK, PATIENCE, ask, configuration, counted, eventually, get_status, plugin, record, scoped,
+    start, stop, upstream,
 };
 use crate::redis::Redis;
 
@@ -488,6 +488,7 @@ fn a_kept_answer_counts_as_the_upstreams() {
     let (port, _heads) = upstream(&[CHUNKED]);
     let mut records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
     records.push(plugin(200, "proxy-cache", &json!({"strategy": "memory"})));
+    records.push(counted());
     let proxy = start(records);
     for (status, length) in [("miss", false), ("hit", true)] {
         let answer = ask(&proxy, &get("/", "")).to_ascii_lowercase();

@@ -14,8 +14,8 @@ use shared::snapshot::Record;
 use uuid::Uuid;
 
 use crate::gateway::{
-    PATIENCE, closed_port, get_status, plugin, record, scoped, serve_each, settings, start_with,
-    stop,
+    PATIENCE, closed_port, counted, get_status, plugin, record, scoped, serve_each, settings,
+    start_with, stop,
 };
 use crate::tls::known_name;
 use crate::upstreams::own_tls;
@@ -346,6 +346,7 @@ fn plugins_see_the_streams_of_protocols_that_they_name() {
             plugin(202, "ip-restriction", &json!({"deny": ["127.0.0.1"]})),
             &streams,
         ),
+        scoped(counted(), &streams),
     ]);
     let mut answer = Vec::new();
     let _ = connect(closed.addresses().stream[0]).read_to_end(&mut answer);

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use shared::clock::monotonic;
 
 use crate::gateway::{
-    PATIENCE, ask, configuration, connect, eventually, get_status, plugin, read_until, serve_each,
-    settings, start_with, stop,
+    PATIENCE, ask, configuration, connect, counted, eventually, get_status, plugin, read_until,
+    serve_each, settings, start_with, stop,
 };
 
 const HANDSHAKE: &str =
@@ -131,6 +131,7 @@ fn a_websocket_is_told_of_once_it_has_ended_whatever_ends_it() {
                 json!({"name": "plain", "paths": ["/plain"]}),
             ],
         );
+        records.push(counted());
         records.push(plugin(
             200,
             "file-log",
