@@ -14,7 +14,7 @@ use crate::admin::listener::server_config;
 use crate::config_sync;
 use crate::data_directory::store_path;
 use crate::settings::{AdminListen, Settings};
-use crate::store::{SecretsKey, StoreError, check_room_to_begin, is_begun};
+use crate::store::{SecretsKey, StoreError, check_room_to_begin, is_begun, is_missing};
 
 /// What follows from settings that can be run by.
 pub(crate) struct Judged {
@@ -62,6 +62,22 @@ fn makes_store(settings: &Settings) -> bool {
     settings.etcd.used().is_none() && !is_begun(&store_path(&settings.data_directory))
 }
 
+/// Refuses a store on this machine whose key is not there. A new one in its place would open nothing, and look like it.
+fn check_key(settings: &Settings) -> Result<(), StoreError> {
+    let (path, store) = (
+        settings.secrets_key_path(),
+        store_path(&settings.data_directory),
+    );
+    let is_lost = settings.etcd.used().is_none() && is_begun(&store) && is_missing(&path);
+    if is_lost {
+        return Err(StoreError::NoKey {
+            path: path.display().to_string(),
+            store: store.display().to_string(),
+        });
+    }
+    Ok(())
+}
+
 /// Draws the conclusions.
 pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
     let exposed =
@@ -106,6 +122,7 @@ pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
     if makes_store(settings) {
         check_room_to_begin(&store_path(data))?;
     }
+    check_key(settings)?;
     let admin_tls = match (
         admins.iter().any(|(_, listener)| listener.tls),
         &settings.admin_certificate,

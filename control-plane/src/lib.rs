@@ -195,7 +195,7 @@ impl ControlPlane {
         let others = settings.clone();
         let certificates = Certificates::follow(files, move || others.other_expiries())?;
         let expiries = certificates.expiries.clone();
-        let key = SecretsKey::read_or_create(&settings.secrets_key_path())?;
+        let key = opening::key(&settings).await?;
         let store = Opened::by(&settings, key.clone())?;
         let publisher = open(&settings, key.clone()).await?;
         let (etcd, mut following) = opening::follow(&settings, &publisher)?;

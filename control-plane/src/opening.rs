@@ -12,10 +12,27 @@ use crate::fleet::{self, Fleet, Had};
 use crate::publisher::{Journal, JournalFault, Publisher};
 use crate::settings::Settings;
 use crate::store::etcd::{Board, Claims, EtcdSettings, EtcdStore, Server, Version};
-use crate::store::{Chains, Found, SecretsKey, Store, StoreError, export};
+use crate::store::{Chains, Found, SecretsKey, Store, StoreError, export, is_missing};
 
 /// How often the store is asked for what other control planes have committed.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// The key of the store that `settings` name, which is made if there is no store yet: see [`judge`](crate::judge::judge) for one
+/// on this machine.
+pub(crate) async fn key(settings: &Settings) -> Result<SecretsKey, StoreError> {
+    let path = settings.secrets_key_path();
+    if let Some(etcd) = settings.etcd.used().filter(|_| is_missing(&path)) {
+        let etcd = etcd.clone();
+        let asked = tokio::task::spawn_blocking(move || EtcdStore::is_begun(&etcd)).await;
+        if asked.expect("asking etcd does not panic")? {
+            return Err(StoreError::NoKey {
+                path: path.display().to_string(),
+                store: "etcd".to_owned(),
+            });
+        }
+    }
+    SecretsKey::read_or_create(&path)
+}
 
 /// Opens the store that `settings` name, whichever it is.
 pub(crate) async fn open(settings: &Settings, key: SecretsKey) -> Result<Publisher, StoreError> {
@@ -191,6 +208,8 @@ mod tests {
     use super::*;
     use crate::fleet::tests::{at, introduction};
     use crate::fleet::{Had, Kept};
+    use crate::store::suite::Subject as _;
+    use crate::store::suite::etcd::InEtcd;
 
     /// Holds `found` against what is known in `data` and `had`.
     fn check_found(found: &Found, data: &Path, had: Option<Had>) -> Result<(), StoreError> {
@@ -254,6 +273,32 @@ mod tests {
             chain: None,
         });
         check_found(&Found::at(3, Revision(35)), directory.path(), had).unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_store_in_etcd_whose_key_is_gone_gets_no_other() {
+        let Some(subject) = InEtcd::start() else {
+            return;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new.key");
+        let settings = Settings {
+            etcd: subject.settings(),
+            secrets_key_file: Some(path.clone()),
+            ..Settings::default()
+        };
+        let made = key(&settings).await.unwrap();
+        let opening = move || {
+            let opened = EtcdStore::open(&subject.settings(), &made, |_, _| Ok(()));
+            (subject, opened.map(drop))
+        };
+        let (_subject, opened) = tokio::task::spawn_blocking(opening).await.unwrap();
+        opened.unwrap();
+        key(&settings).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let told = key(&settings).await.unwrap_err().to_string();
+        assert!(told.contains("new.key is missing while"), "{told}");
+        assert!(!path.exists(), "none is made");
     }
 
     #[test]

@@ -55,6 +55,7 @@ use room::{Room, Shortage};
 pub(crate) use room::{check_room_to_begin, check_room_to_open};
 use seal::Sealer;
 pub use seal::SecretsKey;
+pub(crate) use seal::is_missing;
 use witness::Witness;
 pub(crate) use witness::is_begun;
 

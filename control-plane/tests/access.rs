@@ -211,6 +211,30 @@ fn what_keeps_a_control_plane_from_starting_is_found_before_that() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_key_is_gone_gets_no_other() {
+    let root = tempfile::tempdir().unwrap();
+    let base = settings(root.path());
+    // As a volume for the store begins.
+    std::fs::create_dir_all(root.path().join("data/store")).unwrap();
+    check(&base).unwrap();
+    ControlPlane::start(base.clone())
+        .await
+        .unwrap()
+        .stop()
+        .await;
+    let (key, copy) = (root.path().join("data.key"), root.path().join("copy.key"));
+    std::fs::rename(&key, &copy).unwrap();
+    let started = ControlPlane::start(base.clone()).await.map(drop);
+    for refused in [check(&base).map(drop), started] {
+        let told = shared::telemetry::chain(&refused.unwrap_err()).to_string();
+        assert!(told.contains("data.key is missing while"), "{told}");
+    }
+    assert!(!key.exists(), "none is made");
+    std::fs::rename(&copy, &key).unwrap();
+    check(&base).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_gives_way_only_to_one_that_can_start() {
     let root = tempfile::tempdir().unwrap();
     let base = settings(root.path());

@@ -20,6 +20,16 @@ pub enum StoreError {
         /// Why not.
         source: io::Error,
     },
+    /// There is a store, and not what it is sealed with.
+    #[error(
+        "secrets_key_file: {path} is missing while the store that it seals exists, in {store}: restore it"
+    )]
+    NoKey {
+        /// Where the key is to be.
+        path: String,
+        /// Where the store is.
+        store: String,
+    },
     /// The database does not open.
     #[error("opening the store in {path}")]
     Open {

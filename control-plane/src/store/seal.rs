@@ -21,6 +21,11 @@ const KEY: usize = 32;
 #[derive(Clone, Debug)]
 pub struct SecretsKey(Secret<[u8; KEY]>);
 
+/// Whether there is no key in `path`.
+pub(crate) fn is_missing(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false))
+}
+
 impl SecretsKey {
     /// Reads the key in `path`.
     pub fn read(path: &Path) -> Result<Self, StoreError> {

@@ -73,8 +73,11 @@ impl Witness {
 
 /// Whether something was ever committed to a store in `directory`: a start that could not has left one that is as good as none.
 pub(crate) fn is_begun(directory: &Path) -> bool {
-    let witness = std::fs::metadata(directory.join(NAME));
-    directory.exists() && !witness.is_ok_and(|witness| witness.len() == 0)
+    match std::fs::metadata(directory.join(NAME)) {
+        Ok(witness) => witness.len() > 0,
+        // One of before there were witnesses.
+        Err(_) => directory.join("db").exists(),
+    }
 }
 
 /// What the witness in `directory` has seen; nothing if it is absent or damaged.

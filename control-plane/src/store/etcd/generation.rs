@@ -3,7 +3,7 @@
 use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 
-use super::client::{Comparison, EtcdError, EtcdSettings, Put};
+use super::client::{Client, Comparison, EtcdError, EtcdSettings, Put};
 use super::{EtcdStore, HEAD, Head};
 use crate::store::{Chains, Found, SecretsKey, StoreError, generation_after};
 
@@ -29,6 +29,11 @@ impl EtcdStore {
         let found = shelf.head()?.0.found();
         permits(&found, &|revision| Ok(shelf.chain_at(revision.0)?))?;
         Ok(found)
+    }
+
+    /// Whether there is a store, whatever it is sealed with.
+    pub fn is_begun(settings: &EtcdSettings) -> Result<bool, EtcdError> {
+        Ok(Client::start(settings)?.get(HEAD)?.is_some())
     }
 
     /// Says what generation this is, unless another control plane has: all of them must say the same.
