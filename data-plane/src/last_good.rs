@@ -218,19 +218,25 @@ impl LastGood {
         if self.marker.is_left() {
             return Ok(());
         }
+        let mut names = self.names();
         // What a fault leaves behind is looked at anew.
         let found = kept.take();
-        let found = found.unwrap_or_else(|| [FILES[0], FILES[1]].map(|name| self.holds(name)));
-        let move_on = if found == [Some(configuration); 2] {
-            &FILES[..2]
-        } else {
-            &FILES[..]
-        };
+        let found = found.unwrap_or_else(|| [0, 1].map(|at| self.holds(names.get(at)?)));
+        if found == [Some(configuration); 2] {
+            names.truncate(2);
+        }
         let newer = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
-        if self.place(newer, move_on)? {
+        if self.place(newer, &names)? {
             *kept = Some([Some(configuration), found[0]]);
         }
         Ok(())
+    }
+
+    /// The files, newest first; none where a directory stands, such as a mount that makes one: no file takes the place of that.
+    fn names(&self) -> Vec<&'static str> {
+        let mut names = FILES.to_vec();
+        names.retain(|name| !self.directory.join(name).is_dir());
+        names
     }
 
     /// Makes the file `newer` the newest of those that `move_on`, unless the directory is another process's by now: then it may
@@ -238,6 +244,9 @@ impl LastGood {
     fn place(&self, mut newer: PathBuf, move_on: &[&str]) -> io::Result<bool> {
         if self.marker.is_left() {
             return Ok(false);
+        }
+        if move_on.is_empty() {
+            return Err(ErrorKind::IsADirectory.into());
         }
         let mut renames = Vec::new();
         for name in move_on {

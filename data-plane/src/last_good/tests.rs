@@ -111,6 +111,48 @@ fn a_damaged_file_is_passed_over() {
 }
 
 #[test]
+fn where_a_directory_stands_the_next_name_is_used() {
+    let newest = |number| Some(snapshot(number).configuration());
+    for taken in [&FILES[..1], &FILES[1..2], &[FILES[0], FILES[2]]] {
+        let root = tempfile::tempdir().unwrap();
+        for name in taken {
+            std::fs::create_dir_all(root.path().join("data").join(name)).unwrap();
+        }
+        let files = open(root.path());
+        for number in 1..=4 {
+            write(&files, number);
+            assert_eq!(revision(&files), Some(number), "{taken:?}");
+        }
+        let names = files.names();
+        assert_eq!(names.len(), FILES.len() - taken.len());
+        assert_eq!(files.holds(names[0]), newest(4));
+        if let Some(before) = names.get(1) {
+            assert_eq!(files.holds(before), newest(3));
+        }
+        // Also one that comes, or goes, while it runs.
+        let first = files.directory.join(FILES[0]);
+        if first.is_dir() {
+            std::fs::remove_dir(&first).unwrap();
+        } else {
+            std::fs::remove_file(&first).unwrap();
+            std::fs::create_dir(&first).unwrap();
+        }
+        for number in 5..=7 {
+            write(&files, number);
+            assert_eq!(revision(&files), Some(number), "{taken:?}");
+        }
+    }
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    for name in FILES {
+        std::fs::create_dir(files.directory.join(name)).unwrap();
+    }
+    let snapshot = snapshot(1);
+    let vouched = vouch(&CLUSTER.0, &snapshot.position);
+    files.write(&snapshot, &vouched).unwrap_err();
+}
+
+#[test]
 fn one_that_cannot_be_used_gives_way_to_the_one_before() {
     let root = tempfile::tempdir().unwrap();
     let files = open(root.path());
