@@ -350,6 +350,18 @@ async fn a_process_of_the_version_before_takes_over_and_is_succeeded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clients_have_used_of_a_limit_they_have_used_at_the_next_process() {
+    let programs = Programs::new();
+    let (mut cluster, url) = answering(&programs).await;
+    let limits = json!({ "name": "rate-limiting", "config": { "year": 3, "policy": "local" } });
+    cluster.create("/plugins", limits).await;
+    cluster.settled().await;
+    assert_eq!([status(&url).await, status(&url).await], [200; 2]);
+    cluster.data_planes[0].process.succeed("USR2").await;
+    assert_eq!([status(&url).await, status(&url).await], [200, 429]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_is_told_to_stop_while_it_gives_what_runs_stops() {
     let programs = Programs::new();
     let (mut cluster, url) = answering(&programs).await;

@@ -73,6 +73,13 @@ impl<K: Eq + Hash, V, const MOST: usize> Expiring<K, V, MOST> {
         is_kept
     }
 
+    /// All that have not ended, each with its end.
+    pub(crate) fn iter(&self, now: UnixTime) -> impl Iterator<Item = (&K, UnixTime, &V)> {
+        let entries = self.entries.iter();
+        let entries = entries.map(|(key, (until, value))| (key, *until, value));
+        entries.filter(move |(_, until, _)| now < *until)
+    }
+
     /// Lets go of what is kept under `key`.
     pub(crate) fn remove<Q>(&mut self, key: &Q)
     where
@@ -114,6 +121,9 @@ mod tests {
         assert!(map.keep("b", 1, at(10), at(5)) && map.get("b", at(5)).is_some());
         assert!(!map.keep("a", 2, at(5), at(5)), "it has ended");
         assert_eq!(map.get("a", at(5)), None);
+        let all: Vec<_> = map.iter(at(9)).collect();
+        assert_eq!(all, [(&"b", at(10), &1)]);
+        assert_eq!(map.iter(at(10)).count(), 0);
         map.remove("b");
         assert_eq!(map.get("b", at(5)), None);
     }

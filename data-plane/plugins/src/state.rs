@@ -44,6 +44,13 @@ impl fmt::Debug for CoreStates {
 pub struct NodeStates(Mutex<Vec<(TypeId, Arc<dyn Any + Send + Sync>)>>);
 
 impl NodeStates {
+    /// The value of type `T`, if it is in use.
+    pub(crate) fn find<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, value) = entries.iter().find(|(key, _)| *key == TypeId::of::<T>())?;
+        Arc::clone(value).downcast().ok()
+    }
+
     /// The value of type `T`, made at its first use.
     pub fn of<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
         let id = TypeId::of::<T>();

@@ -1,11 +1,12 @@
-//! What a process gives to the one that takes its place: what it runs, which sessions are over, and what an operator has told
-//! it since it started that one. It lies on no disk, so that none has to be written to.
+//! What a process gives to the one that takes its place: what it runs, which sessions are over, what its filters have counted,
+//! and what an operator has told it since it started that one. It lies on no disk, so that none has to be written to.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use plugins::succession::KINDS;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
 use shared::signature::Verifier;
@@ -57,6 +58,8 @@ pub(crate) struct Given {
     pub(crate) keys: Vec<u8>,
     /// What runs, as [`last_good::encode`] tells it; empty if nobody has vouched for it.
     pub(crate) kept: Vec<u8>,
+    /// What its filters go on with.
+    pub(crate) filters: [Vec<u8>; KINDS],
 }
 
 impl std::fmt::Debug for Given {
@@ -83,6 +86,7 @@ impl Given {
             flights: flights.collect(),
             keys: holds.map(|holds| holds.keys.clone()).unwrap_or_default(),
             kept: kept.transpose()?.unwrap_or_default(),
+            filters: plugins::succession::give(&node.states, UnixTime::now()),
         })
     }
 
@@ -127,6 +131,7 @@ impl Given {
         node.revocations.add(self.revocations.iter().copied(), now);
         node.unstored.take_over(&self.unstored, now);
         node.questions.given.are_of_another(&self.flights);
+        plugins::succession::take(&node.states, &self.filters, now);
         if let Some(live) = node.live.load().as_ref() {
             marks::heed(live.balancers(&node.balancers), &self.revocations, now);
         }
@@ -144,7 +149,8 @@ impl Given {
         bytes.extend(self.silence.to_be_bytes());
         let flights = self.flights.concat();
         // What a version gives more than the one before stands behind what that gives.
-        for part in [&revocations, &unstored, &self.keys, &self.kept, &flights] {
+        let parts = [&revocations, &unstored, &self.keys, &self.kept, &flights];
+        for part in parts.into_iter().chain(&self.filters) {
             let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
             bytes.extend(length.to_be_bytes());
             bytes.extend(part);
@@ -176,15 +182,21 @@ impl Given {
             unstored: all(part()?)?,
             keys: part()?.to_vec(),
             kept: part()?.to_vec(),
-            flights: Vec::new(),
+            ..Self::default()
         };
-        if !rest.is_empty() {
-            let (part, behind) = split_part(rest)?;
-            (given.flights, rest) = (flights(part)?, behind);
-        }
-        // A later version may give more than this one knows.
+        // A version before gives less than this one knows, and a later one may give more.
+        let mut further = Vec::new();
         while !rest.is_empty() {
-            (_, rest) = split_part(rest)?;
+            let part;
+            (part, rest) = split_part(rest)?;
+            further.push(part);
+        }
+        let mut further = further.into_iter();
+        if let Some(part) = further.next() {
+            given.flights = flights(part)?;
+        }
+        for (kind, part) in given.filters.iter_mut().zip(further) {
+            *kind = part.to_vec();
         }
         Some(given)
     }
@@ -293,6 +305,7 @@ mod tests {
             flights: vec![[1; 32], [2; 32]],
             keys: vec![4; 100],
             kept: vec![5; size],
+            filters: [vec![6; 3], Vec::new(), vec![7; 2]],
         }
     }
 
@@ -300,9 +313,14 @@ mod tests {
     fn what_is_cut_off_is_not_taken_and_what_is_not_known_is_passed_over() {
         for given in [given(10), Given::default()] {
             let bytes = given.encode();
-            // A process that gives no flights says no less than this.
-            let least = of_four_parts(&given).len();
-            for length in (0..bytes.len()).filter(|length| *length != least) {
+            // Processes of versions before say no less than the first of these.
+            let mut ends = vec![of_four_parts(&given).len()];
+            let flights = given.flights.concat();
+            for part in std::iter::once(&flights).chain(&given.filters) {
+                ends.push(ends.last().unwrap() + size_of::<u64>() + part.len());
+            }
+            assert_eq!(ends.last(), Some(&bytes.len()));
+            for length in (0..bytes.len()).filter(|length| !ends.contains(length)) {
                 assert_eq!(Given::decode(&bytes[..length]), None, "{length}");
             }
             let more = [&bytes[..], &3_u64.to_be_bytes(), b"new"].concat();
@@ -314,7 +332,7 @@ mod tests {
         }
     }
 
-    /// What a process of the version that knew of no flights gives: see [`Given::encode`].
+    /// What a process of the version that knew of no flights, and gave nothing of its filters, gives: see [`Given::encode`].
     fn of_four_parts(given: &Given) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend([given.withdrawn.map_or(2, u8::from), u8::from(given.runs)]);
@@ -334,7 +352,7 @@ mod tests {
             let before = of_four_parts(&given);
             // What that one knows stands in front.
             assert!(given.encode().starts_with(&before));
-            given.flights = Vec::new();
+            (given.flights, given.filters) = Default::default();
             assert_eq!(Given::decode(&before), Some(given));
         }
     }

@@ -68,6 +68,7 @@ mod token_exchange;
 mod told;
 mod turn;
 mod under_way;
+pub(crate) mod used_proofs;
 mod user_info;
 mod verify;
 mod withheld;

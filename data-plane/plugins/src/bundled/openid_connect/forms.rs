@@ -40,6 +40,7 @@ use super::under_way::suffix;
 use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::sessions::seal;
+use crate::succession::{Succeeded, counted};
 
 /// Longest form that is kept, in bytes.
 const LONGEST: usize = 64 * 1024;
@@ -92,6 +93,30 @@ impl Forms {
 
     fn take(&self, name: &str) -> Option<Vec<u8>> {
         self.lock().remove(name).map(|(_, packed)| packed)
+    }
+}
+
+impl Succeeded for Forms {
+    fn give(&self, now: UnixTime) -> Vec<u8> {
+        let mut given = Vec::new();
+        for (name, (since, packed)) in self.lock().iter() {
+            if now.saturating_since(*since) < KEPT {
+                for part in [name.as_bytes(), packed] {
+                    given.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+                    given.extend(part);
+                }
+            }
+        }
+        given
+    }
+
+    fn take(&self, mut given: &[u8], now: UnixTime) {
+        let given = &mut given;
+        while let (Some(name), Some(packed)) = (counted(given), counted(given)) {
+            if let Ok(name) = str::from_utf8(name) {
+                self.keep(name.to_owned(), packed.to_vec(), MOST, now);
+            }
+        }
     }
 }
 
@@ -292,6 +317,12 @@ mod tests {
         keep("d", 10, now.saturating_add(KEPT));
         assert_eq!((forms.take("b"), forms.take("d").is_some()), (None, true));
         keep("e", 20, now);
+        let (next, given) = (Forms::default(), forms.give(now));
+        Succeeded::take(&next, &given[..given.len() - 1], now);
+        assert_eq!(next.take("e"), None);
+        Succeeded::take(&next, &given, now);
+        assert_eq!(next.take("e"), Some(vec![7; 10]));
+        assert_eq!(forms.give(now.saturating_add(KEPT)), Vec::<u8>::new());
         forms.let_go();
         assert_eq!(forms.take("e"), None);
     }

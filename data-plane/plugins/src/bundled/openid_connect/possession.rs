@@ -1,7 +1,6 @@
 //! Proof of possession: tokens that are good only with the certificate (RFC 8705 §3) or the key (DPoP,
 //! RFC 9449) of the client that they were given to.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -23,8 +22,8 @@ use super::opened;
 use super::rules::Rules;
 use super::session::Session;
 use super::sign_in;
+use super::used_proofs::UsedProofs;
 use crate::exchange::Exchange;
-use crate::expiring::Expiring;
 use crate::host::Host;
 use crate::sessions::seal::{self, Sizes};
 
@@ -36,9 +35,6 @@ const NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
 /// Longest proof, in bytes.
 const LONGEST: usize = 8 * 1024;
-
-/// Most proofs that a node remembers, so that none is used twice.
-const MOST: usize = 100_000;
 
 /// How far a client's clock may be ahead in any case.
 const AHEAD: Duration = Duration::from_secs(5);
@@ -104,18 +100,6 @@ pub(super) const METHODS: [AuthMethod; 3] = [
     AuthMethod::Introspection,
     AuthMethod::Session,
 ];
-
-/// Proofs that were used.
-#[derive(Default)]
-struct Used(Mutex<Expiring<[u8; 32], (), MOST>>);
-
-impl Used {
-    /// Notes a proof. `false`: it was used before, or no more can be remembered.
-    fn note(&self, proof: [u8; 32], until: UnixTime, now: UnixTime) -> bool {
-        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        used.get(&proof, now).is_none() && used.keep(proof, (), until, now)
-    }
-}
 
 /// Whether a session, begun here or at another plugin that shares it, can stand where each request has to prove
 /// possession: what it was begun with is bound as strictly as that, or by a method of this plugin's own that needs no
@@ -301,7 +285,7 @@ async fn note_use(
     until: UnixTime,
 ) -> Result<(), Failure> {
     let now = host.now();
-    if !host.node_state::<Used>().note(proof, until, now) {
+    if !host.node_state::<UsedProofs>().note(proof, until, now) {
         return Err(refused("the DPoP proof was used before"));
     }
     let Some(shared) = &rules.shared_answers else {

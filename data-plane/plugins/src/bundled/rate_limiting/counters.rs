@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{Limit, Period};
 use crate::host::Host;
+use crate::succession::{Succeeded, chunk, number};
 
 /// Clients that are remembered, of all plugins together. Beyond, some are forgotten that have come but once of late, and are
 /// counted from nothing; who comes often stays.
@@ -25,8 +26,8 @@ impl Default for Counters {
     }
 }
 
-/// Requests of one client in one period.
-#[derive(Clone, Copy, Debug, Default)]
+/// Requests of one client in one period. A later one, or with more requests, is the greater.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Window {
     start: u64,
     pub(crate) count: u64,
@@ -121,6 +122,57 @@ impl Counters {
     }
 }
 
+impl Succeeded for Counters {
+    fn give(&self, _: UnixTime) -> Vec<u8> {
+        let mut given = Vec::new();
+        for (client, windows) in self.0.iter() {
+            let windows = windows.lock().unwrap_or_else(PoisonError::into_inner);
+            if windows.iter().all(|window| window.count == 0) {
+                continue;
+            }
+            let Ok(length) = u8::try_from(windows.len()) else {
+                continue;
+            };
+            given.extend(client.to_be_bytes());
+            given.push(length);
+            for Window { start, count } in windows.iter() {
+                given.extend(start.to_be_bytes());
+                given.extend(count.to_be_bytes());
+            }
+        }
+        given
+    }
+
+    fn take(&self, mut given: &[u8], _: UnixTime) {
+        while let Some((client, windows)) = next_client(&mut given) {
+            let made = || Ok::<_, ()>(Arc::new(Mutex::new(windows.clone())));
+            let Ok(ours) = self.0.get_or_insert_with(&client, made) else {
+                continue;
+            };
+            let mut ours = ours.lock().unwrap_or_else(PoisonError::into_inner);
+            // The plugin may have been given other limits. What both processes have counted is mostly the same.
+            if ours.len() == windows.len() {
+                for (ours, given) in ours.iter_mut().zip(windows) {
+                    *ours = Window::max(*ours, given);
+                }
+            }
+        }
+    }
+}
+
+/// A client from the front of what is `given`, and its counts.
+fn next_client(given: &mut &[u8]) -> Option<(u128, Vec<Window>)> {
+    let client = u128::from_be_bytes(chunk(given)?);
+    let [length] = chunk(given)?;
+    let windows = (0..length).map(|_| {
+        Some(Window {
+            start: number(given)?,
+            count: number(given)?,
+        })
+    });
+    Some((client, windows.collect::<Option<_>>()?))
+}
+
 /// Half of a hash: what a client says of itself may be long.
 fn key(instance: Uuid, client: &str) -> u128 {
     let mut hasher = blake3::Hasher::new();
@@ -138,6 +190,43 @@ fn key(instance: Uuid, client: &str) -> u128 {
 mod tests {
     use super::super::Number;
     use super::*;
+
+    #[test]
+    fn the_next_process_goes_on_with_what_was_counted() {
+        let (before, after) = (Counters::default(), Counters::default());
+        let limits =
+            [Period::Minute, Period::Hour].map(|period| Limit::new(period, &Number(9.into())));
+        let now = UnixTime::from_secs(1_000_000);
+        let count = |counters: &Counters, client: &str, now| {
+            counters.count(Uuid::nil(), client, &limits, now).before
+        };
+        for number in 0..3 {
+            assert_eq!(count(&before, "a", now), [number; 2]);
+        }
+        assert_eq!(count(&before, "b", now), [0; 2]);
+        let given = before.give(now);
+        // What is cut off is left.
+        after.take(&given[..given.len() - 1], now);
+        assert_eq!(after.0.len(), 1);
+        after.take(&given, now);
+        assert_eq!(count(&after, "a", now), [3; 2]);
+        // It is told again as the process before ends, and has counted less since.
+        after.take(&before.give(now), now);
+        assert_eq!(count(&after, "a", now), [4; 2]);
+        assert_eq!(count(&before, "b", now), [1; 2]);
+        after.take(&before.give(now), now);
+        assert_eq!(count(&after, "b", now), [2; 2]);
+        // A minute later the hour goes on.
+        let later = now.saturating_add(std::time::Duration::from_mins(1));
+        assert_eq!(count(&after, "a", later), [0, 5]);
+        after.take(&before.give(later), later);
+        assert_eq!(count(&after, "a", later), [1, 6]);
+        // Other limits begin anew.
+        let other = [Limit::new(Period::Hour, &Number(9.into()))];
+        assert_eq!(after.count(Uuid::nil(), "a", &other, later).before, [0]);
+        after.take(&before.give(later), later);
+        assert_eq!(after.count(Uuid::nil(), "a", &other, later).before, [1]);
+    }
 
     #[test]
     fn so_many_clients_are_remembered_and_who_comes_often_among_them() {

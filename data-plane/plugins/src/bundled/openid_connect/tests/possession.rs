@@ -1,5 +1,7 @@
 //! Tokens that are bound to a certificate or to a key of their client.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderName, HeaderValue, Method};
@@ -10,6 +12,7 @@ use super::super::possession::thumbprint;
 use super::gateway::{Browser, Gateway, Reply, judged};
 use super::provider::SigningKey;
 use crate::host::redis;
+use crate::succession;
 use crate::testing::{Request, START};
 
 fn gateway(more: &Value) -> Gateway {
@@ -240,6 +243,35 @@ fn rule_52_a_proof_serves_once_and_alone() {
     assert_eq!(reply.status, 401);
     assert!(reply.challenge().contains("error=\"invalid_token\""));
     assert_eq!(prover.send(&mut gateway, "DPoP", &[two]).status, 200);
+}
+
+#[test]
+fn rule_52_a_proof_serves_once_over_a_hot_restart_too() {
+    let [mut before, mut after] = Gateway::two(&json!({
+        "auth_methods": ["bearer"], "proof_of_possession_dpop": "strict", "dpop_proof_lifetime": 60,
+    }));
+    let prover = Prover::new(&before);
+    let (one, two) = (prover.proof(&[]), prover.proof(&[("jti", json!("two"))]));
+    let send = |gateway: &mut Gateway, proof: &String| {
+        let proofs = std::slice::from_ref(proof);
+        prover.send(gateway, "DPoP", proofs).status
+    };
+    let states = [&before, &after].map(|gateway| gateway.host.node_states());
+    let go_on = |now| succession::take(&states[1], &succession::give(&states[0], now), now);
+    assert_eq!(send(&mut before, &one), 200);
+    go_on(START);
+    assert_eq!(send(&mut after, &one), 401);
+    assert_eq!(send(&mut after, &two), 200);
+    // It is told once more as the process before ends.
+    let three = prover.proof(&[("jti", json!("three"))]);
+    assert_eq!(send(&mut before, &three), 200);
+    go_on(START);
+    for used in [&one, &two, &three] {
+        assert_eq!(send(&mut after, used), 401);
+    }
+    // What has ended is not told.
+    let [given, ..] = succession::give(&states[0], START.saturating_add(Duration::from_mins(2)));
+    assert!(given.is_empty(), "{given:?}");
 }
 
 #[test]
