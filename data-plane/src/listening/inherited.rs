@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 
 use listenfd::ListenFd;
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::{Pid, getppid};
+use rustix::process::{Pid, getppid, test_kill_process};
 use socket2::{Socket, Type};
 
 /// What the socket is called on which a successor says that it is ready.
@@ -76,6 +77,8 @@ pub(crate) struct Predecessor {
     pub(crate) gives: bool,
     /// Its number.
     pub(crate) process: Option<Pid>,
+    /// Whether it is this one's parent. What it has started may have started this one instead.
+    pub(crate) is_parent: bool,
 }
 
 impl Predecessor {
@@ -86,12 +89,17 @@ impl Predecessor {
             words,
             gives: false,
             process,
+            is_parent: getppid() == process,
         })
     }
 
-    /// Whether it has ended: this process, which it has started, is another's then.
+    /// Whether it has ended: this process, if that has started it, is another's then, also where nobody has seen that end.
     pub(crate) fn is_gone(&self) -> bool {
-        getppid() != self.process
+        if self.is_parent {
+            return getppid() != self.process;
+        }
+        let asked = self.process.map(test_kill_process);
+        asked.is_none_or(|asked| asked == Err(Errno::SRCH))
     }
 }
 

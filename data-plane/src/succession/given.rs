@@ -365,8 +365,26 @@ mod tests {
             words: ours,
             gives: true,
             process,
+            is_parent: true,
         };
         (words, predecessor)
+    }
+
+    #[test]
+    fn a_process_that_has_not_started_this_one_itself_is_there_until_it_ends() {
+        let (_words, mut predecessor) = before(true);
+        assert!(!predecessor.is_gone());
+        let mut other = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        predecessor.is_parent = false;
+        predecessor.process = Some(rustix::process::Pid::from_child(&other));
+        assert!(!predecessor.is_gone());
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        assert!(predecessor.is_gone());
     }
 
     #[test]
