@@ -153,6 +153,16 @@ impl Programs {
         std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// The number that a process in the place of a data plane has noted.
+    async fn noted(&self, suffix: &str) -> u32 {
+        let path = self.data_plane().with_extension(suffix);
+        eventually("the process has noted its number", async || {
+            let noted = std::fs::read_to_string(&path).ok()?;
+            noted.strip_suffix('\n')?.parse().ok()
+        })
+        .await
+    }
+
     /// Has the next data plane be one again.
     fn restore(&self) {
         std::fs::remove_file(self.data_plane()).unwrap();
@@ -192,11 +202,7 @@ async fn a_node_whose_successor_fails_in_the_end_goes_on_as_before() {
         .process
         .start_successor("USR2")
         .await;
-    let given = place("wardgate-data-plane.given");
-    eventually("the successor is given what runs", async || {
-        given.exists().then_some(())
-    })
-    .await;
+    programs.noted("given").await;
     // Meanwhile it serves, and what its clients ask is answered.
     let revision = async || guide.cluster.read("/status").await["configuration_revision"].clone();
     let before = revision().await;
@@ -247,6 +253,7 @@ async fn a_node_whose_successor_fails_in_the_end_goes_on_as_before() {
 const OF_BEFORE: &str = r#"#!/bin/bash
 words=$((LISTEN_FDS_FIRST_FD + LISTEN_FDS - 1))
 printf ready >&"$words"
+echo $$ > "$0.serves"
 exec sleep 600
 "#;
 
@@ -324,6 +331,8 @@ async fn a_process_of_the_version_before_takes_over_and_is_succeeded() {
     node.start_successor("USR2").await;
     let ended = eventually("the old process has ended", async || node.ended()).await;
     assert!(ended.success(), "{ended}");
+    // It is nobody's to end any more.
+    signal("KILL", programs.noted("serves").await);
 
     // It gives its sockets and nothing else.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -366,23 +375,21 @@ async fn a_process_that_is_told_to_stop_while_it_gives_what_runs_stops() {
     let programs = Programs::new();
     let (mut cluster, url) = answering(&programs).await;
     programs.replace(FAILS);
-    let place = |suffix: &str| programs.data_plane().with_extension(suffix);
-    let made = Command::new("mkfifo").arg(place("let_go")).status();
+    let let_go = programs.data_plane().with_extension("let_go");
+    let made = Command::new("mkfifo").arg(let_go).status();
     assert!(made.is_ok_and(|status| status.success()));
     let node = &mut cluster.data_planes[0].process;
     node.start_successor("USR2").await;
-    eventually("the successor is given what runs", async || {
-        place("given").exists().then_some(())
-    })
-    .await;
+    let successor = programs.noted("given").await;
     assert_eq!(status(&url).await, 200);
     node.goes_on();
     node.signal("TERM");
     let ended = eventually("the process has ended", async || node.ended()).await;
     assert!(ended.success(), "{ended}");
-    let successor = std::fs::read_to_string(place("given")).unwrap();
-    let is_there = Path::new("/proc").join(successor.trim()).exists();
-    assert!(!is_there, "its successor has ended, too");
+    // Another process may have got its number meanwhile.
+    let runs = std::fs::read(format!("/proc/{successor}/cmdline")).unwrap_or_default();
+    let runs = String::from_utf8_lossy(&runs);
+    assert!(!runs.contains(DATA_PLANE), "its successor has ended, too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

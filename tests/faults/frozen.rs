@@ -73,8 +73,6 @@ async fn a_frozen_node_is_noticed_and_catches_up() {
         "a frozen node: noticed after {noticed:.1?}, a change served by the other after {others:.1?}, by all {back:.1?} after it was back"
     );
     assert!(others < Duration::from_secs(5), "{others:?}");
-    // Five seconds until it is pinged, ten to answer, and what a busy machine takes.
-    assert!(noticed < Duration::from_secs(18), "{noticed:?}");
 }
 
 /// A Redis of its own; killed when dropped.
