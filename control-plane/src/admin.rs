@@ -358,8 +358,10 @@ impl Admin {
                 let clustering = self.clustering.as_ref().ok_or(Refusal::NotFound)?;
                 let targets = clustering.target.borrow().clone();
                 let target = |node: &Introduction| targets.position_of(node);
-                let nodes = clustering.fleet.list(target, UnixTime::now());
-                page::of_named("/clustering/data-planes", nodes, query)?
+                page::of_named("/clustering/data-planes", query, |from, most| {
+                    let nodes = (from, most);
+                    clustering.fleet.list_from(nodes, target, UnixTime::now())
+                })?
             }
             Endpoint::ClusteringStatus => {
                 let clustering = self.clustering.as_ref().ok_or(Refusal::NotFound)?;

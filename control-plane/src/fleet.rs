@@ -44,6 +44,9 @@ pub(crate) use view::{Sample, View};
 /// How long a node that is gone stays on the list, unless a setting says so.
 const PURGE_DELAY: Duration = Duration::from_hours(14 * 24);
 
+/// From the first name on, all there are.
+const ALL: (&str, usize) = ("", usize::MAX);
+
 /// Every data plane that has been seen since this process started, here or by the control planes over the same
 /// store.
 #[derive(Clone, Debug, Default)]
@@ -387,11 +390,24 @@ impl Fleet {
         Ok((membership, shunned))
     }
 
-    /// Every node, as Kong's `GET /clustering/data-planes` shows it; further fields are ours. `target` says
-    /// where a node is led.
-    pub fn list(&self, target: impl Fn(&Introduction) -> Position, now: UnixTime) -> Vec<Value> {
+    /// So many nodes from a name on, in the order of their names, as Kong's `GET /clustering/data-planes` shows them; further
+    /// fields are ours. `target` says where a node is led.
+    pub fn list_from(
+        &self,
+        nodes: (&str, usize),
+        target: impl Fn(&Introduction) -> Position,
+        now: UnixTime,
+    ) -> Vec<Value> {
         let delay = self.nodes().purge_delay();
-        self.each(target, now, |row, target| row.show(target, now, delay))
+        self.each(nodes, target, now, |row, target| {
+            row.show(target, now, delay)
+        })
+    }
+
+    /// Every node.
+    #[cfg(test)]
+    pub fn list(&self, target: impl Fn(&Introduction) -> Position, now: UnixTime) -> Vec<Value> {
+        self.list_from(ALL, target, now)
     }
 
     /// Every node, as monitoring counts it: without those that have left in order, which nobody waits for.
@@ -400,16 +416,17 @@ impl Fleet {
         target: impl Fn(&Introduction) -> Position,
         now: UnixTime,
     ) -> Vec<Figures> {
-        let figures = self.each(target, now, |row, target| {
+        let figures = self.each(ALL, target, now, |row, target| {
             let has_left = !row.connected && row.report.draining;
             (!has_left).then(|| row.figures(target))
         });
         figures.into_iter().flatten().collect()
     }
 
-    /// What `tell` makes of every node that has not been gone for long, and of where it is led.
+    /// What `tell` makes of so many nodes from the name `from` on that have not been gone for long, and of where each is led.
     fn each<T>(
         &self,
+        (from, most): (&str, usize),
         target: impl Fn(&Introduction) -> Position,
         now: UnixTime,
         tell: impl Fn(&Row, &Position) -> T,
@@ -421,6 +438,8 @@ impl Fleet {
         nodes.elsewhere.retain(stays);
         let rows = nodes.rows();
         rows.iter()
+            .filter(|row| *row.introduction.name >= *from)
+            .take(most)
             .map(|row| tell(row, &target(&row.introduction)))
             .collect()
     }

@@ -273,20 +273,19 @@ impl<T: DeserializeOwned + Serialize> Page<T> {
     }
 }
 
-/// A page of `rows`, which are all in the order of their names, as the list at `path` shows it.
+/// A page of the list at `path`, of which `rows` gives so many from a name on, in the order of their names.
 pub(super) fn of_named(
     path: &str,
-    rows: Vec<Value>,
     query: Option<&str>,
+    rows: impl FnOnce(&str, usize) -> Vec<Value>,
 ) -> Result<Value, Refusal> {
     let (mut page, start) = Page::parse(query)?;
     let [start]: [String; 1] = start.unwrap_or_default();
-    for row in rows {
+    // One more is what the next page begins with.
+    for row in rows(&start, page.most + 1) {
         let name = row.get("name").and_then(Value::as_str);
         let name = name.unwrap_or_default().to_owned();
-        if name >= start && !page.push([name], || row) {
-            break;
-        }
+        page.push([name], || row);
     }
     Ok(page.reply(path))
 }
