@@ -47,7 +47,7 @@ impl Presence {
             plan,
             samples,
             told: BTreeMap::new(),
-            plan_told: None,
+            plan_told: false,
             seen: BTreeMap::new(),
         };
         let task = tokio::spawn(teller.run(stopping));
@@ -71,7 +71,7 @@ struct Teller {
     samples: bool,
     /// What was told of each part, and when.
     told: BTreeMap<u8, (Hash, Instant)>,
-    plan_told: Option<Instant>,
+    plan_told: bool,
     /// What has been read of others.
     seen: BTreeMap<Post, u64>,
 }
@@ -135,14 +135,14 @@ impl Teller {
     fn tell(&mut self) -> Result<(), EtcdError> {
         let now = monotonic();
         if !self.board.keep()? {
-            (self.told, self.plan_told) = (BTreeMap::new(), None);
+            (self.told, self.plan_told) = (BTreeMap::new(), false);
         }
         let mut outcome = Ok(());
         let is_recent = |at: Instant| now.saturating_duration_since(at) < TELL;
-        if !self.plan_told.is_some_and(is_recent) {
+        if !self.plan_told {
             let plan = Post::Plan(self.replica);
             self.board.tell(&plan, self.plan.as_bytes())?;
-            self.plan_told = Some(now);
+            self.plan_told = true;
         }
         for part in self.fleet.parts() {
             let told = self.told.get(&part.number);

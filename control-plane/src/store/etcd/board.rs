@@ -15,8 +15,8 @@ use crate::store::seal::{Sealer, SecretsKey};
 /// How long what a control plane told stays once it is gone: as long as a node counts as connected that is not heard any more.
 const TIME: Duration = Duration::from_secs(15);
 
-/// How often it says that it is there.
-const KEEP: Duration = Duration::from_secs(3);
+/// How often it says that it is there, until that is over.
+const KEPT: u32 = 5;
 
 /// What the names of control planes and of orders begin with, and how far those go.
 const FLEET: (&str, &str) = ("fleet/", "fleet0");
@@ -72,6 +72,8 @@ pub struct Board {
     key: SecretsKey,
     /// What everything is told under, and since when it lasts.
     lease: Option<(String, Instant)>,
+    /// How long it lasts.
+    time: Duration,
 }
 
 impl std::fmt::Debug for Board {
@@ -88,7 +90,15 @@ impl Board {
             sealer: Sealer::new(key),
             key: key.clone(),
             lease: None,
+            time: TIME,
         })
+    }
+
+    /// Has what is told last for another time.
+    #[cfg(test)]
+    pub(crate) fn lasting(mut self, time: Duration) -> Self {
+        self.time = time;
+        self
     }
 
     /// The roll-outs, which all agree on.
@@ -107,12 +117,12 @@ impl Board {
         let Some((lease, since)) = &mut self.lease else {
             return Ok(false);
         };
-        if now.saturating_duration_since(*since) < KEEP {
+        if now.saturating_duration_since(*since) < self.time / KEPT {
             return Ok(true);
         }
         let is_there = match self.client.keep_lease(lease) {
             // Whatever it is that is not let through: it is over.
-            Err(_) if now.saturating_duration_since(*since) >= TIME => false,
+            Err(_) if now.saturating_duration_since(*since) >= self.time => false,
             kept => kept?,
         };
         *since = now;
@@ -128,7 +138,7 @@ impl Board {
             lease.clone()
         } else {
             let now = monotonic();
-            let lease = futures::executor::block_on(self.client.lease(TIME))?;
+            let lease = futures::executor::block_on(self.client.lease(self.time))?;
             self.lease = Some((lease.clone(), now));
             lease
         };
@@ -137,7 +147,7 @@ impl Board {
 
     /// What orders are told under: they are for who is there now, and gone after a while.
     pub fn passing(&self) -> Result<Passing, EtcdError> {
-        let lease = futures::executor::block_on(self.client.lease(TIME));
+        let lease = futures::executor::block_on(self.client.lease(self.time));
         lease.map(Passing)
     }
 
@@ -280,8 +290,8 @@ mod tests {
             board.lease = Some(("7".to_owned(), since));
             (board.keep().ok(), board.lease.is_some())
         };
-        assert_eq!(keep(KEEP / 2), (Some(true), true));
-        assert_eq!(keep(KEEP), (None, true));
+        assert_eq!(keep(TIME / KEPT / 2), (Some(true), true));
+        assert_eq!(keep(TIME / KEPT), (None, true));
         assert_eq!(keep(TIME), (Some(false), false));
     }
 }
