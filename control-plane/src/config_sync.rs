@@ -75,6 +75,8 @@ const HELLO: Duration = Duration::from_secs(10);
 /// How long the answer to a ping may take: it comes once the node has read what it was sent before, over whatever link it has. Of
 /// an update that is little (`pace.rs`).
 const PONG: Duration = Duration::from_secs(10);
+/// How long streams may take to end.
+const GOODBYE: Duration = Duration::from_secs(20);
 /// Bytes under way to a node before it has to read some.
 const WINDOW: u32 = 1024 * 1024;
 /// Nodes that are sent all records at once; the others wait their turn, which is over in a moment.
@@ -188,7 +190,7 @@ impl Running {
     pub(crate) async fn stop(mut self) {
         self.stop.send_replace(true);
         if let Some(serving) = self.tasks.pop()
-            && tokio::time::timeout(PONG, serving).await.is_err()
+            && tokio::time::timeout(GOODBYE, serving).await.is_err()
         {
             tracing::warn!("a config sync stream did not end in time");
         }
