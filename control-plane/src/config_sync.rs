@@ -271,9 +271,11 @@ impl Streams {
         let session = Session::new(running, refused, abilities);
         let by = self.relay.stream(&member.process(), flights);
         let chain = peer.chain.clone();
-        let stream = stream::NodeStream::new(self.clone(), member, outgoing, session, (chain, by));
+        let mut stream =
+            stream::NodeStream::new(self.clone(), member, outgoing, session, (chain, by));
         tokio::spawn(async move {
-            let why = stream.run(incoming).await;
+            let why = stream.run(&mut incoming).await;
+            drop(stream);
             tracing::info!(node_id = node, %why, "data plane disconnected");
         });
         Ok(messages)

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::pin::pin;
 
-use futures::{Stream, StreamExt as _, stream};
+use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::StreamBody;
@@ -81,12 +81,12 @@ pub(super) async fn serve(
                 }
             });
             let connection = builder.serve_connection(TokioIo::new(connection), service);
-            let connection = serving.watch(connection);
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
+            // What is awaited within a future would be there twice.
+            tokio::spawn(serving.watch(connection).map(|ended| {
+                if let Err(error) = ended {
                     tracing::debug!(error = %chain(&error), "the connection of a data plane broke");
                 }
-            });
+            }));
         }
     }
     serving.shutdown().await;

@@ -155,8 +155,9 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_box_returns, reason = "frames are boxes")]
     fn frame(text: &'static str) -> Frame {
-        [Bytes::from_static(text.as_bytes()), Bytes::new()]
+        Box::new([Bytes::from_static(text.as_bytes()), Bytes::new()])
     }
 
     #[test]
@@ -194,7 +195,7 @@ mod tests {
     #[test]
     fn an_update_goes_on_however_much_passes_it() {
         let (outgoing, mut messages) = outgoing();
-        let half = || [Bytes::from(vec![7; PASSING / 2]), Bytes::new()];
+        let half = || Box::new([Bytes::from(vec![7; PASSING / 2]), Bytes::new()]);
         let mut next = |answers: usize| {
             for _ in 0..answers {
                 outgoing.prompt.try_send(half()).unwrap();

@@ -107,8 +107,8 @@ impl NodeStream {
         }
     }
 
-    /// Serves the node until something ends it.
-    pub(super) async fn run(mut self, incoming: Streaming<NodeMessage>) -> Ended {
+    /// Serves the node until something ends it. What it works with is lent to it: of what a future is given it keeps two.
+    pub(super) async fn run(&mut self, incoming: &mut Streaming<NodeMessage>) -> Ended {
         let ended = match self.serve(incoming).await {
             Ok(never) => match never {},
             Err(ended) => ended,
@@ -121,7 +121,7 @@ impl NodeStream {
 
     async fn serve(
         &mut self,
-        mut incoming: Streaming<NodeMessage>,
+        incoming: &mut Streaming<NodeMessage>,
     ) -> Result<std::convert::Infallible, Ended> {
         let mut target = self.service.target.clone();
         let mut stopping = self.service.stopping.clone();

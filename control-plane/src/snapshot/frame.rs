@@ -1,5 +1,10 @@
 //! Messages to nodes as they lie on the wire: gRPC's mark and length before each.
 
+#![expect(
+    clippy::unnecessary_box_returns,
+    reason = "the way to each node has room for many frames, which are small by that"
+)]
+
 use prost::Message as _;
 use prost::bytes::{BufMut as _, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
@@ -21,7 +26,7 @@ const PART_DATA: u32 = 1;
 const PART: usize = 7 * 1024;
 
 /// A message in the pieces that it is sent in, one right after the other. The second may be empty.
-pub(crate) type Frame = [Bytes; 2];
+pub(crate) type Frame = Box<[Bytes; 2]>;
 
 /// Bytes of all of it.
 pub(crate) fn size(frame: &Frame) -> usize {
@@ -39,7 +44,7 @@ pub(crate) fn frame(kind: Kind) -> Frame {
     message
         .encode(&mut bytes)
         .expect("there is room for all of it");
-    [bytes.freeze(), Bytes::new()]
+    Box::new([bytes.freeze(), Bytes::new()])
 }
 
 /// Encodes a chunk: what comes before its data, and the data, which all nodes share.
@@ -52,7 +57,7 @@ pub(crate) fn chunk_frame(chunk: &Chunk) -> Frame {
     encode_key(CHUNK, WireType::LengthDelimited, &mut bytes);
     encode_varint(long(length), &mut bytes);
     bytes.put_slice(&before);
-    [bytes.freeze(), data]
+    Box::new([bytes.freeze(), data])
 }
 
 /// Encodes a chunk that is long in parts, between which there is room for what cannot wait. Their data all nodes share, too.
@@ -92,7 +97,7 @@ fn part(before: &[u8], data: Bytes, is_last: bool) -> Frame {
     encode_key(PART_DATA, WireType::LengthDelimited, &mut bytes);
     encode_varint(long(length), &mut bytes);
     bytes.put_slice(before);
-    [bytes.freeze(), data]
+    Box::new([bytes.freeze(), data])
 }
 
 /// A chunk as it is encoded: what comes before its data, and the data.
