@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
+use shared::properties::cases;
 use shared::snapshot::{BucketSet, Inventory, Key, Position, Revision, Snapshot};
 use uuid::Uuid;
 
@@ -176,7 +177,7 @@ impl Stream {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(cases(96)))]
 
     #[test]
     fn any_order_of_updates_answers_and_breaks_ends_at_the_newest_root(

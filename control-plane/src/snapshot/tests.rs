@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use proto::v1::chunk::Packing;
 use serde_json::json;
+use shared::properties::cases;
 use shared::snapshot::{Revision, Snapshot};
 use uuid::Uuid;
 
@@ -209,7 +210,7 @@ fn what_a_node_does_not_know_is_named_with_a_record() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(cases(64)))]
 
     /// Whatever was published when, the difference and the repair lead from it to what is published now.
     #[test]

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shared::entity::Route;
+use shared::properties::cases;
 use shared::types::patterns::readable;
 
 use super::entry::entries;
@@ -414,7 +415,7 @@ fn any_route() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(cases(512)))]
 
     #[test]
     fn the_index_agrees_with_a_scan(

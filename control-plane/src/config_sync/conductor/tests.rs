@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use proto::features::URGENT;
 use serde_json::json;
 use shared::entity::{Entity, Revocation, Service};
+use shared::properties::cases;
 use shared::snapshot::{Hash, Key, Position};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -448,7 +449,7 @@ fn nodes_of_an_earlier_version_get_every_change_at_once() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(cases(64)))]
 
     /// Whatever is committed, refused, halted, and however often the process starts again: no node is led back,
     /// none misses a revocation, and in the end all run the newest.

@@ -5,6 +5,7 @@ mod kinds;
 use http::{HeaderMap, Method};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use shared::properties::cases;
 use shared::snapshot::{Key, Record, Revision};
 
 use self::kinds::{is_unreferenced, other};
@@ -236,7 +237,7 @@ fn to(before: &Snapshot, records: &BTreeMap<Key, Record>) -> (Snapshot, Differen
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(cases(32)))]
 
     #[test]
     fn changes_of_any_kind_lead_to_what_is_compiled_anew(

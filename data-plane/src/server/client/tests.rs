@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 
 use proptest::prelude::*;
+use shared::properties::cases;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -139,7 +140,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(cases(32)))]
 
     #[test]
     fn requests_are_found_however_the_stream_is_cut(cuts in proptest::collection::vec(1_usize..40, 1..40)) {

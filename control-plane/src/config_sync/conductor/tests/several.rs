@@ -326,7 +326,7 @@ fn nobody_is_given_what_is_not_kept_but_every_revocation() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(cases(64)))]
 
     /// Whichever control plane acts, ends or cannot reach the others, and wherever nodes go: no node is led back,
     /// and in the end all run the newest with every revocation.

@@ -7,6 +7,7 @@ use http::header::COOKIE;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use serde_json::json;
+use shared::properties::cases;
 use uuid::Uuid;
 
 use super::super::config::OpenidConnect;
@@ -214,7 +215,7 @@ fn no_order_of_events_signs_in_without_matching_state_nonce_and_verifier() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(cases(200)))]
 
     #[test]
     fn no_mutated_session_cookie_authenticates(position in any::<prop::sample::Index>(), replacement in "[ -:<-~]{0,3}") {
