@@ -199,6 +199,17 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_body_may_have_the_limit_and_no_byte_more() {
+        for (length, fits) in [(7, true), (8, true), (9, false), (33, false)] {
+            let body = http_body_util::Full::new(Bytes::from(vec![b'a'; length]));
+            match collect(body, 8).await {
+                Ok(bytes) => assert!(fits && bytes.len() == length, "{length}"),
+                Err(refusal) => assert!(!fits && matches!(refusal, Refusal::TooLarge(8))),
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_body_that_comes_a_byte_at_a_time_has_an_end_all_the_same() {
         let drops = stream::unfold((), |()| async {

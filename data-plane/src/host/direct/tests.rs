@@ -17,7 +17,8 @@ use crate::upstream::resolve::DnsConfig;
 
 /// A server that takes one connection, reads a head and answers `answer` to it, for each of
 /// `answers`. What it read.
-async fn server(answers: &'static [&'static str]) -> (u16, tokio::task::JoinHandle<Vec<String>>) {
+async fn server(answers: &[&str]) -> (u16, tokio::task::JoinHandle<Vec<String>>) {
+    let answers: Vec<String> = answers.iter().copied().map(str::to_owned).collect();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let served = tokio::spawn(async move {
@@ -159,13 +160,25 @@ async fn a_proxy_that_connects_to_nobody_is_an_explained_failure() {
 
 #[tokio::test]
 async fn an_answer_that_is_too_large_is_given_up() {
-    let (port, _served) = server(&["HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345"]).await;
-    let request = request(&format!("http://127.0.0.1:{port}/"));
-    let error = fetch(request, &limits()).await.unwrap_err();
-    assert!(
-        matches!(error, FetchError::TooLarge { limit: 100, .. }),
-        "{error}"
-    );
+    for length in [99, 100, 101] {
+        let text = "0".repeat(length);
+        for answer in [
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{text}"),
+            format!(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{text}\r\n0\r\n\r\n"
+            ),
+        ] {
+            let (port, _served) = server(&[&answer]).await;
+            let request = request(&format!("http://127.0.0.1:{port}/"));
+            match fetch(request, &limits()).await {
+                Ok(whole) => assert_eq!((whole.body().len(), length <= 100), (length, true)),
+                Err(error) => assert!(
+                    length > 100 && matches!(error, FetchError::TooLarge { limit: 100, .. }),
+                    "{answer}: {error}"
+                ),
+            }
+        }
+    }
 }
 
 #[tokio::test]
