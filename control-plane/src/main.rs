@@ -12,8 +12,8 @@ use control_plane::store::restore::RestoreCommand;
 use control_plane::{ControlPlane, Inherited};
 use shared::clock::UnixTime;
 use shared::passing::pass;
-use shared::settings::tell_unheeded;
-use shared::signals;
+use shared::program::{begin, end, warn};
+use shared::{signals, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
@@ -27,19 +27,8 @@ fn main() -> ExitCode {
     // Before there are threads: it takes what it reads out of the environment.
     let inherited = Inherited::from_environment();
     let ended = run(program, inherited);
-    shared::telemetry::finish();
     let ended = ended.and_then(|left| left.map_or(Ok(()), |sockets| Err(replace(sockets))));
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        #[expect(
-            clippy::print_stderr,
-            reason = "the last words of a program go to its terminal"
-        )]
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    end(ended)
 }
 
 /// What a process that is replaced leaves to the next.
@@ -53,16 +42,12 @@ fn run(program: Program, inherited: io::Result<Inherited>) -> anyhow::Result<Opt
         Some(Command::Restore(command)) => return restore(command).map(|()| None),
         None => {}
     }
-    shared::telemetry::check(&program.settings.log)?;
+    telemetry::check(&program.settings.log)?;
     if program.check {
         warn(&control_plane::check(&program.settings)?);
         return Ok(None);
     }
-    // Until this process listens to them they would end it.
-    signals::hold().context("holding signals back")?;
-    shared::machine::leave_no_core_file();
-    shared::telemetry::start(&program.settings.log, program.settings.log_format)?;
-    tell_unheeded::<Program>();
+    begin::<Program>(&program.settings.log, program.settings.log_format)?;
     let inherited = inherited.context("using the sockets of LISTEN_FDS")?;
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     let ended = runtime.block_on(serve(program.settings, inherited));
@@ -73,8 +58,7 @@ fn run(program: Program, inherited: io::Result<Inherited>) -> anyhow::Result<Opt
 
 /// Runs until a signal ends it.
 async fn serve(settings: Settings, inherited: Inherited) -> anyhow::Result<Option<Left>> {
-    let mut signals = Signals::new()?;
-    signals::release().context("listening to signals")?;
+    let mut signals = Signals::listen().context("listening to signals")?;
     let control_plane = tokio::select! {
         started = ControlPlane::start_on(settings, inherited) => started?,
         () = signals.ended() => return Ok(None),
@@ -99,6 +83,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> anyhow::Result<Optio
 
 /// Has the program that is there now run in the place of this one, as this one was started. Returns only if it cannot.
 fn replace(sockets: Left) -> anyhow::Error {
+    telemetry::finish();
     let mut command = as_started();
     // What comes from here on waits for what takes this one's place: nobody else listens any more.
     let passed = signals::hold().and_then(|()| pass(&mut command, sockets));
@@ -140,13 +125,6 @@ fn would_start() -> anyhow::Result<()> {
     anyhow::bail!("{}", said.trim().trim_start_matches("error: "))
 }
 
-#[expect(clippy::print_stderr, reason = "it is for whoever has asked")]
-fn warn(doubts: &[String]) {
-    for doubt in doubts {
-        eprintln!("warning: {doubt}");
-    }
-}
-
 #[expect(clippy::print_stdout, reason = "what a command did is its output")]
 fn certificates(command: &CertificatesCommand) -> anyhow::Result<()> {
     let written = control_plane::certificates::write(command, UnixTime::now());
@@ -186,16 +164,18 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let listen = |kind, name| signal(kind).context(name);
-        Ok(Self {
-            terminate: listen(SignalKind::terminate(), "listening for SIGTERM")?,
-            interrupt: listen(SignalKind::interrupt(), "listening for SIGINT")?,
-            quit: listen(SignalKind::quit(), "listening for SIGQUIT")?,
-            replace: listen(SignalKind::user_defined2(), "listening for SIGUSR2")?,
-            hang_up: listen(SignalKind::hangup(), "listening for SIGHUP")?,
-            reopen: listen(SignalKind::user_defined1(), "listening for SIGUSR1")?,
-        })
+    /// Listens to all of them; what has waited comes first.
+    fn listen() -> io::Result<Self> {
+        let all = Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            replace: signal(SignalKind::user_defined2())?,
+            hang_up: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        };
+        signals::release()?;
+        Ok(all)
     }
 
     /// Waits for SIGTERM, SIGINT or SIGQUIT.

@@ -1,5 +1,6 @@
 //! The program `wardgate-data-plane`.
 
+use std::io;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -7,9 +8,8 @@ use data_plane::DataPlane;
 use data_plane::listening::inherited::{InheritError, Inherited};
 use data_plane::settings::Program;
 use data_plane::succession::Successor;
-use shared::settings::tell_unheeded;
-use shared::signals;
-use shared::telemetry::chain;
+use shared::program::{begin, end, warn};
+use shared::{signals, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
@@ -22,32 +22,16 @@ fn main() -> ExitCode {
     };
     // Before there are threads: it takes what it reads out of the environment.
     let inherited = Inherited::from_environment();
-    let ended = run(&program, inherited);
-    shared::telemetry::finish();
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        #[expect(
-            clippy::print_stderr,
-            reason = "the last words of a program go to its terminal"
-        )]
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    end(run(&program, inherited))
 }
 
 fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow::Result<()> {
-    shared::telemetry::check(&program.settings.log)?;
+    telemetry::check(&program.settings.log)?;
     if program.check {
         warn(&data_plane::check(&program.settings)?);
         return Ok(());
     }
-    // Until this process listens to them they would end it.
-    signals::hold().context("holding signals back")?;
-    shared::machine::leave_no_core_file();
-    shared::telemetry::start(&program.settings.log, program.settings.log_format)?;
-    tell_unheeded::<Program>();
+    begin::<Program>(&program.settings.log, program.settings.log_format)?;
     // The proxy has threads of its own; this one waits for signals.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -55,8 +39,7 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
         .context("starting the runtime")?;
     let ended = runtime.block_on(async {
         // First of all: a signal that is to end nothing must not end a start either.
-        let mut signals = Signals::new()?;
-        signals::release().context("listening to signals")?;
+        let mut signals = Signals::listen().context("listening to signals")?;
         let data_plane = DataPlane::start_on(&program.settings, inherited?)?;
         match signals.serve(&data_plane).await {
             Some(mut successor) => {
@@ -73,13 +56,6 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
     ended
 }
 
-#[expect(clippy::print_stderr, reason = "it is for whoever has asked")]
-fn warn(doubts: &[String]) {
-    for doubt in doubts {
-        eprintln!("warning: {doubt}");
-    }
-}
-
 /// What an operator may ask of a running node.
 struct Signals {
     terminate: Signal,
@@ -91,25 +67,31 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let listen = |kind, name| signal(kind).context(name);
-        Ok(Self {
-            terminate: listen(SignalKind::terminate(), "listening for SIGTERM")?,
-            interrupt: listen(SignalKind::interrupt(), "listening for SIGINT")?,
-            quit: listen(SignalKind::quit(), "listening for SIGQUIT")?,
-            replace: listen(SignalKind::user_defined2(), "listening for SIGUSR2")?,
-            hang_up: listen(SignalKind::hangup(), "listening for SIGHUP")?,
-            reopen: listen(SignalKind::user_defined1(), "listening for SIGUSR1")?,
-        })
+    /// Listens to all of them; what has waited comes first.
+    fn listen() -> io::Result<Self> {
+        let all = Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            replace: signal(SignalKind::user_defined2())?,
+            hang_up: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        };
+        signals::release()?;
+        Ok(all)
     }
 
-    /// Returns when the process is to end: on SIGTERM, SIGINT or SIGQUIT, or, with that, once a successor serves, which
-    /// SIGUSR2 and SIGHUP ask for: to read settings anew is to start anew.
+    /// Waits for SIGTERM, SIGINT or SIGQUIT.
+    async fn ended(&mut self) {
+        ended(&mut self.terminate, &mut self.interrupt, &mut self.quit).await;
+    }
+
+    /// Returns when the process is to end; with the successor that serves then, where SIGUSR2 or SIGHUP has asked for one: to
+    /// read settings anew is to start anew.
     async fn serve(&mut self, data_plane: &DataPlane) -> Option<Successor> {
         loop {
             tokio::select! {
-                () = ended(&mut self.terminate, &mut self.interrupt) => break,
-                _ = self.quit.recv() => break,
+                () = ended(&mut self.terminate, &mut self.interrupt, &mut self.quit) => return None,
                 _ = self.replace.recv() => {}
                 _ = self.hang_up.recv() => {}
                 _ = self.reopen.recv() => {
@@ -118,8 +100,7 @@ impl Signals {
                 }
             }
             let succeeded = tokio::select! {
-                () = ended(&mut self.terminate, &mut self.interrupt) => break,
-                _ = self.quit.recv() => break,
+                () = self.ended() => return None,
                 succeeded = data_plane.succeed() => succeeded,
             };
             match succeeded {
@@ -128,22 +109,25 @@ impl Signals {
                     return Some(successor);
                 }
                 Err(error) => {
-                    tracing::error!(error = %chain(&error), "no successor: this process goes on");
+                    tracing::error!(error = %telemetry::chain(&error), "no successor: this process goes on");
                 }
             }
         }
-        None
     }
 
     /// Returns when a process that ends is not to wait any longer: on another SIGTERM or SIGINT.
     async fn at_once(&mut self) {
-        ended(&mut self.terminate, &mut self.interrupt).await;
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
-async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
+async fn ended(terminate: &mut Signal, interrupt: &mut Signal, quit: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        _ = quit.recv() => {}
     }
 }

@@ -14,6 +14,7 @@ pub mod listen;
 pub mod machine;
 pub mod network;
 pub mod passing;
+pub mod program;
 pub mod properties;
 pub mod renewal;
 pub mod schema;

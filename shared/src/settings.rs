@@ -24,6 +24,10 @@ const BASE64_OF_PEM: &str = "LS0tLS1CRUdJ";
 const MOST_OF_A_PATH: usize = 4095;
 const MOST_OF_A_NAME: usize = 255;
 
+/// What `--help` of a plane says below its settings.
+pub const AFTER_HELP: &str = "Each setting is a command-line option, an environment variable and, as `snake_case`, a key of the \
+TOML file; the first of these that is there wins. A port of 0 lets the system choose.";
+
 /// Parses `arguments` (the first is the program's name), the environment, and the file that the
 /// argument `config` names, if any.
 ///
@@ -204,7 +208,7 @@ fn shouted(name: &str) -> String {
 }
 
 /// Names in the log the variables that begin as settings' do and are none of the program.
-pub fn tell_unheeded<T: CommandFactory>() {
+pub(crate) fn tell_unheeded<T: CommandFactory>() {
     let unheeded = unheeded::<T>(std::env::vars_os().map(|(name, _)| name));
     if !unheeded.is_empty() {
         tracing::warn!(
@@ -366,6 +370,15 @@ mod tests {
         assert!(message.contains("--workers"), "{message}");
         assert!(sample.config.is_some());
         assert_eq!(defaults::<Sample>().workers, 7);
+    }
+
+    #[test]
+    fn help_names_every_setting_with_its_variable() {
+        let mut command = command::<Sample>();
+        let help = command.render_long_help().to_string();
+        for name in ["CONFIG", "WORKERS", "SHARE", "NAMES", "ENABLED", "KEY"] {
+            assert!(help.contains(&format!("[env: WARDGATE_{name}")), "{name}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use shared::program::end;
 use shared::telemetry::{self, LogFormat};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wardgate::run;
@@ -18,23 +19,19 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let served = serve(&program.settings);
-    telemetry::finish();
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        #[expect(
-            clippy::print_stderr,
-            reason = "the last words of a program go to its terminal"
-        )]
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            if root_cause_is_a_busy_port(&error) {
-                eprintln!(
-                    "something else listens there: stop it, or choose another address (port 0: any that is free)"
-                );
-            }
-            ExitCode::FAILURE
-        }
+    let is_taken = served.as_ref().is_err_and(root_cause_is_a_busy_port);
+    let code = end(served);
+    if is_taken {
+        hint();
     }
+    code
+}
+
+#[expect(clippy::print_stderr, reason = "it explains the last words")]
+fn hint() {
+    eprintln!(
+        "something else listens there: stop it, or choose another address (port 0: any that is free)"
+    );
 }
 
 fn root_cause_is_a_busy_port(error: &anyhow::Error) -> bool {
