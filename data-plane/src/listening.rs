@@ -12,6 +12,7 @@ pub(crate) mod sockets;
 pub(crate) mod tls;
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use socket2::Type;
 
@@ -40,97 +41,161 @@ pub(crate) fn listen(
     workers: usize,
     inherited: &mut Inherited,
 ) -> Result<Listeners, ProxyError> {
-    let mut kept = Vec::new();
-    let mut open = |setting, name: &str, asked: Asked, cores| {
-        let sockets = Sockets::open(name, asked, cores, inherited);
+    let mut opening = Opening {
+        settings,
+        vanished: limits.vanished,
+        workers,
+        inherited,
+        opened: Listeners {
+            addresses: Addresses::default(),
+            kept: Vec::new(),
+            of_cores: std::iter::repeat_with(OfCore::default)
+                .take(workers)
+                .collect(),
+            status: Vec::new(),
+        },
+    };
+    opening.proxies(tls)?;
+    opening.streams(&tls.without_protocols())?;
+    opening.statuses()?;
+    Ok(opening.opened)
+}
+
+/// Listeners, one after the other.
+struct Opening<'a> {
+    settings: &'a Settings,
+    vanished: Duration,
+    workers: usize,
+    inherited: &'a mut Inherited,
+    opened: Listeners,
+}
+
+impl Opening<'_> {
+    /// Where clients of HTTP are taken.
+    fn proxies(&mut self, tls: &Tls) -> Result<(), ProxyError> {
+        let (mut plain, mut secure) = (0, 0);
+        for (setting, listen) in self.settings.proxies().map_err(ProxyError::Listeners)? {
+            let (kind, count) = if listen.tls {
+                ("proxy_tls", &mut secure)
+            } else {
+                ("proxy", &mut plain)
+            };
+            *count += 1;
+            let asked = Asked {
+                address: listen.address,
+                kind: Type::STREAM,
+                backlog: listen.backlog,
+                vanished: self.vanished,
+                raw: false,
+            };
+            let sockets = self.open(setting, &named(kind, *count), asked, self.workers)?;
+            let addresses = &mut self.opened.addresses;
+            let first = if listen.tls {
+                &mut addresses.proxy_tls
+            } else {
+                &mut addresses.proxy
+            };
+            first.get_or_insert(sockets.address);
+            addresses.listeners.push(sockets.address);
+            let takes = Takes {
+                tls: listen.tls.then(|| tls.clone()),
+                raw: false,
+                proxy_protocol: listen.proxy_protocol,
+            };
+            self.give(sockets, &takes);
+        }
+        Ok(())
+    }
+
+    /// Where byte streams and datagrams are taken.
+    fn streams(&mut self, tls: &Tls) -> Result<(), ProxyError> {
+        let streams = self.settings.streams().map_err(ProxyError::Listeners)?;
+        for (listen, number) in streams.into_iter().zip(1_u16..) {
+            let (kind, tls) = match listen.kind {
+                StreamKind::Tcp => (Type::STREAM, None),
+                StreamKind::Tls => (Type::STREAM, Some(tls.clone())),
+                StreamKind::Udp => (Type::DGRAM, None),
+            };
+            let asked = Asked {
+                address: listen.address,
+                kind,
+                backlog: listen.backlog,
+                vanished: self.vanished,
+                raw: true,
+            };
+            let name = format!("stream_{number}");
+            let sockets = self.open("stream_listen", &name, asked, self.workers)?;
+            self.opened.addresses.stream.push(sockets.address);
+            if listen.kind == StreamKind::Udp {
+                self.give_datagrams(sockets);
+                continue;
+            }
+            let takes = Takes {
+                tls,
+                raw: true,
+                proxy_protocol: listen.proxy_protocol,
+            };
+            self.give(sockets, &takes);
+        }
+        Ok(())
+    }
+
+    /// Where operators ask for status and metrics.
+    fn statuses(&mut self) -> Result<(), ProxyError> {
+        let statuses = self.settings.statuses().map_err(ProxyError::Listeners)?;
+        for (listen, number) in statuses.into_iter().zip(1_u16..) {
+            let asked = Asked {
+                address: listen.address,
+                kind: Type::STREAM,
+                backlog: listen.backlog,
+                vanished: self.vanished,
+                raw: false,
+            };
+            let sockets = self.open("status_listen", &named("status", number), asked, 1)?;
+            let addresses = &mut self.opened.addresses;
+            addresses.status.get_or_insert(sockets.address);
+            let sockets = sockets.by_core.into_iter().flatten();
+            self.opened.status.extend(sockets.map(Into::into));
+        }
+        Ok(())
+    }
+
+    /// Opens the sockets of the listener `name`, which `setting` asks for, and keeps them once more.
+    fn open(
+        &mut self,
+        setting: &'static str,
+        name: &str,
+        asked: Asked,
+        cores: usize,
+    ) -> Result<Sockets, ProxyError> {
+        let sockets = Sockets::open(name, asked, cores, self.inherited);
         let sockets = sockets.map_err(|source| ProxyError::Listen {
             setting,
             address: asked.address,
             source,
         })?;
-        kept.extend(sockets.clones().map_err(ProxyError::Sockets)?);
-        Ok::<_, ProxyError>(sockets)
-    };
-    let mut addresses = Addresses::default();
-    let mut of_cores: Vec<OfCore> = std::iter::repeat_with(OfCore::default)
-        .take(workers)
-        .collect();
-    let (mut plain, mut secure) = (0, 0);
-    for (setting, listen) in settings.proxies().map_err(ProxyError::Listeners)? {
-        let (kind, count, first) = if listen.tls {
-            ("proxy_tls", &mut secure, &mut addresses.proxy_tls)
-        } else {
-            ("proxy", &mut plain, &mut addresses.proxy)
-        };
-        *count += 1;
-        let asked = Asked {
-            address: listen.address,
-            kind: Type::STREAM,
-            backlog: listen.backlog,
-            vanished: limits.vanished,
-            raw: false,
-        };
-        let sockets = open(setting, &named(kind, *count), asked, workers)?;
-        first.get_or_insert(sockets.address);
-        addresses.listeners.push(sockets.address);
-        let takes = Takes {
-            tls: listen.tls.then(|| tls.clone()),
-            raw: false,
-            proxy_protocol: listen.proxy_protocol,
-        };
-        give(&mut of_cores, sockets, &takes);
+        let clones = sockets.clones().map_err(ProxyError::Sockets)?;
+        self.opened.kept.extend(clones);
+        Ok(sockets)
     }
-    let stream_tls = tls.without_protocols();
-    let streams = settings.streams().map_err(ProxyError::Listeners)?;
-    for (listen, number) in streams.into_iter().zip(1_u16..) {
-        let (kind, tls) = match listen.kind {
-            StreamKind::Tcp => (Type::STREAM, None),
-            StreamKind::Tls => (Type::STREAM, Some(stream_tls.clone())),
-            StreamKind::Udp => (Type::DGRAM, None),
-        };
-        let asked = Asked {
-            address: listen.address,
-            kind,
-            backlog: listen.backlog,
-            vanished: limits.vanished,
-            raw: true,
-        };
-        let sockets = open("stream_listen", &format!("stream_{number}"), asked, workers)?;
-        addresses.stream.push(sockets.address);
-        if listen.kind == StreamKind::Udp {
-            for (own, sockets) in of_cores.iter_mut().zip(sockets.by_core) {
-                own.datagrams.extend(sockets.into_iter().map(Into::into));
-            }
-            continue;
+
+    /// Gives each core its sockets of a listener.
+    fn give(&mut self, sockets: Sockets, takes: &Takes) {
+        for (own, sockets) in self.opened.of_cores.iter_mut().zip(sockets.by_core) {
+            own.listeners
+                .extend(sockets.into_iter().map(|socket| Bound {
+                    socket: socket.into(),
+                    takes: takes.clone(),
+                }));
         }
-        let takes = Takes {
-            tls,
-            raw: true,
-            proxy_protocol: listen.proxy_protocol,
-        };
-        give(&mut of_cores, sockets, &takes);
     }
-    let mut status = Vec::new();
-    let statuses = settings.statuses().map_err(ProxyError::Listeners)?;
-    for (listen, number) in statuses.into_iter().zip(1_u16..) {
-        let asked = Asked {
-            address: listen.address,
-            kind: Type::STREAM,
-            backlog: listen.backlog,
-            vanished: limits.vanished,
-            raw: false,
-        };
-        let sockets = open("status_listen", &named("status", number), asked, 1)?;
-        addresses.status.get_or_insert(sockets.address);
-        let sockets = sockets.by_core.into_iter().flatten();
-        status.extend(sockets.map(Into::into));
+
+    /// The same of a listener for datagrams.
+    fn give_datagrams(&mut self, sockets: Sockets) {
+        for (own, sockets) in self.opened.of_cores.iter_mut().zip(sockets.by_core) {
+            own.datagrams.extend(sockets.into_iter().map(Into::into));
+        }
     }
-    Ok(Listeners {
-        addresses,
-        kept,
-        of_cores,
-        status,
-    })
 }
 
 /// What the sockets of the listener `number` of a kind are called.
@@ -138,16 +203,5 @@ fn named(kind: &str, number: u16) -> String {
     match number {
         1 => kind.to_owned(),
         _ => format!("{kind}_{number}"),
-    }
-}
-
-/// Gives each core its sockets of a listener.
-fn give(of_cores: &mut [OfCore], sockets: Sockets, takes: &Takes) {
-    for (own, sockets) in of_cores.iter_mut().zip(sockets.by_core) {
-        own.listeners
-            .extend(sockets.into_iter().map(|socket| Bound {
-                socket: socket.into(),
-                takes: takes.clone(),
-            }));
     }
 }
