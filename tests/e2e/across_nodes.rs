@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harness::{Browser, PATIENCE, Relay, Reply, eventually};
+use harness::{Browser, PATIENCE, Relay, Reply, eventually, read_head};
 use http::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -106,9 +106,7 @@ async fn nodes_that_meet_an_expired_session_at_once_refresh_it_once() {
     let back = browser.log_in(&gateway("/"), "bob").await;
     let tabs = [0, 1].map(|at| {
         let tab = guide.browser(at);
-        for name in browser.cookie_names(GATEWAY) {
-            tab.set_cookie(GATEWAY, &name, &browser.cookie(GATEWAY, &name).unwrap());
-        }
+        tab.take_cookies(&browser, GATEWAY);
         let back = back.clone();
         async move { tab.get(back.as_str()).await.status }
     });
@@ -318,10 +316,7 @@ async fn rule_25_a_control_plane_that_starts_hears_again_which_codes_are_redeeme
     let first = guide.browser(0);
     let callback = first.log_in(&gateway("/"), "alice").await;
     let second = guide.browser(1);
-    for name in first.cookie_names(GATEWAY) {
-        let cookie = first.cookie(GATEWAY, &name).unwrap();
-        second.set_cookie(GATEWAY, &name, &cookie);
-    }
+    second.take_cookies(&first, GATEWAY);
     assert_eq!(first.open(callback.as_str()).await.status, 200);
     // It knows the provider.
     assert_eq!(guide.browser(1).get(&gateway("/")).await.status, 302);
@@ -401,11 +396,7 @@ async fn endless() -> String {
         let mut streams = Vec::new();
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await.unwrap());
-            }
-            let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+            let head = read_head(&mut stream).await.unwrap().to_ascii_lowercase();
             let begun: &[u8] = if head.contains("upgrade: websocket") {
                 b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n\x81\x02hi"
             } else {
@@ -445,11 +436,8 @@ async fn rule_95_what_a_session_has_begun_ends_with_it_on_every_node() {
                 "GET / HTTP/1.1\r\nHost: {GATEWAY}\r\nCookie: session={session}\r\n{fields}\r\n"
             );
             stream.write_all(request.as_bytes()).await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await.unwrap());
-            }
-            assert!(!head.starts_with(b"HTTP/1.1 302"));
+            let head = read_head(&mut stream).await.unwrap();
+            assert!(!head.starts_with("HTTP/1.1 302"));
             begun.push((stream, last));
         }
     }

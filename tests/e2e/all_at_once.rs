@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use harness::{Browser, Cluster, PATIENCE, eventually};
+use harness::{Browser, Cluster, PATIENCE, eventually, read_head};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, BodyStream, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -51,15 +51,6 @@ impl Shared {
     }
 }
 
-/// The next head on a connection, unless it has ended.
-async fn head(stream: &mut TcpStream) -> Option<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.ok()?);
-    }
-    Some(String::from_utf8(head).unwrap())
-}
-
 /// A server of HTTP/1.1.
 async fn server(shared: &Shared) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -74,7 +65,7 @@ async fn server(shared: &Shared) -> String {
 }
 
 async fn serve(mut stream: TcpStream, mut shared: Shared) -> std::io::Result<()> {
-    while let Some(head) = head(&mut stream).await {
+    while let Ok(head) = read_head(&mut stream).await {
         let path = head.split(' ').nth(1).unwrap_or_default();
         if path != "/plain" {
             shared.arrives();
@@ -177,7 +168,7 @@ async fn request(address: String, kept: bool) {
     let mut stream = connect(&address).await;
     if kept {
         ask(&mut stream, "GET", "/plain", "").await;
-        let head = head(&mut stream).await.unwrap();
+        let head = read_head(&mut stream).await.unwrap();
         assert!(!head.to_ascii_lowercase().contains("connection: close"));
         assert_eq!(stream.read_u16().await.unwrap().to_be_bytes(), *b"ok");
     }
@@ -200,7 +191,7 @@ async fn upload(address: String, mut shared: Shared) {
 async fn answer(address: String, path: &str) -> String {
     let mut stream = connect(&address).await;
     ask(&mut stream, "GET", path, "").await;
-    let head = head(&mut stream).await.unwrap();
+    let head = read_head(&mut stream).await.unwrap();
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     rest(stream).await
 }
@@ -220,7 +211,7 @@ async fn web_socket(address: String, mut shared: Shared) {
     let mut stream = connect(&address).await;
     let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     ask(&mut stream, "GET", "/socket", fields).await;
-    let head = head(&mut stream).await.unwrap();
+    let head = read_head(&mut stream).await.unwrap();
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     for turn in 0..4 {
         if turn == 2 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use harness::{Browser, Cluster, Demo, eventually};
+use harness::{Browser, Cluster, Demo, eventually, read_head};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -59,11 +59,7 @@ async fn answer(
     behaves: bool,
     token_calls: &AtomicUsize,
 ) -> std::io::Result<()> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
+    let head = read_head(&mut stream).await?;
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
     let way = path
         .trim_start_matches('/')
@@ -147,12 +143,9 @@ async fn answer_once(
     };
     let answer = whole("200 OK", "", &answer.to_string()).replace("Connection: close\r\n", "");
     stream.write_all(answer.as_bytes()).await?;
-    let mut next = Vec::new();
-    while !next.ends_with(b"\r\n\r\n") {
-        next.push(stream.read_u8().await?);
-    }
-    count(&String::from_utf8_lossy(&next));
-    if next.starts_with(b"GET ") {
+    let next = read_head(&mut stream).await?;
+    count(&next);
+    if next.starts_with("GET ") {
         stream
             .write_all(
                 answer

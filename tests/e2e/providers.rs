@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::guide::{GATEWAY, Guide, assert_sign_in_demanded, gateway};
-use harness::{Browser, CLIENT, Cluster, SECRET, eventually};
+use harness::{Browser, CLIENT, Cluster, SECRET, eventually, read_head};
 
 #[tokio::test]
 async fn a_provider_is_checked_listed_dropped_and_a_refusal_explained() {
@@ -94,11 +94,7 @@ async fn deaf_provider() -> (String, tokio::sync::mpsc::UnboundedReceiver<String
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await.unwrap());
-            }
-            let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+            let head = read_head(&mut stream).await.unwrap().to_ascii_lowercase();
             let (status, body) = if head.starts_with("post /token ") {
                 let mut lines = head.lines();
                 let length = lines.find_map(|line| line.strip_prefix("content-length: "));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use harness::{Browser, Cluster, Demo, PATIENCE};
+use harness::{Browser, Cluster, Demo, PATIENCE, read_head};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -106,16 +106,13 @@ async fn a_websocket_is_a_tunnel_after_its_handshake() {
     let address = listener.local_addr().unwrap();
     let upstream = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
-        }
+        let head = read_head(&mut stream).await.unwrap();
         let answer = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhi";
         stream.write_all(answer).await.unwrap();
         let mut asked = [0; 4];
         stream.read_exact(&mut asked).await.unwrap();
         stream.write_all(&asked).await.unwrap();
-        String::from_utf8(head).unwrap().to_ascii_lowercase()
+        head.to_ascii_lowercase()
     });
     cluster.route(&format!("http://{address}"), "/").await;
     cluster.settled().await;

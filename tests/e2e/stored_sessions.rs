@@ -95,10 +95,7 @@ async fn rule_25_a_code_is_redeemed_once_by_nodes_that_have_lost_their_control_p
     let first = guide.browser(0);
     let callback = first.log_in(&gateway("/"), "alice").await;
     let second = guide.browser(1);
-    for name in first.cookie_names(GATEWAY) {
-        let cookie = first.cookie(GATEWAY, &name).unwrap();
-        second.set_cookie(GATEWAY, &name, &cookie);
-    }
+    second.take_cookies(&first, GATEWAY);
     // The control plane knows what came of it, and goes away.
     assert_eq!(first.open(callback.as_str()).await.status, 200);
     assert_eq!(keys(&redis).len(), 1, "{:?}", keys(&redis));

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use harness::{Browser, Cluster, eventually};
 use serde_json::json;
 
+use crate::numbered::Numbered;
+
 /// What happens to a file: its name, and what is left.
 type Damage = (&'static str, fn(&[u8]) -> Vec<u8>);
 
@@ -157,15 +159,9 @@ async fn a_control_plane_with_damaged_files_has_everything_or_says_what_to_do() 
 #[ignore = "takes minutes: tests/faults/run"]
 async fn a_node_with_damaged_files_serves_the_newest_that_is_whole() {
     let mut cluster = Cluster::start(1).await;
-    let route = cluster.create("/routes", json!({ "paths": ["/p"] })).await;
-    let config = |number: usize| json!({ "status_code": 200, "message": number.to_string() });
-    let plugin = json!({ "name": "request-termination", "route": { "id": route["id"] }, "config": config(0) });
-    let plugin = cluster.create("/plugins", plugin).await;
-    let plugin = format!("/plugins/{}", plugin["id"].as_str().unwrap());
+    let numbered = Numbered::create(&cluster).await;
     for number in 1..=3 {
-        cluster
-            .patch(&plugin, json!({ "config": config(number) }))
-            .await;
+        numbered.set(&cluster, number).await;
         cluster.settled().await;
         cluster.persisted().await;
     }

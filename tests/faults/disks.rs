@@ -12,6 +12,7 @@ use shared::clock::monotonic;
 use crate::injection::inject;
 use crate::load::percentile;
 use crate::mount::Disk;
+use crate::numbered::Numbered;
 use crate::replicas::timed;
 
 /// What happens to a disk: its name, how it is done, and how it is made good.
@@ -350,11 +351,7 @@ async fn a_node_whose_disk_fails_serves_the_newest_and_keeps_it_once_it_can() {
     let data = mount.join("node-1");
     let more = [("WARDGATE_DATA_DIRECTORY", data.display().to_string())];
     cluster.certify("node-1");
-    let route = cluster.create("/routes", json!({ "paths": ["/p"] })).await;
-    let config = |number: usize| json!({ "status_code": 200, "message": number.to_string() });
-    let plugin = json!({ "name": "request-termination", "route": { "id": route["id"] }, "config": config(0) });
-    let plugin = cluster.create("/plugins", plugin).await;
-    let plugin = format!("/plugins/{}", plugin["id"].as_str().unwrap());
+    let numbered = Numbered::create(&cluster).await;
     cluster.start_data_plane_with("node-1", &more).await;
     cluster.settled().await;
     cluster.persisted().await;
@@ -380,9 +377,7 @@ async fn a_node_whose_disk_fails_serves_the_newest_and_keeps_it_once_it_can() {
     for (number, (way, harm, heal)) in ways.iter().enumerate() {
         let number = number + 1;
         harm();
-        cluster
-            .patch(&plugin, json!({ "config": config(number) }))
-            .await;
+        numbered.set(&cluster, number).await;
         cluster.settled().await;
         for _ in 0..20 {
             let reply = Browser::new().get(&format!("{}/p", cluster.url(0))).await;

@@ -10,6 +10,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::injection::{inject, is_possible};
+use crate::numbered::Numbered;
 
 /// What a program does to files.
 const CALLS: [&str; 10] = [
@@ -167,11 +168,7 @@ async fn killed_at_any_system_call_a_node_starts_with_the_newest_or_the_one_befo
     }
     let mut cluster = Cluster::start(0).await;
     cluster.certify("node-1");
-    let route = cluster.create("/routes", json!({ "paths": ["/p"] })).await;
-    let config = |number: usize| json!({ "status_code": 200, "message": number.to_string() });
-    let plugin = json!({ "name": "request-termination", "route": { "id": route["id"] }, "config": config(0) });
-    let plugin = cluster.create("/plugins", plugin).await;
-    let plugin = format!("/plugins/{}", plugin["id"].as_str().unwrap());
+    let numbered = Numbered::create(&cluster).await;
     cluster.start_data_plane("node-1").await;
     cluster.settled().await;
     cluster.persisted().await;
@@ -194,9 +191,7 @@ async fn killed_at_any_system_call_a_node_starts_with_the_newest_or_the_one_befo
     for call in CALLS {
         for number in 1..=MOST {
             newest += 1;
-            cluster
-                .patch(&plugin, json!({ "config": config(newest) }))
-                .await;
+            numbered.set(&cluster, newest).await;
             cluster.run_under(&kill_at(call, number, &files));
             let killed = match cluster.try_start_data_plane("node-1").await {
                 Ok(()) => {

@@ -26,6 +26,7 @@ mod loops;
 mod mount;
 mod namespace;
 mod nonsense;
+mod numbered;
 mod overload;
 mod partitions;
 mod providers;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::load::{Load, Target};
 use crate::loops::Traffic;
 use crate::namespace::{Link, Namespace, Way};
+use crate::numbered::Numbered;
 use crate::replicas::{HERE, Place, Replicas, timed};
 
 /// What the route answers, if it does.
@@ -18,16 +19,15 @@ async fn answer(url: &str) -> Option<Value> {
     (reply.status == 200).then(|| reply.json()["message"].clone())
 }
 
-/// A node that hears its control plane and its clients by these links alone, and a route for `/p`.
-async fn apart(namespace: &Namespace, control: &Link, clients: &Link) -> (Cluster, Value) {
+/// A node that hears its control plane and its clients by these links alone.
+async fn apart(namespace: &Namespace, control: &Link, clients: &Link) -> Cluster {
     let listen = format!("{}:0", control.ours);
     let mut cluster = Cluster::start_with(0, &[("WARDGATE_CLUSTER_LISTEN", &listen)]).await;
     cluster.certify("node-1");
     let proxy = ("WARDGATE_PROXY_LISTEN", format!("{}:0", clients.theirs));
     cluster.run_under(&namespace.command());
     cluster.start_data_plane_with("node-1", &[proxy]).await;
-    let route = cluster.create("/routes", json!({ "paths": ["/p"] })).await;
-    (cluster, route)
+    cluster
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,11 +35,8 @@ async fn apart(namespace: &Namespace, control: &Link, clients: &Link) -> (Cluste
 async fn a_node_that_the_network_cuts_off_serves_and_catches_up() {
     let namespace = Namespace::make("node");
     let (control, clients) = (namespace.link(0), namespace.link(1));
-    let (cluster, route) = apart(&namespace, &control, &clients).await;
-    let config = |number: u32| json!({ "status_code": 200, "message": number.to_string() });
-    let plugin = json!({ "name": "request-termination", "route": { "id": route["id"] }, "config": config(0) });
-    let plugin = cluster.create("/plugins", plugin).await;
-    let plugin = format!("/plugins/{}", plugin["id"].as_str().unwrap());
+    let cluster = apart(&namespace, &control, &clients).await;
+    let numbered = Numbered::create(&cluster).await;
     cluster.settled().await;
     let url = format!("{}/p", cluster.url(0));
     let traffic = Traffic::default();
@@ -50,9 +47,7 @@ async fn a_node_that_the_network_cuts_off_serves_and_catches_up() {
     for (number, lasts) in [(1, 1), (2, 5), (3, 45), (4, 1)] {
         let before = answer(&url).await;
         control.cut();
-        cluster
-            .patch(&plugin, json!({ "config": config(number) }))
-            .await;
+        numbered.set(&cluster, number).await;
         tokio::time::sleep(Duration::from_secs(lasts)).await;
         assert_eq!(answer(&url).await, before, "nothing gets through");
         let row = cluster.read("/clustering/data-planes").await["data"][0].clone();
@@ -135,9 +130,8 @@ async fn of_two_halves_only_one_takes_writes() {
 async fn a_link_that_loses_one_direction_is_as_one_that_loses_both() {
     let namespace = Namespace::make("oneway");
     let (control, clients) = (namespace.link(4), namespace.link(5));
-    let (cluster, route) = apart(&namespace, &control, &clients).await;
-    let answer = json!({ "name": "request-termination", "route": { "id": route["id"] }, "config": { "status_code": 200 } });
-    cluster.create("/plugins", answer).await;
+    let cluster = apart(&namespace, &control, &clients).await;
+    Numbered::create(&cluster).await;
     cluster.settled().await;
     let load = Load::start(50, vec![Target::of(&cluster.url(0), "/p")]);
     for way in [Way::ToUs, Way::FromUs] {

@@ -73,6 +73,15 @@ impl Browser {
         cookies.insert((host.to_owned(), name.to_owned()), value.to_owned());
     }
 
+    /// Takes over the cookies that `other` has of `host`.
+    pub fn take_cookies(&self, other: &Self, host: &str) {
+        for name in other.cookie_names(host) {
+            if let Some(value) = other.cookie(host, &name) {
+                self.set_cookie(host, &name, &value);
+            }
+        }
+    }
+
     /// Throws every cookie away.
     pub fn forget(&self) {
         self.cookies

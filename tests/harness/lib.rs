@@ -24,6 +24,9 @@ pub use relay::Relay;
 
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
 /// The longest that anything here waits for something that is to happen soon.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -48,4 +51,17 @@ pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Optio
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Reads what comes on `stream` up to the end of a head of HTTP/1.1, and nothing of what is behind that.
+///
+/// # Errors
+///
+/// The connection's; also if it ends before.
+pub async fn read_head(stream: &mut TcpStream) -> std::io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
 }

@@ -99,6 +99,22 @@ impl Api {
         self.send("GET", url, "", "").await
     }
 
+    /// What all pages of a list hold, from `url` on.
+    async fn all(&self, url: &str) -> Vec<Value> {
+        let (mut url, mut all) = (url.to_owned(), Vec::new());
+        loop {
+            let (status, page) = self.get(&url).await;
+            assert_eq!(status, 200, "{page}");
+            all.extend(page["data"].as_array().unwrap().clone());
+            let Some(next) = page["next"].as_str() else {
+                assert!(page.get("offset").is_none(), "{page}");
+                return all;
+            };
+            assert!(page["offset"].is_string(), "{page}");
+            url = next.to_owned();
+        }
+    }
+
     async fn json(&self, method: &str, url: &str, body: Value) -> (u16, Value) {
         self.send(method, url, "application/json", &body.to_string())
             .await

@@ -252,8 +252,7 @@ fn a_head_has_the_limits_of_one_of_http1() {
 #[test]
 fn fields_that_unpack_to_more_than_a_head_may_have_are_refused() {
     let (proxy, heads) = gateway();
-    let sound = SOUND.iter().flat_map(|(name, value)| literal(name, value));
-    let sound: Vec<u8> = sound.collect();
+    let sound = sound();
     // With incremental indexing (RFC 7541 §6.2.1), so that it is the first of the dynamic table.
     let mut told = literal(b"x", &[b'y'; 4_000]);
     told[0] = 0x40;
@@ -269,18 +268,28 @@ fn fields_that_unpack_to_more_than_a_head_may_have_are_refused() {
     stop(proxy);
 }
 
-#[test]
-fn a_connection_has_as_many_requests_at_a_time_as_it_may_and_no_more() {
-    const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
-    // Takes connections and never answers.
+/// A server that takes connections and never answers, so that each request stays for long; and a gateway before it.
+fn silent() -> (TcpListener, Proxy) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let service = json!({"read_timeout": 60_000, "retries": 0});
     let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
-    let head: Vec<u8> = SOUND
-        .iter()
+    (listener, proxy)
+}
+
+/// The block of a head that is as it should be.
+fn sound() -> Vec<u8> {
+    let fields = SOUND.iter();
+    fields
         .flat_map(|(name, value)| literal(name, value))
-        .collect();
+        .collect()
+}
+
+#[test]
+fn a_connection_has_as_many_requests_at_a_time_as_it_may_and_no_more() {
+    const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+    let (listener, proxy) = silent();
+    let head = sound();
     let mut stream = begin(&proxy);
     for number in 0..101 {
         let request = frame(1, END_STREAM | END_HEADERS, 2 * number + 1, &head);
@@ -325,15 +334,8 @@ fn a_client_that_resets_its_streams_at_once_is_cut_off() {
 
 /// Has a client send a frame of this kind behind each request.
 fn resets(kind: u8, payload: [u8; 4]) {
-    // Takes connections and never answers: each request would stay for long.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let service = json!({"read_timeout": 60_000, "retries": 0});
-    let proxy = start(configuration(port, &service, &[json!({"paths": ["/"]})]));
-    let head: Vec<u8> = SOUND
-        .iter()
-        .flat_map(|(name, value)| literal(name, value))
-        .collect();
+    let (listener, proxy) = silent();
+    let head = sound();
     let mut stream = begin(&proxy);
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     let cut = (0..5000_u32).any(|number| {
