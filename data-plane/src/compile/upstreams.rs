@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use plugins::exchange::Workspace;
 use shared::authority::{bare, split_port};
-use shared::entity::health_check::{ActiveChecks, CheckKind, HttpStatus};
+use shared::entity::health_check::{ActiveChecks, CheckKind, HttpStatus, PassiveChecks};
 use shared::entity::{Algorithm, HashOn, Target, Upstream};
 use uuid::Uuid;
 
@@ -244,61 +244,31 @@ fn compile_upstream(
         field: field.to_owned(),
         message: message.to_owned(),
     };
-    let input = |on: Option<HashOn>,
-                 header: &Option<String>,
-                 argument: &Option<String>,
-                 capture: &Option<String>,
-                 field: &str| {
-        let text = |value: &Option<String>| {
-            value
-                .clone()
-                .ok_or_else(|| fault(field, "what to hash is not named"))
-        };
-        Ok(match on.unwrap_or(HashOn::None) {
-            HashOn::None => HashInput::None,
-            HashOn::Consumer => HashInput::Consumer,
-            HashOn::Ip => HashInput::Ip,
-            HashOn::Path => HashInput::Path,
-            HashOn::Header => HashInput::Header(
-                text(header)?
-                    .parse()
-                    .map_err(|_| fault(field, "not a header's name"))?,
-            ),
-            HashOn::Cookie => HashInput::Cookie(text(&upstream.hash_on_cookie)?),
-            HashOn::QueryArg => HashInput::QueryArg(text(argument)?),
-            HashOn::UriCapture => HashInput::UriCapture(text(capture)?),
-        })
+    let hash_on = Hashing {
+        on: upstream.hash_on,
+        header: upstream.hash_on_header.as_deref(),
+        cookie: upstream.hash_on_cookie.as_deref(),
+        argument: upstream.hash_on_query_arg.as_deref(),
+        capture: upstream.hash_on_uri_capture.as_deref(),
     };
-    let hash_on = input(
-        upstream.hash_on,
-        &upstream.hash_on_header,
-        &upstream.hash_on_query_arg,
-        &upstream.hash_on_uri_capture,
-        "hash_on",
-    )?;
-    let hash_fallback = input(
-        upstream.hash_fallback,
-        &upstream.hash_fallback_header,
-        &upstream.hash_fallback_query_arg,
-        &upstream.hash_fallback_uri_capture,
-        "hash_fallback",
-    )?;
+    let hash_on = hash_on.compile().map_err(|why| fault("hash_on", why))?;
+    let hash_fallback = Hashing {
+        on: upstream.hash_fallback,
+        header: upstream.hash_fallback_header.as_deref(),
+        // Kong has one for both.
+        cookie: upstream.hash_on_cookie.as_deref(),
+        argument: upstream.hash_fallback_query_arg.as_deref(),
+        capture: upstream.hash_fallback_uri_capture.as_deref(),
+    };
+    let hash_fallback = hash_fallback.compile();
+    let hash_fallback = hash_fallback.map_err(|why| fault("hash_fallback", why))?;
     if let Some(host) = &upstream.host_header {
         HeaderValue::from_str(host).map_err(|_| fault("host_header", "not a host"))?;
     }
     let certificate = upstream.client_certificate;
     let identity = certificate.and_then(|reference| identities.of(reference.id).ok());
     let checks = &upstream.healthchecks;
-    let passive = Judgement {
-        thresholds: Thresholds {
-            successes: checks.passive.healthy.successes,
-            http_failures: checks.passive.unhealthy.http_failures,
-            tcp_failures: checks.passive.unhealthy.tcp_failures,
-            timeouts: checks.passive.unhealthy.timeouts,
-        },
-        healthy: codes(&checks.passive.healthy.http_statuses),
-        unhealthy: codes(&checks.passive.unhealthy.http_statuses),
-    };
+    let passive = compile_passive(&checks.passive);
     let active = compile_checks(&checks.active);
     let thresholds = &passive.thresholds;
     let watches =
@@ -326,6 +296,50 @@ fn compile_upstream(
         identity,
         targets,
     })
+}
+
+/// What requests are told apart by, as an upstream names it.
+struct Hashing<'a> {
+    on: Option<HashOn>,
+    header: Option<&'a str>,
+    cookie: Option<&'a str>,
+    argument: Option<&'a str>,
+    capture: Option<&'a str>,
+}
+
+impl Hashing<'_> {
+    fn compile(&self) -> Result<HashInput, &'static str> {
+        let named = |name: Option<&str>| {
+            let name = name.map(str::to_owned);
+            name.ok_or("what to hash is not named")
+        };
+        Ok(match self.on.unwrap_or(HashOn::None) {
+            HashOn::None => HashInput::None,
+            HashOn::Consumer => HashInput::Consumer,
+            HashOn::Ip => HashInput::Ip,
+            HashOn::Path => HashInput::Path,
+            HashOn::Header => {
+                let name = named(self.header)?.parse();
+                HashInput::Header(name.map_err(|_| "not a header's name")?)
+            }
+            HashOn::Cookie => HashInput::Cookie(named(self.cookie)?),
+            HashOn::QueryArg => HashInput::QueryArg(named(self.argument)?),
+            HashOn::UriCapture => HashInput::UriCapture(named(self.capture)?),
+        })
+    }
+}
+
+fn compile_passive(checks: &PassiveChecks) -> Judgement {
+    Judgement {
+        thresholds: Thresholds {
+            successes: checks.healthy.successes,
+            http_failures: checks.unhealthy.http_failures,
+            tcp_failures: checks.unhealthy.tcp_failures,
+            timeouts: checks.unhealthy.timeouts,
+        },
+        healthy: codes(&checks.healthy.http_statuses),
+        unhealthy: codes(&checks.unhealthy.http_statuses),
+    }
 }
 
 fn codes(statuses: &[HttpStatus]) -> Vec<u16> {
