@@ -30,6 +30,7 @@ use arc_swap::{ArcSwap, Guard};
 use http::StatusCode;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::{Algorithm, Revocation};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub(crate) use self::peer::{Event, Judgement, Peer, PeerKey, Thresholds};
@@ -43,13 +44,21 @@ const REMEMBERED: Duration = Duration::from_mins(5);
 
 /// The balancers of a node, by upstream.
 #[derive(Debug, Default)]
-pub(crate) struct Balancers(Mutex<HashMap<Uuid, Arc<Balancer>>>);
+pub(crate) struct Balancers {
+    all: Mutex<HashMap<Uuid, Arc<Balancer>>>,
+    turned: Arc<Notify>,
+}
 
 impl Balancers {
+    /// Waits until something has changed of what is told of targets: their health, or where their names lead.
+    pub(crate) async fn turned(&self) {
+        self.turned.notified().await;
+    }
+
     /// The balancers for `upstreams`, in their order. One whose upstream has not changed stays; one whose
     /// has keeps what it knows of its addresses.
     pub(crate) fn attach(&self, upstreams: &[Arc<CompiledUpstream>]) -> Vec<Arc<Balancer>> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let attached: Vec<Arc<Balancer>> = upstreams
             .iter()
             .map(|config| match known.get(&config.id) {
@@ -61,7 +70,7 @@ impl Balancers {
                 )),
                 None => Arc::new(Balancer::new(
                     Arc::clone(config),
-                    Arc::default(),
+                    Arc::new(Peers::new(Arc::clone(&self.turned))),
                     Arc::default(),
                 )),
             })
@@ -75,13 +84,15 @@ impl Balancers {
 }
 
 /// What is known of an upstream's addresses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Peers {
     all: Mutex<HashMap<PeerKey, (Arc<Peer>, LastSeen)>>,
     /// Grows whenever the health of any changes.
     version: AtomicU64,
     /// What operators have said of those that are not known yet, by its id.
     said: Mutex<HashMap<Uuid, Revocation>>,
+    /// Told of what changes; see [`Balancers::turned`].
+    turned: Arc<Notify>,
 }
 
 /// When a peer was last in a target list; none before the first time.
@@ -206,8 +217,11 @@ impl Balancer {
         for entry in &entries {
             entry.peer.latency.begin_at(average);
         }
-        let table = Table::new(&self.config, entries, failed, version);
-        self.table.store(Arc::new(table));
+        let table = Arc::new(Table::new(&self.config, entries, failed, version));
+        let before = self.table.swap(Arc::clone(&table));
+        if self.has_names() && !before.leads_as(&table) {
+            self.peers.turned.notify_one();
+        }
     }
 
     /// What is chosen from, as of now; looked at where it is, so that no core's count of it is in another's way.
@@ -266,7 +280,7 @@ impl Balancer {
     /// Notes what has become of a request to `peer`, or of a check.
     pub(crate) fn report(&self, peer: &Peer, event: Event, thresholds: &Thresholds) {
         if let Some(healthy) = peer.report(event, thresholds) {
-            self.peers.version.fetch_add(1, Ordering::AcqRel);
+            self.peers.change();
             let (upstream, host) = (&self.config.name, &peer.key.host);
             let (address, port) = (peer.key.address, peer.key.port);
             tracing::warn!(upstream, host, %address, port, healthy, "the health of a target has changed");
@@ -276,11 +290,26 @@ impl Balancer {
     /// Sets the health of a peer by hand.
     pub(crate) fn set_health(&self, peer: &Peer, healthy: bool) {
         peer.set_health(healthy);
-        self.peers.version.fetch_add(1, Ordering::AcqRel);
+        self.peers.change();
     }
 }
 
 impl Peers {
+    fn new(turned: Arc<Notify>) -> Self {
+        Self {
+            all: Mutex::default(),
+            version: AtomicU64::new(0),
+            said: Mutex::default(),
+            turned,
+        }
+    }
+
+    /// The health of one has changed.
+    fn change(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+        self.turned.notify_one();
+    }
+
     fn of(&self, key: PeerKey) -> Arc<Peer> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let (peer, seen) = all

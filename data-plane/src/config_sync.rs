@@ -18,6 +18,7 @@ mod connection;
 mod ended;
 mod follow;
 mod receiver;
+
 #[cfg(test)]
 mod recorded;
 mod vouched;
@@ -46,7 +47,7 @@ use backoff::{Backoff, random, spread};
 use connection::Dialer;
 pub(crate) use connection::{ControlPlaneUrl, Node, Proofs};
 use ended::Ended;
-use follow::{follow, until};
+use follow::follow;
 pub(crate) use vouched::Vouched;
 #[cfg(test)]
 pub(crate) use vouched::vouching;
@@ -371,5 +372,13 @@ async fn attempt(
     match subscribed {
         Ok(stream) => follow(stream, dialer, applier, gateway, phase).await,
         Err(error) => Ended::Unreachable(error),
+    }
+}
+
+/// Waits for `instant`; for ever, if there is none.
+async fn until(instant: Option<tokio::time::Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }

@@ -75,3 +75,52 @@ fn weighed(balancer: &Balancer, counts: impl Fn(&Table, usize) -> bool) -> Vec<U
 fn packed(id: &Uuid) -> Bytes {
     Bytes::copy_from_slice(id.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use serde_json::json;
+    use shared::snapshot::{Revision, Snapshot};
+
+    use super::super::tests::{balancer, record};
+    use super::super::{Balancers, Event, Thresholds};
+    use super::*;
+    use crate::compile::compile;
+
+    #[test]
+    fn what_changes_of_targets_is_told_once() {
+        let node = Balancers::default();
+        let known = balancer(&node, json!({}), &[1, 1]);
+        let news = || node.turned().now_or_never().is_some();
+        assert!(!news());
+        let peer = Arc::clone(&known.table().entries[0].peer);
+        let thresholds = Thresholds {
+            tcp_failures: 2,
+            ..Thresholds::default()
+        };
+        known.report(&peer, Event::TcpFailure, &thresholds);
+        assert!(!news(), "its health is what it was");
+        known.report(&peer, Event::TcpFailure, &thresholds);
+        assert!(news() && !news());
+        known.set_health(&peer, true);
+        assert!(news() && !news());
+
+        let target =
+            json!({"target": "named.test:80", "weight": 1, "upstream": {"id": Uuid::from_u128(1)}});
+        let upstream = record("upstreams", 1, json!({"name": "u.test"}));
+        let records = vec![upstream, record("targets", 101, target)];
+        let named = compile(&Snapshot::new(1, Revision(1), records)).unwrap();
+        let named = Arc::clone(&named.balancers(&node)[0]);
+        let entry = |host: u8| named.entry(0, &IpAddr::from([127, 0, 0, host]).into());
+        for (led, failed, changed) in [
+            (vec![1, 2], vec![], true),
+            (vec![2, 1], vec![], false),
+            (vec![2], vec![], true),
+            (vec![], vec![0], true),
+            (vec![], vec![0], false),
+        ] {
+            named.install(led.iter().copied().map(entry).collect(), failed);
+            assert_eq!(news(), changed, "{led:?}");
+        }
+    }
+}

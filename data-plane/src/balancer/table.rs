@@ -57,6 +57,19 @@ impl Table {
         Self::with(config, entries, failed, version, ring)
     }
 
+    /// Whether the targets of `other` lead where those of this one do, in whatever order their names' servers tell.
+    pub(super) fn leads_as(&self, other: &Self) -> bool {
+        let led = |table: &Self| {
+            let entries = table.entries.iter();
+            let mut all: Vec<_> = entries
+                .map(|entry| (entry.target, entry.peer.number, entry.weight))
+                .collect();
+            all.sort_unstable();
+            all
+        };
+        self.failed == other.failed && led(self) == led(other)
+    }
+
     /// The same addresses with their health of now.
     pub(super) fn renewed(&self, config: &CompiledUpstream, version: u64) -> Self {
         let (entries, failed) = (self.entries.clone(), self.failed.clone());

@@ -18,17 +18,19 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use super::Phase;
 use super::applier::{Applier, FAULTS, told};
 use super::asking::Asking;
 use super::backoff::{random, spread};
 use super::connection::{Dialer, Subscription};
 use super::ended::Ended;
 use super::receiver::{Content, Receiver, Update};
+use super::{Phase, until};
 use crate::balancer::report;
 use crate::core::Node as Gateway;
 use crate::metrics::{Figures, Sum};
 
+/// What has changed of targets is told within this time, with what changes at the same time.
+const NEWS: Duration = Duration::from_secs(1);
 /// Pause between two looks for secrets that are missing.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long a control plane may take to end a stream that is closed.
@@ -127,6 +129,10 @@ pub(super) async fn follow(
                 report = Instant::now() + following.status * 4 / 5 + jitter;
                 following.report(*phase.borrow())
             }
+            () = gateway.balancers.turned() => {
+                report = report.min(Instant::now() + NEWS / 2 + spread(NEWS / 2, random()));
+                Ok(())
+            }
             () = tokio::time::sleep_until(look), if following.applier.lacks_secrets() => {
                 following.applier.find_secrets().await;
                 look = Instant::now() + LOOK;
@@ -169,14 +175,6 @@ pub(super) async fn follow(
             }
             return ended;
         }
-    }
-}
-
-/// Waits for `instant`; for ever, if there is none.
-pub(super) async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
     }
 }
 
