@@ -221,7 +221,9 @@ fn framing(fields: &Fields, http10: bool) -> Result<Framing, Refusal> {
     Ok(framing)
 }
 
-const SAID_TWICE: Refusal = Refusal::Malformed("the body's length is said more than once");
+/// Lengths that differ, or are the same.
+pub(crate) const SAID_TWICE: Refusal =
+    Refusal::Malformed("the body's length is said more than once");
 
 /// A target with a character that no URI has.
 pub(crate) const NO_TARGET: Refusal =

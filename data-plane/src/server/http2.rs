@@ -28,7 +28,7 @@ use crate::core::Core;
 use crate::forward::fields;
 use crate::http1::head::{MAX_FIELDS, MAX_TARGET, is_bodiless};
 use crate::http1::headers::{Headers, written_length};
-use crate::http1::request::{NO_TARGET, Refusal, RequestHead};
+use crate::http1::request::{NO_TARGET, Refusal, RequestHead, SAID_TWICE};
 use crate::limits::Limits;
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, GivenUp, Peer, Recorded, Returned, handle};
@@ -280,7 +280,7 @@ impl Conduct {
     }
 }
 
-/// Why a request is not served whose head has more than one of HTTP/1.1 may have, or another target.
+/// Why a request is not served whose head has more than one of HTTP/1.1 may have, another target, or two lengths.
 fn refusal(parts: &Parts) -> Option<Refusal> {
     let target = parts.uri.path_and_query();
     let target = target.map_or("", PathAndQuery::as_str);
@@ -291,10 +291,13 @@ fn refusal(parts: &Parts) -> Option<Refusal> {
     // The crumbs of a cookie are one field.
     let crumbs = parts.headers.get_all(header::COOKIE).iter().count();
     let fields = parts.headers.len() - crumbs.saturating_sub(1);
+    let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
     if target > MAX_TARGET {
         Some(Refusal::TargetTooLong)
     } else if fields > MAX_FIELDS {
         Some(Refusal::HeadTooLarge)
+    } else if lengths.next().and(lengths.next()).is_some() {
+        Some(SAID_TWICE)
     } else {
         None
     }

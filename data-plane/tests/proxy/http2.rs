@@ -268,6 +268,17 @@ fn a_length_that_the_data_breaks_does_not_become_a_request() {
             .await
             .unwrap();
         assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        // Also twice the same: what stands in front may have looked at one of them.
+        for lengths in [["0", "0"], ["0", "5"]] {
+            let mut twice = request("http://a.test/");
+            for length in lengths {
+                let length = length.parse().unwrap();
+                twice.headers_mut().append("content-length", length);
+            }
+            if let Ok(response) = client.send_request(twice).await {
+                assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{lengths:?}");
+            }
+        }
     });
     for head in heads.try_iter() {
         assert!(
