@@ -7,7 +7,7 @@ use anyhow::Context;
 use data_plane::DataPlane;
 use data_plane::listening::inherited::{InheritError, Inherited};
 use data_plane::settings::Program;
-use data_plane::succession::Successor;
+use data_plane::succession::{Successor, launcher};
 use shared::program::{begin, end, warn};
 use shared::{signals, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,6 +16,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(ended) = launcher::launch(std::env::args_os()) {
+        return ended;
+    }
     let program = match Program::load(std::env::args_os()) {
         Ok(program) => program,
         Err(error) => error.exit(),
@@ -44,7 +47,7 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
         match signals.serve(&data_plane).await {
             Some(mut successor) => {
                 data_plane
-                    .hand_over(&mut successor, signals.at_once())
+                    .hand_over(&mut successor, signals.interrupted())
                     .await;
             }
             None => data_plane.stop(signals.at_once()).await,
@@ -121,6 +124,12 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+
+    /// The same of one that has a successor: on SIGINT. systemd sends SIGTERM to this process too when it stops the successor, and
+    /// again when that has ended: exchanges are to end all the same.
+    async fn interrupted(&mut self) {
+        self.interrupt.recv().await;
     }
 }
 

@@ -11,11 +11,12 @@
 //! would be forgotten: its successor follows a control plane only once it serves.
 
 pub(crate) mod given;
+pub mod launcher;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Child, Command, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use crate::config_sync::{Holds, Phase};
 use crate::core::Node;
 use crate::listening::inherited::{ASKS, GIVES, Predecessor, READY, SUCCESSION, WITHDRAWN};
 use given::Given;
+use launcher::Launched;
 
 /// How long a successor may take until it serves.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -75,7 +77,7 @@ pub enum SuccessionError {
 /// A process that is to take over.
 #[derive(Debug)]
 pub struct Successor {
-    child: Child,
+    launched: Launched,
     words: tokio::net::UnixDatagram,
     /// Whether it knows that balancers are to send no traffic here.
     withdrawn: bool,
@@ -112,20 +114,20 @@ impl Successor {
         }
         words.send(GIVES)?;
         sockets.push((SUCCESSION.to_owned(), OwnedFd::from(its_words)));
-        let mut command = Command::new(&program);
-        let passed = pass(command.args(arguments), sockets)?;
+        let mut command = launcher::command(&program, arguments);
+        let passed = pass(&mut command, sockets)?;
         // It begins without hearing them: before it listens they would end it.
         signals::hold()?;
-        let child = command.spawn();
+        let launched = Launched::start(&mut command);
         signals::release()?;
-        let child = child.map_err(|source| SuccessionError::Start {
+        let launched = launched.map_err(|source| SuccessionError::Start {
             program: program.to_string_lossy().into_owned(),
             source,
         })?;
         drop(passed);
-        tracing::info!(process = child.id(), "a successor was started");
+        tracing::info!(process = launched.id(), "a successor was started");
         Ok(Self {
-            child,
+            launched,
             words: tokio::net::UnixDatagram::from_std(words)?,
             withdrawn,
             on_disk: is_kept.then_some(runs),
@@ -163,8 +165,9 @@ impl Successor {
         });
         taking.await.unwrap_or(Err(SuccessionError::Silent))?;
         self.serves = true;
-        // systemd looks after the new process from here on, if it looks after this one.
-        notify(&[sd_notify::NotifyState::MainPid(self.child.id())]);
+        // systemd looks after the new process from here on, if it looks after this one; as its own, so not before it is.
+        self.launched.let_go();
+        notify(&[sd_notify::NotifyState::MainPid(self.launched.id())]);
         Ok(())
     }
 
@@ -188,22 +191,26 @@ impl Successor {
 
     async fn tell(&mut self, given: &Given) -> Result<(), SuccessionError> {
         let bytes = given.encode();
-        let Self { child, words, .. } = self;
+        let Self {
+            launched, words, ..
+        } = self;
         let told = tokio::select! {
             told = given::send(words, &bytes) => told,
-            failed = fails(child) => return Err(failed),
+            failed = fails(launched) => return Err(failed),
         };
         let Err(source) = told else {
             return Ok(());
         };
         // If it ends, that says more.
-        let ended = tokio::time::timeout(MORE, fails(child)).await;
+        let ended = tokio::time::timeout(MORE, fails(launched)).await;
         Err(ended.unwrap_or(SuccessionError::Untold(source)))
     }
 
     /// Waits until it says one of `expected`. It may say anything more than once.
     async fn hears<'a>(&mut self, expected: &[&'a [u8]]) -> Result<&'a [u8], SuccessionError> {
-        let Self { child, words, .. } = self;
+        let Self {
+            launched, words, ..
+        } = self;
         let hearing = async {
             loop {
                 let mut said = [0; 16];
@@ -216,15 +223,15 @@ impl Successor {
         };
         tokio::select! {
             heard = hearing => heard,
-            failed = fails(child) => Err(failed),
+            failed = fails(launched) => Err(failed),
         }
     }
 }
 
-/// Returns once `child` has ended.
-async fn fails(child: &mut Child) -> SuccessionError {
+/// Returns once `launched` has ended.
+async fn fails(launched: &mut Launched) -> SuccessionError {
     loop {
-        match child.try_wait() {
+        match launched.try_wait() {
             Ok(Some(status)) => return SuccessionError::Ended(status),
             Ok(None) => tokio::time::sleep(LOOK).await,
             Err(error) => return error.into(),
@@ -310,9 +317,7 @@ pub(crate) fn tell_when_ready(
 impl Drop for Successor {
     fn drop(&mut self) {
         if !self.serves {
-            // It may have ended by itself.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            self.launched.kill();
         }
     }
 }

@@ -286,12 +286,21 @@ async fn a_process_that_ends_its_last_exchanges_leaves_the_node_to_its_successor
     let address = cluster.data_planes[0].process.address("proxy");
     let slow = TcpStream::connect(&address).await.unwrap();
     let mut slow = half_sent(slow, "Connection: close\r\n", &demo).await;
-    cluster.data_planes[0].process.start_successor("USR2").await;
+    let node = &mut cluster.data_planes[0].process;
+    let old = node.start_successor("USR2").await;
     eventually("the successor serves", async || {
-        let log = cluster.data_planes[0].process.log();
-        log.contains("a successor serves").then_some(())
+        node.log().contains("a successor serves").then_some(())
     })
     .await;
+    // Else systemd would not wait for its end.
+    let successor = std::fs::read_to_string(format!("/proc/{}/status", node.id())).unwrap();
+    let is_child = successor.contains(&format!("PPid:\t{old}\n"));
+    assert!(!is_child, "the successor is nobody's here");
+    // As systemd does it when it stops both, and again when the successor has ended.
+    for _ in 0..2 {
+        let mut told = std::process::Command::new("kill");
+        assert!(told.arg(old.to_string()).status().unwrap().success());
+    }
     let control_plane = cluster.control_plane.as_ref().unwrap();
     let superseded = || {
         control_plane
