@@ -63,6 +63,10 @@ async fn serve(settings: Settings, inherited: Inherited) -> anyhow::Result<Optio
         started = ControlPlane::start_on(settings, inherited) => started?,
         () = signals.ended() => return Ok(None),
     };
+    // systemd, if it wants to know.
+    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
     let replaced = signals.stopped(&control_plane).await;
     tracing::info!("stopping");
     let stopping = async {
