@@ -203,6 +203,9 @@ struct Row {
     running_since: UnixTime,
     last_seen: UnixTime,
     report: Report,
+    /// How often what it tells of targets has changed.
+    #[serde(skip)]
+    turns: u64,
     /// What it reported lately.
     samples: Samples,
     /// How far its clock is ahead of ours, in milliseconds; none before its first report.
@@ -365,6 +368,7 @@ impl Fleet {
             running_since,
             last_seen: now,
             report,
+            turns: 0,
             samples,
             clock_offset: None,
             last_refusal,

@@ -17,7 +17,7 @@ use crate::revocations;
 const MARKS: Duration = Duration::from_mins(1);
 
 /// How long a node may take to report what has become of a mark.
-const UNREPORTED: Duration = Duration::from_secs(10);
+const UNREPORTED: Duration = Duration::from_secs(3);
 
 impl Admin {
     /// What operators have said just now of a target, by its id and its address.

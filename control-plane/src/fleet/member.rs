@@ -311,6 +311,7 @@ impl Membership {
             let millis = |time: UnixTime| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
             row.clock_offset = Some(millis(report.clock).saturating_sub(millis(now)));
             row.samples.take(&report, now);
+            row.turns += u64::from(row.report.targets != report.targets);
             row.report = report;
         });
     }
@@ -338,7 +339,7 @@ mod tests {
 
     use super::*;
     use crate::fleet::Progress;
-    use crate::fleet::tests::{at, introduction};
+    use crate::fleet::tests::{at, ill, introduction};
 
     const START: UnixTime = UnixTime::from_secs(1_000);
 
@@ -368,6 +369,22 @@ mod tests {
 
     fn progress(fleet: &Fleet) -> Progress {
         fleet.progress_of(|_, position| *position == at(2))
+    }
+
+    #[test]
+    fn others_are_told_at_once_when_targets_turn() {
+        let fleet = Fleet::default();
+        let (member, _) = fleet.join(run("one"), START).unwrap();
+        for (unhealthy, is_news) in [([7], true), ([7], false), ([8], true)] {
+            let before = fleet.parts();
+            let targets = Arc::new(ill(unhealthy, 9));
+            let report = Report {
+                targets,
+                ..report()
+            };
+            member.reports(report, START);
+            assert_eq!(fleet.parts() != before, is_news, "{unhealthy:?}");
+        }
     }
 
     #[test]
