@@ -334,14 +334,11 @@ impl Sum {
             .saturating_sub(self.writing)
     }
 
-    /// The text exposition format, version 0.0.4, for the node with the id `node`: of its routes only where
-    /// `of_routes` says so.
-    pub(crate) fn render(&self, node: &str, of_routes: bool) -> String {
+    /// The text exposition format, version 0.0.4, for the node with the id `node`: of its routes what is `asked` for.
+    pub(crate) fn render(&self, node: &str, asked: Counts) -> String {
         // Writing to a string cannot fail, so its results are dropped.
         let (mut text, node) = (String::new(), escape(node));
-        if of_routes {
-            self.render_routes(&mut text);
-        }
+        self.render_routes(&mut text, asked);
         let mut lines = String::new();
         for (state, count) in [
             ("accepted", self.accepted),
@@ -386,7 +383,20 @@ impl Sum {
     }
 
     /// What is told of routes, and of exchanges without one.
-    fn render_routes(&self, text: &mut String) {
+    fn render_routes(&self, text: &mut String, asked: Counts) {
+        if asked.statuses {
+            self.render_statuses(text);
+        }
+        if asked.bandwidth {
+            self.render_bandwidth(text);
+        }
+        if asked.latencies {
+            self.render_latencies(text);
+        }
+        self.streams.render(text, asked);
+    }
+
+    fn render_statuses(&self, text: &mut String) {
         let mut lines = String::new();
         for (labels, consumer, volume) in self.volumes() {
             let (labels, workspace) = (shown(labels), escape(&labels.workspace));
@@ -404,7 +414,10 @@ impl Sum {
             "HTTP status codes per consumer/service/route in Kong",
             &lines,
         );
-        lines.clear();
+    }
+
+    fn render_bandwidth(&self, text: &mut String) {
+        let mut lines = String::new();
         for ((labels, consumer), (received, sent)) in self.bandwidth() {
             let (labels, workspace) = (shown(labels), escape(&labels.workspace));
             for (direction, bytes) in [("ingress", received), ("egress", sent)] {
@@ -421,8 +434,6 @@ impl Sum {
             "Total bandwidth (ingress/egress) throughput in bytes",
             &lines,
         );
-        self.render_latencies(text);
-        self.streams.render(text);
     }
 
     /// What each route's consumers have, with what it is shown under.

@@ -134,7 +134,7 @@ fn page(node: &Node, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
         "/metrics" => response(
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
-            Sum::of(&node.metrics).render(&node.id, tells_of_routes(node))
+            Sum::of(&node.metrics).render(&node.id, asked(node))
                 + &identity(node)
                 + &memory(node)
                 + &health(node)
@@ -263,13 +263,14 @@ fn memory(node: &Node) -> String {
     text
 }
 
-/// Whether a `prometheus` plugin has exchanges told of.
-fn tells_of_routes(node: &Node) -> bool {
+/// What the `prometheus` plugins that there are have told of routes: each of them shows what any of them asks for.
+fn asked(node: &Node) -> Counts {
     let live = node.live.load();
-    live.as_ref().is_some_and(|snapshot| {
-        let mut filters = snapshot.filters.iter();
-        filters.any(|filter| filter.counts().is_some())
-            || snapshot.stream_routes.counts().next().is_some()
+    live.as_ref().map_or_else(Counts::default, |snapshot| {
+        let filters = snapshot.filters.iter();
+        let all = filters.filter_map(|filter| filter.counts());
+        let all = all.chain(snapshot.stream_routes.counts());
+        all.fold(Counts::default(), Counts::or)
     })
 }
 

@@ -304,6 +304,18 @@ impl Counts {
         consumers: false,
         health: false,
     };
+
+    /// What this one counts or `other` does.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self {
+            statuses: self.statuses || other.statuses,
+            latencies: self.latencies || other.latencies,
+            bandwidth: self.bandwidth || other.bandwidth,
+            consumers: self.consumers || other.consumers,
+            health: self.health || other.health,
+        }
+    }
 }
 
 /// What happens next to a request.

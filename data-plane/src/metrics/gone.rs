@@ -119,7 +119,7 @@ mod tests {
         observe(7, "gone");
         let cores = [Arc::clone(&core)];
         let living: HashSet<Uuid> = [1, 4].map(Uuid::from_u128).into();
-        let shown = || Sum::of(&cores).render("node", true);
+        let shown = || Sum::of(&cores).render("node", Counts::DEFAULT);
         let missing = look(&cores, &living, &HashSet::new());
         assert_eq!(missing, [2, 3, 6, 7].map(Uuid::from_u128).into());
         assert!(shown().contains("route=\"gone\""));

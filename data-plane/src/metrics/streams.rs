@@ -132,7 +132,16 @@ impl Sum {
     }
 
     /// Adds what streams alone have.
-    pub(super) fn render(&self, text: &mut String) {
+    pub(super) fn render(&self, text: &mut String, asked: Counts) {
+        if asked.statuses {
+            self.render_sessions(text);
+        }
+        if asked.latencies {
+            self.render_durations(text);
+        }
+    }
+
+    fn render_sessions(&self, text: &mut String) {
         let name = "kong_stream_sessions_total";
         let mut lines = String::new();
         for series in &self.0 {
@@ -149,8 +158,11 @@ impl Sum {
         }
         let help = "Stream status codes per service/route in Kong";
         family(text, name, "counter", help, &lines);
+    }
+
+    fn render_durations(&self, text: &mut String) {
         let name = "kong_session_duration_ms";
-        lines.clear();
+        let mut lines = String::new();
         for series in &self.0 {
             let labels = &series.labels;
             histogram(&mut lines, name, labels, &OTHER_BOUNDS, &series.duration);

@@ -45,7 +45,7 @@ fn cores_are_added_up_under_kongs_names() {
         sent: 5,
         session: 1,
     });
-    let text = Sum::of(&cores).render("n", true);
+    let text = Sum::of(&cores).render("n", Counts::DEFAULT);
     for line in [
         r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer=""} 1"#,
         r#"kong_http_requests_total{service="a\"b",route="r",code="200",source="service",workspace="default",consumer="ann"} 1"#,
@@ -65,8 +65,15 @@ fn cores_are_added_up_under_kongs_names() {
         !text.contains("stream_sessions"),
         "nothing is said of what nobody has seen"
     );
-    let untold = Sum::of(&cores).render("n", false);
+    let untold = Sum::of(&cores).render("n", Counts::default());
     assert!(text.ends_with(&untold) && !untold.contains("route="));
+    let statuses = Counts {
+        statuses: true,
+        ..Counts::default()
+    };
+    let text = Sum::of(&cores).render("n", statuses);
+    assert!(text.contains("kong_http_requests_total{"));
+    assert!(!text.contains("kong_bandwidth_bytes") && !text.contains("latency_ms"));
 }
 
 /// Whatever operators want to be told.
