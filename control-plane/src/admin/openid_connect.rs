@@ -35,6 +35,9 @@ use crate::outbound;
 /// How long what a provider said is shown before it is asked anew.
 const FRESH: Duration = Duration::from_mins(1);
 
+/// How long a provider in trouble is not asked again: longer than it may take to say nothing.
+const TROUBLED: Duration = Duration::from_secs(30);
+
 /// How long an entry that was deleted is not there: data planes discover anew meanwhile.
 const GONE: Duration = Duration::from_secs(5);
 
@@ -43,9 +46,6 @@ const LONGEST: Duration = Duration::from_hours(400 * 24);
 
 /// Most providers that are asked for one page of the list.
 const MOST: usize = 100;
-
-/// Most of them that are asked at a time: those that say nothing hold up the others no longer than one of them does.
-const AT_ONCE: usize = 16;
 
 /// A page.
 #[derive(Clone, Debug, PartialEq)]
@@ -212,7 +212,8 @@ async fn list(admin: &Admin, config: &Config, query: Option<&str>) -> Result<Ans
     let entries = rest
         .into_iter()
         .map(|(issuer, config)| entry(admin, issuer, config));
-    let mut entries = stream::iter(entries).buffered(AT_ONCE);
+    let most = page.room().min(MOST);
+    let mut entries = stream::iter(entries).buffered(most.max(1));
     for (asked, id) in ids.into_iter().enumerate() {
         let (high, low) = id.as_u64_pair();
         let place = [high, low];
@@ -247,11 +248,17 @@ async fn entry(admin: &Admin, issuer: String, config: Value) -> Option<Value> {
     let now = UnixTime::now();
     let seen = admin.providers.lock().get(&issuer).cloned();
     let within = |at: &UnixTime, limit| now.saturating_since(*at) < limit;
-    let limit = |said: &Said| if said.trouble.is_some() { GONE } else { FRESH };
+    let limit = |said: &Said| {
+        if said.trouble.is_some() {
+            TROUBLED
+        } else {
+            FRESH
+        }
+    };
     let seen = match seen {
         Some(Seen::Deleted(at)) if within(&at, GONE) => return None,
         Some(Seen::Said(at, said)) if within(&at, limit(&said)) => Seen::Said(at, said),
-        Some(Seen::Nothing(at, trouble)) if within(&at, GONE) => Seen::Nothing(at, trouble),
+        Some(Seen::Nothing(at, trouble)) if within(&at, TROUBLED) => Seen::Nothing(at, trouble),
         before => {
             let (networks, keys) = (&admin.providers.networks, ClientKeys::default());
             let asked = outbound::run(networks, keys, move |host| async move {

@@ -235,6 +235,11 @@ impl<T: DeserializeOwned + Serialize> Page<T> {
         true
     }
 
+    /// How much the page has room for.
+    pub(super) const fn room(&self) -> usize {
+        self.most.saturating_sub(self.data.len())
+    }
+
     /// Whether nothing more can be added.
     pub(super) fn is_full(&self) -> bool {
         self.data.len() == self.most
