@@ -275,7 +275,8 @@ async fn look_up_user_info(
     found: &mut Found,
 ) -> Result<(), Failure> {
     let token = session.access_token.clone();
-    let question = user_info::Question::new(rules, exchange, session.client, &token).await;
+    let of = (session.client, session.method);
+    let question = user_info::Question::new(rules, exchange, of, &token).await;
     let asked = question.ask(rules, host).await;
     let before = session.said(rules, host.now());
     let decides = rules.config.credentials.search_user_info;

@@ -165,7 +165,8 @@ async fn vouched_for(
         let nobody = || Failure::refused("at_typ", "the token is not a signed JWT");
         return Err(refusal.unwrap_or_else(nobody));
     }
-    let question = user_info::Question::new(rules, exchange, client, token).await;
+    let of = (client, AuthMethod::Userinfo);
+    let question = user_info::Question::new(rules, exchange, of, token).await;
     let user_info = match question.ask(rules, host).await {
         Ok(user_info) => user_info,
         // That the provider fails says more than that it knows no such endpoint.

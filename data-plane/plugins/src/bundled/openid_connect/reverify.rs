@@ -35,7 +35,8 @@ pub(super) async fn reverify(
         let asked = introspection::ask(rules, exchange, host, token, session.client, method);
         asked.await.map_err(Unaccepted::Refused)?;
     } else if !is_over && session.method == AuthMethod::Userinfo {
-        let question = user_info::Question::new(rules, exchange, session.client, token).await;
+        let of = (session.client, session.method);
+        let question = user_info::Question::new(rules, exchange, of, token).await;
         question
             .ask(rules, host)
             .await

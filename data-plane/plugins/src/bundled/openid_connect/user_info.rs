@@ -11,7 +11,7 @@ use tracing::warn;
 use url::Url;
 
 use super::answers::{Answers, Given, Namer, Outcome};
-use super::config::{ClientAuth, UnsignedMethod, UserinfoAccept};
+use super::config::{AuthMethod, ClientAuth, UnsignedMethod, UserinfoAccept};
 use super::distributed;
 use super::failure::Failure;
 use super::jws::{self, Claims};
@@ -45,16 +45,24 @@ pub(super) struct Question {
     token: String,
     arguments: Vec<(String, String)>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether the client shows its certificate.
+    certified: bool,
 }
 
 impl Question {
-    /// The question about `token`, with what the configuration adds from the request.
+    /// The question about `token`, which came by `method`, with what the configuration adds from the request. A token that may be
+    /// bound to the client's certificate goes with that only if the client got it itself (RFC 8705 §3): whoever brings a stolen
+    /// one is not to be vouched for.
     pub(super) async fn new(
         rules: &Rules,
         exchange: &mut Exchange<'_>,
-        client: usize,
+        (client, method): (usize, AuthMethod),
         token: &str,
     ) -> Self {
+        let is_brought = matches!(
+            method,
+            AuthMethod::Bearer | AuthMethod::Introspection | AuthMethod::Userinfo
+        );
         let config = &rules.config.credentials;
         let names = config.userinfo_query_args_names.iter().flatten().cloned();
         let values = config.userinfo_query_args_values.iter().flatten().cloned();
@@ -73,6 +81,7 @@ impl Question {
             token: token.to_owned(),
             arguments,
             headers,
+            certified: !is_brought && has_certificate(rules, client),
         }
     }
 
@@ -86,7 +95,7 @@ impl Question {
         let document = provider::document_for(rules, host, configured)
             .await
             .map_err(|error| error.failure())?;
-        let Some(endpoint) = endpoint(rules, &document, self.client).map(str::to_owned) else {
+        let Some(endpoint) = endpoint(rules, &document, self.certified).map(str::to_owned) else {
             return Err(Failure::refused(
                 "at_typ",
                 "there is no user info endpoint that could vouch for the token",
@@ -108,6 +117,7 @@ impl Question {
             .with(endpoint.as_bytes())
             .with(rules.client(self.client).id.as_bytes())
             .with(self.token.as_bytes())
+            .with(&[u8::from(self.certified)])
             .with_pairs(pairs)
             .with_pairs(headers)
             .finish();
@@ -130,12 +140,16 @@ impl Question {
         let ask = async |endpoint: &str| {
             let request = self.request(rules, endpoint)?;
             let mut limits = provider::limits(rules, LIMIT);
-            if has_certificate(rules, self.client) {
+            if self.certified {
+                // What it says is not signed: the stricter of the two settings counts.
+                let verify_tls = limits.verify_tls;
                 limits = token_endpoint::presenting(rules, host, limits)?;
+                limits.verify_tls |= verify_tls;
             }
             provider::fetched(rules, host, endpoint, request, limits).await
         };
-        let place = |document: &Document| endpoint(rules, document, self.client).map(str::to_owned);
+        let place =
+            |document: &Document| endpoint(rules, document, self.certified).map(str::to_owned);
         let again = provider::looks_moved;
         let answered = provider::call(rules, host, &document, place, again, ask).await;
         let nowhere = ProviderError::Unusable("there is no user info endpoint");
@@ -255,12 +269,12 @@ pub(super) fn is_jwt(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Where it is: as configured or as discovered, for a client with a certificate where those are taken.
-fn endpoint<'a>(rules: &'a Rules, document: &'a Document, client: usize) -> Option<&'a str> {
+/// Where it is: as configured or as discovered, for a client that shows its certificate where those are taken.
+fn endpoint<'a>(rules: &'a Rules, document: &'a Document, certified: bool) -> Option<&'a str> {
     let configured = rules.config.client.userinfo_endpoint.as_deref();
     let alias = document.mutual_tls.user_info.as_deref();
     configured
-        .or(alias.filter(|_| has_certificate(rules, client)))
+        .or(alias.filter(|_| certified))
         .or(document.userinfo_endpoint.as_deref())
 }
 

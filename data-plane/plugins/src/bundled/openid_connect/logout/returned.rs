@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use http::header::SET_COOKIE;
+use http::header::{AUTHORIZATION, SET_COOKIE};
 use http::{Method, StatusCode};
 use url::Url;
 
@@ -71,7 +71,12 @@ pub(super) fn answer(
             _ => {}
         }
     }
-    if state.is_none() && jar.sign_ins().next().is_none() {
+    // An application's page may be there, too: what asks for it beside the browser's way back is no reason to forget that.
+    let headers = &exchange.request.headers;
+    let comes_back = request::may_be_navigation(&Method::GET, headers)
+        && !request::is_prefetch(headers)
+        && !headers.contains_key(AUTHORIZATION);
+    if state.is_none() && (!comes_back || jar.sign_ins().next().is_none()) {
         return None;
     }
     let own = Url::parse(&own_url(exchange)).ok()?;

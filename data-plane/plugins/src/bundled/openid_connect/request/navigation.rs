@@ -1,6 +1,6 @@
 //! What a browser is about, by what its request shows.
 
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::is_form;
@@ -80,8 +80,14 @@ fn told(method: &Method, headers: &HeaderMap) -> Option<bool> {
     if value("x-requested-with").is_some_and(|by| by.eq_ignore_ascii_case("xmlhttprequest")) {
         return Some(false);
     }
-    let accepted = value("accept").filter(|accepted| accepted.trim() != "*/*")?;
-    Some(accepts(accepted, "text/html") || accepts(accepted, "application/xhtml+xml"))
+    let accepted = headers.get_all(ACCEPT).iter();
+    let accepted = accepted.filter_map(|value| value.to_str().ok());
+    let mut accepted = accepted
+        .filter(|accepted| accepted.trim() != "*/*")
+        .peekable();
+    accepted.peek()?;
+    let pages = ["text/html", "application/xhtml+xml"];
+    Some(accepted.any(|accepted| pages.iter().any(|page| accepts(accepted, page))))
 }
 
 /// Whether an `Accept` names a media type, and not to refuse it (RFC 9110 §12.5.1).

@@ -133,6 +133,15 @@ fn rule_99_oidcc_client_test_rp_init_logout_no_state_and_other_state() {
     // A provider may leave the state out: it brings this browser back once.
     let (mut gateway, mut browser) = back_channel();
     browser.post(&mut gateway, "/logout", "");
+    for (name, value) in [
+        ("sec-purpose", "prefetch"),
+        ("sec-fetch-mode", "no-cors"),
+        ("accept", "application/json"),
+        ("authorization", "Bearer stale"),
+    ] {
+        let reply = browser.get_with(&mut gateway, "/bye", name, value);
+        assert_ne!(reply.status, 200, "{name} is not the way back");
+    }
     for (uri, status) in [("/api", 302), ("/bye?x=1", 200), ("/bye", 302)] {
         let page = browser.get(&mut gateway, uri);
         assert_eq!(page.status, status, "{uri}");

@@ -488,18 +488,25 @@ fn rule_30_who_has_a_certificate_shows_it_where_a_token_is_used() {
     ] {
         let mut gateway = Gateway::new(json!({
             "client_auth": [auth], "tls_client_auth_cert_id": id, "userinfo_endpoint": configured,
-            "upstream_user_info_header": "x-userinfo",
+            "upstream_user_info_header": "x-userinfo", "tls_client_auth_ssl_verify": false,
+            "auth_methods": ["session", "userinfo", "authorization_code"],
         }));
         gateway.host.equip(certificate());
         let alias = json!({ "userinfo_endpoint": format!("{ISSUER}/v2/userinfo") });
         gateway.provider.script.borrow_mut().discovery = vec![("mtls_endpoint_aliases", alias)];
         let reply = Browser::default().sign_in(&mut gateway, "/api");
         assert!(reply.seen("x-userinfo").is_some(), "{auth}");
-        let all = gateway.host.all_limits();
-        let asked = all.iter().filter(|(path, _)| path.ends_with("/userinfo"));
-        let asked: Vec<_> = asked
-            .map(|(path, limits)| (path.as_str(), limits.certificate.is_some()))
-            .collect();
-        assert_eq!(asked, [(path, !id.is_null())], "{auth}");
+        let asked = |gateway: &Gateway| {
+            let all = gateway.host.all_limits();
+            let last = all.iter().rfind(|(path, _)| path.ends_with("/userinfo"));
+            let (path, limits) = last.unwrap();
+            assert!(limits.verify_tls, "{auth}");
+            (path.clone(), limits.certificate.is_some())
+        };
+        assert_eq!(asked(&gateway), (path.to_owned(), !id.is_null()), "{auth}");
+        // Who brings a token is not vouched for: it may be stolen, and bound to the certificate.
+        let token = gateway.provider.access_token(&[]);
+        gateway.call(&token);
+        assert_eq!(asked(&gateway), ("/userinfo".to_owned(), false), "{auth}");
     }
 }

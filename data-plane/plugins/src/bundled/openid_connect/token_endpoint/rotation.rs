@@ -236,7 +236,8 @@ fn refuses_client(response: &Response<Bytes>) -> bool {
 
 /// Whether the provider has accepted the client, whatever it says to what that brings: what fails for now tells neither.
 fn accepts_client(response: &Response<Bytes>) -> bool {
-    response.status().is_success() || is_named(refusal(response.body()))
+    let code = refusal(response.body());
+    response.status().is_success() || is_named(code) && code != "invalid_client"
 }
 
 /// Whether it says so by the name that there is for it.
