@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::Request;
-use futures::{StreamExt as _, stream};
+use futures::future::join_all;
 use http::Method;
 use plugins::bundled::openid_connect::OpenidConnect;
 use plugins::bundled::openid_connect::check::{self, Discovered, Said};
@@ -208,24 +208,32 @@ async fn list(admin: &Admin, config: &Config, query: Option<&str>) -> Result<Ans
         .collect();
     let rest = all.into_iter();
     let rest = rest.skip_while(|(id, _)| *id < Uuid::from_u64_pair(high, low));
-    let (ids, rest): (Vec<_>, Vec<_>) = rest.unzip();
-    let entries = rest
-        .into_iter()
-        .map(|(issuer, config)| entry(admin, issuer, config));
-    let most = page.room().min(MOST);
-    let mut entries = stream::iter(entries).buffered(most.max(1));
-    for (asked, id) in ids.into_iter().enumerate() {
-        let (high, low) = id.as_u64_pair();
-        let place = [high, low];
-        if page.is_full() || asked == MOST {
-            page.end_before(place);
+    let (mut rest, mut asked) = (rest.peekable(), 0);
+    while let Some((id, _)) = rest.peek() {
+        // No more than there is room for: what is not shown would be asked again for the next page.
+        let most = page.room().min(MOST - asked);
+        if most == 0 {
+            page.end_before(place(*id));
             break;
         }
-        if let Some(Some(entry)) = entries.next().await {
-            page.push(place, || entry);
+        let some: Vec<_> = rest.by_ref().take(most).collect();
+        asked += some.len();
+        let entries = some
+            .into_iter()
+            .map(|(id, (issuer, config))| async move { (id, entry(admin, issuer, config).await) });
+        for (id, entry) in join_all(entries).await {
+            if let Some(entry) = entry {
+                page.push(place(id), || entry);
+            }
         }
     }
     Ok(Answer::ok(page.reply("/openid-connect/issuers")))
+}
+
+/// Where a page begins with the provider of an id.
+fn place(id: Uuid) -> [u64; 2] {
+    let (high, low) = id.as_u64_pair();
+    [high, low]
 }
 
 /// The provider that a URL means, by id or by issuer, with or without a well-known suffix.
