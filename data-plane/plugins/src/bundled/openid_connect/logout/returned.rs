@@ -60,7 +60,9 @@ pub(super) fn answer(
     host: &impl Host,
     jar: &Jar,
 ) -> Option<Flow> {
-    if exchange.request.method != Method::GET {
+    let query = exchange.request.uri.query().unwrap_or_default();
+    let may_return = query.contains("state=") || jar.sign_ins().next().is_some();
+    if exchange.request.method != Method::GET || !may_return {
         return None;
     }
     let mut state = None;
@@ -76,7 +78,7 @@ pub(super) fn answer(
     let comes_back = request::may_be_navigation(&Method::GET, headers)
         && !request::is_prefetch(headers)
         && !headers.contains_key(AUTHORIZATION);
-    if state.is_none() && (!comes_back || jar.sign_ins().next().is_none()) {
+    if state.is_none() && !comes_back {
         return None;
     }
     let own = Url::parse(&own_url(exchange)).ok()?;
