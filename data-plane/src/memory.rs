@@ -1,7 +1,9 @@
-//! Memory that runs short: idle connections are closed and what anybody can have kept is let go of first, then new work is
-//! refused, before the kernel ends the process.
+//! Memory that runs short: connections without a request are closed and what anybody can have kept is let go of first, then
+//! new work is refused, before the kernel ends the process.
 
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,10 +14,19 @@ use shared::machine::resident_bytes;
 use tokio::sync::watch;
 
 use crate::core::Node;
-use crate::orders::Orders;
+use crate::orders::{Orders, changed};
 
-/// How often the process is weighed.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often the process is weighed: at least, and at most.
+const SELDOM: Duration = Duration::from_millis(250);
+const OFTEN: Duration = Duration::from_millis(10);
+
+/// How fast clients fill memory, in bytes a second, at worst.
+const FILLED: u64 = 1 << 30;
+
+/// Allocations, and the bytes of each, after which a thread's allocator has looked through what the thread has freed: it does
+/// so with every ten thousandth that is too large for its lists of small ones (`mi_option_generic_collect`).
+const LOOKED_THROUGH: usize = 10_000;
+const NOT_SMALL: usize = 2 * 1024;
 
 /// Shares of the limit, in percent, from which on connections are closed, and work is refused.
 const CLOSE: u64 = 92;
@@ -28,6 +39,47 @@ const KEPT: u64 = 16;
 pub(crate) fn room(most: usize, limit: Option<u64>, parts: usize) -> usize {
     let share = limit.map(|limit| usize::try_from(limit / KEPT).unwrap_or(usize::MAX));
     share.map_or(most, |share| most.min(share / parts.max(1)))
+}
+
+/// The share of the limit that all cores keep at most of requests that have not begun: one part of so many.
+const HELD: u64 = 4;
+
+/// How much one core of so many keeps of requests that have not begun, where there is a `limit`: it is filled sooner than
+/// anybody looks.
+pub(crate) fn held_room(limit: Option<u64>, cores: usize) -> usize {
+    let share = limit.map(|limit| usize::try_from(limit / HELD).unwrap_or(usize::MAX));
+    share.map_or(usize::MAX, |share| share / cores.max(1))
+}
+
+thread_local! {
+    static HELD_HERE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Memory of a core that is taken up by a request of which not all is there that it takes to begin.
+#[derive(Debug, Default)]
+pub(crate) struct Held(usize);
+
+impl Held {
+    /// Takes up `bytes` in all, unless all such requests of the core would then have more than `most`.
+    pub(crate) fn grows(&mut self, bytes: usize, most: usize) -> bool {
+        let more = bytes.saturating_sub(self.0);
+        let all = HELD_HERE.get().saturating_add(more);
+        let fits = more == 0 || all <= most;
+        if fits {
+            HELD_HERE.set(all);
+            self.0 += more;
+        }
+        fits
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.0 > 0 {
+            // At the end of a thread nothing is counted.
+            let _ = HELD_HERE.try_with(|all| all.set(all.get().saturating_sub(self.0)));
+        }
+    }
 }
 
 /// How short memory is.
@@ -91,13 +143,44 @@ pub(crate) async fn watch(node: Arc<Node>, orders: watch::Sender<Orders>) -> Inf
         return std::future::pending().await;
     };
     loop {
-        let pressure = Pressure::of(resident_bytes(), limit);
+        let used = resident_bytes();
+        let pressure = Pressure::of(used, limit);
         node.memory.note(pressure);
         if pressure >= Pressure::High {
             orders.send_modify(|orders| orders.shed = orders.shed.wrapping_add(1));
             node.states.of::<Forms>().let_go();
+            return_what_is_free();
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause(used, limit)).await;
+    }
+}
+
+/// How long the process goes unweighed with `used` bytes of `limit`: what is free is not filled meanwhile.
+fn pause(used: u64, limit: u64) -> Duration {
+    let free = limit.saturating_sub(used);
+    Duration::from_micros(free.saturating_mul(1_000_000) / FILLED).clamp(OFTEN, SELDOM)
+}
+
+/// Gives back what this core has no use for whenever memory is short, until the node stops.
+pub(crate) async fn give_back(orders: watch::Receiver<Orders>) {
+    let mut seen = orders.borrow().shed;
+    loop {
+        let order = changed(orders.clone(), seen).await;
+        if order.stopping {
+            return;
+        }
+        seen = order.shed;
+        return_what_is_free();
+    }
+}
+
+/// Has this thread's allocator return to the system what is free, a second after it was freed.
+///
+/// The allocator does so only as the thread goes on to allocate, which one that refuses all work does not: what a burst of
+/// clients has left would keep the node refusing. There is no call for this that safe code may make.
+fn return_what_is_free() {
+    for _ in 0..LOOKED_THROUGH {
+        drop(black_box(Vec::<u8>::with_capacity(NOT_SMALL)));
     }
 }
 
@@ -146,6 +229,36 @@ mod tests {
         check(949, Pressure::High);
         check(950, Pressure::Critical);
         check(5000, Pressure::Critical);
+    }
+
+    #[test]
+    fn what_has_not_begun_has_its_part_of_the_memory() {
+        assert_eq!(held_room(None, 2), usize::MAX);
+        assert_eq!(held_room(Some(64 << 20), 2), 8 << 20);
+        let (mut one, mut other) = (Held::default(), Held::default());
+        assert!(one.grows(60, 100) && other.grows(40, 100));
+        assert!(!one.grows(61, 100) && one.grows(50, 100));
+        drop(other);
+        assert!(one.grows(100, 100));
+        drop(one);
+        assert!(Held::default().grows(100, 100));
+    }
+
+    #[test]
+    fn the_less_is_free_the_sooner_it_is_looked_at_again() {
+        let mib = 1 << 20;
+        let check = |used, limit, expected| {
+            assert_eq!(
+                pause(used, limit),
+                Duration::from_millis(expected),
+                "{used} of {limit}"
+            );
+        };
+        check(0, u64::MAX, 250);
+        check(30 * mib, 512 * mib, 250);
+        check(128 * mib, 256 * mib, 125);
+        check(256 * mib, 256 * mib, 10);
+        check(300 * mib, 256 * mib, 10);
     }
 
     #[test]

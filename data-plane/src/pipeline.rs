@@ -228,7 +228,7 @@ async fn answer(
         captures: snapshot
             .router
             .captures(found, normal_path, readable.as_deref()),
-        body: Body::new(body, core.node.limits.body),
+        body: Body::new(body, Rc::clone(&core)),
         path,
         client,
         trusted,

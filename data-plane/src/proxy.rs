@@ -129,7 +129,7 @@ impl Proxy {
     /// revocations that are still unstored and what providers have said, as the process before has `kept` them. Clients are served once `contact` says so.
     pub(crate) fn start_on(
         settings: &Settings,
-        limits: Limits,
+        mut limits: Limits,
         live: Live,
         kept: (Unstored, Discovered),
         contact: Contact,
@@ -150,6 +150,9 @@ impl Proxy {
         } else {
             settings.workers
         };
+        limits.held_room = limits
+            .held_room
+            .min(memory::held_room(limits.memory, workers));
         let revocations = Arc::new(Revocations::default());
         if let Some(snapshot) = live.load().as_ref() {
             revocations.add(snapshot.revocations.iter().copied(), UnixTime::now());

@@ -108,10 +108,9 @@ pub(crate) async fn serve(
                 {
                     if order.stopping {
                         stopping.now = true;
-                    } else if client.borrow().is_idle() {
-                        return Poll::Ready(Next::End);
                     } else {
-                        asked.set(changed(orders.clone(), order.shed));
+                        // A head that has not ended is no request yet.
+                        return Poll::Ready(Next::End);
                     }
                 }
                 listening = true;

@@ -23,6 +23,7 @@ use crate::listening::connections::{Admission, Connections, Full};
 use crate::listening::proxy_protocol;
 use crate::listening::shortage::Shortage;
 use crate::listening::tls::Tls;
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::orders::{Orders, stopped};
 use crate::pipeline::Peer;
@@ -92,6 +93,7 @@ pub(crate) fn run(
             () = core.node.contact.settled() => {}
             () = stopped(&mut orders) => {}
         }
+        tokio::task::spawn_local(memory::give_back(orders.clone()));
         let open = Open::default();
         let mut loops = Vec::new();
         for bound in own.listeners {

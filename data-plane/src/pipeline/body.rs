@@ -1,6 +1,6 @@
 //! A request's body before it goes upstream.
 
-use std::time::Duration;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -9,30 +9,34 @@ use http::HeaderMap;
 use plugins::exchange::{BodyError, BodySource};
 
 use crate::body::{RequestBody, RequestBodyError};
+use crate::core::Core;
 use crate::error::GatewayError;
+use crate::memory::Held;
 
 /// The request's body, which a filter may read before it is forwarded.
 pub(super) struct Body {
+    core: Rc<Core>,
     rest: RequestBody,
-    /// Longest wait for the client's next bytes.
-    patience: Duration,
     /// What a filter has read, and whether that is all.
     read: Option<(Bytes, bool)>,
     /// What has come behind the last byte.
     trailers: Option<Box<HeaderMap>>,
-    /// Whether the client has kept us waiting for too long.
-    timed_out: bool,
+    /// What of it takes up memory while the request has not begun.
+    held: Held,
+    /// Why it was not read to its end, if that is not that it broke.
+    fault: Option<GatewayError>,
 }
 
 impl Body {
-    /// The body `rest`, whose client may pause for as long as `patience`.
-    pub(super) const fn new(rest: RequestBody, patience: Duration) -> Self {
+    /// The body `rest` of a request on `core`.
+    pub(super) fn new(rest: RequestBody, core: Rc<Core>) -> Self {
         Self {
+            core,
             rest,
-            patience,
             read: None,
             trailers: None,
-            timed_out: false,
+            held: Held::default(),
+            fault: None,
         }
     }
 
@@ -41,16 +45,19 @@ impl Body {
         self.read.is_none() && self.rest.is_empty()
     }
 
-    /// Waits for the whole body, if it is no longer than `limit`: a server is then not kept waiting by a slow
+    /// Waits for the whole body, if it is no longer than `limit` and the core has room for it: a server is then not kept waiting by a slow
     /// client, and can be asked again with the same bytes.
     pub(super) async fn hold(&mut self, limit: usize) -> Result<(), GatewayError> {
         if self.rest.is_empty() {
             return Ok(());
         }
-        match self.read_all(limit).await {
+        let room = self.core.node.limits.held_room;
+        match self.read_all(limit, room).await {
             Ok(_) | Err(BodyError::TooLarge(_)) => Ok(()),
-            Err(BodyError::Broken) if self.timed_out => Err(GatewayError::RequestTimeout),
-            Err(BodyError::Broken) => Err(GatewayError::BadRequest("the body broke")),
+            Err(BodyError::Broken) => {
+                let fault = self.fault.take();
+                Err(fault.unwrap_or(GatewayError::BadRequest("the body broke")))
+            }
         }
     }
 
@@ -77,7 +84,7 @@ impl Body {
         }
     }
 
-    async fn read_all(&mut self, limit: usize) -> Result<Bytes, BodyError> {
+    async fn read_all(&mut self, limit: usize, room: usize) -> Result<Bytes, BodyError> {
         if let Some((bytes, true)) = &self.read {
             return if bytes.len() > limit {
                 Err(BodyError::TooLarge(limit))
@@ -87,36 +94,42 @@ impl Body {
         }
         let mut held =
             bytes::BytesMut::from(self.read.take().map(|(bytes, _)| bytes).unwrap_or_default());
-        let mut end = Ok(true);
-        while held.len() <= limit {
+        let mut end = Err(BodyError::TooLarge(limit));
+        let patience = self.core.node.limits.body;
+        while held.len() <= limit && self.held.grows(held.capacity(), room) {
             let next = std::future::poll_fn(|cx| self.rest.poll_frame(cx));
-            let next = tokio::time::timeout(self.patience, next).await;
+            let next = tokio::time::timeout(patience, next).await;
+            if self.core.node.memory.is_critical() {
+                self.fault = Some(GatewayError::Overloaded);
+                end = Err(BodyError::Broken);
+                held = bytes::BytesMut::new();
+                break;
+            }
             match next.unwrap_or(Some(Err(RequestBodyError::Timeout))) {
-                None => break,
+                None => {
+                    end = Ok(());
+                    break;
+                }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => held.extend_from_slice(&data),
                     Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
                 },
                 Some(Err(error)) => {
-                    self.timed_out = matches!(error, RequestBodyError::Timeout);
+                    self.fault = matches!(error, RequestBodyError::Timeout)
+                        .then_some(GatewayError::RequestTimeout);
                     end = Err(BodyError::Broken);
                     break;
                 }
             }
         }
-        let too_large = held.len() > limit;
         let bytes = held.freeze();
-        self.read = Some((bytes.clone(), end.is_ok() && !too_large));
-        if too_large {
-            Err(BodyError::TooLarge(limit))
-        } else {
-            end.map(|_| bytes)
-        }
+        self.read = Some((bytes.clone(), end.is_ok()));
+        end.map(|()| bytes)
     }
 }
 
 impl BodySource for Body {
     fn read(&mut self, limit: usize) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
-        self.read_all(limit).boxed_local()
+        self.read_all(limit, usize::MAX).boxed_local()
     }
 }

@@ -17,7 +17,7 @@ use shared::clock::monotonic;
 use super::answer::write_informational;
 use super::head::Incoming;
 use crate::body::RequestBodyError;
-use crate::buffers::Input;
+use crate::buffers::{Input, LENGTH};
 use crate::carry::as_u64;
 use crate::forward::interim::Interim;
 use crate::http1::Framing;
@@ -26,6 +26,7 @@ use crate::http1::head::{HeadFinder, MAX_HEAD, MAX_TARGET};
 use crate::http1::request::{Glimpse, Refusal, take_request};
 use crate::http1::writer::Writer;
 use crate::limits::Limits;
+use crate::memory::Held;
 use crate::metrics::Metrics;
 use crate::stream::Stream;
 use crate::timer::Timer;
@@ -73,6 +74,8 @@ pub(super) struct Client {
     /// Counts while a head is here in part.
     reading: Option<Reading>,
     finder: HeadFinder,
+    /// What that head takes up, if it is a large one.
+    held: Held,
     /// Whether a request has come before.
     begun: bool,
     /// The request's body.
@@ -128,6 +131,7 @@ impl Client {
             metrics,
             reading: None,
             finder: HeadFinder::default(),
+            held: Held::default(),
             begun: false,
             decoder: Decoder::new(Framing::None),
             expects: false,
@@ -163,6 +167,7 @@ impl Client {
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         loop {
             if let Some(next) = self.next() {
+                self.held = Held::default();
                 self.watch(Wait::Nothing);
                 self.begun = true;
                 return Poll::Ready(next);
@@ -206,8 +211,15 @@ impl Client {
             Ok(Some(judged)) => Some(Next::Request(Incoming::of(judged))),
             Ok(None) => {
                 let line = memchr::memchr(b'\n', &self.input).unwrap_or(self.input.len());
-                let too_long = line > MAX_TARGET + 64;
-                too_long.then_some(Next::Refused(Refusal::TargetTooLong))
+                let room = self.limits.held_room;
+                if line > MAX_TARGET + 64 {
+                    Some(Next::Refused(Refusal::TargetTooLong))
+                } else if self.input.len() > LENGTH && !self.held.grows(self.input.capacity(), room)
+                {
+                    Some(Next::Refused(Refusal::Crowded))
+                } else {
+                    None
+                }
             }
             Err(Refusal::HeadTooLarge) => Some(Next::Refused(too_large(&self.input))),
             Err(refusal) => Some(Next::Refused(refusal)),
