@@ -122,7 +122,7 @@ pub struct Settings {
     pub admin_gui_origins: Vec<String>,
     /// Addresses or CIDR blocks that OpenID providers may be asked at, besides public addresses, when an operator
     /// has a configuration checked or lists what was discovered. The same as on data planes.
-    #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR,…", value_parser = Network::of_list)]
     pub provider_networks: Vec<Network>,
     /// Addresses of the console, a page that also passes the Admin API on, such as `127.0.0.1:8002`. None if absent.
     #[arg(

@@ -148,13 +148,13 @@ pub struct Settings {
     #[arg(long, value_name = "DIRECTORY")]
     pub secrets_directory: Option<PathBuf>,
     /// Addresses or CIDR blocks of proxies whose `X-Forwarded-*` headers are believed.
-    #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR,…", value_parser = Network::of_list)]
     pub trusted_ips: Vec<Network>,
     /// Addresses or CIDR blocks in which OpenID providers, and proxies on the way to them, may be besides public
     /// addresses: without it, none is asked on an address of a private network or of this machine, so that
     /// nobody who configures a plugin, and no provider, sends this node's requests there. This machine is asked
     /// where a plugin's own URLs say so, as `http://127.0.0.1:8080` does.
-    #[arg(long, value_delimiter = ',', value_name = "CIDR,…")]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR,…", value_parser = Network::of_list)]
     pub provider_networks: Vec<Network>,
     /// The default certificate of the TLS listener, PEM. Self-signed if absent.
     #[arg(
@@ -474,6 +474,23 @@ mod tests {
             assert_eq!(control_plane(text).as_deref(), Ok("https://cp:8005"));
         }
         assert!(control_plane("cp").is_err());
+    }
+
+    #[test]
+    fn lists_may_have_blanks_behind_commas() {
+        let lists = [
+            "data-plane",
+            "--trusted-ips",
+            "0.0.0.0/0, ::/0",
+            "--provider-networks",
+            "10.0.0.0/8, fd00::/8",
+            "--dns-resolver",
+            "127.0.0.1:53, 127.0.0.2",
+        ];
+        let settings = Program::load(lists.map(OsString::from)).unwrap().settings;
+        assert_eq!(settings.trusted_ips.len(), 2);
+        assert_eq!(settings.provider_networks.len(), 2);
+        assert!(crate::upstream::resolve::DnsConfig::read(&settings).is_ok());
     }
 
     #[test]

@@ -45,6 +45,15 @@ impl FromStr for Network {
 }
 
 impl Network {
+    /// Reads an item of a list, which may have blanks around it.
+    ///
+    /// # Errors
+    ///
+    /// `text` is neither an address nor a block.
+    pub fn of_list(text: &str) -> Result<Self, NotANetwork> {
+        text.trim().parse()
+    }
+
     /// Whether it has `address`. An IPv4 address that is written as one of IPv6 is the same address.
     pub fn contains(self, address: IpAddr) -> bool {
         is_in(address.to_canonical(), (self.address, self.length))

@@ -63,6 +63,7 @@ impl DnsConfig {
         // A machine without the file has no lines.
         let hosts = std::fs::read_to_string(&settings.dns_hostsfile).unwrap_or_default();
         let servers = (settings.dns_resolver.iter())
+            .map(|text| text.trim())
             .filter(|text| !text.is_empty())
             .map(|text| {
                 let address = text.parse::<SocketAddr>().ok();
