@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 
 use listenfd::ListenFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::{Pid, getppid, test_kill_process};
+use rustix::process::{PidfdFlags, pidfd_open};
 use socket2::{Socket, Type};
 
 /// What the socket is called on which a successor says that it is ready.
@@ -75,31 +77,31 @@ pub(crate) struct Predecessor {
     pub(crate) words: UnixDatagram,
     /// Whether it gives what it runs. One of an earlier version does not.
     pub(crate) gives: bool,
-    /// Its number.
-    pub(crate) process: Option<Pid>,
-    /// Whether it is this one's parent. What it has started may have started this one instead.
-    pub(crate) is_parent: bool,
+    /// The process, as the system knows it, unless it has ended already.
+    pub(crate) process: Result<OwnedFd, Errno>,
 }
 
 impl Predecessor {
     /// The one that has made a pair of sockets and passed on `words`.
     fn at(words: UnixDatagram) -> io::Result<Self> {
-        let process = Some(socket_peercred(&words)?.pid);
+        let process = socket_peercred(&words)?.pid;
         Ok(Self {
             words,
             gives: false,
-            process,
-            is_parent: getppid() == process,
+            process: pidfd_open(process, PidfdFlags::empty()),
         })
     }
 
-    /// Whether it has ended: this process, if that has started it, is another's then, also where nobody has seen that end.
+    /// Whether it has ended, also where nobody has seen that: by its number alone such a process is still there. Where the system
+    /// does not tell (Linux before 5.3), it counts as there.
     pub(crate) fn is_gone(&self) -> bool {
-        if self.is_parent {
-            return getppid() != self.process;
+        match &self.process {
+            Ok(process) => {
+                let mut ended = [PollFd::new(process, PollFlags::IN)];
+                poll(&mut ended, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
+            }
+            Err(error) => *error == Errno::SRCH,
         }
-        let asked = self.process.map(test_kill_process);
-        asked.is_none_or(|asked| asked == Err(Errno::SRCH))
     }
 }
 

@@ -286,9 +286,15 @@ pub(crate) fn is_silence(error: &io::Error) -> bool {
 mod tests {
     use std::os::unix::net::UnixDatagram;
 
+    use rustix::io::Errno;
+    use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, waitid};
     use uuid::Uuid;
 
     use super::*;
+
+    fn watched(process: Pid) -> Result<std::os::fd::OwnedFd, Errno> {
+        pidfd_open(process, PidfdFlags::empty())
+    }
 
     fn given(size: usize) -> Given {
         let revocation = |id: u128| Revocation {
@@ -360,29 +366,35 @@ mod tests {
     /// The end of a process before this one, which is there or not, and this one's.
     fn before(is_there: bool) -> (UnixDatagram, Predecessor) {
         let (words, ours) = UnixDatagram::pair().unwrap();
-        let process = rustix::process::getppid().filter(|_| is_there);
+        let process = if is_there {
+            watched(getpid())
+        } else {
+            Err(Errno::SRCH)
+        };
         let predecessor = Predecessor {
             words: ours,
             gives: true,
             process,
-            is_parent: true,
         };
         (words, predecessor)
     }
 
     #[test]
-    fn a_process_that_has_not_started_this_one_itself_is_there_until_it_ends() {
+    fn a_process_is_gone_once_it_has_ended_also_if_nobody_has_seen_that() {
         let (_words, mut predecessor) = before(true);
         assert!(!predecessor.is_gone());
         let mut other = std::process::Command::new("cat")
             .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        predecessor.is_parent = false;
-        predecessor.process = Some(rustix::process::Pid::from_child(&other));
+        let number = Pid::from_child(&other);
+        predecessor.process = watched(number);
         assert!(!predecessor.is_gone());
         drop(other.stdin.take());
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(number), ended).unwrap();
+        assert!(predecessor.is_gone(), "nobody has seen its end");
         other.wait().unwrap();
         assert!(predecessor.is_gone());
     }
