@@ -113,7 +113,7 @@ pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
     distinct(addresses).map_err(StartError::Listeners)?;
     let data = &settings.data_directory;
     for directory in [data.clone(), store_path(data)] {
-        shared::machine::check_files(&directory).map_err(|source| StartError::DataDirectory {
+        shared::machine::check_files(&directory, &[]).map_err(|source| StartError::DataDirectory {
             path: directory,
             source,
         })?;

@@ -30,8 +30,10 @@ const MAGIC: Magic = *b"WARDLG\0\x02";
 const UNSIGNED: Magic = *b"WARDLG\0\x01";
 /// Bytes of a manifest and of a signature that are read.
 const VOUCHED: u64 = 1024 * 1024;
-/// Newest first.
-const FILES: [&str; 3] = ["last-good", "last-good.1", "last-good.2"];
+/// Bytes of a file, at most: what cannot be packed takes a little more.
+const LONGEST: u64 = MOST_BYTES + MOST_BYTES / 64;
+/// Newest first. What else stands under these names is passed over.
+pub(crate) const FILES: [&str; 3] = ["last-good", "last-good.1", "last-good.2"];
 const UNFINISHED: &str = "last-good.new";
 
 /// The files of one node.
@@ -41,9 +43,12 @@ pub(crate) struct LastGood {
     sealing: Arc<Sealing>,
     /// What this node has crashed with.
     pub(crate) marker: Marker,
-    /// Which configurations the newest two files hold, once that is known.
-    kept: Mutex<Option<[Option<Hash>; 2]>>,
+    /// The names that are used, and which configurations the newest two files hold, once that is known.
+    kept: Mutex<Option<(Vec<&'static str>, Newest)>>,
 }
+
+/// What the newest two files hold.
+type Newest = [Option<Hash>; 2];
 
 /// What a file holds.
 #[derive(Debug)]
@@ -90,6 +95,8 @@ impl Kept {
 enum Unusable {
     #[error("it cannot be read: {0}")]
     Read(#[from] io::Error),
+    #[error("it is no file, or longer than any that is written")]
+    Foreign,
     #[error(transparent)]
     Unopened(#[from] Unopened),
     #[error("its content does not have the root that it tells: {0}")]
@@ -218,16 +225,28 @@ impl LastGood {
         if self.marker.is_left() {
             return Ok(());
         }
-        let mut names = self.names();
-        // What a fault leaves behind is looked at anew.
-        let found = kept.take();
-        let found = found.unwrap_or_else(|| [0, 1].map(|at| self.holds(names.get(at)?)));
-        if found == [Some(configuration); 2] {
-            names.truncate(2);
-        }
+        let names = self.names();
+        // What a fault leaves behind is looked at anew, and so are files under other names.
+        let known = kept.take().filter(|(known, _)| *known == names);
+        let found = known.map_or_else(
+            || [0, 1].map(|at| self.holds(names.get(at)?)),
+            |(_, found)| found,
+        );
+        let own = found
+            .iter()
+            .take_while(|found| **found == Some(configuration));
+        // Where all but the last are of this configuration, that stays.
+        let others = names.get(..names.len().saturating_sub(1));
+        let others = others.filter(|others| !others.is_empty() && own.count() >= others.len());
+        let moves_on = others.unwrap_or(&names);
         let newer = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
-        if self.place(newer, &names)? {
-            *kept = Some([Some(configuration), found[0]]);
+        if self.place(newer, moves_on)? {
+            let before = if moves_on.len() == 1 {
+                found[1]
+            } else {
+                found[0]
+            };
+            *kept = Some((names, [Some(configuration), before]));
         }
         Ok(())
     }
@@ -275,6 +294,11 @@ impl LastGood {
     }
 
     fn read(&self, path: &Path) -> Result<Kept, Unusable> {
+        // A pipe would be waited for, and a device may never end.
+        let found = std::fs::metadata(path)?;
+        if !found.is_file() || found.len() > LONGEST {
+            return Err(Unusable::Foreign);
+        }
         let bytes = std::fs::read(path)?;
         if bytes.starts_with(&UNSIGNED) {
             return open_unsigned(&self.sealing.open(UNSIGNED, &bytes)?);

@@ -339,7 +339,7 @@ const LEAVES: Duration = Duration::from_secs(2);
 /// before it has ended.
 fn hold(directory: &Path, succeeds: bool) -> std::io::Result<Arc<File>> {
     last_good::make(directory)?;
-    check_files(directory)?;
+    check_files(directory, &last_good::FILES)?;
     let lock = match lock_file(&directory.join("lock")) {
         Ok(lock) => Arc::new(lock),
         Err(error) => {
@@ -378,7 +378,7 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
     Secrets::of(settings)?;
     doubts.extend(proofs.doubt);
     let path = &settings.data_directory;
-    check_files(path).map_err(|source| StartError::DataDirectory {
+    check_files(path, &last_good::FILES).map_err(|source| StartError::DataDirectory {
         path: path.clone(),
         source,
     })?;

@@ -152,6 +152,89 @@ fn where_a_directory_stands_the_next_name_is_used() {
     files.write(&snapshot, &vouched).unwrap_err();
 }
 
+/// The configuration of `number` with another key.
+fn write_with_key(files: &LastGood, number: u64, key: u64) {
+    let mut records: Vec<_> = snapshot(number).records().collect();
+    let id = Uuid::from_u128(u128::from(key));
+    records.push(Record {
+        key: Key {
+            kind: "session_keys",
+            id,
+        },
+        json: b"{}".as_slice().into(),
+    });
+    let snapshot = Snapshot::new(1, Revision(key), records);
+    let vouched = vouch(&CLUSTER.0, &snapshot.position);
+    files.write(&snapshot, &vouched).unwrap();
+    assert_eq!(revision(files), Some(key));
+}
+
+#[test]
+fn where_a_directory_stands_the_configuration_before_is_kept_all_the_same() {
+    let of = |number| Some(snapshot(number).configuration());
+    for (taken, again) in FILES.iter().flat_map(|name| [(name, false), (name, true)]) {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("data").join(taken)).unwrap();
+        let files = open(root.path());
+        write(&files, 2);
+        write(&files, 3);
+        for key in 4..8 {
+            // Also by a process that has not written what is there.
+            let other = again.then(|| open(root.path()));
+            write_with_key(other.as_ref().unwrap_or(&files), 3, key);
+            let found = files.names().into_iter().map(|name| files.holds(name));
+            assert_eq!(found.collect::<Vec<_>>(), [of(3), of(2)], "{taken}: {key}");
+        }
+    }
+    // One that comes while it runs.
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    for number in 1..=3 {
+        write(&files, number);
+    }
+    let newest = files.directory.join(FILES[0]);
+    std::fs::remove_file(&newest).unwrap();
+    std::fs::create_dir(&newest).unwrap();
+    write_with_key(&files, 3, 4);
+    let found = files.names().into_iter().map(|name| files.holds(name));
+    assert_eq!(found.collect::<Vec<_>>(), [of(3), of(2)]);
+}
+
+#[test]
+fn a_file_that_is_longer_than_any_is_not_read() {
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    write(&files, 1);
+    write(&files, 2);
+    let newest = files.directory.join(FILES[0]);
+    let file = OpenOptions::new().write(true).open(&newest).unwrap();
+    file.set_len(LONGEST + 1).unwrap();
+    let refused = files.read(&newest).unwrap_err();
+    assert!(matches!(refused, Unusable::Foreign), "{refused}");
+    assert_eq!(revision(&files), Some(1));
+}
+
+#[test]
+fn a_pipe_is_passed_over_and_makes_place() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let root = tempfile::tempdir().unwrap();
+    let files = open(root.path());
+    for number in 1..=3 {
+        write(&files, number);
+    }
+    let newest = files.directory.join(FILES[0]);
+    std::fs::remove_file(&newest).unwrap();
+    mknodat(CWD, &newest, FileType::Fifo, Mode::RUSR, 0).unwrap();
+    let files = open(root.path());
+    assert_eq!(revision(&files), Some(2));
+    for number in 4..=6 {
+        write(&files, number);
+        assert_eq!(revision(&files), Some(number));
+    }
+    let names = files.names();
+    assert!(names.iter().all(|name| files.holds(name).is_some()));
+}
+
 #[test]
 fn one_that_cannot_be_used_gives_way_to_the_one_before() {
     let root = tempfile::tempdir().unwrap();
