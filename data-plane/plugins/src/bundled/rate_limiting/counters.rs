@@ -9,6 +9,7 @@ use quick_cache::sync::Cache;
 use shared::clock::UnixTime;
 use uuid::Uuid;
 
+use super::period::PERIODS;
 use super::{Limit, Period};
 use crate::host::Host;
 use crate::succession::{Succeeded, chunk, number};
@@ -16,6 +17,9 @@ use crate::succession::{Succeeded, chunk, number};
 /// Clients that are remembered, of all plugins together. Beyond, some are forgotten that have come but once of late, and are
 /// counted from nothing; who comes often stays.
 const CLIENTS: usize = 200_000;
+
+/// What they begin with when they are given: an earlier build gives them in another form, which is left.
+const FORMAT: &[u8; 8] = b"counters";
 
 /// The counts of all clients.
 pub(crate) struct Counters(Cache<u128, Arc<Mutex<Vec<Window>>>>);
@@ -26,11 +30,33 @@ impl Default for Counters {
     }
 }
 
-/// Requests of one client in one period. A later one, or with more requests, is the greater.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+/// Requests of one client in one period.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
+    period: Period,
     start: u64,
     pub(crate) count: u64,
+}
+
+impl Window {
+    /// The one of `period` that `now` lies in, without a request.
+    fn of(period: Period, now: UnixTime) -> Self {
+        Self {
+            period,
+            start: period.start(now),
+            count: 0,
+        }
+    }
+
+    /// Whether both are of the same time.
+    fn is_same(&self, other: &Self) -> bool {
+        (self.period, self.start) == (other.period, other.start)
+    }
+
+    /// Whether it has ended, or is yet to come.
+    fn is_over(&self, now: UnixTime) -> bool {
+        self.start != self.period.start(now)
+    }
 }
 
 /// What a client has used before this request, by limit.
@@ -97,7 +123,7 @@ impl Counters {
     ) -> T {
         let key = key(instance, client);
         let windows = self.0.get(&key).unwrap_or_else(|| {
-            let made = Arc::new(Mutex::new(vec![Window::default(); periods.len()]));
+            let made = Arc::new(Mutex::new(Vec::with_capacity(periods.len())));
             // Another core may have made one meanwhile.
             match self
                 .0
@@ -108,14 +134,14 @@ impl Counters {
             }
         });
         let mut windows = windows.lock().unwrap_or_else(PoisonError::into_inner);
-        if windows.len() != periods.len() {
-            // The plugin has been given other limits.
-            *windows = vec![Window::default(); periods.len()];
-        }
-        for (window, period) in windows.iter_mut().zip(periods) {
-            let start = period.start(now);
-            if window.start != start {
-                *window = Window { start, count: 0 };
+        // The plugin may have been given other limits.
+        windows.truncate(periods.len());
+        for (place, period) in periods.enumerate() {
+            let now = Window::of(period, now);
+            match windows.get_mut(place) {
+                Some(window) if window.is_same(&now) => {}
+                Some(window) => *window = now,
+                None => windows.push(now),
             }
         }
         look(&mut windows)
@@ -123,11 +149,14 @@ impl Counters {
 }
 
 impl Succeeded for Counters {
-    fn give(&self, _: UnixTime) -> Vec<u8> {
-        let mut given = Vec::new();
+    fn give(&self, now: UnixTime) -> Vec<u8> {
+        let mut given = FORMAT.to_vec();
         for (client, windows) in self.0.iter() {
             let windows = windows.lock().unwrap_or_else(PoisonError::into_inner);
-            if windows.iter().all(|window| window.count == 0) {
+            if windows
+                .iter()
+                .all(|window| window.count == 0 || window.is_over(now))
+            {
                 continue;
             }
             let Ok(length) = u8::try_from(windows.len()) else {
@@ -135,25 +164,31 @@ impl Succeeded for Counters {
             };
             given.extend(client.to_be_bytes());
             given.push(length);
-            for Window { start, count } in windows.iter() {
-                given.extend(start.to_be_bytes());
-                given.extend(count.to_be_bytes());
+            for window in windows.iter() {
+                given.extend(window.period.seconds().to_be_bytes());
+                given.extend(window.start.to_be_bytes());
+                given.extend(window.count.to_be_bytes());
             }
         }
         given
     }
 
-    fn take(&self, mut given: &[u8], _: UnixTime) {
+    fn take(&self, given: &[u8], now: UnixTime) {
+        let Some(mut given) = given.strip_prefix(FORMAT) else {
+            return;
+        };
         while let Some((client, windows)) = next_client(&mut given) {
             let made = || Ok::<_, ()>(Arc::new(Mutex::new(windows.clone())));
             let Ok(ours) = self.0.get_or_insert_with(&client, made) else {
                 continue;
             };
             let mut ours = ours.lock().unwrap_or_else(PoisonError::into_inner);
-            // The plugin may have been given other limits. What both processes have counted is mostly the same.
-            if ours.len() == windows.len() {
-                for (ours, given) in ours.iter_mut().zip(windows) {
-                    *ours = Window::max(*ours, given);
+            for (ours, given) in ours.iter_mut().zip(windows) {
+                if ours.is_same(&given) {
+                    // What both processes have counted is mostly the same.
+                    ours.count = ours.count.max(given.count);
+                } else if ours.is_over(now) {
+                    *ours = given;
                 }
             }
         }
@@ -165,7 +200,9 @@ fn next_client(given: &mut &[u8]) -> Option<(u128, Vec<Window>)> {
     let client = u128::from_be_bytes(chunk(given)?);
     let [length] = chunk(given)?;
     let windows = (0..length).map(|_| {
+        let seconds = number(given)?;
         Some(Window {
+            period: *PERIODS.iter().find(|one| one.seconds() == seconds)?,
             start: number(given)?,
             count: number(given)?,
         })
@@ -221,11 +258,36 @@ mod tests {
         assert_eq!(count(&after, "a", later), [0, 5]);
         after.take(&before.give(later), later);
         assert_eq!(count(&after, "a", later), [1, 6]);
-        // Other limits begin anew.
-        let other = [Limit::new(Period::Hour, &Number(9.into()))];
-        assert_eq!(after.count(Uuid::nil(), "a", &other, later).before, [0]);
-        after.take(&before.give(later), later);
-        assert_eq!(after.count(Uuid::nil(), "a", &other, later).before, [1]);
+        // Other limits begin anew, and those of before are no part of them.
+        for (other, begun) in [
+            ([Period::Day, Period::Hour], [0, 7]),
+            ([Period::Month; 2], [0; 2]),
+        ] {
+            let other = other.map(|period| Limit::new(period, &Number(9.into())));
+            let count = || after.count(Uuid::nil(), "a", &other, later).before;
+            assert_eq!(count(), begun);
+            let counted = begun.map(|count| count + 1);
+            after.take(&before.give(later), later);
+            assert_eq!(count(), counted);
+        }
+    }
+
+    #[test]
+    fn what_is_over_is_not_given_and_takes_nobodys_place() {
+        let limits = [Limit::new(Period::Minute, &Number(9.into()))];
+        let now = UnixTime::from_secs(1_000_000);
+        let later = now.saturating_add(std::time::Duration::from_mins(1));
+        let (before, after) = (Counters::default(), Counters::default());
+        before.count(Uuid::nil(), "a", &limits, now);
+        let given = before.give(now);
+        before.count(Uuid::nil(), "b", &limits, later);
+        let later_given = before.give(later);
+        assert_eq!(later_given.len(), given.len(), "of one client each");
+        after.take(&later_given, later);
+        assert_eq!(after.0.len(), 1);
+        // What an earlier build gives.
+        after.take(&given[FORMAT.len()..], now);
+        assert_eq!(after.0.len(), 1);
     }
 
     #[test]
