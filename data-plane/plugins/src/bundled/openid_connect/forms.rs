@@ -40,7 +40,7 @@ use super::under_way::suffix;
 use crate::exchange::Exchange;
 use crate::host::Host;
 use crate::sessions::seal;
-use crate::succession::{Succeeded, counted};
+use crate::succession::{Succeeded, counted, number};
 
 /// Longest form that is kept, in bytes.
 const LONGEST: usize = 64 * 1024;
@@ -63,11 +63,21 @@ const ON_NODE: &str = "@";
 /// And for one that is stored where sessions are.
 const IN_STORE: &str = "=";
 
-/// The large forms of a node, packed, by their names.
+/// The large forms of a node, packed, by their names. One that was taken leaves its name, with nothing: a process before this
+/// one, or after it, may have it still.
 #[derive(Default)]
 pub struct Forms(Mutex<Kept>);
 
 type Kept = HashMap<String, (UnixTime, Vec<u8>)>;
+
+/// Drops what is too old: how many bytes are kept.
+fn sweep(forms: &mut Kept, now: UnixTime) -> usize {
+    forms.retain(|_, (since, _)| now.saturating_since(*since) < KEPT);
+    let each = forms
+        .iter()
+        .map(|(name, (_, form))| name.len() + form.len());
+    each.sum()
+}
 
 shared::unsaid!(Forms);
 
@@ -84,27 +94,28 @@ impl Forms {
     /// Keeps a form, if there is room for it in `most` bytes.
     fn keep(&self, name: String, packed: Vec<u8>, most: usize, now: UnixTime) {
         let mut forms = self.lock();
-        forms.retain(|_, (since, _)| now.saturating_since(*since) < KEPT);
-        let bytes: usize = forms.values().map(|(_, form)| form.len()).sum();
-        if bytes + packed.len() <= most {
+        if sweep(&mut forms, now) + name.len() + packed.len() <= most {
             forms.insert(name, (now, packed));
         }
     }
 
     fn take(&self, name: &str) -> Option<Vec<u8>> {
-        self.lock().remove(name).map(|(_, packed)| packed)
+        let mut forms = self.lock();
+        let (_, packed) = forms.get_mut(name)?;
+        Some(std::mem::take(packed)).filter(|packed| !packed.is_empty())
     }
 }
 
 impl Succeeded for Forms {
     fn give(&self, now: UnixTime) -> Vec<u8> {
         let mut given = Vec::new();
-        for (name, (since, packed)) in self.lock().iter() {
-            if now.saturating_since(*since) < KEPT {
-                for part in [name.as_bytes(), packed] {
-                    given.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-                    given.extend(part);
-                }
+        let mut forms = self.lock();
+        sweep(&mut forms, now);
+        for (name, (since, packed)) in forms.iter() {
+            given.extend(since.as_millis().to_be_bytes());
+            for part in [name.as_bytes(), packed] {
+                given.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+                given.extend(part);
             }
         }
         given
@@ -112,10 +123,27 @@ impl Succeeded for Forms {
 
     fn take(&self, mut given: &[u8], now: UnixTime) {
         let given = &mut given;
-        while let (Some(name), Some(packed)) = (counted(given), counted(given)) {
-            if let Ok(name) = str::from_utf8(name) {
-                self.keep(name.to_owned(), packed.to_vec(), MOST, now);
+        let mut forms = self.lock();
+        let mut bytes = sweep(&mut forms, now);
+        while let (Some(since), Some(name), Some(packed)) =
+            (number(given), counted(given), counted(given))
+        {
+            let Ok(name) = str::from_utf8(name) else {
+                continue;
+            };
+            if let Some((_, ours)) = forms.get_mut(name) {
+                // Taken there, or here.
+                if packed.is_empty() {
+                    *ours = Vec::new();
+                }
+                continue;
             }
+            bytes += name.len() + packed.len();
+            if bytes > MOST {
+                return;
+            }
+            let since = UnixTime::from_millis(since).min(now);
+            forms.insert(name.to_owned(), (since, packed.to_vec()));
         }
     }
 }
@@ -307,23 +335,49 @@ mod tests {
     fn forms_are_kept_as_far_as_there_is_room() {
         let (forms, now) = (Forms::default(), UnixTime::from_secs(1_000));
         let keep = |name: &str, most, now| forms.keep(name.to_owned(), vec![7; 10], most, now);
-        keep("a", 20, now);
-        keep("b", 20, now);
-        keep("c", 20, now);
+        keep("a", 22, now);
+        keep("b", 22, now);
+        keep("c", 22, now);
         assert_eq!(forms.take("c"), None);
         assert_eq!(forms.take("a"), Some(vec![7; 10]));
         assert_eq!(forms.take("a"), None);
         // What is too old makes room.
-        keep("d", 10, now.saturating_add(KEPT));
+        keep("d", 11, now.saturating_add(KEPT));
         assert_eq!((forms.take("b"), forms.take("d").is_some()), (None, true));
-        keep("e", 20, now);
-        let (next, given) = (Forms::default(), forms.give(now));
-        Succeeded::take(&next, &given[..given.len() - 1], now);
-        assert_eq!(next.take("e"), None);
-        Succeeded::take(&next, &given, now);
-        assert_eq!(next.take("e"), Some(vec![7; 10]));
-        assert_eq!(forms.give(now.saturating_add(KEPT)), Vec::<u8>::new());
         forms.let_go();
-        assert_eq!(forms.take("e"), None);
+        assert_eq!(forms.take("d"), None);
+    }
+
+    #[test]
+    fn the_next_process_goes_on_with_forms_but_for_those_that_were_taken() {
+        let now = UnixTime::from_secs(1_000);
+        let later = now.saturating_add(KEPT / 2);
+        let (before, after) = (Forms::default(), Forms::default());
+        let take_over = |given: &[u8], now| Succeeded::take(&after, given, now);
+        for name in ["a", "b", "c"] {
+            before.keep(name.to_owned(), vec![7; 10], MOST, now);
+        }
+        let given = before.give(now);
+        take_over(&given[..given.len() - 1], now);
+        assert_eq!(after.lock().len(), 2, "what is cut off is left");
+        take_over(&given, now);
+        assert_eq!(after.take("a"), Some(vec![7; 10]));
+        // It is told again, as the process before ends: what has been taken on either side is gone.
+        assert_eq!(before.take("b"), Some(vec![7; 10]));
+        before.keep("d".to_owned(), vec![8; 10], MOST, later);
+        take_over(&before.give(later), later);
+        assert_eq!((after.take("a"), after.take("b")), (None, None));
+        assert_eq!(after.take("d"), Some(vec![8; 10]));
+        // None is kept for longer for having been told.
+        let end = now.saturating_add(KEPT);
+        after.keep("e".to_owned(), vec![9], MOST, end);
+        assert_eq!(after.take("c"), None);
+        // There is no room for more than one process has.
+        let (full, next) = (Forms::default(), Forms::default());
+        for number in 0..5 {
+            full.keep(number.to_string(), vec![7; MOST / 4 - 1], usize::MAX, now);
+        }
+        Succeeded::take(&next, &full.give(now), now);
+        assert_eq!(next.lock().len(), 4);
     }
 }
