@@ -40,6 +40,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long it may take to tell a successor what has come up since.
 const MORE: Duration = Duration::from_secs(2);
 
+/// And what its filters go on with, after that.
+const FILTERS: Duration = Duration::from_secs(10);
+
 /// How long a successor waits for this process to leave the node to it.
 const LAST: Duration = Duration::from_secs(10);
 
@@ -176,17 +179,28 @@ impl Successor {
         if !self.hears {
             return;
         }
-        let telling = async {
-            let given = Given::of(node, None, self.withdrawn)?;
-            self.withdrawn = given.withdrawn.unwrap_or(self.withdrawn);
-            given::send(&self.words, &given.encode()).await
+        let told = match Given::of(node, None, self.withdrawn) {
+            Ok(given) => {
+                self.withdrawn = given.withdrawn.unwrap_or(self.withdrawn);
+                self.tell_within(MORE, &given).await
+            }
+            Err(error) => Err(error),
         };
-        let told = tokio::time::timeout(MORE, telling).await;
-        if let Err(error) = told.map_err(io::Error::other).flatten() {
+        let told = match told {
+            Ok(()) => self.tell_within(FILTERS, &Given::of_filters(node)).await,
+            failed => failed,
+        };
+        if let Err(error) = told {
             // What came behind half of it would be taken for the other half.
             self.hears = false;
             tracing::error!(%error, "the successor was not told what came up last");
         }
+    }
+
+    async fn tell_within(&self, patience: Duration, given: &Given) -> io::Result<()> {
+        let bytes = given.encode();
+        let told = tokio::time::timeout(patience, given::send(&self.words, &bytes)).await;
+        told.map_err(io::Error::other).flatten()
     }
 
     async fn tell(&mut self, given: &Given) -> Result<(), SuccessionError> {

@@ -69,8 +69,9 @@ impl std::fmt::Debug for Given {
 }
 
 impl Given {
-    /// What this process, `node`, knows, and what it `holds`; of `withdrawn` its successor knows.
+    /// What this process, `node`, knows; of `withdrawn` its successor knows. With what it `holds`, also what its filters go on with.
     pub(crate) fn of(node: &Node, holds: Option<&Holds>, withdrawn: bool) -> io::Result<Self> {
+        let filters = holds.map(|_| Self::of_filters(node).filters);
         let kept = holds.and_then(|holds| holds.kept.as_ref());
         let kept = kept.map(|(snapshot, vouched)| last_good::encode(snapshot, vouched));
         let now = node.withdrawn.load(Ordering::Relaxed);
@@ -86,8 +87,16 @@ impl Given {
             flights: flights.collect(),
             keys: holds.map(|holds| holds.keys.clone()).unwrap_or_default(),
             kept: kept.transpose()?.unwrap_or_default(),
-            filters: plugins::succession::give(&node.states, UnixTime::now()),
+            filters: filters.unwrap_or_default(),
         })
+    }
+
+    /// What the filters of `node` go on with, and nothing else: it may be long, and is of less matter than the rest.
+    pub(crate) fn of_filters(node: &Node) -> Self {
+        Self {
+            filters: plugins::succession::give(&node.states, UnixTime::now()),
+            ..Self::default()
+        }
     }
 
     /// Has this process, `node`, run what the one before it does, if that is something else than what is `running`, and know what
@@ -291,6 +300,9 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::live::Live;
+    use crate::proxy::Proxy;
+    use crate::settings::Settings;
 
     fn watched(process: Pid) -> Result<std::os::fd::OwnedFd, Errno> {
         pidfd_open(process, PidfdFlags::empty())
@@ -397,6 +409,34 @@ mod tests {
         assert!(predecessor.is_gone(), "nobody has seen its end");
         other.wait().unwrap();
         assert!(predecessor.is_gone());
+    }
+
+    #[test]
+    fn what_filters_go_on_with_keeps_nothing_else_waiting() {
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let settings = Settings {
+            proxy_listen: vec![any.into()],
+            proxy_tls_listen: Vec::new(),
+            status_listen: Vec::new(),
+            access_log: "off".to_owned(),
+            workers: 1,
+            ..Settings::default()
+        };
+        let proxy = Proxy::start(&settings, Live::default()).unwrap();
+        let node = proxy.node();
+        let until = UnixTime::now().saturating_add(ASKED).as_millis();
+        let proof = [&[7; 32][..], &until.to_be_bytes()].concat();
+        let counted = [proof, Vec::new(), Vec::new()];
+        plugins::succession::take(&node.states, &counted, UnixTime::now());
+        let first = Given::of(node, Some(&Holds::default()), false).unwrap();
+        assert_eq!(first.filters[0], counted[0]);
+        let last = Given::of(node, None, false).unwrap();
+        assert_eq!(last.filters, <[Vec<u8>; KINDS]>::default());
+        let behind = Given {
+            filters: first.filters,
+            ..Given::default()
+        };
+        assert_eq!(Given::of_filters(node), behind);
     }
 
     #[test]
