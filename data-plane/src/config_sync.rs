@@ -18,7 +18,6 @@ mod connection;
 mod ended;
 mod follow;
 mod receiver;
-
 #[cfg(test)]
 mod recorded;
 mod vouched;

@@ -72,7 +72,6 @@ async fn a_frozen_node_is_noticed_and_catches_up() {
     println!(
         "a frozen node: noticed after {noticed:.1?}, a change served by the other after {others:.1?}, by all {back:.1?} after it was back"
     );
-    assert!(others < Duration::from_secs(5), "{others:?}");
 }
 
 /// A Redis of its own; killed when dropped.
