@@ -89,6 +89,21 @@ fn a_store_that_nothing_was_committed_to_is_as_good_as_none() {
 }
 
 #[test]
+fn a_store_that_cannot_be_looked_into_counts_as_begun() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("store");
+    std::fs::create_dir(&directory).unwrap();
+    assert!(!is_begun(&directory));
+    // Whoever may read everything, as tests may, still cannot follow what leads to itself.
+    for name in ["db", "witness"] {
+        let endless = directory.join(name);
+        std::os::unix::fs::symlink(&endless, &endless).unwrap();
+        assert!(is_begun(&directory), "{name}");
+        std::fs::remove_file(&endless).unwrap();
+    }
+}
+
+#[test]
 fn a_store_begun_anew_by_a_clock_that_is_behind_goes_past_what_nodes_wait_with() {
     let place = Place::new();
     let (store, config) = place.open().unwrap();

@@ -71,13 +71,18 @@ impl Witness {
     }
 }
 
-/// Whether something was ever committed to a store in `directory`: a start that could not has left one that is as good as none.
+/// Whether something was ever committed to a store in `directory`: a start that could not has left one that is as good as none. One
+/// that cannot be looked into counts as begun.
 pub(crate) fn is_begun(directory: &Path) -> bool {
-    match std::fs::metadata(directory.join(NAME)) {
-        Ok(witness) => witness.len() > 0,
-        // One of before there were witnesses.
-        Err(_) => directory.join("db").exists(),
-    }
+    let length = |name| match std::fs::metadata(directory.join(name)) {
+        Ok(found) => Some(found.len()),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => None,
+            _ => Some(u64::MAX),
+        },
+    };
+    // One of before there were witnesses has a database alone.
+    length(NAME).map_or_else(|| length("db").is_some(), |length| length > 0)
 }
 
 /// What the witness in `directory` has seen; nothing if it is absent or damaged.
