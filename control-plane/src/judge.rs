@@ -13,7 +13,9 @@ use crate::admin::files::read_token;
 use crate::admin::listener::server_config;
 use crate::config_sync;
 use crate::data_directory::store_path;
+use crate::opening;
 use crate::settings::{AdminListen, Settings};
+use crate::store::etcd::EtcdError;
 use crate::store::{SecretsKey, StoreError, check_room_to_begin, is_begun, is_missing};
 
 /// What follows from settings that can be run by.
@@ -49,10 +51,17 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, StartError> {
             source,
         })?;
     }
+    let mut doubts: Vec<String> = config_sync::judge(&judged.files)?.into_iter().collect();
     if let Some(etcd) = settings.etcd.used() {
         etcd.check().map_err(StoreError::from)?;
+        match opening::check_etcd(settings, etcd) {
+            // It may be there by the time of a start.
+            Err(StoreError::Etcd(error @ EtcdError::Unreachable(_))) => {
+                doubts.push(error.to_string());
+            }
+            checked => checked?,
+        }
     }
-    let mut doubts: Vec<String> = config_sync::judge(&judged.files)?.into_iter().collect();
     doubts.extend(settings.short_stages());
     Ok(doubts)
 }
@@ -113,9 +122,11 @@ pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
     distinct(addresses).map_err(StartError::Listeners)?;
     let data = &settings.data_directory;
     for directory in [data.clone(), store_path(data)] {
-        shared::machine::check_files(&directory, &[]).map_err(|source| StartError::DataDirectory {
-            path: directory,
-            source,
+        shared::machine::check_files(&directory, &[]).map_err(|source| {
+            StartError::DataDirectory {
+                path: directory,
+                source,
+            }
         })?;
     }
     // Before anything is made, which would only take room.

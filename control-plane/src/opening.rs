@@ -21,17 +21,34 @@ const LOOK: Duration = Duration::from_millis(100);
 /// on this machine.
 pub(crate) async fn key(settings: &Settings) -> Result<SecretsKey, StoreError> {
     let path = settings.secrets_key_path();
-    if let Some(etcd) = settings.etcd.used().filter(|_| is_missing(&path)) {
-        let etcd = etcd.clone();
-        let asked = tokio::task::spawn_blocking(move || EtcdStore::is_begun(&etcd)).await;
-        if asked.expect("asking etcd does not panic")? {
-            return Err(StoreError::NoKey {
-                path: path.display().to_string(),
-                store: "etcd".to_owned(),
-            });
-        }
+    if let Some(etcd) = settings.etcd.used().cloned() {
+        let path = path.clone();
+        let checked = tokio::task::spawn_blocking(move || check_key(&etcd, &path)).await;
+        checked.expect("asking etcd does not panic")?;
     }
     SecretsKey::read_or_create(&path)
+}
+
+/// Refuses a store in `etcd` whose key is not there, in `path`. A new one in its place would open nothing, and look like it.
+fn check_key(etcd: &EtcdSettings, path: &Path) -> Result<(), StoreError> {
+    if is_missing(path) && EtcdStore::is_begun(etcd)? {
+        return Err(StoreError::NoKey {
+            path: path.display().to_string(),
+            store: "etcd".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Why a start with `settings` would not open the store in `etcd`, as far as its head and its log tell.
+pub(crate) fn check_etcd(settings: &Settings, etcd: &EtcdSettings) -> Result<(), StoreError> {
+    let path = settings.secrets_key_path();
+    check_key(etcd, &path)?;
+    if is_missing(&path) {
+        return Ok(());
+    }
+    let known = Known::of(&settings.data_directory, None)?;
+    try_open(etcd, &SecretsKey::read(&path)?, &known)
 }
 
 /// Opens the store that `settings` name, whichever it is.
@@ -129,12 +146,13 @@ pub(crate) async fn try_etcd(
     key: SecretsKey,
     known: Known,
 ) -> Result<(), StoreError> {
-    let trying = move || {
-        let permits = |found: &Found, past: &Chains<'_>| known.check(found, past);
-        EtcdStore::try_open(&settings, &key, permits).map(drop)
-    };
-    let tried = tokio::task::spawn_blocking(trying).await;
+    let tried = tokio::task::spawn_blocking(move || try_open(&settings, &key, &known)).await;
     tried.expect("asking etcd does not panic")
+}
+
+fn try_open(settings: &EtcdSettings, key: &SecretsKey, known: &Known) -> Result<(), StoreError> {
+    let permits = |found: &Found, past: &Chains<'_>| known.check(found, past);
+    EtcdStore::try_open(settings, key, permits).map(drop)
 }
 
 /// What control planes over one store share besides the configuration.
@@ -295,10 +313,21 @@ mod tests {
         let (_subject, opened) = tokio::task::spawn_blocking(opening).await.unwrap();
         opened.unwrap();
         key(&settings).await.unwrap();
+        // As `--check` says.
+        let check = || check_etcd(&settings, &settings.etcd);
+        check().unwrap();
+        let own = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [7; 32]).unwrap();
+        check().unwrap_err();
+        std::fs::write(&path, own).unwrap();
         std::fs::remove_file(&path).unwrap();
-        let told = key(&settings).await.unwrap_err().to_string();
-        assert!(told.contains("new.key is missing while"), "{told}");
-        assert!(!path.exists(), "none is made");
+        let missing = |error: StoreError| {
+            let told = error.to_string();
+            assert!(told.contains("new.key is missing while"), "{told}");
+            assert!(!path.exists(), "none is made");
+        };
+        missing(key(&settings).await.unwrap_err());
+        missing(check().unwrap_err());
     }
 
     #[test]

@@ -234,6 +234,20 @@ async fn a_store_whose_key_is_gone_gets_no_other() {
     check(&base).unwrap();
 }
 
+#[test]
+fn what_an_etcd_that_does_not_answer_holds_is_in_doubt() {
+    let root = tempfile::tempdir().unwrap();
+    let base = settings(root.path());
+    let mut etcd = base.etcd.clone();
+    etcd.endpoints = vec!["http://127.0.0.1:1".to_owned()];
+    let beside = Settings { etcd, ..base };
+    let doubts = check(&beside).unwrap();
+    let [doubt] = &doubts[..] else {
+        panic!("{doubts:?}");
+    };
+    assert!(doubt.contains("etcd cannot be reached"), "{doubt}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_gives_way_only_to_one_that_can_start() {
     let root = tempfile::tempdir().unwrap();
