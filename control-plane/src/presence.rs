@@ -222,6 +222,10 @@ impl Teller {
             _ = self.board.keep();
         }
         self.fleet.look(present);
+        // What is not there any more, such as in an etcd that was put back, is told again.
+        self.plan_told = posts.contains_key(&Post::Plan(self.replica));
+        self.told
+            .retain(|number, _| posts.contains_key(&Post::Part(self.replica, *number)));
         self.seen = posts;
         Ok(())
     }

@@ -125,6 +125,24 @@ async fn a_control_plane_that_is_killed_is_there_no_longer_than_a_node_that_is_s
     assert!(posts.contains_key(&Post::Plan(killed.replica)));
 }
 
+#[test]
+fn what_is_gone_from_etcd_is_told_again_though_the_lease_is_kept() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut one, other) = (teller(&subject, 1), teller(&subject, 2));
+    let (_member, _) = one.fleet.join(node("node-1"), NOW).unwrap();
+    one.turn().unwrap();
+    let told = other.board.posts().unwrap();
+    assert!(told.len() > 1);
+    // As of an etcd that was put back, but for the lease.
+    other.board.leave(one.replica).unwrap();
+    assert!(other.board.posts().unwrap().is_empty());
+    one.turn().unwrap();
+    one.turn().unwrap();
+    assert!(other.board.posts().unwrap().keys().eq(told.keys()));
+}
+
 /// Whether anybody who starts now would carry out an order.
 fn is_ordered(teller: &Teller) -> bool {
     let posts = teller.board.posts().unwrap();
