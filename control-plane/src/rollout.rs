@@ -199,8 +199,16 @@ impl Rollout {
         self.ended_at = Some(now);
     }
 
-    /// Has it go on although it went wrong: what the nodes did so far is not held against it.
-    pub fn resume(&mut self, now: UnixTime) {
+    /// Has it go on although it went wrong: what `nodes` did so far is not held against it. Those that will not run it are given it
+    /// with all others, and not before.
+    pub fn resume(&mut self, nodes: &[View], now: UnixTime) {
+        let refuses = |node: &&View| {
+            let refused = node.refusal.iter().map(|refusal| refusal.revision);
+            let mut shunned = refused.chain(node.quarantined.iter().copied());
+            shunned.any(|revision| revision == self.to)
+        };
+        let refusing = nodes.iter().filter(refuses).map(|node| node.name.clone());
+        self.excused.extend(refusing);
         self.state = State::Running;
         self.ended_at = None;
         self.reason = None;

@@ -88,6 +88,10 @@ pub(super) async fn write(admin: &Admin, page: Page) -> Result<Answer, Refusal> 
         Err(OrderError::Ended) => Err(Refusal::Argument(format!(
             "roll-out {id} has ended; the newest is the first of /rollouts"
         ))),
+        Err(OrderError::Newer) => Err(Refusal::Argument(format!(
+            "what was written since roll-out {id} began waits behind it, and would be undone with it: change back what it changed, or \
+             have `POST /revisions/N/rollback` undo all that came after revision N"
+        ))),
         Err(OrderError::Unkept) => Err(Refusal::of_journal(&JournalFault::Unreachable(
             "the order was not carried out; see the control plane's log".to_owned(),
         ))),

@@ -209,7 +209,7 @@ impl Conductor {
             self.candidate.clone(),
         );
         self.arrange(now);
-        let done = order.map_or(Ok(()), |(id, order)| self.order(id, order, now));
+        let done = order.map_or(Ok(()), |(id, order)| self.order(id, order, situation));
         if self.conducts(situation.present, now) {
             self.conduct(situation.nodes, now);
         }
@@ -364,7 +364,13 @@ impl Conductor {
     }
 
     /// Carries out what an operator wants.
-    fn order(&mut self, id: Revision, order: Order, now: UnixTime) -> Result<(), OrderError> {
+    fn order(
+        &mut self,
+        id: Revision,
+        order: Order,
+        situation: &Situation<'_>,
+    ) -> Result<(), OrderError> {
+        let (is_newer, now) = (self.is_newer(), situation.now);
         let known = self.journal.rollouts.iter().any(|rollout| rollout.to == id);
         let open = self.journal.open_mut().filter(|rollout| rollout.to == id);
         let Some(rollout) = open else {
@@ -375,6 +381,8 @@ impl Conductor {
             });
         };
         match (order, rollout.state) {
+            // What waits would be undone as well, and nobody has asked for that.
+            (Order::RollBack, _) if is_newer => return Err(OrderError::Newer),
             (Order::Halt | Order::RollBack, State::Running) => {
                 let reason = "an operator halted it".to_owned();
                 rollout.end(State::Halted, Some(reason), now);
@@ -382,7 +390,7 @@ impl Conductor {
             }
             (Order::Halt, _) => rollout.rolls_back = false,
             (Order::RollBack, _) => rollout.rolls_back = true,
-            (Order::Resume, State::Halted) => rollout.resume(now),
+            (Order::Resume, State::Halted) => rollout.resume(situation.nodes, now),
             (Order::Resume, _) => {}
             (Order::Release, _) => {
                 rollout.apply(&Action::Complete, &[], now);

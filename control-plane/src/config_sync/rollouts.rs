@@ -29,6 +29,9 @@ pub enum OrderError {
     /// It has ended.
     #[error("the roll-out has ended")]
     Ended,
+    /// It is not to be rolled back while something waits behind it.
+    #[error("something waits behind the roll-out, and would be undone with it")]
+    Newer,
     /// It could not be kept, or others were faster again and again.
     #[error("the roll-outs cannot be kept now")]
     Unkept,

@@ -412,7 +412,7 @@ fn an_operator_who_resumes_has_seen_what_happened() {
     };
     let (mut rollout, _) = play(&mut nodes, 50, refuse);
     assert_eq!(rollout.state, State::Halted);
-    rollout.resume(second(100));
+    rollout.resume(&nodes, second(100));
     let mut at = 100;
     while rollout.state == State::Running && at < 400 {
         while turn(&mut rollout, &mut nodes, second(at)) != Action::Wait {}

@@ -1,5 +1,6 @@
 //! What nodes are led to while changes are on their way.
 
+mod orders;
 mod several;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -155,6 +156,15 @@ impl Stage {
             now: UnixTime::from_secs(self.seconds),
         };
         self.conductor.turn(None, &situation).unwrap();
+    }
+
+    fn order(&mut self, id: Revision, order: Order) -> Result<(), OrderError> {
+        let situation = Situation {
+            nodes: &self.nodes,
+            present: Some(&BTreeSet::new()),
+            now: UnixTime::from_secs(self.seconds),
+        };
+        self.conductor.order(id, order, &situation)
     }
 
     fn turn(&mut self) {
@@ -404,19 +414,15 @@ fn what_is_held_back_is_held_back_after_a_restart() {
         assert_eq!(stage.target(&node.name).position.root, before.root);
     }
     let id = stage.conductor.journal().rollouts[0].to;
-    let now = stage.now();
-    assert_eq!(stage.conductor.order(id, Order::Halt, now), Ok(()));
+    assert_eq!(stage.order(id, Order::Halt), Ok(()));
     stage.pass(200);
     stage.restart();
     assert_eq!(stage.state(), Some(State::Halted));
-    assert_eq!(stage.conductor.order(id, Order::Resume, now), Ok(()));
+    assert_eq!(stage.order(id, Order::Resume), Ok(()));
     stage.pass(200);
     assert_eq!(stage.running(), vec![stage.newest(); 4]);
-    assert_eq!(
-        stage.conductor.order(id, Order::Halt, now),
-        Err(OrderError::Ended)
-    );
-    let unknown = stage.conductor.order(Revision(999), Order::Halt, now);
+    assert_eq!(stage.order(id, Order::Halt), Err(OrderError::Ended));
+    let unknown = stage.order(Revision(999), Order::Halt);
     assert_eq!(unknown, Err(OrderError::Unknown));
 }
 
@@ -425,8 +431,7 @@ fn a_change_that_comes_after_a_halted_one_takes_its_place() {
     let mut stage = Stage::new(4);
     stage.commit(Service::KIND, 1, 80);
     let id = stage.newest().revision;
-    let now = stage.now();
-    stage.conductor.order(id, Order::Halt, now).unwrap();
+    stage.order(id, Order::Halt).unwrap();
     stage.pass(100);
     assert_eq!(stage.state(), Some(State::Halted));
     stage.commit(Service::KIND, 1, 81);
@@ -469,10 +474,10 @@ proptest! {
                 6 => stage.restart(),
                 7 => {
                     let order = [Order::Halt, Order::Resume, Order::Release, Order::RollBack];
-                    let now = stage.now();
                     if let Some(id) = stage.conductor.journal().open().map(|open| open.to) {
                         let order = order[usize::try_from(content).unwrap()];
-                        stage.conductor.order(id, order, now).unwrap();
+                        let done = stage.order(id, order);
+                        prop_assert!(matches!(done, Ok(()) | Err(OrderError::Newer)));
                         stage.turn();
                     }
                 }
@@ -494,8 +499,7 @@ proptest! {
             node.refusal = None;
         }
         if let Some(id) = stage.conductor.journal().open().map(|open| open.to) {
-            let now = stage.now();
-            stage.conductor.order(id, Order::Resume, now).unwrap();
+            stage.order(id, Order::Resume).unwrap();
         }
         stage.pass(600);
         let root = stage.newest().root;

@@ -1,0 +1,52 @@
+//! What operators want of a roll-out, and what they do not.
+
+use super::*;
+
+#[test]
+fn what_waits_behind_a_change_is_not_undone_with_it() {
+    let mut stage = Stage::new(4);
+    stage.commit(Service::KIND, 1, 80);
+    let id = stage.newest().revision;
+    stage.commit(Service::KIND, 2, 80);
+    assert_eq!(stage.order(id, Order::RollBack), Err(OrderError::Newer));
+    stage.turn();
+    let running = Some(State::Running);
+    assert_eq!(stage.state(), running, "nothing was rolled back");
+    stage.pass(400);
+    assert_eq!(stage.running(), vec![stage.newest(); 4]);
+    // Where nothing waits, it is the change that is undone.
+    let good = stage.newest();
+    stage.commit(Service::KIND, 1, 81);
+    let id = stage.newest().revision;
+    assert_eq!(stage.order(id, Order::RollBack), Ok(()));
+    stage.turn();
+    assert_eq!(stage.newest().root, good.root);
+}
+
+#[test]
+fn a_roll_out_that_is_resumed_goes_on_with_others_than_those_that_refused_it() {
+    let mut stage = Stage::new(4);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(400);
+    let to = stage.publisher.config().revision().next();
+    // Whichever is first refuses it.
+    commit(&stage.publisher, Service::KIND, 1, 81);
+    stage.conductor.publish(stage.publisher.config());
+    stage.conduct();
+    let first = stage.conductor.journal().rollouts[0].members.clone();
+    let refused = Some(Refused {
+        revision: to,
+        reason: "no".to_owned(),
+    });
+    for node in &mut stage.nodes {
+        if first.contains_key(&node.name) {
+            node.refusal = refused.clone();
+        }
+    }
+    stage.conduct();
+    assert_eq!(stage.state(), Some(State::Halted));
+    assert_eq!(stage.order(to, Order::Halt), Ok(()));
+    assert_eq!(stage.order(to, Order::Resume), Ok(()));
+    stage.pass(400);
+    assert_eq!(stage.state(), Some(State::Completed));
+}
