@@ -56,3 +56,21 @@ impl Ended {
 pub(super) fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stream::age;
+    use super::*;
+
+    #[test]
+    fn nodes_of_old_streams_are_to_come_back_but_not_as_one() {
+        let ages: Vec<_> = (0..200).map(|_| age()).collect();
+        let (soonest, latest) = (ages.iter().min().unwrap(), ages.iter().max().unwrap());
+        let minutes = Duration::from_mins;
+        assert!(*soonest >= minutes(27) && *latest <= minutes(33));
+        assert!(latest.saturating_sub(*soonest) > minutes(2));
+        let goodbye = Ended::Old.goodbye().unwrap();
+        assert_eq!(goodbye.why(), Why::Rebalance);
+        assert!(goodbye.reconnect_within_ms > 0, "spread again");
+    }
+}

@@ -497,7 +497,7 @@ impl NodeStream {
 }
 
 /// How long this stream may live.
-fn age() -> Duration {
+pub(super) fn age() -> Duration {
     // A tenth more or less, so that a fleet does not come back as one.
     let tenth = AGE / 10;
     let random = uuid::Uuid::new_v4().as_u64_pair().0;
