@@ -410,7 +410,12 @@ async fn servers_behind_the_gateway_see_the_requests_that_it_sees() {
                 assert!(whole, "{name}, after {family}: {answer}");
             }
         }
-        let lines = server.lines();
+        // It may answer a moment before it writes that down.
+        let last = format!("GET /{name}/victim-{victims}");
+        let lines = eventually(&format!("{name} has written it down"), async || {
+            Some(server.lines()).filter(|lines| lines.contains(&last))
+        })
+        .await;
         for number in 1..=victims {
             let line = format!("GET /{name}/victim-{number}");
             let count = lines.iter().filter(|seen| **seen == line).count();
