@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -288,18 +289,29 @@ impl Process {
     /// If it does not stop in time.
     pub async fn stop(mut self) -> ExitStatus {
         self.signal("TERM");
-        eventually("the process stops", async || {
+        // The first, which is our child, has ended before one that has taken its place.
+        let successor = self.successor;
+        let status = eventually("the process stops", async || {
+            if successor.is_some_and(is_running) {
+                return None;
+            }
             self.child
                 .try_wait()
                 .expect("the process can be waited for")
         })
-        .await
+        .await;
+        self.successor = None;
+        status
     }
 
     fn end(&mut self) {
         if let Some(successor) = self.successor.take() {
             let id = successor.to_string();
             let _ = Command::new("kill").args(["-KILL", &id]).status();
+            // It is not our child: what it has in use is free once it is gone.
+            while is_running(successor) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         // Both fail if it has ended already.
         let _ = self.child.kill();
@@ -332,11 +344,15 @@ fn send(signal: &str, id: u32) {
     assert!(sent.is_ok_and(|status| status.success()), "{signal} {id}");
 }
 
-/// Whether a process of this id does something still.
+/// Whether a thread of the process of this id does something still: the first may have ended before others, which have its
+/// files and locks.
 fn is_running(id: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
-    state.is_some_and(|state| !state.trim_start().starts_with('Z'))
+    let threads = std::fs::read_dir(format!("/proc/{id}/task"));
+    threads.into_iter().flatten().flatten().any(|thread| {
+        let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+        state.is_some_and(|state| !state.trim_start().starts_with(['Z', 'X']))
+    })
 }
 
 /// Runs a program to its end.
