@@ -172,6 +172,30 @@ impl Load {
         figures
     }
 
+    /// Waits until `count` more requests have been answered.
+    ///
+    /// # Panics
+    ///
+    /// If one has failed or was refused since the last lap.
+    pub(crate) async fn goes_on(&self, count: usize) {
+        let answered = || {
+            let figures = self.shared.figures.lock().unwrap();
+            let failure = figures.failed.first().cloned();
+            let (count, refused) = (figures.count(), figures.refusals.len());
+            // A panic with it in hand would be everybody's.
+            drop(figures);
+            assert!(
+                (&failure, refused) == (&None, 0),
+                "{refused} refused, {failure:?}"
+            );
+            count
+        };
+        let until = answered() + count;
+        while answered() < until {
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
     /// What happens within `time`.
     pub(crate) async fn within(&self, time: Duration) -> Figures {
         let _ = self.lap();

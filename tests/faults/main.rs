@@ -33,6 +33,7 @@ mod providers;
 mod recorder;
 mod replicas;
 mod rotation;
+mod sessions;
 mod slow_links;
 mod soak;
 mod suites;

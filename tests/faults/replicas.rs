@@ -136,6 +136,8 @@ pub(crate) struct Replicas {
     pub(crate) bound: Vec<Process>,
     addresses: Vec<String>,
     places: Vec<Place>,
+    /// The directory of the programs that are started from now on, if not those of the workspace.
+    pub(crate) programs: Option<String>,
     settings: Vec<(&'static str, &'static str)>,
 }
 
@@ -147,6 +149,16 @@ impl Replicas {
 
     /// The same, each member of etcd and each control plane in its place, with `settings` of the control planes.
     pub(crate) async fn start_at(
+        members: [Place; 3],
+        control_planes: Vec<Place>,
+        settings: &[(&'static str, &'static str)],
+    ) -> Self {
+        Self::start_of(None, members, control_planes, settings).await
+    }
+
+    /// The same with the programs in the directory `of`, if it is given.
+    pub(crate) async fn start_of(
+        of: Option<&str>,
         members: [Place; 3],
         control_planes: Vec<Place>,
         settings: &[(&'static str, &'static str)],
@@ -165,6 +177,7 @@ impl Replicas {
             bound: Vec::new(),
             addresses: Vec::new(),
             places: control_planes,
+            programs: of.map(str::to_owned),
             settings: settings.to_vec(),
         };
         for at in 0..replicas.places.len() {
@@ -185,6 +198,14 @@ impl Replicas {
         run("wardgate-control-plane", &arguments);
         let node = self.start_node(name, &self.addresses[at..=at]).await;
         self.bound.push(node);
+    }
+
+    /// What is started as the program `name`.
+    fn program(&self, name: &str) -> String {
+        match &self.programs {
+            Some(directory) => format!("{directory}/{name}"),
+            None => name.to_owned(),
+        }
     }
 
     fn file(&self, name: &str) -> String {
@@ -227,13 +248,13 @@ impl Replicas {
         let settings = self.settings.iter();
         environment.extend(settings.map(|(name, value)| (*name, (*value).to_owned())));
         let name = format!("control-plane-{at}");
-        let program = "wardgate-control-plane";
+        let program = self.program("wardgate-control-plane");
         let directory = self.directory.path();
         let under: Vec<String> = match &place.namespace {
             Some(name) => ["ip", "netns", "exec", name].map(str::to_owned).into(),
             None => Vec::new(),
         };
-        let process = Process::start_under(&under, program, &name, directory, &environment).await;
+        let process = Process::start_under(&under, &program, &name, directory, &environment).await;
         self.addresses[at] = process.address("cluster");
         self.control_planes[at] = Some(process);
     }
@@ -255,19 +276,19 @@ impl Replicas {
             ),
             ("WARDGATE_CONTROL_PLANES", urls.join(",")),
         ]);
-        Process::start(
-            "wardgate-data-plane",
-            name,
-            self.directory.path(),
-            &environment,
-        )
-        .await
+        let program = self.program("wardgate-data-plane");
+        Process::start(&program, name, self.directory.path(), &environment).await
+    }
+
+    /// The base URL of the Admin API of one control plane.
+    pub(crate) fn admin_url(&self, at: usize) -> String {
+        let process = self.control_planes[at].as_ref().unwrap();
+        format!("http://{}", process.address("admin"))
     }
 
     /// Sends JSON to the Admin API of one control plane.
     pub(crate) async fn admin(&self, at: usize, method: Method, path: &str, body: &Value) -> Reply {
-        let process = self.control_planes[at].as_ref().unwrap();
-        let url = format!("http://{}{path}", process.address("admin"));
+        let url = format!("{}{path}", self.admin_url(at));
         let headers = [("content-type", "application/json")];
         Browser::new()
             .send(method, &url, &headers, body.to_string())
