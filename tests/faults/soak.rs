@@ -1,31 +1,159 @@
-//! One fault after the other under traffic at half load, sessions among it: what each costs is printed beside what
-//! the same traffic costs without one.
+//! One fault after the other under traffic at half load, sessions among it. What each costs is measured in pairs: the
+//! same traffic right before it and while it lasts, several times; the machine does not do the same all the time.
 
 use std::time::Duration;
 
-use harness::{Browser, CLIENT, Cluster, Demo, Relay, SECRET, eventually};
+use harness::{Cluster, Demo, Relay, eventually};
 use http::Method;
 use serde_json::json;
 
 use crate::load::{Figures, Load, Target};
 use crate::number;
+use crate::sessions::{configure, demo, sign_in, targets};
 
-const GATEWAY: &str = "gateway.test";
+/// What happens, and is over again.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// What two pairs of the same differ by.
+    Nothing,
+    ControlPlaneKilled,
+    ControlPlaneFrozen,
+    LinkSilent,
+    ProviderAway,
+    FiftyChanges,
+    Rollback,
+    NodesSucceeded,
+    NodeKilled,
+    NodeStopped,
+}
 
-/// What the traffic is sent to: both nodes, one of five requests with a session.
-fn targets(cluster: &Cluster, cookie: &str) -> Vec<Target> {
-    let mut targets = Vec::new();
-    for node in &cluster.data_planes {
-        let open = Target::of(&node.url(), "/open");
-        targets.extend(std::iter::repeat_n(open.clone(), 4));
-        targets.push(Target {
-            host: GATEWAY.to_owned(),
-            path: "/".to_owned(),
-            cookie: Some(cookie.to_owned()),
-            ..open
-        });
+const FAULTS: [Fault; 10] = [
+    Fault::Nothing,
+    Fault::ControlPlaneKilled,
+    Fault::ControlPlaneFrozen,
+    Fault::LinkSilent,
+    Fault::ProviderAway,
+    Fault::FiftyChanges,
+    Fault::Rollback,
+    Fault::NodesSucceeded,
+    Fault::NodeKilled,
+    Fault::NodeStopped,
+];
+
+/// Two nodes behind a relay, an open route and one that wants a sign-in, and who has signed in there.
+struct Scene {
+    cluster: Cluster,
+    relay: Relay,
+    demo: Demo,
+    cookie: String,
+    /// How long a fault lasts.
+    lasts: Duration,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let demo = demo().await;
+        let settings = [("WARDGATE_SESSION_KEY_ROTATION", "60")];
+        let mut cluster = Cluster::start_with(0, &settings).await;
+        let relay = Relay::start(cluster.cluster_address()).await;
+        cluster.lead_through(&relay.address());
+        for name in ["node-1", "node-2"] {
+            cluster.add_data_plane(name).await;
+        }
+        configure(&cluster.admin_url(), &demo).await;
+        cluster.settled().await;
+        cluster.persisted().await;
+        let cookie = sign_in(&cluster.data_planes[0].process.address("proxy")).await;
+        let seconds = number("SECONDS", 5).try_into().unwrap();
+        Self {
+            cluster,
+            relay,
+            demo,
+            cookie,
+            lasts: Duration::from_secs(seconds),
+        }
     }
-    targets
+
+    fn targets(&self) -> Vec<Target> {
+        let nodes = self.cluster.data_planes.iter();
+        let nodes: Vec<_> = nodes.map(|node| node.process.address("proxy")).collect();
+        targets(nodes.iter().map(String::as_str), &self.cookie)
+    }
+
+    async fn lasts(&self) {
+        tokio::time::sleep(self.lasts).await;
+    }
+
+    /// Has it happen, last and be over.
+    async fn happen(&mut self, fault: Fault, load: &Load) {
+        match fault {
+            Fault::Nothing => self.lasts().await,
+            Fault::ControlPlaneKilled => {
+                self.cluster.control_plane.take().unwrap().kill();
+                self.lasts().await;
+                self.cluster.start_control_plane().await;
+            }
+            Fault::ControlPlaneFrozen => {
+                let control_plane = self.cluster.control_plane.as_ref().unwrap();
+                control_plane.freeze();
+                self.lasts().await;
+                control_plane.thaw();
+            }
+            Fault::LinkSilent => {
+                self.relay.silence();
+                self.lasts().await;
+                self.relay.heal();
+            }
+            Fault::ProviderAway => {
+                self.demo.stop_provider().await;
+                self.lasts().await;
+                self.demo.restart_provider().await;
+            }
+            Fault::FiftyChanges => {
+                for number in 0..50 {
+                    let name = format!("/services/s-{}", number % 5);
+                    let body = json!({ "host": "h", "retries": number });
+                    let reply = self.cluster.admin(Method::PUT, &name, &body).await;
+                    assert_eq!(reply.status, 200, "{}", reply.text());
+                    tokio::time::sleep(self.lasts / 50).await;
+                }
+            }
+            Fault::Rollback => {
+                let revisions = self.cluster.read("/revisions").await;
+                let back = revisions["data"][20]["revision"].clone();
+                let path = format!("/revisions/{back}/rollback");
+                let reply = self.cluster.admin(Method::POST, &path, &json!({})).await;
+                assert!(reply.status < 300, "{}", reply.text());
+                self.lasts().await;
+            }
+            Fault::NodesSucceeded => {
+                for node in &mut self.cluster.data_planes {
+                    node.process.succeed("USR2").await;
+                }
+                self.lasts().await;
+            }
+            Fault::NodeKilled | Fault::NodeStopped => {
+                let node = self.cluster.data_planes.remove(0);
+                // Its balancer has taken it out.
+                load.turn_to(self.targets());
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if matches!(fault, Fault::NodeKilled) {
+                    node.process.kill();
+                } else {
+                    node.process.stop().await;
+                }
+                self.cluster.start_data_plane(&node.name).await;
+                let node = &self.cluster.data_planes[1];
+                eventually("the node serves", async || {
+                    node.is_ready().await.then_some(())
+                })
+                .await;
+                load.turn_to(self.targets());
+                self.lasts().await;
+            }
+        }
+        self.cluster.settled().await;
+    }
 }
 
 /// How many times as long the slowest of a hundred took.
@@ -33,138 +161,48 @@ fn ratio(before: &Figures, during: &Figures) -> f64 {
     during.percentile(99).as_secs_f64() / before.percentile(99).as_secs_f64()
 }
 
-/// A cluster of two nodes behind a relay, with an open route and one that wants a sign-in; and the cookies of one.
-async fn cluster(relay: &mut Option<Relay>, demo: &Demo) -> (Cluster, String) {
-    let settings = [("WARDGATE_SESSION_KEY_ROTATION", "60")];
-    let mut cluster = Cluster::start_with(0, &settings).await;
-    let between = relay.insert(Relay::start(cluster.cluster_address()).await);
-    cluster.lead_through(&between.address());
-    for name in ["node-1", "node-2"] {
-        cluster.add_data_plane(name).await;
-    }
-    cluster.route(&demo.upstream(), "/open").await;
-    let route = cluster.route(&demo.upstream(), "/").await;
-    let plugin = json!({ "name": "openid-connect", "config": {
-        "issuer": demo.issuer(), "client_id": [CLIENT], "client_secret": [SECRET],
-        "redirect_uri": [format!("http://{GATEWAY}/api")], "scopes": ["openid"],
-    } });
-    cluster
-        .create(&format!("/routes/{route}/plugins"), plugin)
-        .await;
-    cluster.settled().await;
-    cluster.persisted().await;
-    let mut browser = Browser::new();
-    browser.resolve(GATEWAY, cluster.url(0).trim_start_matches("http://"));
-    let signed_in = browser
-        .sign_in(&format!("http://{GATEWAY}/"), "alice")
-        .await;
-    assert_eq!(signed_in.status, 200, "{}", signed_in.text());
-    let names = browser.cookie_names(GATEWAY).into_iter();
-    let cookies = names.map(|name| format!("{name}={}", browser.cookie(GATEWAY, &name).unwrap()));
-    (cluster, cookies.collect::<Vec<_>>().join("; "))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: tests/faults/run"]
 async fn faults_one_after_the_other_cost_traffic_nothing() {
-    let lasts = Duration::from_secs(number("SECONDS", 10).try_into().unwrap());
-    let mut demo = Demo::start(&[format!("http://{GATEWAY}")]).await;
-    let mut relay = None;
-    let (mut cluster, cookie) = cluster(&mut relay, &demo).await;
-    let relay = relay.unwrap();
-
+    let pairs = number("PAIRS", 5);
+    let mut scene = Scene::new().await;
     // What both nodes can do together, with the clients on the same cores: half of that is asked of them.
-    Load::capacity(targets(&cluster, &cookie), 16, Duration::from_secs(1)).await;
-    let capacity = Load::capacity(targets(&cluster, &cookie), 16, Duration::from_secs(3)).await;
+    Load::capacity(scene.targets(), 16, Duration::from_secs(1)).await;
+    let capacity = Load::capacity(scene.targets(), 16, Duration::from_secs(3)).await;
     let rate = number("RATE", capacity / 2);
     println!("{capacity} requests a second are what the nodes can do; {rate} are sent");
-    let load = Load::start(rate, targets(&cluster, &cookie));
-    load.within(Duration::from_secs(3)).await;
-    let calm = load.within(lasts).await;
-    println!("without a fault: {calm}");
-    calm.none_failed();
-    let (mut most, mut requests) = (0.0_f64, 0);
-    let mut judge = |what: &str, during: Figures| {
-        let ratio = ratio(&calm, &during);
-        println!("{what}: {during}; p99 {ratio:.2} of what it was");
-        most = most.max(ratio);
-        during.none_failed();
-        requests += during.count();
+    let load = Load::start(rate, scene.targets());
+    let mut ratios = FAULTS.map(|_| Vec::new());
+    let mut requests = 0;
+    let mut lap = || {
+        let figures = load.lap();
+        figures.none_failed();
+        requests += figures.count();
+        figures
     };
-
-    cluster.control_plane.take().unwrap().kill();
-    judge("the control plane is killed", load.within(lasts).await);
-    cluster.start_control_plane().await;
-    cluster.settled().await;
-    judge("it is back", load.lap());
-
-    let control_plane = cluster.control_plane.as_ref().unwrap();
-    control_plane.freeze();
-    judge("the control plane is frozen", load.within(lasts).await);
-    control_plane.thaw();
-    cluster.settled().await;
-    judge("it goes on", load.lap());
-
-    relay.silence();
-    judge(
-        "the network loses everything between the planes",
-        load.within(lasts).await,
-    );
-    relay.heal();
-    cluster.settled().await;
-    judge("it carries it again", load.lap());
-
-    demo.stop_provider().await;
-    judge("the provider is away", load.within(lasts).await);
-    demo.restart_provider().await;
-
-    for number in 0..50 {
-        let name = format!("/services/s-{}", number % 5);
-        let body = json!({ "host": "h", "retries": number });
-        let reply = cluster.admin(Method::PUT, &name, &body).await;
-        assert_eq!(reply.status, 200, "{}", reply.text());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    judge("fifty changes", load.lap());
-
-    let back = cluster.read("/revisions").await["data"][20]["revision"].clone();
-    let path = format!("/revisions/{back}/rollback");
-    let reply = cluster.admin(Method::POST, &path, &json!({})).await;
-    assert!(reply.status < 300, "{}", reply.text());
-    cluster.settled().await;
-    judge("a rollback", load.within(Duration::from_secs(2)).await);
-
-    for at in [0, 1] {
-        cluster.data_planes[at].process.succeed("USR2").await;
-    }
-    judge(
-        "each node is restarted and passes its sockets on",
-        load.lap(),
-    );
-
-    for round in 0..2 {
-        let node = cluster.data_planes.remove(0);
-        // Its balancer has taken it out.
-        load.turn_to(targets(&cluster, &cookie));
+    // Each round begins with another fault, so that none always follows the same one.
+    for turn in 0..pairs * FAULTS.len() {
+        let at = (turn + turn / FAULTS.len()) % FAULTS.len();
+        let fault = FAULTS[at];
+        // What was before has an end.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        if round == 0 {
-            node.process.kill();
-        } else {
-            node.process.stop().await;
-        }
-        cluster.start_data_plane(&node.name).await;
-        let url = format!("{}/open", cluster.url(1));
-        eventually("the node serves", async || {
-            let reply = Browser::new().try_get(&url).await?;
-            (reply.status == 200).then_some(())
-        })
-        .await;
-        load.turn_to(targets(&cluster, &cookie));
-        judge("a node goes and comes", load.within(lasts / 2).await);
+        lap();
+        scene.lasts().await;
+        let before = lap();
+        scene.happen(fault, &load).await;
+        let during = lap();
+        let ratio = ratio(&before, &during);
+        println!("{fault:?}: {during}; p99 {ratio:.2} of what it was before");
+        ratios[at].push(ratio);
     }
-    let last = load.end().await;
-    last.none_failed();
     println!(
-        "{requests} requests through all of it, none failed; p99 at most {most:.2} of what it was without a fault"
+        "{requests} requests through all of it, none failed; p99 beside what it was right before, the median of {pairs} pairs:"
     );
+    for (fault, mut ratios) in FAULTS.into_iter().zip(ratios) {
+        ratios.sort_unstable_by(f64::total_cmp);
+        let (least, most) = (ratios[0], ratios[ratios.len() - 1]);
+        let median = ratios[ratios.len() / 2];
+        println!("{fault:?}: {median:.2} ({least:.2} to {most:.2})");
+    }
+    load.end().await.none_failed();
 }
