@@ -170,58 +170,73 @@ impl Peer {
     }
 }
 
-/// How fast what was observed fades.
+/// How fast answers fade.
 const DECAY: Duration = Duration::from_secs(10);
 /// What a failure counts as, if it took no longer: who fails at once is not fast.
 const FAILURE: Duration = Duration::from_secs(1);
-/// How fast what is known fades after a failure: as answers do, it would outweigh those of a millisecond for over a minute.
+/// How fast failures fade: as answers do, one would outweigh those of a millisecond for over a minute.
 const FAILURE_DECAY: Duration = Duration::from_millis(1500);
 
-/// A moving average of how long a peer takes, newer answers counting more (Kong 3.9, `latency`).
+/// A moving average of how long a peer takes, newer exchanges counting more (Kong 3.9, `latency`).
 #[derive(Debug, Default)]
 pub(crate) struct Latency(Mutex<Option<Average>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Average {
-    milliseconds: f64,
+    /// What answers have made of it, in milliseconds.
+    answers: f64,
+    /// The same of exchanges without one.
+    failures: f64,
     /// When it was last changed.
     at: Instant,
-    /// How fast it fades from then on.
-    decay: Duration,
 }
 
 impl Average {
+    /// This one and one `new` exchange.
+    fn and(self, new: Self) -> Self {
+        let weighed = |known: f64, new_part: f64, decay| {
+            let fading = fading(self.at, new.at, decay);
+            known * fading + new_part * (1.0 - fading)
+        };
+        Self {
+            answers: weighed(self.answers, new.answers, DECAY),
+            failures: weighed(self.failures, new.failures, FAILURE_DECAY),
+            at: new.at,
+        }
+    }
+
     fn at(self, now: Instant) -> f64 {
-        self.milliseconds * fading(self.at, now, self.decay)
+        self.answers * fading(self.at, now, DECAY)
+            + self.failures * fading(self.at, now, FAILURE_DECAY)
     }
 }
 
 impl Latency {
     /// Adds an answer that has taken from `start` to `now`.
     pub(crate) fn observe(&self, start: Instant, now: Instant) {
-        self.add(now.saturating_duration_since(start), now, DECAY);
+        self.add(Average {
+            answers: milliseconds(now.saturating_duration_since(start)),
+            failures: 0.0,
+            at: now,
+        });
     }
 
     /// Adds an exchange from `start` to `now` without an answer.
     pub(crate) fn observe_failure(&self, start: Instant, now: Instant) {
         let took = now.saturating_duration_since(start);
-        self.add(took.max(FAILURE), now, FAILURE_DECAY);
-    }
-
-    fn add(&self, took: Duration, now: Instant, decay: Duration) {
-        let took = took.as_secs_f64() * 1000.0;
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let milliseconds = known.map_or(took, |known| {
-            known.at(now) + took * (1.0 - fading(known.at, now, DECAY))
-        });
-        *known = Some(Average {
-            milliseconds,
+        self.add(Average {
+            answers: 0.0,
+            failures: milliseconds(took.max(FAILURE)),
             at: now,
-            decay,
         });
     }
 
-    /// The average as of now, faded since the last answer; nothing before the first.
+    fn add(&self, new: Average) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(known.map_or(new, |known| known.and(new)));
+    }
+
+    /// The average as of now, faded since the last exchange; nothing before the first.
     pub(crate) fn now(&self) -> Option<f64> {
         let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.map(|known| known.at(monotonic()))
@@ -232,13 +247,17 @@ impl Latency {
     pub(super) fn begin_at(&self, average: Option<f64>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_none() {
-            *known = average.map(|milliseconds| Average {
-                milliseconds,
+            *known = average.map(|answers| Average {
+                answers,
+                failures: 0.0,
                 at: monotonic(),
-                decay: DECAY,
             });
         }
     }
+}
+
+fn milliseconds(took: Duration) -> f64 {
+    took.as_secs_f64() * 1000.0
 }
 
 fn fading(since: Instant, now: Instant, decay: Duration) -> f64 {

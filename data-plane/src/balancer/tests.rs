@@ -279,6 +279,24 @@ fn a_target_that_has_failed_is_asked_again_within_seconds() {
     assert!(always(&failed), "what it did 15 seconds ago has faded");
     failed.latency.observe_failure(ago(3), ago(3));
     assert!(always(&well), "3 seconds ago is not long");
+
+    // One of many exchanges that are under way breaks.
+    let balancer = self::balancer(
+        &Balancers::default(),
+        json!({"algorithm": "latency"}),
+        &[1, 1],
+    );
+    let [well, busy] = [0, 1].map(|at| Arc::clone(&balancer.table().entries[at].peer));
+    let answered = ago(15) + Duration::from_millis(10);
+    busy.latency.observe_failure(ago(15), ago(15));
+    busy.latency.observe(ago(15), answered);
+    well.latency
+        .observe(ago(1), ago(1) + Duration::from_millis(20));
+    let expected = busy.key.address.to_string();
+    assert!(
+        (0..20).all(|_| pick(&balancer, None).unwrap() == expected),
+        "an answer after the failure does not have it remembered for longer"
+    );
 }
 
 #[test]
