@@ -290,6 +290,9 @@ fn health(node: &Node) -> String {
     if snapshot.stream_routes.counts().any(asks) {
         subsystems.push("stream");
     }
+    if subsystems.is_empty() {
+        return String::new();
+    }
     show::metrics(snapshot.balancers(&node.balancers), &subsystems)
 }
 
