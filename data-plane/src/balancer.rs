@@ -46,13 +46,25 @@ const REMEMBERED: Duration = Duration::from_mins(5);
 #[derive(Debug, Default)]
 pub(crate) struct Balancers {
     all: Mutex<HashMap<Uuid, Arc<Balancer>>>,
-    turned: Arc<Notify>,
+    turned: Arc<Turned>,
+}
+
+/// Told of what changes of targets.
+#[derive(Debug, Default)]
+struct Turned {
+    found: Notify,
+    said: Notify,
 }
 
 impl Balancers {
-    /// Waits until something has changed of what is told of targets: their health, or where their names lead.
-    pub(crate) async fn turned(&self) {
-        self.turned.notified().await;
+    /// Waits until something has changed of what is told of targets: their health, or where their names lead. Whether an
+    /// operator has said so.
+    pub(crate) async fn turned(&self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.turned.said.notified() => true,
+            () = self.turned.found.notified() => false,
+        }
     }
 
     /// The balancers for `upstreams`, in their order. One whose upstream has not changed stays; one whose
@@ -91,8 +103,8 @@ struct Peers {
     version: AtomicU64,
     /// What operators have said of those that are not known yet, by its id.
     said: Mutex<HashMap<Uuid, Revocation>>,
-    /// Told of what changes; see [`Balancers::turned`].
-    turned: Arc<Notify>,
+    /// See [`Balancers::turned`].
+    turned: Arc<Turned>,
 }
 
 /// When a peer was last in a target list; none before the first time.
@@ -220,7 +232,7 @@ impl Balancer {
         let table = Arc::new(Table::new(&self.config, entries, failed, version));
         let before = self.table.swap(Arc::clone(&table));
         if self.has_names() && !before.leads_as(&table) {
-            self.peers.turned.notify_one();
+            self.peers.turned.found.notify_one();
         }
     }
 
@@ -280,7 +292,7 @@ impl Balancer {
     /// Notes what has become of a request to `peer`, or of a check.
     pub(crate) fn report(&self, peer: &Peer, event: Event, thresholds: &Thresholds) {
         if let Some(healthy) = peer.report(event, thresholds) {
-            self.peers.change();
+            self.peers.change(false);
             let (upstream, host) = (&self.config.name, &peer.key.host);
             let (address, port) = (peer.key.address, peer.key.port);
             tracing::warn!(upstream, host, %address, port, healthy, "the health of a target has changed");
@@ -290,12 +302,12 @@ impl Balancer {
     /// Sets the health of a peer by hand.
     pub(crate) fn set_health(&self, peer: &Peer, healthy: bool) {
         peer.set_health(healthy);
-        self.peers.change();
+        self.peers.change(true);
     }
 }
 
 impl Peers {
-    fn new(turned: Arc<Notify>) -> Self {
+    fn new(turned: Arc<Turned>) -> Self {
         Self {
             all: Mutex::default(),
             version: AtomicU64::new(0),
@@ -304,10 +316,15 @@ impl Peers {
         }
     }
 
-    /// The health of one has changed.
-    fn change(&self) {
+    /// The health of one has changed, as an operator has `said` or was found.
+    fn change(&self, said: bool) {
         self.version.fetch_add(1, Ordering::AcqRel);
-        self.turned.notify_one();
+        let turned = if said {
+            &self.turned.said
+        } else {
+            &self.turned.found
+        };
+        turned.notify_one();
     }
 
     fn of(&self, key: PeerKey) -> Arc<Peer> {

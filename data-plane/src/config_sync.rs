@@ -20,6 +20,7 @@ mod follow;
 mod receiver;
 #[cfg(test)]
 mod recorded;
+mod reporting;
 mod vouched;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! A node as roll-outs judge it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
@@ -13,6 +14,9 @@ const CANARY: (&str, &str) = ("canary", "true");
 
 /// Reports of a node that are remembered: five minutes at one in ten seconds.
 const REMEMBERED: usize = 30;
+
+/// Reports that follow each other this soon make one sample: nodes report at once what changes of targets, and may go on doing so.
+const SHORT: Duration = Duration::from_secs(8);
 
 /// What there is to know of a node to give it a change, or to judge one by it.
 #[expect(
@@ -88,6 +92,9 @@ pub(super) struct Samples {
     /// What it ran then.
     #[serde(skip)]
     revision: Revision,
+    /// When the last sample began, if more may be added to it.
+    #[serde(skip)]
+    open_since: Option<UnixTime>,
     #[serde(rename = "samples")]
     last: VecDeque<Sample>,
 }
@@ -113,6 +120,7 @@ impl Samples {
     /// The node's process is another one, which counts from nothing.
     pub(super) fn restart(&mut self) {
         (self.counted, self.left) = (Some((0, 0)), Some(0));
+        self.open_since = None;
     }
 
     /// Remembers what happened since the last report. How slow it was is not said of a change that the node has taken up
@@ -121,7 +129,7 @@ impl Samples {
         let counted = (report.requests, report.failed);
         let running = report.running.revision;
         let before = std::mem::replace(&mut self.revision, running);
-        self.reported_at = now;
+        let since = std::mem::replace(&mut self.reported_at, now);
         let left = std::mem::replace(&mut self.left, report.left);
         // The first says nothing of when its requests were.
         let Some((requests, failed)) = self.counted.replace(counted) else {
@@ -141,10 +149,39 @@ impl Samples {
         if sample.requests == 0 {
             return;
         }
+        let is_of_one = before == running;
+        let is_open = |began: UnixTime| is_of_one && now.saturating_since(began) <= SHORT;
+        if let (true, Some(last)) = (self.open_since.is_some_and(is_open), self.last.back_mut()) {
+            last.add(&sample);
+            return;
+        }
         if self.last.len() >= REMEMBERED {
             self.last.pop_front();
         }
         self.last.push_back(sample);
+        self.open_since = is_of_one.then_some(since);
+    }
+}
+
+impl Sample {
+    /// Makes it one with the `next`, of the same revision.
+    fn add(&mut self, next: &Self) {
+        let slow = |sample: &Self| u128::from(sample.p99_us) * u128::from(sample.requests);
+        let requests = self.requests.saturating_add(next.requests);
+        let p99 = (slow(self) + slow(next))
+            .checked_div(requests.into())
+            .unwrap_or(0);
+        *self = Self {
+            at: next.at,
+            revision: self.revision,
+            requests,
+            failed: self.failed.saturating_add(next.failed),
+            left: self
+                .left
+                .zip(next.left)
+                .map(|(before, now)| before.saturating_add(now)),
+            p99_us: u32::try_from(p99).unwrap_or(u32::MAX),
+        };
     }
 }
 
@@ -184,5 +221,64 @@ impl Row {
                 || !introduction.features.contains(proto::features::URGENT),
             samples: self.samples.last.iter().copied().collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_in_quick_succession_make_one_sample() {
+        let mut samples = Samples::default();
+        let mut requests = 0;
+        let mut report = |at, revision, more, p99_us| {
+            requests += more;
+            let report = Report {
+                running: Position {
+                    generation: 1,
+                    revision: Revision(revision),
+                    ..Position::default()
+                },
+                requests,
+                failed: requests / 10,
+                left: Some(requests / 10),
+                p99_us,
+                ..Report::default()
+            };
+            samples.take(&report, UnixTime::from_secs(at));
+            let told = samples.last.iter();
+            let told = told.map(|sample| {
+                assert_eq!(Some(sample.failed), sample.left);
+                let (at, revision) = (sample.at.as_secs(), sample.revision.0);
+                (at, revision, sample.requests, sample.failed, sample.p99_us)
+            });
+            told.collect::<Vec<_>>()
+        };
+        report(100, 1, 0, 0);
+        report(110, 1, 100, 40);
+        // Each two seconds: four of these are as long as one is otherwise.
+        for (at, requests, p99) in [(112, 30, 20), (114, 10, 40), (116, 0, 0), (118, 10, 20)] {
+            report(at, 1, requests, p99);
+        }
+        let told = report(120, 1, 10, 7);
+        assert_eq!(
+            told,
+            [
+                (110, 1, 100, 10, 40),
+                (118, 1, 50, 5, 24),
+                (120, 1, 10, 1, 7)
+            ]
+        );
+        // What was served in part without the change is one of its own, and says nothing of how slow it was.
+        report(121, 2, 10, 7);
+        report(122, 2, 10, 8);
+        let told = report(123, 2, 10, 10);
+        assert_eq!(told[3..], [(121, 2, 10, 1, 0), (123, 2, 20, 2, 9)]);
+        // Many of them push nothing out.
+        for at in 124..200 {
+            report(at, 2, 10, 10);
+        }
+        assert_eq!(report(200, 2, 10, 10)[..3], told[..3]);
     }
 }

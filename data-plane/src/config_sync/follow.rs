@@ -20,17 +20,16 @@ use tonic::{Status, Streaming};
 
 use super::applier::{Applier, FAULTS, told};
 use super::asking::Asking;
-use super::backoff::{random, spread};
+use super::backoff::random;
 use super::connection::{Dialer, Subscription};
 use super::ended::Ended;
 use super::receiver::{Content, Receiver, Update};
+use super::reporting::Reporting;
 use super::{Phase, until};
 use crate::balancer::report;
 use crate::core::Node as Gateway;
 use crate::metrics::{Figures, Sum};
 
-/// What has changed of targets is told within this time, with what changes at the same time.
-const NEWS: Duration = Duration::from_secs(1);
 /// Pause between two looks for secrets that are missing.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long a control plane may take to end a stream that is closed.
@@ -108,7 +107,7 @@ pub(super) async fn follow(
     };
     following.applier.expects(Duration::ZERO);
     let mut heard = Instant::now();
-    let mut report = Instant::now();
+    let mut reporting = Reporting::begin(Instant::now());
     let mut look = Instant::now() + LOOK;
     loop {
         let silent = heard + following.heartbeat * MISSED;
@@ -123,14 +122,12 @@ pub(super) async fn follow(
                 Ok(None) => Err(Ended::Closed),
                 Err(status) => Err(Ended::Broken(status)),
             },
-            () = tokio::time::sleep_until(report) => {
-                // 80 to 120 %, so that a fleet does not report as one.
-                let jitter = spread(following.status * 2 / 5, random());
-                report = Instant::now() + following.status * 4 / 5 + jitter;
+            () = tokio::time::sleep_until(reporting.due()) => {
+                reporting.report(Instant::now(), following.status, random());
                 following.report(*phase.borrow())
             }
-            () = gateway.balancers.turned() => {
-                report = report.min(Instant::now() + NEWS / 2 + spread(NEWS / 2, random()));
+            said = gateway.balancers.turned() => {
+                reporting.change(Instant::now(), said, random());
                 Ok(())
             }
             () = tokio::time::sleep_until(look), if following.applier.lacks_secrets() => {
