@@ -378,10 +378,13 @@ async fn connect(
     line: &mut Line,
 ) -> Result<Upstream, StreamError> {
     let service = &line.enter(route, client)?;
+    let asked_for = line.server_name.as_ref().filter(|_| route.preserve_host);
+    let name = asked_for.and_then(|name| HeaderValue::from_str(name).ok());
     let mut failing: Vec<Arc<Peer>> = Vec::new();
     let mut attempts_left = service.retries;
     loop {
-        let (origin, lease) = choose(core, &snapshot, service, client, &failing).await?;
+        let (origin, lease) =
+            choose(core, &snapshot, service, client, name.as_ref(), &failing).await?;
         line.attempt(&origin);
         if let Some(lease) = &lease {
             lease.start_over(&mut failing);
@@ -418,16 +421,20 @@ async fn connect(
     }
 }
 
-/// Which server a stream goes to.
+/// Which server a stream goes to, and that under `name` instead of its own, if there is one.
 pub(crate) async fn choose(
     core: &Core,
     snapshot: &CompiledSnapshot,
     service: &CompiledService,
     client: IpAddr,
+    name: Option<&HeaderValue>,
     tried: &[Arc<Peer>],
 ) -> Result<(Arc<Origin>, Option<Lease>), UpstreamError> {
     let place = match &service.destination {
-        Destination::Origin { origin, .. } => return Ok((Arc::clone(origin), None)),
+        Destination::Origin { origin, .. } => {
+            let renamed = |name| core.origins.renamed(origin, &service.transport, name);
+            return Ok((name.map_or_else(|| Arc::clone(origin), renamed), None));
+        }
         Destination::Upstream(place) => *place,
     };
     let balancers = snapshot.balancers(&core.node.balancers);
@@ -458,8 +465,9 @@ pub(crate) async fn choose(
     let lease = balancer
         .pick(hashed.hash, tried)
         .map_err(|NoPeer| UpstreamError::NoPeer)?;
-    let name = config.host_header.as_ref().unwrap_or(&lease.peer.key.host);
-    let name = HeaderValue::from_str(name).map_err(|_| UpstreamError::Authority)?;
-    let origin = core.origins.of_peer(&lease.peer, &service.transport, &name);
+    let own = config.host_header.as_ref().unwrap_or(&lease.peer.key.host);
+    let own = HeaderValue::from_str(own).map_err(|_| UpstreamError::Authority)?;
+    let name = name.unwrap_or(&own);
+    let origin = core.origins.of_peer(&lease.peer, &service.transport, name);
     Ok((origin, Some(lease)))
 }

@@ -144,7 +144,7 @@ async fn route_and_carry(
     let route = route.ok_or(StreamError::NoRoute)?;
     let service = line.enter(route, asked.source.0)?;
     let tried: &[Arc<Peer>] = &[];
-    let chosen = choose(core, &snapshot, &service, asked.source.0, tried).await;
+    let chosen = choose(core, &snapshot, &service, asked.source.0, None, tried).await;
     let (origin, lease) = chosen?;
     line.attempt(&origin);
     // A session is none of the requests that a server is asked at a time: whoever likes can begin any number.

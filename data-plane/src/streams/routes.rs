@@ -23,6 +23,8 @@ pub(crate) struct StreamRoute {
     /// `None` without a service, or with one whose protocol is none that we speak.
     pub(crate) service: Option<Arc<CompiledService>>,
     pub(crate) run: StreamFilters,
+    /// Whether servers behind TLS are asked for by the server name that the client asks for.
+    pub(crate) preserve_host: bool,
     kinds: Vec<Kind>,
     sources: Vec<End>,
     destinations: Vec<End>,
@@ -181,6 +183,7 @@ impl StreamRoute {
             id: route.id,
             service,
             run,
+            preserve_host: route.preserve_host,
             kinds,
             sources: ends(route.sources.as_ref().map(Set::as_slice)),
             destinations: ends(route.destinations.as_ref().map(Set::as_slice)),

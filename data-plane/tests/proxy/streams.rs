@@ -278,6 +278,55 @@ fn tls_ends_here_or_is_passed_on_by_the_name_that_is_asked_for() {
 }
 
 #[test]
+fn a_server_behind_tls_is_asked_for_by_the_clients_name_if_the_route_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for tcp in listener.incoming() {
+            let mut tls = rustls::ServerConnection::new(own_tls()).unwrap();
+            let mut tcp = tcp.unwrap();
+            let _ = tls.complete_io(&mut tcp);
+            let name = tls.server_name().unwrap_or("none").to_owned();
+            let mut stream = rustls::Stream::new(&mut tls, &mut tcp);
+            let _ = stream.write_all(format!("{name}\n").as_bytes());
+        }
+    });
+    let target =
+        json!({"target": format!("127.0.0.1:{port}"), "upstream": {"id": Uuid::from_u128(10)}});
+    for (host, preserve_host, expected) in [
+        ("localhost", false, "localhost\n"),
+        ("localhost", true, "ends.test\n"),
+        ("u.test", false, "none\n"),
+        ("u.test", true, "ends.test\n"),
+    ] {
+        let (mut records, client) = known_name("ends.test");
+        let to = json!({"host": host, "port": port, "protocol": "tls"});
+        let by =
+            json!({"protocols": ["tls"], "snis": ["ends.test"], "preserve_host": preserve_host});
+        records.extend([
+            record("upstreams", 10, json!({"name": "u.test"})),
+            record("targets", 11, target.clone()),
+            service(1, &to),
+            route(3, 1, &by),
+        ]);
+        let proxy = gateway(records);
+        let name = rustls_pki_types::ServerName::try_from("ends.test").unwrap();
+        let connection = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
+        let stream = connect(proxy.addresses().stream[1]);
+        let mut tls = rustls::StreamOwned::new(connection, stream);
+        let mut told = vec![0; expected.len()];
+        tls.read_exact(&mut told).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&told),
+            expected,
+            "{host} {preserve_host}"
+        );
+        drop(tls);
+        stop(proxy);
+    }
+}
+
+#[test]
 fn plugins_see_the_streams_of_protocols_that_they_name() {
     let one = echo("one ");
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
