@@ -15,10 +15,11 @@ use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use shared::clock::{UnixTime, monotonic};
 use shared::network::Network;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::access_log::AccessLog;
 use crate::ask::Questions;
+use crate::background::Work;
 use crate::balancer::Balancers;
 use crate::compile::CompiledSnapshot;
 use crate::config_sync::Holds;
@@ -52,6 +53,8 @@ pub(crate) struct Node {
     /// What config sync holds for a successor while the process rests.
     pub(crate) holds: watch::Sender<Option<Holds>>,
     pub(crate) questions: Questions,
+    /// What the node's own core is to do.
+    pub(crate) background: mpsc::UnboundedSender<Work>,
     pub(crate) expiring: Expiring,
     pub(crate) trusted: TrustedPeers,
     pub(crate) states: NodeStates,

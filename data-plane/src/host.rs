@@ -335,6 +335,14 @@ impl Host for CoreHost {
         tokio::task::spawn_local(task);
     }
 
+    fn spawn_on_node(
+        &self,
+        task: impl FnOnce(Self) -> LocalBoxFuture<'static, ()> + Send + 'static,
+    ) {
+        // Where that core has ended, so have those that serve clients.
+        let _ = self.0.node.background.send(Box::new(task));
+    }
+
     async fn sleep(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
     }

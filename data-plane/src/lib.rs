@@ -20,6 +20,7 @@
 mod access_log;
 mod apart;
 mod ask;
+mod background;
 mod balancer;
 mod body;
 mod buffers;

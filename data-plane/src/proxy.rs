@@ -11,10 +11,11 @@ use std::time::Duration;
 use plugins::sessions::revocations::Revocations;
 use shared::clock::{UnixTime, monotonic};
 use shared::listen::distinct;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::access_log::{self, AccessLog, Format};
 use crate::ask::Questions;
+use crate::background::{self, Work};
 use crate::contact::Contact;
 use crate::core::Node;
 use crate::discovered::Discovered;
@@ -24,7 +25,7 @@ use crate::limits::Limits;
 use crate::listening::certificates::{CertificateError, DefaultCertificate};
 use crate::listening::connections::Connections;
 use crate::listening::inherited::Inherited;
-use crate::listening::listener::run;
+use crate::listening::listener::{OfCore, run};
 use crate::listening::tls::Tls;
 use crate::listening::{Listeners, listen};
 use crate::live::Live;
@@ -157,6 +158,7 @@ impl Proxy {
         if let Some(snapshot) = live.load().as_ref() {
             revocations.add(snapshot.revocations.iter().copied(), UnixTime::now());
         }
+        let (background, work) = mpsc::unbounded_channel();
         let (unstored, discovered) = kept;
         revocations.add(unstored.all(), UnixTime::now());
         let node = Arc::new(Node {
@@ -168,6 +170,7 @@ impl Proxy {
             contact,
             holds: watch::Sender::new(None),
             questions: Questions::default(),
+            background,
             expiring: Expiring::new(default),
             trusted: settings.trusted_ips.clone().into(),
             states: plugins::state::NodeStates::default(),
@@ -205,13 +208,7 @@ impl Proxy {
         } = listen(settings, &limits, &tls, workers, inherited)?;
         let (orders, ordered) = watch::channel(Orders::default());
         let (status_orders, status_ordered) = watch::channel(Orders::default());
-        let mut threads = Vec::new();
-        for (number, (own, metrics)) in of_cores.into_iter().zip(&node.metrics).enumerate() {
-            let (metrics, ordered) = (Arc::clone(metrics), ordered.clone());
-            let node = Arc::clone(&node);
-            let worker = move || run(node, metrics, own, ordered);
-            threads.push(spawn(format!("proxy-{number}"), worker)?);
-        }
+        let threads = start_cores(&node, of_cores, &ordered, work)?;
         {
             let (node, orders) = (Arc::clone(&node), orders.clone());
             spawn("watch".to_owned(), move || watch_over(node, orders))?;
@@ -399,6 +396,31 @@ fn serve_status(
         }
         Ok(())
     })
+}
+
+/// Starts the cores of `node` that serve clients, and its own, which does the `work` that they give it and outlives them.
+fn start_cores(
+    node: &Arc<Node>,
+    of_cores: Vec<OfCore>,
+    orders: &watch::Receiver<Orders>,
+    work: mpsc::UnboundedReceiver<Work>,
+) -> Result<Vec<JoinHandle<io::Result<()>>>, ProxyError> {
+    let mut threads = Vec::new();
+    // Each core holds a receiver until it ends.
+    let (cores, core) = watch::channel(());
+    for (number, (own, metrics)) in of_cores.into_iter().zip(&node.metrics).enumerate() {
+        let (metrics, orders, core) = (Arc::clone(metrics), orders.clone(), core.clone());
+        let node = Arc::clone(node);
+        let worker = move || {
+            let _core = core;
+            run(node, metrics, own, orders)
+        };
+        threads.push(spawn(format!("proxy-{number}"), worker)?);
+    }
+    let (node, orders) = (Arc::clone(node), orders.clone());
+    let background = move || background::run(node, work, orders, cores);
+    threads.push(spawn("background".to_owned(), background)?);
+    Ok(threads)
 }
 
 fn spawn(

@@ -101,6 +101,15 @@ pub trait Host: Clone + 'static {
     /// Runs `task` to its end even if the request that started it goes away.
     fn spawn(&self, task: LocalBoxFuture<'static, ()>);
 
+    /// Has a core of the node's own run what `task` makes of it. That core serves no client, and outlives those that do. A host
+    /// that has but one runs it there.
+    fn spawn_on_node(
+        &self,
+        task: impl FnOnce(Self) -> LocalBoxFuture<'static, ()> + Send + 'static,
+    ) {
+        self.spawn(task(self.clone()));
+    }
+
     /// Sleeps on the monotonic clock.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
 

@@ -1,6 +1,7 @@
 //! What unit tests stand on: a host whose clock, randomness and network they hold in their hands.
 
 mod answer;
+mod cores;
 mod reply;
 mod request;
 
@@ -14,7 +15,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::executor::{LocalPool, LocalSpawner};
 use futures::future::LocalBoxFuture;
-use futures::task::LocalSpawnExt;
 use serde_json::json;
 use shared::clock::UnixTime;
 use shared::entity::{Consumer, Revocation};
@@ -22,6 +22,7 @@ use shared::secret::Secret;
 use uuid::Uuid;
 
 pub(crate) use self::answer::{Answer, answer_of};
+use self::cores::OfCore;
 pub(crate) use self::reply::{Replied, left, log_of, logged, reply_of, unrouted};
 pub(crate) use self::request::{Request, glance};
 use crate::bundled::openid_connect::OpenidConnect;
@@ -34,7 +35,7 @@ use crate::host::{
 };
 use crate::sessions::revocations::Revocations;
 use crate::sessions::session_keys::{KeyRing, SessionKey};
-use crate::state::{CoreStates, NodeStates};
+use crate::state::NodeStates;
 
 /// When tests begin.
 pub(crate) const START: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -51,12 +52,11 @@ pub(crate) type LdapFake = dyn Fn(&LdapServer, &str, &str) -> Result<bool, LdapE
 
 /// One core of a node.
 #[derive(Clone)]
-pub(crate) struct FakeHost(Rc<Inner>);
+pub(crate) struct FakeHost(Rc<Inner>, Rc<OfCore>);
 
 struct Inner {
     now: Cell<UnixTime>,
     drawn: Cell<u64>,
-    core: CoreStates,
     node: Arc<NodeStates>,
     revocations: Revocations,
     /// Whether a control plane takes revocations.
@@ -69,6 +69,7 @@ struct Inner {
     network: RefCell<Option<Rc<Network>>>,
     redis: RefCell<Option<Rc<RedisFake>>>,
     redis_asked: RefCell<Vec<Arc<RedisServer>>>,
+    redis_takes: Cell<Duration>,
     ldap: RefCell<Option<Rc<LdapFake>>>,
     written: RefCell<Vec<(Sink, Bytes)>>,
     hangs: Cell<bool>,
@@ -98,10 +99,9 @@ impl FakeHost {
     /// A core of a node of its own; `seed` sets its randomness apart from that of others.
     pub(crate) fn on_node(node: Arc<NodeStates>, seed: u64) -> Self {
         let pool = LocalPool::new();
-        Self(Rc::new(Inner {
+        let inner = Inner {
             now: Cell::new(START),
             drawn: Cell::new(seed << 32),
-            core: CoreStates::default(),
             node,
             revocations: Revocations::default(),
             stores: Cell::new(true),
@@ -111,6 +111,7 @@ impl FakeHost {
             network: RefCell::default(),
             redis: RefCell::default(),
             redis_asked: RefCell::default(),
+            redis_takes: Cell::default(),
             ldap: RefCell::default(),
             written: RefCell::default(),
             hangs: Cell::default(),
@@ -123,7 +124,8 @@ impl FakeHost {
             cluster: RefCell::default(),
             claim: RefCell::default(),
             disk: RefCell::default(),
-        }))
+        };
+        Self(Rc::new(inner), Rc::default())
     }
 
     /// Lets the node hear of the others that know of `cluster`.
@@ -307,6 +309,7 @@ impl Host for FakeHost {
         commands: Vec<Command>,
     ) -> Result<Vec<Reply>, RedisError> {
         self.0.redis_asked.borrow_mut().push(Arc::clone(server));
+        self.sleep(self.0.redis_takes.get()).await;
         let redis = self.0.redis.borrow().clone();
         match redis {
             Some(redis) => redis(&commands),
@@ -369,10 +372,12 @@ impl Host for FakeHost {
     }
 
     fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
-        self.0
-            .spawner
-            .spawn_local(task)
-            .expect("the pool lives as long as the host");
+        self.1.spawn(&self.0.spawner, task);
+    }
+
+    fn spawn_on_node(&self, task: impl FnOnce(Self) -> LocalBoxFuture<'static, ()>) {
+        let core = self.beside();
+        core.spawn(task(core.clone()));
     }
 
     async fn sleep(&self, duration: Duration) {
@@ -389,7 +394,7 @@ impl Host for FakeHost {
     }
 
     fn core_state<T: Default + 'static>(&self) -> Rc<T> {
-        self.0.core.of()
+        self.1.states.of()
     }
 
     fn node_state<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {

@@ -140,16 +140,9 @@ pub(crate) fn run(
             tracing::warn!("exchanges that were cut off do not end: they are not logged");
         }
         let host = CoreHost::new(core);
-        let flushed = async {
-            tokio::join!(
-                plugins::logs::queue::flush(&host),
-                plugins::bundled::rate_limiting::flush(&host),
-            )
-        };
+        let flushed = plugins::logs::queue::flush(&host);
         if tokio::time::timeout_at(end.into(), flushed).await.is_err() {
-            tracing::warn!(
-                "logs of exchanges or counts of rate limits are lost: their servers did not take them in time"
-            );
+            tracing::warn!("logs of exchanges are lost: their servers did not take them in time");
         }
         Ok(())
     })

@@ -1,7 +1,7 @@
 //! What lasts longer than a request: it keeps no configuration in memory, and is told of if the node waits no longer.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -252,4 +252,28 @@ fn what_the_end_of_a_node_cuts_off_is_told_of() {
         ["bytes", "plain", "stream", "stream", "wait", "ws"],
         "{told:?}"
     );
+}
+
+#[test]
+fn a_node_that_stops_asks_a_redis_that_is_silent_for_all_its_cores() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let connections = || std::iter::from_fn(|| silent.accept().ok()).count();
+    let mut records = configuration(server(), &json!({}), &[json!({"paths": ["/"]})]);
+    let config = json!({
+        "year": 9, "policy": "redis", "limit_by": "service", "sync_rate": 3600,
+        "redis": {"host": "127.0.0.1", "port": silent.local_addr().unwrap().port(), "timeout": 300},
+    });
+    records.push(plugin(200, "rate-limiting", &config));
+    let settings = Settings {
+        workers: 8,
+        ..settings()
+    };
+    let proxy = start_with(&settings, Limits::default(), records);
+    assert!(ask(&proxy, PLAIN).starts_with("HTTP/1.1 200 "));
+    connections();
+    stop(proxy);
+    // As the node is told to stop, and once all its cores have ended.
+    let asked = connections();
+    assert!((1..=2).contains(&asked), "{asked}");
 }

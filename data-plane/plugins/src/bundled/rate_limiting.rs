@@ -194,9 +194,10 @@ impl RateLimiting {
     }
 }
 
-/// Tells Redis what the node of `host`, a core that ends, has counted since it was last told.
-pub async fn flush(host: &impl Host) {
-    synchronised::flush(host).await;
+/// Tells Redis what the node of `host` has counted since it was last told. Answers how many clients are left of whom it
+/// could not be told.
+pub async fn flush(host: &impl Host) -> usize {
+    synchronised::flush(host).await
 }
 
 /// What becomes of a request whose client's usage is not known.

@@ -211,7 +211,7 @@ fn next_client(given: &mut &[u8]) -> Option<(u128, Vec<Window>)> {
 }
 
 /// Half of a hash: what a client says of itself may be long.
-fn key(instance: Uuid, client: &str) -> u128 {
+pub(super) fn key(instance: Uuid, client: &str) -> u128 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(instance.as_bytes()).update(client.as_bytes());
     let (half, _) = hasher

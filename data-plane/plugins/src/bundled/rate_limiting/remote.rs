@@ -5,8 +5,8 @@ use std::sync::Arc;
 use shared::clock::UnixTime;
 use uuid::Uuid;
 
-use super::Limit;
 use super::counters::Usage;
+use super::{Limit, Period};
 use crate::host::Host;
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};
 
@@ -34,7 +34,7 @@ pub(super) async fn count(
     let count = i64::try_from(limits.len()).unwrap_or(i64::MAX);
     let mut command = Command::new("EVAL").arg(SCRIPT).number(count);
     for limit in limits {
-        command = command.arg(key(instance, client, limit, now));
+        command = command.arg(key(instance, client, limit.period, limit.period.start(now)));
     }
     for limit in limits {
         command = command
@@ -64,7 +64,7 @@ pub(super) fn broken(server: &RedisServer, reason: String) -> RedisError {
 }
 
 /// What a count is called there.
-pub(super) fn key(instance: Uuid, client: &str, limit: &Limit, now: UnixTime) -> String {
-    let (start, period) = (limit.period.start(now), limit.period.name());
+pub(super) fn key(instance: Uuid, client: &str, period: Period, start: u64) -> String {
+    let period = period.name();
     format!("ratelimit:{instance}:{client}:{start}:{period}")
 }

@@ -1,16 +1,20 @@
 //! Counts that a node keeps for itself, and tells Redis of every so often.
 
 use std::pin::Pin;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures::future::{Either, join, select};
 
 use super::*;
+use crate::testing::RedisFake;
 
 #[test]
 fn cores_of_a_node_together_let_through_what_the_limit_says() {
     let one = FakeHost::default();
-    let other = FakeHost::on_node(one.node_states(), 1);
+    let other = one.beside();
     let elsewhere = FakeHost::default();
-    redis_of(&[&one, &other, &elsewhere]);
+    redis_of(&[&one, &elsewhere]);
     let filter = filter(json!({
         "hour": 4, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
     }));
@@ -21,10 +25,10 @@ fn cores_of_a_node_together_let_through_what_the_limit_says() {
         .each_ref()
         .map(|answer| answer.header("ratelimit-remaining"));
     assert_eq!(left, ["3", "2", "1", "0", "0", "0"]);
-    // Either of them tells of both, and once.
+    // Redis is told of both, and once.
     one.run(flush(&one));
-    other.run(flush(&other));
-    assert_eq!((one.redis_asked().len(), other.redis_asked().len()), (2, 0));
+    one.run(flush(&other));
+    assert_eq!(one.redis_asked().len(), 2);
     assert_eq!(ask(&filter, &elsewhere).status, 429);
 }
 
@@ -37,7 +41,7 @@ fn nodes_learn_of_each_others_requests_with_the_sync_rate() {
     });
     let filter = filter(config);
     assert_eq!(ask(&filter, &one).status, 200);
-    one.run(one.sleep(std::time::Duration::from_secs(2)));
+    one.run(one.sleep(Duration::from_secs(2)));
     assert_eq!(ask(&filter, &one).header("ratelimit-remaining"), "0");
     assert_eq!(ask(&filter, &one).status, 429);
     // A node whose Redis is away counts for itself.
@@ -56,7 +60,7 @@ fn redis_is_told_where_the_newest_configuration_says_and_only_of_what_is_asked()
             "day": 9, "policy": "redis", "redis": {"host": server}, "sync_rate": 0.5,
         }))
     };
-    let wait = |seconds| host.run(host.sleep(std::time::Duration::from_secs(seconds)));
+    let wait = |seconds| host.run(host.sleep(Duration::from_secs(seconds)));
     let told = || {
         let servers = host.redis_asked();
         let ports = servers.iter().map(|server| match &server.endpoint {
@@ -89,7 +93,7 @@ fn a_node_reads_what_others_have_counted_before_it_lets_anybody_through() {
     let filter = filter(json!({
         "hour": 4, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
     }));
-    let later = |host: &FakeHost| host.run(host.sleep(std::time::Duration::from_secs(2)));
+    let later = |host: &FakeHost| host.run(host.sleep(Duration::from_secs(2)));
     for _ in 0..3 {
         assert_eq!(ask(&filter, &one).status, 200);
     }
@@ -156,10 +160,9 @@ fn what_waits_for_redis_is_counted_where_it_is_found_though_another_plugin_begin
     host.connect_redis(Rc::new(move |commands| {
         if !asked.replace(true) {
             let mut counting = counting(&its_host, &its_filter, other);
-            let polled = counting
+            let _ = counting
                 .as_mut()
                 .poll(&mut Context::from_waker(Waker::noop()));
-            assert!(polled.is_ready());
         }
         Ok(commands.iter().map(|_| Reply::Nil).collect())
     }));
@@ -194,7 +197,7 @@ fn a_core_that_ends_tells_redis_what_it_has_counted() {
 }
 
 /// The end of a core.
-type Ending = Pin<Box<dyn Future<Output = ()>>>;
+type Ending = Pin<Box<dyn Future<Output = usize>>>;
 
 #[test]
 fn a_core_that_ends_while_it_tells_redis_waits_for_that_and_tells_it_only_once() {
@@ -225,9 +228,9 @@ fn a_core_that_ends_while_it_tells_redis_waits_for_that_and_tells_it_only_once()
         Ok(replies.collect())
     }));
     assert_eq!(ask(&filter, &host).status, 200);
-    host.run(host.sleep(std::time::Duration::from_secs(2)));
+    host.run(host.sleep(Duration::from_secs(2)));
     let ending = ending.borrow_mut().take().expect("Redis was told");
-    host.run(ending);
+    assert_eq!(host.run(ending), 0);
     let told = told.borrow();
     let counts = told.iter().filter(|count| *count != b"0");
     assert_eq!(counts.collect::<Vec<_>>(), [b"1"]);
@@ -256,4 +259,147 @@ fn nobody_passes_uncounted_where_that_is_not_tolerated() {
     host.connect_redis(Rc::new(|_| Ok(vec![Reply::Error("LOADING".to_owned())])));
     host.advance(2.0);
     assert_eq!(statuses(), [500, 500]);
+}
+
+/// A Redis server that knows one count, and what that is.
+fn redis_with(host: &FakeHost, count: u64) -> Rc<std::cell::Cell<u64>> {
+    let total = Rc::new(std::cell::Cell::new(count));
+    let known = Rc::clone(&total);
+    host.connect_redis(Rc::new(move |commands| Ok(answers(&known, commands))));
+    total
+}
+
+fn answers(known: &std::cell::Cell<u64>, commands: &[crate::host::redis::Command]) -> Vec<Reply> {
+    let answer = |command: &crate::host::redis::Command| match &command.0[0][..] {
+        b"INCRBY" => {
+            let more = str::from_utf8(&command.0[2]).unwrap();
+            known.set(known.get() + more.parse::<u64>().unwrap());
+            Reply::Integer(known.get().try_into().unwrap())
+        }
+        b"GET" => Reply::Bytes(known.get().to_string().into()),
+        _ => Reply::Integer(1),
+    };
+    commands.iter().map(answer).collect()
+}
+
+fn hourly(most: u64, sync_rate: f64) -> Rc<RateLimitingFilter> {
+    Rc::new(filter(json!({
+        "hour": most, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": sync_rate,
+    })))
+}
+
+/// How many requests of the hour had been counted before another one of `host`.
+async fn before(host: &FakeHost, filter: &Rc<RateLimitingFilter>) -> u64 {
+    let usage = counting(host, filter, Uuid::nil()).await.unwrap();
+    usage.before[0]
+}
+
+#[test]
+fn what_a_core_has_counted_is_told_with_the_rate_though_it_is_gone() {
+    let one = FakeHost::default();
+    let other = one.beside();
+    let (told, filter) = (redis_with(&one, 0), hourly(9, 1.0));
+    assert_eq!(other.run(before(&one, &filter)), 0);
+    one.end();
+    assert_eq!(other.run(before(&other, &filter)), 1);
+    other.run(other.sleep(Duration::from_secs(2)));
+    assert_eq!(told.get(), 2);
+}
+
+#[test]
+fn a_core_that_ends_while_redis_is_told_keeps_nobody_waiting() {
+    let one = FakeHost::default();
+    let other = one.beside();
+    let (told, filter) = (redis_with(&one, 0), hourly(9, 1.0));
+    other.run(before(&one, &filter));
+    other.run(before(&other, &filter));
+    one.redis_takes(Duration::from_secs(1));
+    other.run(other.sleep(Duration::from_millis(1500)));
+    one.end();
+    let waits = other.sleep(Duration::from_mins(1));
+    let flushed = select(Box::pin(flush(&other)), Box::pin(waits));
+    assert!(matches!(other.run(flushed), Either::Left(_)));
+    assert_eq!(told.get(), 2);
+}
+
+#[test]
+fn what_redis_is_being_told_counts_once() {
+    let host = FakeHost::default();
+    let other = host.beside();
+    let (known, filter) = (Rc::new(std::cell::Cell::new(40)), hourly(100, 1.0));
+    // Another core has a request while Redis, which has been told, has not answered.
+    let seen: Rc<RefCell<Option<Counting>>> = Rc::default();
+    let (its_filter, its_known, waits) = (Rc::clone(&filter), Rc::clone(&known), Rc::clone(&seen));
+    let server: Rc<RedisFake> = Rc::new(move |commands| {
+        let replies = answers(&its_known, commands);
+        if *commands[0].0[0] == *b"INCRBY" && waits.borrow().is_none() {
+            let mut counting = counting(&other, &its_filter, Uuid::nil());
+            let polled = counting
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
+            *waits.borrow_mut() = Some(match polled {
+                Poll::Ready(usage) => Box::pin(std::future::ready(usage)),
+                Poll::Pending => counting,
+            });
+        }
+        Ok(replies)
+    });
+    host.connect_redis(server);
+    for number in 0..30 {
+        assert_eq!(host.run(before(&host, &filter)), 40 + number);
+    }
+    host.run(host.sleep(Duration::from_secs(2)));
+    let seen = seen.borrow_mut().take().expect("Redis was told");
+    assert_eq!(host.run(seen).unwrap().before, [70]);
+}
+
+#[test]
+fn what_redis_says_holds_however_long_it_takes() {
+    let host = FakeHost::default();
+    let (known, filter) = (redis_with(&host, 0), hourly(9, 0.5));
+    assert_eq!(host.run(before(&host, &filter)), 0);
+    host.run(host.sleep(Duration::from_secs(2)));
+    known.set(9);
+    host.redis_takes(Duration::from_secs(1));
+    let later = async {
+        host.sleep(Duration::from_millis(600)).await;
+        before(&host, &filter).await
+    };
+    let (asks, _) = host.run(join(before(&host, &filter), later));
+    assert!(asks >= 9, "{asks}");
+}
+
+#[test]
+fn a_window_that_ends_while_redis_is_told_takes_nothing_from_the_next() {
+    let host = FakeHost::default();
+    redis(&host);
+    let filter = Rc::new(filter(json!({
+        "minute": 9, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    })));
+    let second =
+        |second| host.set_clock(crate::testing::START.saturating_add(Duration::from_secs(second)));
+    second(58);
+    for number in 0..3 {
+        assert_eq!(host.run(before(&host, &filter)), number);
+    }
+    host.redis_takes(Duration::from_secs(2));
+    host.run(host.sleep(Duration::from_millis(2500)));
+    for number in 0..3 {
+        assert_eq!(host.run(before(&host, &filter)), number);
+    }
+    host.run(host.sleep(Duration::from_secs(10)));
+    assert_eq!(host.run(before(&host, &filter)), 3);
+}
+
+#[test]
+fn without_a_rate_redis_is_asked_with_every_request_and_told_of_nothing_else() {
+    let host = FakeHost::default();
+    redis(&host);
+    let filter = hourly(3, -1.0);
+    for (status, asked) in [(200, 1), (200, 2), (200, 3), (429, 4)] {
+        assert_eq!(ask(&filter, &host).status, status);
+        host.run(host.sleep(Duration::from_mins(1)));
+        host.run(flush(&host));
+        assert_eq!(host.redis_asked().len(), asked);
+    }
 }
