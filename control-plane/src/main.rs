@@ -10,11 +10,11 @@ use control_plane::certificates::CertificatesCommand;
 use control_plane::settings::{Command, Program, Settings};
 use control_plane::store::restore::RestoreCommand;
 use control_plane::{ControlPlane, Inherited};
+use program::signals::{self, Asked, Signals};
+use program::{begin, end, warn};
 use shared::clock::UnixTime;
 use shared::passing::pass;
-use shared::program::{begin, end, warn};
-use shared::{signals, telemetry};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use shared::telemetry;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -67,7 +67,7 @@ async fn serve(settings: Settings, inherited: Inherited) -> anyhow::Result<Optio
     if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "systemd cannot be told");
     }
-    let replaced = signals.stopped(&control_plane).await;
+    let replaced = stopped(&control_plane, &mut signals).await;
     tracing::info!("stopping");
     let stopping = async {
         if replaced {
@@ -81,6 +81,31 @@ async fn serve(settings: Settings, inherited: Inherited) -> anyhow::Result<Optio
         () = signals.ended() => {
             tracing::warn!("told to stop at once: requests are cut off");
             Ok(None)
+        }
+    }
+}
+
+/// Returns when the process is to end; with `true`, when it is to be replaced. A program that would not start replaces nothing.
+async fn stopped(control_plane: &ControlPlane, signals: &mut Signals) -> bool {
+    loop {
+        match signals.next().await {
+            Asked::End => return false,
+            Asked::Reopen => {
+                tracing::info!("SIGUSR1 changes nothing: there are no log files");
+                continue;
+            }
+            Asked::Replace => {}
+        }
+        let checked = tokio::select! {
+            () = signals.ended() => return false,
+            checked = could_be_replaced(control_plane) => checked,
+        };
+        match checked {
+            Ok(()) => return true,
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(%error, "not replaced: this process goes on");
+            }
         }
     }
 }
@@ -155,70 +180,4 @@ fn restore(command: &RestoreCommand) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// What an operator may ask of a running control plane.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    quit: Signal,
-    replace: Signal,
-    hang_up: Signal,
-    reopen: Signal,
-}
-
-impl Signals {
-    /// Listens to all of them; what has waited comes first.
-    fn listen() -> io::Result<Self> {
-        let all = Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            replace: signal(SignalKind::user_defined2())?,
-            hang_up: signal(SignalKind::hangup())?,
-            reopen: signal(SignalKind::user_defined1())?,
-        };
-        signals::release()?;
-        Ok(all)
-    }
-
-    /// Waits for SIGTERM, SIGINT or SIGQUIT.
-    async fn ended(&mut self) {
-        ended(&mut self.terminate, &mut self.interrupt, &mut self.quit).await;
-    }
-
-    /// Returns when the process is to end; with `true`, when it is to be replaced, which SIGUSR2 and SIGHUP ask for: to read
-    /// settings anew is to start anew. A program that would not start replaces nothing.
-    async fn stopped(&mut self, control_plane: &ControlPlane) -> bool {
-        loop {
-            tokio::select! {
-                () = ended(&mut self.terminate, &mut self.interrupt, &mut self.quit) => return false,
-                _ = self.replace.recv() => {}
-                _ = self.hang_up.recv() => {}
-                _ = self.reopen.recv() => {
-                    tracing::info!("SIGUSR1 changes nothing: there are no log files");
-                    continue;
-                }
-            }
-            let checked = tokio::select! {
-                () = self.ended() => return false,
-                checked = could_be_replaced(control_plane) => checked,
-            };
-            match checked {
-                Ok(()) => return true,
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    tracing::error!(%error, "not replaced: this process goes on");
-                }
-            }
-        }
-    }
-}
-
-async fn ended(terminate: &mut Signal, interrupt: &mut Signal, quit: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = quit.recv() => {}
-    }
 }

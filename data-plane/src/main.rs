@@ -1,6 +1,5 @@
 //! The program `wardgate-data-plane`.
 
-use std::io;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -8,9 +7,9 @@ use data_plane::DataPlane;
 use data_plane::listening::inherited::{InheritError, Inherited};
 use data_plane::settings::Program;
 use data_plane::succession::{Successor, launcher};
-use shared::program::{begin, end, warn};
-use shared::{signals, telemetry};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use program::signals::{Asked, Signals};
+use program::{begin, end, warn};
+use shared::telemetry;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,8 +43,10 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
         // First of all: a signal that is to end nothing must not end a start either.
         let mut signals = Signals::listen().context("listening to signals")?;
         let data_plane = DataPlane::start_on(&program.settings, inherited?)?;
-        match signals.serve(&data_plane).await {
+        match serve(&data_plane, &mut signals).await {
             Some(mut successor) => {
+                // systemd sends SIGTERM to this process too when it stops the successor, and again when that has ended: exchanges
+                // are to end all the same.
                 data_plane
                     .hand_over(&mut successor, signals.interrupted())
                     .await;
@@ -59,84 +60,29 @@ fn run(program: &Program, inherited: Result<Inherited, InheritError>) -> anyhow:
     ended
 }
 
-/// What an operator may ask of a running node.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    quit: Signal,
-    replace: Signal,
-    hang_up: Signal,
-    reopen: Signal,
-}
-
-impl Signals {
-    /// Listens to all of them; what has waited comes first.
-    fn listen() -> io::Result<Self> {
-        let all = Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            replace: signal(SignalKind::user_defined2())?,
-            hang_up: signal(SignalKind::hangup())?,
-            reopen: signal(SignalKind::user_defined1())?,
+/// Returns when the process is to end; with the successor that serves then, where one was asked for.
+async fn serve(data_plane: &DataPlane, signals: &mut Signals) -> Option<Successor> {
+    loop {
+        match signals.next().await {
+            Asked::End => return None,
+            Asked::Reopen => {
+                data_plane.reopen_logs();
+                continue;
+            }
+            Asked::Replace => {}
+        }
+        let succeeded = tokio::select! {
+            () = signals.ended() => return None,
+            succeeded = data_plane.succeed() => succeeded,
         };
-        signals::release()?;
-        Ok(all)
-    }
-
-    /// Waits for SIGTERM, SIGINT or SIGQUIT.
-    async fn ended(&mut self) {
-        ended(&mut self.terminate, &mut self.interrupt, &mut self.quit).await;
-    }
-
-    /// Returns when the process is to end; with the successor that serves then, where SIGUSR2 or SIGHUP has asked for one: to
-    /// read settings anew is to start anew.
-    async fn serve(&mut self, data_plane: &DataPlane) -> Option<Successor> {
-        loop {
-            tokio::select! {
-                () = ended(&mut self.terminate, &mut self.interrupt, &mut self.quit) => return None,
-                _ = self.replace.recv() => {}
-                _ = self.hang_up.recv() => {}
-                _ = self.reopen.recv() => {
-                    data_plane.reopen_logs();
-                    continue;
-                }
+        match succeeded {
+            Ok(successor) => {
+                tracing::info!("a successor serves");
+                return Some(successor);
             }
-            let succeeded = tokio::select! {
-                () = self.ended() => return None,
-                succeeded = data_plane.succeed() => succeeded,
-            };
-            match succeeded {
-                Ok(successor) => {
-                    tracing::info!("a successor serves");
-                    return Some(successor);
-                }
-                Err(error) => {
-                    tracing::error!(error = %telemetry::chain(&error), "no successor: this process goes on");
-                }
+            Err(error) => {
+                tracing::error!(error = %telemetry::chain(&error), "no successor: this process goes on");
             }
         }
-    }
-
-    /// Returns when a process that ends is not to wait any longer: on another SIGTERM or SIGINT.
-    async fn at_once(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// The same of one that has a successor: on SIGINT. systemd sends SIGTERM to this process too when it stops the successor, and
-    /// again when that has ended: exchanges are to end all the same.
-    async fn interrupted(&mut self) {
-        self.interrupt.recv().await;
-    }
-}
-
-async fn ended(terminate: &mut Signal, interrupt: &mut Signal, quit: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = quit.recv() => {}
     }
 }

@@ -20,8 +20,8 @@ use std::process::ExitStatus;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use program::signals;
 use shared::passing::pass;
-use shared::signals;
 use shared::snapshot::Position;
 use tokio::sync::{oneshot, watch};
 

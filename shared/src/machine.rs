@@ -37,7 +37,7 @@ pub fn descriptors() -> u64 {
 
 /// Has a crash leave no core file: it would hold session keys and clients' secrets. Whoever wants one raises the limit of
 /// the running process (`prlimit --core`).
-pub(crate) fn leave_no_core_file() {
+pub fn leave_no_core_file() {
     let limit = getrlimit(Resource::Core);
     let none = Rlimit {
         current: Some(0),

@@ -208,7 +208,7 @@ fn shouted(name: &str) -> String {
 }
 
 /// Names in the log the variables that begin as settings' do and are none of the program.
-pub(crate) fn tell_unheeded<T: CommandFactory>() {
+pub fn tell_unheeded<T: CommandFactory>() {
     let unheeded = unheeded::<T>(std::env::vars_os().map(|(name, _)| name));
     if !unheeded.is_empty() {
         tracing::warn!(

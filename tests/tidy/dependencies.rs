@@ -59,7 +59,7 @@ const SINGLE: [&str; 10] = [
 ];
 
 /// What a package of ours must not depend on, itself or through another of ours.
-const DIRECTIONS: [(&str, &[&str]); 6] = [
+const DIRECTIONS: [(&str, &[&str]); 7] = [
     (
         "shared",
         &[
@@ -68,6 +68,17 @@ const DIRECTIONS: [(&str, &[&str]); 6] = [
             "control-plane",
             "data-plane",
             "tokio",
+            "hyper",
+        ],
+    ),
+    (
+        "program",
+        &[
+            "proto",
+            "plugins",
+            "fetch",
+            "control-plane",
+            "data-plane",
             "hyper",
         ],
     ),

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use shared::program::end;
+use program::end;
 use shared::telemetry::{self, LogFormat};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wardgate::run;

@@ -1,4 +1,6 @@
-//! How the programs begin and end.
+//! How the programs begin, heed an operator and end. A package of its own: `shared` has no runtime.
+
+pub mod signals;
 
 use std::fmt::Display;
 use std::io;
@@ -6,8 +8,8 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use crate::telemetry::{self, LogFormat, TelemetryError};
-use crate::{machine, settings, signals};
+use shared::telemetry::{self, LogFormat, TelemetryError};
+use shared::{machine, settings};
 
 /// Why a program cannot begin.
 #[derive(Debug, thiserror::Error)]
