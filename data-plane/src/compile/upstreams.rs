@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use plugins::exchange::Workspace;
 use shared::authority::{bare, split_port};
-use shared::entity::health_check::{ActiveChecks, CheckKind, HttpStatus, PassiveChecks};
+use shared::entity::health_check::{ActiveChecks, CheckKind, HttpStatus};
 use shared::entity::{Algorithm, HashOn, Target, Upstream};
 use uuid::Uuid;
 
@@ -232,6 +232,22 @@ fn compile_target(record: Target) -> Result<CompiledTarget, CompileFault> {
     })
 }
 
+/// The judgement of active or of passive checks: two types that have these fields in common.
+macro_rules! judgement {
+    ($checks:expr) => {
+        Judgement {
+            thresholds: Thresholds {
+                successes: $checks.healthy.successes,
+                http_failures: $checks.unhealthy.http_failures,
+                tcp_failures: $checks.unhealthy.tcp_failures,
+                timeouts: $checks.unhealthy.timeouts,
+            },
+            healthy: codes(&$checks.healthy.http_statuses),
+            unhealthy: codes(&$checks.unhealthy.http_statuses),
+        }
+    };
+}
+
 fn compile_upstream(
     upstream: &Upstream,
     workspace: Workspace,
@@ -268,7 +284,7 @@ fn compile_upstream(
     let certificate = upstream.client_certificate;
     let identity = certificate.and_then(|reference| identities.of(reference.id).ok());
     let checks = &upstream.healthchecks;
-    let passive = compile_passive(&checks.passive);
+    let passive = judgement!(checks.passive);
     let active = compile_checks(&checks.active);
     let thresholds = &passive.thresholds;
     let watches =
@@ -329,19 +345,6 @@ impl Hashing<'_> {
     }
 }
 
-fn compile_passive(checks: &PassiveChecks) -> Judgement {
-    Judgement {
-        thresholds: Thresholds {
-            successes: checks.healthy.successes,
-            http_failures: checks.unhealthy.http_failures,
-            tcp_failures: checks.unhealthy.tcp_failures,
-            timeouts: checks.unhealthy.timeouts,
-        },
-        healthy: codes(&checks.healthy.http_statuses),
-        unhealthy: codes(&checks.unhealthy.http_statuses),
-    }
-}
-
 fn codes(statuses: &[HttpStatus]) -> Vec<u16> {
     statuses.iter().map(|status| status.0).collect()
 }
@@ -376,16 +379,7 @@ fn compile_checks(checks: &ActiveChecks) -> Option<CompiledChecks> {
         verify: checks.https_verify_certificate,
         timeout: every(checks.timeout).unwrap_or(Duration::from_secs(1)),
         concurrency: usize::try_from(checks.concurrency).unwrap_or(10).max(1),
-        judgement: Judgement {
-            thresholds: Thresholds {
-                successes: checks.healthy.successes,
-                http_failures: checks.unhealthy.http_failures,
-                tcp_failures: checks.unhealthy.tcp_failures,
-                timeouts: checks.unhealthy.timeouts,
-            },
-            healthy: codes(&checks.healthy.http_statuses),
-            unhealthy: codes(&checks.unhealthy.http_statuses),
-        },
+        judgement: judgement!(checks),
         healthy_every,
         unhealthy_every,
     })
