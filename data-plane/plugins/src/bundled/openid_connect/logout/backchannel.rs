@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
+use shared::clock::UnixTime;
 use shared::digest::sha256;
 use shared::entity::Revocation;
 use tracing::{info, warn};
@@ -20,7 +21,7 @@ use tracing::{info, warn};
 use crate::answer;
 use crate::bundled::openid_connect::cookie::Jar;
 use crate::bundled::openid_connect::failure::{Class, Failure};
-use crate::bundled::openid_connect::jws::{self, Jws};
+use crate::bundled::openid_connect::jws::{self, Claims, Jws};
 use crate::bundled::openid_connect::note;
 use crate::bundled::openid_connect::provider::{self, Reason, Unaccepted};
 use crate::bundled::openid_connect::request;
@@ -209,7 +210,6 @@ async fn check(
 /// The checks of Back-Channel Logout 1.0 §2.6. The signature comes last: no newer keys are looked for on behalf of what
 /// could not be right whoever had signed it.
 fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, Refusal> {
-    let bad = |detail: &'static str| Refusal::Bad(refused(detail));
     let parsed = Jws::parse(token, LONGEST)
         .map_err(|error| Refusal::Bad(Failure::refused("logout_token", error.to_string())))?;
     if !matches!(
@@ -219,41 +219,12 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
         return Err(bad("the token is of another type"));
     }
     let claims = &parsed.claims;
-    let text = |name: &str| claims.get(name).and_then(Value::as_str);
-    let shown = |name: &str| claims.get(name).map(Value::to_string).unwrap_or_default();
     let issuer = verifier.accepted_issuer(claims).ok_or_else(|| {
-        let failure = refused("the token is of another issuer").with("iss", shown("iss"));
+        let failure = refused("the token is of another issuer").with("iss", shown(claims, "iss"));
         Refusal::Bad(failure.with("expected iss", verifier.rules.issuer.clone()))
     })?;
-    let is_called = |audience: &Value, id: &str| !id.is_empty() && audience.as_str() == Some(id);
-    let is_for = |id: &str| match claims.get("aud") {
-        Some(Value::Array(audiences)) => audiences.iter().any(|audience| is_called(audience, id)),
-        Some(audience) => is_called(audience, id),
-        None => false,
-    };
-    let clients = verifier.rules.clients.iter().enumerate();
-    let clients = clients.filter(|(_, client)| is_for(&client.id));
-    let clients: Vec<usize> = clients.map(|(client, _)| client).collect();
-    if clients.is_empty() {
-        let failure = refused("the token is for another client").with("aud", shown("aud"));
-        return Err(Refusal::Bad(failure));
-    }
-    let now = verifier.now;
-    let leeway = verifier.leeway();
-    let made_at = jws::time(claims, "iat").ok().flatten();
-    let made_at = made_at.ok_or_else(|| bad("the token does not say when it was made"))?;
-    let early = now.saturating_add(leeway.max(SKEW));
-    if made_at > early || now.saturating_since(made_at) > RECENT.saturating_add(leeway) {
-        let failure = refused("the token was not made just now").with("iat", shown("iat"));
-        let now = now.as_secs().to_string();
-        return Err(Refusal::Bad(failure.with("now", now)));
-    }
-    if !jws::unexpired(claims, now, leeway) {
-        return Err(bad("the token has expired"));
-    }
-    if !jws::begun(claims, "nbf", now, leeway.max(SKEW)) {
-        return Err(bad("the token is not valid yet"));
-    }
+    let clients = addressed(verifier, claims)?;
+    let made_at = made_at(verifier, claims)?;
     let event = claims.get("events").and_then(|events| events.get(EVENT));
     if !event.is_some_and(Value::is_object) {
         return Err(bad("the token has no logout event"));
@@ -261,34 +232,10 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     if claims.contains_key("nonce") {
         return Err(bad("the token has a nonce"));
     }
-    let id = text("jti").filter(|id| !id.is_empty() && id.len() <= 255);
+    let id = claims.get("jti").and_then(Value::as_str);
+    let id = id.filter(|id| !id.is_empty() && id.len() <= 255);
     let id = id.ok_or_else(|| bad("the token has no id"))?;
-    let named = |name| match claims.get(name) {
-        None => Ok(None),
-        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
-        Some(_) => Err(bad("the token's subject or session is no text")),
-    };
-    let (sid, subject) = (named("sid")?, named("sub")?);
-    let expires_at = verifier.rules.forgotten_at(Ends::AtProvider, ring, now);
-    let ends = match (sid, subject) {
-        // That session is over, also for a code of it that is being redeemed. A sign-in that begins later is another,
-        // whatever the provider calls it.
-        (Some(sid), _) => Revocation {
-            id: Revocation::provider_session(&issuer, sid),
-            before: now.max(made_at).as_millis(),
-            expires_at,
-        },
-        // A sign-in after the logout stays. That was within the second that the token names, by the provider's clock.
-        (None, Some(subject)) => Revocation {
-            id: Revocation::subject(&issuer, subject),
-            before: made_at
-                .saturating_add(Duration::from_millis(999) + verifier.document.behind)
-                .min(now.max(made_at))
-                .as_millis(),
-            expires_at,
-        },
-        (None, None) => return Err(bad("the token names neither a subject nor a session")),
-    };
+    let ends = ends(verifier, ring, claims, &issuer, made_at)?;
     // By the secret of any of these, if by one: the provider's keys are the same for all.
     let secrets = if parsed.header.algorithm.is_symmetric() {
         clients.len()
@@ -311,6 +258,91 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
         ends,
         token: Revocation::logout_token(&issuer, id),
     })
+}
+
+/// The clients that the token is for: at least one.
+fn addressed(verifier: &Verifier<'_>, claims: &Claims) -> Result<Vec<usize>, Refusal> {
+    let is_called = |audience: &Value, id: &str| !id.is_empty() && audience.as_str() == Some(id);
+    let is_for = |id: &str| match claims.get("aud") {
+        Some(Value::Array(audiences)) => audiences.iter().any(|audience| is_called(audience, id)),
+        Some(audience) => is_called(audience, id),
+        None => false,
+    };
+    let clients = verifier.rules.clients.iter().enumerate();
+    let clients = clients.filter(|(_, client)| is_for(&client.id));
+    let clients: Vec<usize> = clients.map(|(client, _)| client).collect();
+    if clients.is_empty() {
+        let failure = refused("the token is for another client");
+        return Err(Refusal::Bad(failure.with("aud", shown(claims, "aud"))));
+    }
+    Ok(clients)
+}
+
+/// When the token was made: just now, and it holds.
+fn made_at(verifier: &Verifier<'_>, claims: &Claims) -> Result<UnixTime, Refusal> {
+    let now = verifier.now;
+    let leeway = verifier.leeway();
+    let made_at = jws::time(claims, "iat").ok().flatten();
+    let made_at = made_at.ok_or_else(|| bad("the token does not say when it was made"))?;
+    let early = now.saturating_add(leeway.max(SKEW));
+    if made_at > early || now.saturating_since(made_at) > RECENT.saturating_add(leeway) {
+        let failure = refused("the token was not made just now").with("iat", shown(claims, "iat"));
+        let now = now.as_secs().to_string();
+        return Err(Refusal::Bad(failure.with("now", now)));
+    }
+    if !jws::unexpired(claims, now, leeway) {
+        return Err(bad("the token has expired"));
+    }
+    if !jws::begun(claims, "nbf", now, leeway.max(SKEW)) {
+        return Err(bad("the token is not valid yet"));
+    }
+    Ok(made_at)
+}
+
+/// What a token of `issuer` ends.
+fn ends(
+    verifier: &Verifier<'_>,
+    ring: &KeyRing,
+    claims: &Claims,
+    issuer: &str,
+    made_at: UnixTime,
+) -> Result<Revocation, Refusal> {
+    let now = verifier.now;
+    let named = |name| match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+        Some(_) => Err(bad("the token's subject or session is no text")),
+    };
+    let (sid, subject) = (named("sid")?, named("sub")?);
+    let expires_at = verifier.rules.forgotten_at(Ends::AtProvider, ring, now);
+    match (sid, subject) {
+        // That session is over, also for a code of it that is being redeemed. A sign-in that begins later is another,
+        // whatever the provider calls it.
+        (Some(sid), _) => Ok(Revocation {
+            id: Revocation::provider_session(issuer, sid),
+            before: now.max(made_at).as_millis(),
+            expires_at,
+        }),
+        // A sign-in after the logout stays. That was within the second that the token names, by the provider's clock.
+        (None, Some(subject)) => Ok(Revocation {
+            id: Revocation::subject(issuer, subject),
+            before: made_at
+                .saturating_add(Duration::from_millis(999) + verifier.document.behind)
+                .min(now.max(made_at))
+                .as_millis(),
+            expires_at,
+        }),
+        (None, None) => Err(bad("the token names neither a subject nor a session")),
+    }
+}
+
+/// A claim as what is said of a refusal shows it.
+fn shown(claims: &Claims, name: &str) -> String {
+    claims.get(name).map(Value::to_string).unwrap_or_default()
+}
+
+fn bad(detail: &'static str) -> Refusal {
+    Refusal::Bad(refused(detail))
 }
 
 fn used() -> Failure {
