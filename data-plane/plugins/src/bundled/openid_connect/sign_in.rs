@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::header::{REFERRER_POLICY, SET_COOKIE};
 use http::{HeaderValue, Method};
+use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use tracing::debug;
 use url::Url;
@@ -166,6 +167,30 @@ fn check_navigation(rules: &Rules, exchange: &Exchange<'_>) -> Result<(), Failur
     Ok(())
 }
 
+/// How many sign-ins right before this one have come to nothing.
+///
+/// # Errors
+///
+/// If they were too many.
+async fn round(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    jar: &Jar,
+    cause: &Cause,
+    now: UnixTime,
+) -> Result<u8, Failure> {
+    match cause {
+        Cause::Lost(Lost {
+            mark: Some(mark), ..
+        }) => loops::next_round(rules, *mark, false, now),
+        Cause::Needed => match callback::in_vain(rules, exchange, jar, now).await {
+            Some(mark) => loops::next_round(rules, mark, true, now),
+            None => Ok(0),
+        },
+        _ => Ok(0),
+    }
+}
+
 async fn arrive(
     rules: &Rules,
     exchange: &mut Exchange<'_>,
@@ -177,17 +202,7 @@ async fn arrive(
         Some(pending) => pending.client,
         None => request::client(rules, exchange).await,
     };
-    let now = host.now();
-    let round = match &cause {
-        Cause::Lost(Lost {
-            mark: Some(mark), ..
-        }) => loops::next_round(rules, *mark, false, now)?,
-        Cause::Needed => match callback::in_vain(rules, exchange, jar, now).await {
-            Some(mark) => loops::next_round(rules, mark, true, now)?,
-            None => 0,
-        },
-        _ => 0,
-    };
+    let round = round(rules, exchange, jar, &cause, host.now()).await?;
     let form = match &cause {
         Cause::Needed | Cause::Lost(Lost { pending: None, .. }) => {
             forms::keep(rules, exchange, host).await
