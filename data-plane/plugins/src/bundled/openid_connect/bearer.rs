@@ -435,7 +435,7 @@ fn tokens(verified: &Verified) -> Tokens {
 }
 
 /// A token of which nothing else is known.
-fn opaque(token: &str) -> Tokens {
+pub(super) fn opaque(token: &str) -> Tokens {
     let mut answer = Map::new();
     answer.insert("access_token".to_owned(), token.into());
     Tokens {

@@ -10,13 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use shared::clock::UnixTime;
 use shared::telemetry::chain;
 use tracing::{debug, warn};
 
 use super::admission;
 use super::answers::{Answers, Given, Namer, Outcome};
+use super::bearer;
 use super::config::{AuthMethod, ClientAuth, IntrospectionAccept, UnsignedMethod};
 use super::cookie::Jar;
 use super::failure::Failure;
@@ -479,15 +480,9 @@ fn end(token: &str, claims: &Claims) -> Option<UnixTime> {
 }
 
 fn tokens(token: &str, claims: &Claims) -> Tokens {
-    let mut answer = Map::new();
-    answer.insert("access_token".to_owned(), token.into());
     Tokens {
-        access_token: token.to_owned(),
-        id_token: None,
-        refresh_token: None,
         expires_at: end(token, claims),
-        answer,
         introspection: Some(claims.clone()),
-        headers: Vec::new(),
+        ..bearer::opaque(token)
     }
 }
