@@ -52,7 +52,7 @@ impl Secrets {
 
     /// The same on what was compiled `before` from `old`, from which it differs by `difference`. What makes a record
     /// unfit that ran is refused.
-    pub fn compile_on(
+    pub(crate) fn compile_on(
         &self,
         (before, old): (&CompiledSnapshot, &Snapshot),
         snapshot: &Snapshot,
@@ -70,7 +70,7 @@ impl Secrets {
     }
 
     /// Whether secrets are there that `before`, which was compiled from `snapshot`, lacks.
-    pub fn finds_more(&self, before: &CompiledSnapshot, snapshot: &Snapshot) -> bool {
+    pub(crate) fn finds_more(&self, before: &CompiledSnapshot, snapshot: &Snapshot) -> bool {
         let (read, none) = (&|place: &Place| self.read(place), Difference::default());
         let lost = before.resolved().map(|before| &before.lost);
         resolve_on(before.resolved(), snapshot, &none, read)

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::entity::{ClientKey, Entity, Revocation, SessionKey};
 use crate::hexadecimal::hexadecimal;
 
-pub use inventory::{BUCKETS, BucketSet, Difference, Inventory, bucket_of};
+pub use inventory::{BUCKETS, BucketSet, Difference, Inventory};
 
 /// A BLAKE3 hash.
 pub type Hash = [u8; 32];

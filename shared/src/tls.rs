@@ -157,7 +157,7 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Tl
 }
 
 /// Reads the private key of a PEM file.
-pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let bytes = Zeroizing::new(read(path)?);
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| TlsError::Pem {
         path: path.to_owned(),
@@ -325,7 +325,7 @@ pub fn may_be_called(name: &str, node: &str) -> bool {
 }
 
 /// Whether `text` may be the name of a node below its group: 1 to 64 letters, digits, `_` or `-`.
-pub fn is_node_name(text: &str) -> bool {
+pub(crate) fn is_node_name(text: &str) -> bool {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     (1..=64).contains(&text.len()) && text.bytes().all(fine)
 }

@@ -194,7 +194,7 @@ impl<T> Set<T> {
     }
 
     /// The values.
-    pub fn into_vec(self) -> Vec<T> {
+    pub(crate) fn into_vec(self) -> Vec<T> {
         self.0
     }
 }

@@ -61,7 +61,7 @@ pub fn resolve(snapshot: &Snapshot, read: Read<'_>) -> Option<Resolved> {
 
 /// The same for a snapshot that differs by `difference` from the one that led to `before`, and by which records as
 /// they are read; `None` if references may lead elsewhere now.
-pub fn resolve_on(
+pub(crate) fn resolve_on(
     before: Option<&Resolved>,
     snapshot: &Snapshot,
     difference: &Difference,

@@ -223,7 +223,7 @@ impl Inventory {
 }
 
 /// The bucket of a record: the first ten bits of the hash of its key.
-pub fn bucket_of(key: &Key) -> usize {
+fn bucket_of(key: &Key) -> usize {
     let mut hasher = blake3::Hasher::new();
     hasher
         .update(key.kind.as_bytes())

@@ -97,7 +97,7 @@ pub(super) fn check_public_key(text: &str) -> Result<(), String> {
 }
 
 /// Whether `text` holds a public key by itself, not in a certificate.
-pub fn is_public_key(text: &str) -> bool {
+pub(crate) fn is_public_key(text: &str) -> bool {
     Pem::iter_from_buffer(text.as_bytes())
         .filter_map(Result::ok)
         .any(|pem| match pem.label.as_str() {
@@ -143,7 +143,7 @@ pub fn matches(cert: &str, key: &str) -> bool {
 }
 
 /// What kind of key the first certificate of `cert` is for.
-pub fn key_type(cert: &str) -> Option<KeyType> {
+pub(crate) fn key_type(cert: &str) -> Option<KeyType> {
     let pem = first(cert)?;
     let certificate = pem.parse_x509().ok()?;
     let algorithm = certificate.public_key().algorithm.algorithm.to_id_string();
