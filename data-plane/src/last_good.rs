@@ -238,7 +238,10 @@ impl LastGood {
         // Where all but the last are of this configuration, that stays.
         let others = names.get(..names.len().saturating_sub(1));
         let others = others.filter(|others| !others.is_empty() && own.count() >= others.len());
-        let moves_on = others.unwrap_or(&names);
+        // What is of no use gives its place.
+        let useless = found.iter().position(Option::is_none);
+        let up_to = useless.and_then(|at| names.get(..=at));
+        let moves_on = up_to.or(others).unwrap_or(&names);
         let newer = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
         if self.place(newer, moves_on)? {
             let before = if moves_on.len() == 1 {

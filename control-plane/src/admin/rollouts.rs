@@ -89,8 +89,9 @@ pub(super) async fn write(admin: &Admin, page: Page) -> Result<Answer, Refusal> 
             "roll-out {id} has ended; the newest is the first of /rollouts"
         ))),
         Err(OrderError::Newer) => Err(Refusal::Argument(format!(
-            "what was written since roll-out {id} began waits behind it, and would be undone with it: change back what it changed, or \
-             have `POST /revisions/N/rollback` undo all that came after revision N"
+            "what was written since roll-out {id} began waits behind it, and would be undone with it: to undo all of that, \
+             `POST /revisions/N/rollback` with N being its `from`; to keep what waits, change back what {id} has changed, then \
+             `POST /rollouts/{id}/halt`"
         ))),
         Err(OrderError::Unkept) => Err(Refusal::of_journal(&JournalFault::Unreachable(
             "the order was not carried out; see the control plane's log".to_owned(),

@@ -26,6 +26,9 @@ use crate::snapshot::{Follower, Published, is_rolled_out};
 /// Revisions that are looked through for the last that needed no roll-out.
 const QUIET: u64 = 1_000;
 
+/// Why a roll-out that has taken the place of another stays halted.
+const JOINED: &str = "; others wrote what is in it besides: change back what is wrong, or roll the configuration back to its `from`";
+
 /// How often a turn is taken anew because other control planes were faster.
 const ATTEMPTS: u32 = 5;
 
@@ -275,6 +278,19 @@ impl Conductor {
         candidate.is_none_or(|candidate| candidate.position.root != newest)
     }
 
+    /// Whether the roll-out under way has taken the place of another, whose changes it has as well: whoever undoes all of it
+    /// undoes what was written by others, of whom perhaps only one was wrong.
+    fn is_joined(&self) -> bool {
+        let rollouts = &self.journal.rollouts;
+        self.journal.open().is_some_and(|open| {
+            rollouts.iter().any(|before| {
+                before.state == State::Superseded
+                    && before.from == open.from
+                    && before.to != open.to
+            })
+        })
+    }
+
     /// Ends the roll-out under way: what it led to is not led to any more.
     fn end(&mut self, state: State, now: UnixTime) {
         if let Some(rollout) = self.journal.open_mut() {
@@ -341,11 +357,16 @@ impl Conductor {
                 Action::Complete => self.release(now),
                 Action::Halt(reason) => {
                     tracing::error!(revision = %to, reason, "the roll-out is halted");
+                    let undoes = plan.rollback && !self.is_joined();
                     if self.is_newer() {
                         self.end(State::Superseded, now);
                         self.arrange(now);
                     } else if let Some(rollout) = self.journal.open_mut() {
-                        rollout.rolls_back = plan.rollback;
+                        rollout.rolls_back = undoes;
+                        if plan.rollback && !undoes {
+                            let reason = rollout.reason.get_or_insert_default();
+                            reason.push_str(JOINED);
+                        }
                         return;
                     }
                 }

@@ -218,7 +218,7 @@ impl Leader {
             }
             // It is tried again once what came meanwhile is published.
             Ok(Err(RollbackError::Newer)) => {
-                tracing::debug!(%from, %to, "not rolled back before what is newer is published");
+                tracing::warn!(%from, %to, "not rolled back before what is newer is published");
                 self.attempt = None;
             }
             Ok(Err(error)) => {

@@ -11,7 +11,7 @@ use listenfd::ListenFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 use socket2::{Socket, Type};
 
 /// What the socket is called on which a successor says that it is ready.
@@ -77,8 +77,7 @@ pub(crate) struct Predecessor {
     pub(crate) words: UnixDatagram,
     /// Whether it gives what it runs. One of an earlier version does not.
     pub(crate) gives: bool,
-    /// The process, as the system knows it, unless it has ended already.
-    pub(crate) process: Result<OwnedFd, Errno>,
+    pub(crate) process: Process,
 }
 
 impl Predecessor {
@@ -88,19 +87,38 @@ impl Predecessor {
         Ok(Self {
             words,
             gives: false,
-            process: pidfd_open(process, PidfdFlags::empty()),
+            process: Process::of(process),
         })
     }
 
-    /// Whether it has ended, also where nobody has seen that: by its number alone such a process is still there. Where the system
-    /// does not tell (Linux before 5.3), it counts as there.
+    /// Whether it has ended.
     pub(crate) fn is_gone(&self) -> bool {
-        match &self.process {
-            Ok(process) => {
+        self.process.is_gone()
+    }
+}
+
+/// Another process.
+#[derive(Debug)]
+pub(crate) enum Process {
+    /// One that the system tells of.
+    Watched(OwnedFd),
+    /// One of which the system tells only whether its number is in use: before Linux 5.3, or where that call is not permitted.
+    Numbered(Pid),
+}
+
+impl Process {
+    pub(crate) fn of(number: Pid) -> Self {
+        pidfd_open(number, PidfdFlags::empty()).map_or(Self::Numbered(number), Self::Watched)
+    }
+
+    /// Whether it has ended, also where nobody has seen that, if the system tells: by its number such a process is still there.
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Watched(process) => {
                 let mut ended = [PollFd::new(process, PollFlags::IN)];
                 poll(&mut ended, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
             }
-            Err(error) => *error == Errno::SRCH,
+            Self::Numbered(number) => test_kill_process(*number) == Err(Errno::SRCH),
         }
     }
 }

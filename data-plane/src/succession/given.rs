@@ -295,18 +295,14 @@ pub(crate) fn is_silence(error: &io::Error) -> bool {
 mod tests {
     use std::os::unix::net::UnixDatagram;
 
-    use rustix::io::Errno;
-    use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, waitid};
+    use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, waitid};
     use uuid::Uuid;
 
     use super::*;
+    use crate::listening::inherited::Process;
     use crate::live::Live;
     use crate::proxy::Proxy;
     use crate::settings::Settings;
-
-    fn watched(process: Pid) -> Result<std::os::fd::OwnedFd, Errno> {
-        pidfd_open(process, PidfdFlags::empty())
-    }
 
     fn given(size: usize) -> Given {
         let revocation = |id: u128| Revocation {
@@ -378,17 +374,21 @@ mod tests {
     /// The end of a process before this one, which is there or not, and this one's.
     fn before(is_there: bool) -> (UnixDatagram, Predecessor) {
         let (words, ours) = UnixDatagram::pair().unwrap();
-        let process = if is_there {
-            watched(getpid())
-        } else {
-            Err(Errno::SRCH)
-        };
+        let process = Process::of(if is_there { getpid() } else { ended() });
         let predecessor = Predecessor {
             words: ours,
             gives: true,
             process,
         };
         (words, predecessor)
+    }
+
+    /// The number of a process that has ended.
+    fn ended() -> Pid {
+        let mut other = std::process::Command::new("true").spawn().unwrap();
+        let number = Pid::from_child(&other);
+        other.wait().unwrap();
+        number
     }
 
     #[test]
@@ -401,7 +401,7 @@ mod tests {
             .spawn()
             .unwrap();
         let number = Pid::from_child(&other);
-        predecessor.process = watched(number);
+        predecessor.process = Process::of(number);
         assert!(!predecessor.is_gone());
         drop(other.stdin.take());
         let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
@@ -409,6 +409,10 @@ mod tests {
         assert!(predecessor.is_gone(), "nobody has seen its end");
         other.wait().unwrap();
         assert!(predecessor.is_gone());
+        predecessor.process = Process::Numbered(number);
+        assert!(predecessor.is_gone());
+        predecessor.process = Process::Numbered(getpid());
+        assert!(!predecessor.is_gone());
     }
 
     #[test]

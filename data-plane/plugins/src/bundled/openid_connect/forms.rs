@@ -138,10 +138,11 @@ impl Succeeded for Forms {
                 }
                 continue;
             }
-            bytes += name.len() + packed.len();
-            if bytes > MOST {
-                return;
+            let all = bytes + name.len() + packed.len();
+            if all > MOST {
+                continue;
             }
+            bytes = all;
             let since = UnixTime::from_millis(since).min(now);
             forms.insert(name.to_owned(), (since, packed.to_vec()));
         }

@@ -183,14 +183,17 @@ impl Succeeded for Counters {
                 continue;
             };
             let mut ours = ours.lock().unwrap_or_else(PoisonError::into_inner);
-            for (ours, given) in ours.iter_mut().zip(windows) {
-                if ours.is_same(&given) {
+            for (ours, given) in ours.iter_mut().zip(&windows) {
+                if ours.is_same(given) {
                     // What both processes have counted is mostly the same.
                     ours.count = ours.count.max(given.count);
                 } else if ours.is_over(now) {
-                    *ours = given;
+                    *ours = *given;
                 }
             }
+            // Of a client that is counted for the first time in this moment.
+            let unknown = windows.get(ours.len()..).unwrap_or_default();
+            ours.extend_from_slice(unknown);
         }
     }
 }
