@@ -7,9 +7,10 @@ use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plugins::bundled::openid_connect::forms::Forms;
+use shared::clock::monotonic;
 use shared::machine::resident_bytes;
 use tokio::sync::watch;
 
@@ -44,22 +45,30 @@ pub(crate) fn room(most: usize, limit: Option<u64>, parts: usize) -> usize {
 /// The share of the limit that all cores keep at most of requests that have not begun: one part of so many.
 const HELD: u64 = 4;
 
+/// What a core keeps of them at least: heads of well-behaved clients that are large and come in two parts, at one time.
+const LEAST_HELD: usize = 2 * 1024 * 1024;
+
 /// How much one core of so many keeps of requests that have not begun, where there is a `limit`: it is filled sooner than
 /// anybody looks.
 pub(crate) fn held_room(limit: Option<u64>, cores: usize) -> usize {
     let share = limit.map(|limit| usize::try_from(limit / HELD).unwrap_or(usize::MAX));
-    share.map_or(usize::MAX, |share| share / cores.max(1))
+    share.map_or(usize::MAX, |share| (share / cores.max(1)).max(LEAST_HELD))
 }
 
 thread_local! {
     static HELD_HERE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Memory of a core that is taken up by a request of which not all is there that it takes to begin.
+/// Memory of a core that is taken up by a request before any of it goes upstream: by its head, or a body that is held back.
 #[derive(Debug, Default)]
 pub(crate) struct Held(usize);
 
 impl Held {
+    /// Whether it takes up nothing.
+    pub(crate) const fn is_none(&self) -> bool {
+        self.0 == 0
+    }
+
     /// Takes up `bytes` in all, unless all such requests of the core would then have more than `most`.
     pub(crate) fn grows(&mut self, bytes: usize, most: usize) -> bool {
         let more = bytes.saturating_sub(self.0);
@@ -142,11 +151,15 @@ pub(crate) async fn watch(node: Arc<Node>, orders: watch::Sender<Orders>) -> Inf
     let Some(limit) = node.limits.memory else {
         return std::future::pending().await;
     };
+    let mut shed: Option<(Instant, Pressure)> = None;
     loop {
         let used = resident_bytes();
         let pressure = Pressure::of(used, limit);
         node.memory.note(pressure);
-        if pressure >= Pressure::High {
+        // As soon as it gets worse, and as long as it does not get better.
+        let due = shed.is_none_or(|(at, before)| pressure > before || at.elapsed() >= SELDOM);
+        if pressure >= Pressure::High && due {
+            shed = Some((monotonic(), pressure));
             orders.send_modify(|orders| orders.shed = orders.shed.wrapping_add(1));
             node.states.of::<Forms>().let_go();
             return_what_is_free();
@@ -235,6 +248,7 @@ mod tests {
     fn what_has_not_begun_has_its_part_of_the_memory() {
         assert_eq!(held_room(None, 2), usize::MAX);
         assert_eq!(held_room(Some(64 << 20), 2), 8 << 20);
+        assert_eq!(held_room(Some(64 << 20), 64), LEAST_HELD);
         let (mut one, mut other) = (Held::default(), Held::default());
         assert!(one.grows(60, 100) && other.grows(40, 100));
         assert!(!one.grows(61, 100) && one.grows(50, 100));

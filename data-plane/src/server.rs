@@ -108,9 +108,10 @@ pub(crate) async fn serve(
                 {
                     if order.stopping {
                         stopping.now = true;
-                    } else {
-                        // A head that has not ended is no request yet.
+                    } else if core.node.memory.is_critical() || client.borrow().is_expendable() {
                         return Poll::Ready(Next::End);
+                    } else {
+                        asked.set(changed(orders.clone(), order.shed));
                     }
                 }
                 listening = true;

@@ -151,7 +151,8 @@ impl Samples {
         }
         let is_of_one = before == running;
         let is_open = |began: UnixTime| is_of_one && now.saturating_since(began) <= SHORT;
-        if let (true, Some(last)) = (self.open_since.is_some_and(is_open), self.last.back_mut()) {
+        let last = self.last.back_mut().filter(|last| last.revision == running);
+        if let (true, Some(last)) = (self.open_since.is_some_and(is_open), last) {
             last.add(&sample);
             return;
         }

@@ -51,8 +51,7 @@ impl Body {
         if self.rest.is_empty() {
             return Ok(());
         }
-        let room = self.core.node.limits.held_room;
-        match self.read_all(limit, room).await {
+        match self.read_all(limit, true).await {
             Ok(_) | Err(BodyError::TooLarge(_)) => Ok(()),
             Err(BodyError::Broken) => {
                 let fault = self.fault.take();
@@ -71,6 +70,7 @@ impl Body {
 
     /// Takes the body from its first byte.
     pub(super) fn whole(&mut self) -> RequestBody {
+        self.held = Held::default();
         let rest = std::mem::replace(&mut self.rest, RequestBody::Empty);
         let rest = match (self.trailers.take(), &self.read) {
             (Some(trailers), _) => RequestBody::Trailers(trailers),
@@ -84,7 +84,8 @@ impl Body {
         }
     }
 
-    async fn read_all(&mut self, limit: usize, room: usize) -> Result<Bytes, BodyError> {
+    /// Reads all of it, if it is no longer than `limit`; with `is_held`, if there is room for it.
+    async fn read_all(&mut self, limit: usize, is_held: bool) -> Result<Bytes, BodyError> {
         if let Some((bytes, true)) = &self.read {
             return if bytes.len() > limit {
                 Err(BodyError::TooLarge(limit))
@@ -95,22 +96,24 @@ impl Body {
         let mut held =
             bytes::BytesMut::from(self.read.take().map(|(bytes, _)| bytes).unwrap_or_default());
         let mut end = Err(BodyError::TooLarge(limit));
-        let patience = self.core.node.limits.body;
-        while held.len() <= limit && self.held.grows(held.capacity(), room) {
+        let limits = self.core.node.limits;
+        while held.len() <= limit
+            && (!is_held || self.held.grows(held.capacity(), limits.held_room))
+        {
             let next = std::future::poll_fn(|cx| self.rest.poll_frame(cx));
-            let next = tokio::time::timeout(patience, next).await;
-            if self.core.node.memory.is_critical() {
-                self.fault = Some(GatewayError::Overloaded);
-                end = Err(BodyError::Broken);
-                held = bytes::BytesMut::new();
-                break;
-            }
+            let next = tokio::time::timeout(limits.body, next).await;
             match next.unwrap_or(Some(Err(RequestBodyError::Timeout))) {
                 None => {
                     end = Ok(());
                     break;
                 }
                 Some(Ok(frame)) => match frame.into_data() {
+                    // Nobody has seen anything of it: it ends here.
+                    Ok(_) if is_held && self.core.node.memory.is_critical() => {
+                        self.fault = Some(GatewayError::Overloaded);
+                        end = Err(BodyError::Broken);
+                        break;
+                    }
                     Ok(data) => held.extend_from_slice(&data),
                     Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
                 },
@@ -130,6 +133,6 @@ impl Body {
 
 impl BodySource for Body {
     fn read(&mut self, limit: usize) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
-        self.read_all(limit, usize::MAX).boxed_local()
+        self.read_all(limit, false).boxed_local()
     }
 }

@@ -163,6 +163,11 @@ impl Client {
         self.input.is_empty()
     }
 
+    /// Whether nothing of a request is here, or a large part of a head that does not end.
+    pub(super) fn is_expendable(&self) -> bool {
+        self.is_idle() || !self.held.is_none()
+    }
+
     /// Waits for the next request.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         loop {

@@ -29,6 +29,8 @@ struct Work {
     rate: Duration,
     /// Clients of whom Redis is to be told.
     due: Vec<Arc<Client>>,
+    /// How many it is just told of besides.
+    under_way: usize,
     /// Clients for whose requests Redis is to be asked at once.
     urgent: Vec<Arc<Client>>,
     /// Whether a task tells Redis every so often.
@@ -67,6 +69,7 @@ impl Synchroniser {
                 server: Arc::clone(server),
                 rate: Duration::ZERO,
                 due: Vec::new(),
+                under_way: 0,
                 urgent: Vec::new(),
                 telling: false,
                 asking: false,
@@ -109,7 +112,7 @@ impl Synchroniser {
     /// Has Redis told of `client` within the rate, if there is room.
     pub(super) fn list(self: &Arc<Self>, host: &impl Host, client: &Arc<Client>) -> bool {
         let mut work = self.lock();
-        if work.due.len() >= MOST {
+        if work.due.len() + work.under_way >= MOST {
             return false;
         }
         work.due.push(Arc::clone(client));
@@ -168,15 +171,22 @@ impl Synchroniser {
     /// Tells Redis of all who are due, or as far as the server takes it.
     pub(super) async fn tell(&self, host: &impl Host) {
         let _turn = self.turn.lock().await;
-        let due = take(&mut self.lock().due);
-        let mut parts = due.chunks(AT_ONCE);
-        for part in parts.by_ref() {
+        let mut due = {
+            let mut work = self.lock();
+            work.under_way = work.due.len();
+            take(&mut work.due)
+        };
+        let mut told = 0;
+        for part in due.chunks(AT_ONCE) {
+            told += part.len();
             if !self.exchange(host, part).await {
                 break;
             }
         }
-        let left = parts.flatten().cloned();
-        self.lock().due.extend(left);
+        let mut left = due.split_off(told);
+        let mut work = self.lock();
+        left.append(&mut work.due);
+        (work.due, work.under_way) = (left, 0);
     }
 
     /// Tells Redis of those who are `due`, asks it for those who are urgent, and hears what all nodes have counted. Answers
@@ -266,7 +276,10 @@ impl Client {
         for window in &mut self.lock().windows {
             let (period, start) = (window.period, window.start);
             if start != period.start(now) {
-                // Nobody asks for it any more.
+                if start < period.start(now) {
+                    // Nobody asks for it any more.
+                    window.since = 0;
+                }
                 continue;
             }
             let count = take(&mut window.since);

@@ -392,6 +392,21 @@ fn a_window_that_ends_while_redis_is_told_takes_nothing_from_the_next() {
 }
 
 #[test]
+fn redis_is_not_asked_for_who_does_not_come_again() {
+    let host = FakeHost::default();
+    redis(&host);
+    let filter = Rc::new(filter(json!({
+        "second": 9, "hour": 99, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 2,
+    })));
+    host.run(before(&host, &filter));
+    host.run(host.sleep(Duration::from_secs(3)));
+    let asked = host.redis_asked().len();
+    host.run(host.sleep(Duration::from_mins(1)));
+    assert_eq!(host.redis_asked().len(), asked);
+    assert_eq!(host.run(flush(&host)), 0);
+}
+
+#[test]
 fn without_a_rate_redis_is_asked_with_every_request_and_told_of_nothing_else() {
     let host = FakeHost::default();
     redis(&host);
