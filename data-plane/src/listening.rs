@@ -11,6 +11,7 @@ pub(crate) mod shortage;
 pub(crate) mod sockets;
 pub(crate) mod tls;
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -81,13 +82,7 @@ impl Opening<'_> {
                 ("proxy", &mut plain)
             };
             *count += 1;
-            let asked = Asked {
-                address: listen.address,
-                kind: Type::STREAM,
-                backlog: listen.backlog,
-                vanished: self.vanished,
-                raw: false,
-            };
+            let asked = self.asked(listen.address, listen.backlog);
             let sockets = self.open(setting, &named(kind, *count), asked, self.workers)?;
             let addresses = &mut self.opened.addresses;
             let first = if listen.tls {
@@ -107,6 +102,17 @@ impl Opening<'_> {
         Ok(())
     }
 
+    /// A socket for connections on which HTTP is spoken.
+    const fn asked(&self, address: SocketAddr, backlog: i32) -> Asked {
+        Asked {
+            address,
+            kind: Type::STREAM,
+            backlog,
+            vanished: self.vanished,
+            raw: false,
+        }
+    }
+
     /// Where byte streams and datagrams are taken.
     fn streams(&mut self, tls: &Tls) -> Result<(), ProxyError> {
         let streams = self.settings.streams().map_err(ProxyError::Listeners)?;
@@ -117,11 +123,9 @@ impl Opening<'_> {
                 StreamKind::Udp => (Type::DGRAM, None),
             };
             let asked = Asked {
-                address: listen.address,
                 kind,
-                backlog: listen.backlog,
-                vanished: self.vanished,
                 raw: true,
+                ..self.asked(listen.address, listen.backlog)
             };
             let name = format!("stream_{number}");
             let sockets = self.open("stream_listen", &name, asked, self.workers)?;
@@ -144,13 +148,7 @@ impl Opening<'_> {
     fn statuses(&mut self) -> Result<(), ProxyError> {
         let statuses = self.settings.statuses().map_err(ProxyError::Listeners)?;
         for (listen, number) in statuses.into_iter().zip(1_u16..) {
-            let asked = Asked {
-                address: listen.address,
-                kind: Type::STREAM,
-                backlog: listen.backlog,
-                vanished: self.vanished,
-                raw: false,
-            };
+            let asked = self.asked(listen.address, listen.backlog);
             let sockets = self.open("status_listen", &named("status", number), asked, 1)?;
             let addresses = &mut self.opened.addresses;
             addresses.status.get_or_insert(sockets.address);

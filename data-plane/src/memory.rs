@@ -38,8 +38,13 @@ const KEPT: u64 = 16;
 
 /// How much of `most` bytes is kept of such a kind, where there is a `limit`, in `parts`.
 pub(crate) fn room(most: usize, limit: Option<u64>, parts: usize) -> usize {
-    let share = limit.map(|limit| usize::try_from(limit / KEPT).unwrap_or(usize::MAX));
-    share.map_or(most, |share| most.min(share / parts.max(1)))
+    share(limit, KEPT, parts).map_or(most, |share| most.min(share))
+}
+
+/// One part of so many of the `limit`, divided among `parts`.
+fn share(limit: Option<u64>, of: u64, parts: usize) -> Option<usize> {
+    let share = limit.map(|limit| usize::try_from(limit / of).unwrap_or(usize::MAX));
+    share.map(|share| share / parts.max(1))
 }
 
 /// The share of the limit that all cores keep at most of requests that have not begun: one part of so many.
@@ -51,8 +56,7 @@ const LEAST_HELD: usize = 2 * 1024 * 1024;
 /// How much one core of so many keeps of requests that have not begun, where there is a `limit`: it is filled sooner than
 /// anybody looks.
 pub(crate) fn held_room(limit: Option<u64>, cores: usize) -> usize {
-    let share = limit.map(|limit| usize::try_from(limit / HELD).unwrap_or(usize::MAX));
-    share.map_or(usize::MAX, |share| (share / cores.max(1)).max(LEAST_HELD))
+    share(limit, HELD, cores).map_or(usize::MAX, |share| share.max(LEAST_HELD))
 }
 
 thread_local! {

@@ -110,6 +110,17 @@ fn a_damaged_file_is_passed_over() {
     assert_eq!(revision(&files), Some(3));
 }
 
+/// Three files were written, of which the newest is gone: what stands in its place from now on.
+fn without_the_newest_of_three(root: &Path) -> (LastGood, PathBuf) {
+    let files = open(root);
+    for number in 1..=3 {
+        write(&files, number);
+    }
+    let newest = files.directory.join(FILES[0]);
+    std::fs::remove_file(&newest).unwrap();
+    (files, newest)
+}
+
 #[test]
 fn where_a_directory_stands_the_next_name_is_used() {
     let newest = |number| Some(snapshot(number).configuration());
@@ -188,12 +199,7 @@ fn where_a_directory_stands_the_configuration_before_is_kept_all_the_same() {
     }
     // One that comes while it runs.
     let root = tempfile::tempdir().unwrap();
-    let files = open(root.path());
-    for number in 1..=3 {
-        write(&files, number);
-    }
-    let newest = files.directory.join(FILES[0]);
-    std::fs::remove_file(&newest).unwrap();
+    let (files, newest) = without_the_newest_of_three(root.path());
     std::fs::create_dir(&newest).unwrap();
     write_with_key(&files, 3, 4);
     let found = files.names().into_iter().map(|name| files.holds(name));
@@ -218,12 +224,7 @@ fn a_file_that_is_longer_than_any_is_not_read() {
 fn a_pipe_is_passed_over_and_makes_place() {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     let root = tempfile::tempdir().unwrap();
-    let files = open(root.path());
-    for number in 1..=3 {
-        write(&files, number);
-    }
-    let newest = files.directory.join(FILES[0]);
-    std::fs::remove_file(&newest).unwrap();
+    let (_, newest) = without_the_newest_of_three(root.path());
     mknodat(CWD, &newest, FileType::Fifo, Mode::RUSR, 0).unwrap();
     let files = open(root.path());
     assert_eq!(revision(&files), Some(2));
