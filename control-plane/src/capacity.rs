@@ -1,5 +1,5 @@
-//! How large a configuration may become: smaller than what a node takes, so that no node ever has to refuse one for
-//! its size.
+//! How large a configuration may become. The limit is lower than that of a node, so that no node ever has to refuse a
+//! configuration for its size.
 
 use shared::entity::{Entity, Revocation, SessionKey};
 use shared::snapshot::{Key, MOST_BYTES, MOST_RECORDS};

@@ -1,4 +1,4 @@
-//! Exports of the store while the control plane runs: regularly, and when an operator asks for one.
+//! Exports the store while the control plane runs: at intervals, and on an operator's request.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! What follows from settings, or what is wrong with them and the files that they name.
+//! Judges settings and the files that they name: what to run by, or what is wrong with them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

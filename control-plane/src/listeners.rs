@@ -1,5 +1,5 @@
-//! The addresses that a control plane listens on. Its sockets outlive the process that is started in its place, so that
-//! clients wait for that instead of being refused.
+//! The addresses that a control plane listens on. Its sockets outlive the process and pass to its successor, so that
+//! clients wait for that one instead of being refused.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as Socket};

@@ -1,5 +1,5 @@
-//! The few calls that a control plane makes itself: to an OpenID provider, when an operator asks what
-//! it says. Each on a thread of its own that ends with it, for the plugins' code wants a core to itself.
+//! The few requests that a control plane makes itself: to an OpenID provider, when an operator has it checked. Each
+//! runs on a thread of its own that ends with it, since the plugins' code expects a core to itself.
 
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};

@@ -1,9 +1,9 @@
-//! Futures that few requests wait for.
+//! Futures that few requests wait for, kept out of the ones that all requests wait for.
 
 use std::pin::Pin;
 
-/// The future that `make` makes, apart from the one that waits for it. Neither its state nor what it needs while it goes on takes
-/// room there, on the stack either: that is gone through by all requests, and was ten kilobytes for what hardly any of them does.
+/// Boxes the future that `make` returns. Neither its state nor the stack that it needs is then part of the future that waits for
+/// it: every request goes through that one, and it was ten kilobytes larger for something that hardly any request does.
 #[inline(never)]
 pub(crate) fn apart<'a, F: Future + 'a>(
     make: impl FnOnce() -> F,

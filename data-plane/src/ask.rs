@@ -1,4 +1,4 @@
-//! What this node asks of its control plane, from any core: one message there, one back.
+//! Questions from this node to its control plane, from any core: one message there, one back.
 
 mod given;
 

@@ -1,6 +1,5 @@
-//! Buffers of a core that nobody needs for the moment. Whoever reads or writes next takes the one that was given back
-//! last: its memory is in the processor's caches, where a buffer of each connection's own would no longer be. And a
-//! connection that waits holds none.
+//! A core's free buffers. Whoever reads or writes next takes the one returned last, whose memory is still in the
+//! processor's caches; a buffer of the connection's own would not be. A connection that waits holds none.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};

@@ -1,5 +1,5 @@
-//! What this node knows of its control plane: whether it hears it, when it last did, and what it is
-//! to run. Serving never depends on it.
+//! This node's contact with its control plane: whether it hears from it, when it last did, and what it is to run.
+//! Serving never depends on it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

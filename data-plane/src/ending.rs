@@ -1,5 +1,5 @@
-//! What lasts longer than a request is looked at again and again: it ends with the session or the token that
-//! its request was let through by.
+//! Exchanges that outlast their request are checked again and again: they end with the session or token that let the
+//! request in.
 
 use std::future::poll_fn;
 use std::rc::Rc;

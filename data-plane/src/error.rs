@@ -1,4 +1,4 @@
-//! Failures that the gateway answers by itself: status and body (Kong 3.9). The only such place.
+//! Errors that the gateway itself answers: their status and body (Kong 3.9). The only place that chooses them.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, Version, header};

@@ -1,4 +1,4 @@
-//! When this node's certificates end: those that it is in the cluster by, and those that clients are shown.
+//! When this node's certificates expire: those that it uses in the cluster, and those that it shows to clients.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How long and how much a client may keep from others.
+//! Limits on the time and resources that one client may take from others.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! All that a proxy listens on, by its settings.
+//! Everything that a proxy listens on, according to its settings.
 
 pub(crate) mod certificates;
 pub(crate) mod client_certificates;

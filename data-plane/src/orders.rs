@@ -1,4 +1,4 @@
-//! What the node tells those who serve its clients.
+//! What the node tells the tasks that serve its clients.
 
 use tokio::sync::watch;
 

@@ -1,4 +1,4 @@
-//! The proxy as a whole: a thread per core, and one for what operators ask.
+//! The proxy as a whole: a thread per core, and one for the status API.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! A number of things of which a node has so many, dealt out to its cores in small portions: the node
-//! never has more, and a core that has some left asks nobody.
+//! A limit of the whole node, divided among its cores in small portions: the node never exceeds it, and a core that
+//! still has some left need not ask.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! What the gateway tells of itself in header fields: the settings `headers` and `headers_upstream`
-//! (Kong 3.9).
+//! Header fields in which the gateway says something about itself: the settings `headers` and `headers_upstream` (Kong
+//! 3.9).
 
 /// Which fields are added.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,4 +1,4 @@
-//! Peers whose `X-Forwarded-*` and `X-Real-IP` fields are believed.
+//! Peers whose `X-Forwarded-*` and `X-Real-IP` fields are trusted.
 
 use std::net::{IpAddr, SocketAddr};
 

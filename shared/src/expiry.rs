@@ -1,4 +1,4 @@
-//! Certificates that end soon, and when it is time to say so.
+//! Certificates that expire soon, and when to warn about them.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

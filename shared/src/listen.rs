@@ -1,4 +1,4 @@
-//! What listeners are asked to be: addresses, perhaps with flags behind them, in Kong's words.
+//! Listeners as settings describe them: addresses, optionally followed by flags, in Kong's words.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

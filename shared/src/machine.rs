@@ -1,4 +1,4 @@
-//! What a process knows of the machine that it runs on, and leaves there for others.
+//! What a process knows about its machine, and what it may leave behind there.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};

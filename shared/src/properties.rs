@@ -1,4 +1,4 @@
-//! How often tests of properties try.
+//! How many cases property tests try.
 
 /// So many cases as `least`, which a run of all tests has time for, or as `PROPTEST_CASES` asks for beyond that.
 pub fn cases(least: u32) -> u32 {

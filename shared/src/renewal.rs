@@ -1,5 +1,5 @@
-//! Files that are read again when they have changed, such as certificates: what they held before goes on until what they
-//! hold now can be used.
+//! Files that are reloaded when they change, such as certificates: the old content stays in use until the new one is
+//! usable.
 
 use std::error::Error;
 use std::path::PathBuf;

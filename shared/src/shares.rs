@@ -1,4 +1,4 @@
-//! How many of something each client has, so that none has all.
+//! Counts how many of something each client has, so that no single client can have all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

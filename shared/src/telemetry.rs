@@ -1,4 +1,4 @@
-//! What operators read while a process runs: the set-up of its log.
+//! Sets up the log.
 
 use std::error::Error;
 use std::fmt;

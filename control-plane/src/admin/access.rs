@@ -1,4 +1,5 @@
-//! Who asks, and what of it is permitted: a token in `Kong-Admin-Token`, a user, the roles of that user.
+//! Who is making a request, and what that user may do: a token in `Kong-Admin-Token` identifies a user, whose roles
+//! permit actions.
 //!
 //! A prohibition of a record by any of its names holds for each of its paths, for what lies below it, for lists, which
 //! leave it out, for what others are to point to, and for the pages that tell of a whole workspace or replace it.

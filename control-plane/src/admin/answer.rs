@@ -1,4 +1,4 @@
-//! What answers a request, and the headers that every answer has.
+//! Responses of the Admin API, and the headers that all of them carry.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! Clients that do not get on: once the process is to stop nobody waits for them for long, since its successor begins when
-//! it has ended.
+//! Slow clients: once the process is to stop, it does not wait long for them, since its successor starts only after it
+//! has ended.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! Where the Admin API is served: plain as HTTP/1.1, over TLS also as HTTP/2. Bounded are the connections at
-//! once, the handshakes, and how long a connection may be without a request.
+//! Serves the Admin API: HTTP/1.1 in the clear, and HTTP/2 as well over TLS. The number of connections, the time for a
+//! handshake, and the time that a connection may be idle are limited.
 //!
 //! ```text
 //!  accept ─► a place ─► TLS, if it is ─► HTTP/1.1 or HTTP/2, as ALPN says ─► router

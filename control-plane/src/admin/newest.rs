@@ -1,6 +1,6 @@
-//! Which state a request is answered from, where other control planes commit to the same store: a write from
-//! everything that was committed before it came, a read from what is known here, which may be a tenth of a second old,
-//! or from no earlier a revision than it asks for with `X-Wardgate-Revision`.
+//! Which state a request is answered from, where other control planes commit to the same store. A write sees everything
+//! that was committed before it arrived. A read sees what is known here, which may be a tenth of a second old, or no
+//! earlier revision than it names in `X-Wardgate-Revision`.
 //!
 //! Whoever is not known to the Admin API learns nothing of the revision, neither from the answer nor from how long it
 //! takes.

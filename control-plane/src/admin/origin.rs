@@ -1,5 +1,5 @@
-//! Who may be asking: the Admin API has no passwords, so a browser must not be talked into asking for
-//! somebody else's page.
+//! Where a request may come from: the Admin API has no passwords, so no other site's page may make a browser send
+//! requests to it.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a write asks of the configuration: from its URL, method and body.
+//! Turns a write's URL, method and body into what it asks of the configuration.
 
 use http::{Method, StatusCode};
 use shared::entity::{Certificate, ConsumerGroupConsumer, Definition, Entity, Target, definition};

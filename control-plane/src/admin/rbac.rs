@@ -1,4 +1,4 @@
-//! `/rbac`: users, roles and what these permit, in Kong's shapes. `/userinfo`: who one is.
+//! `/rbac`: users, roles and their permissions, in Kong's shapes. `/userinfo`: the user who is asking.
 
 mod plan;
 

@@ -1,4 +1,4 @@
-//! `/revisions`: what has become of the configuration, and the way back.
+//! `/revisions`: the history of the configuration, and rollbacks.
 
 use axum::extract::Request;
 use http::{Method, StatusCode};

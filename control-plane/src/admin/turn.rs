@@ -1,5 +1,6 @@
-//! Work that waits for the store, or takes a while: so much of it at a time, and who comes then is told to come back.
-//! Else a crowd of writers or readers would take every thread, also those by which data planes learn of changes.
+//! Limits how much work may wait for the store, or take long, at a time; whoever exceeds the limit is told to come
+//! back. Otherwise a crowd of writers or readers could take every thread, including those that tell data planes about
+//! changes.
 
 use std::sync::Arc;
 

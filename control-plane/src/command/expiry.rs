@@ -1,5 +1,5 @@
-//! Records that are gone some seconds after their creation: nobody sees them any more, and whoever wants
-//! their unique values takes them over.
+//! Records that expire some seconds after their creation: from then on nobody sees them, and their unique values are
+//! free again.
 
 use shared::clock::UnixTime;
 use shared::entity::Definition;

@@ -1,4 +1,4 @@
-//! Records that go by a name only below the one that they belong to: an ACL by its group, below its consumer.
+//! Records whose names are unique only within their parent, such as an ACL, which goes by its group below its consumer.
 
 use serde_json::Value;
 use shared::entity::Definition;

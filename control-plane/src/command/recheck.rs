@@ -1,5 +1,5 @@
-//! Whether records of an earlier state may come back. Each of them was accepted once, but the rules may have
-//! changed since, and so may what is beside them.
+//! Whether records of an earlier state may be restored. Each was accepted once, but the rules may have changed since,
+//! and so may the records that it would join.
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -1,5 +1,5 @@
-//! How many streams may begin: a fleet that comes back as one is let in at a rate that the control plane
-//! can serve, and everyone else is told when to come again, each at another time.
+//! How many streams may begin at a time: when a whole fleet comes back, nodes are admitted at a rate that the control
+//! plane can serve, and all others are told to come back, each at a different time.
 
 use std::time::{Duration, Instant};
 

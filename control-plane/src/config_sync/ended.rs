@@ -1,4 +1,4 @@
-//! Why a node's stream ended, and what the node is told of that.
+//! Why a node's stream ended, and what the node is told about it.
 
 use std::time::Duration;
 

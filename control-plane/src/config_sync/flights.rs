@@ -1,5 +1,5 @@
-//! Work that one node of the cluster does at a time: the first that asks does it, the others wait for
-//! what it brings, and who comes late gets it too.
+//! Work that one node of the cluster does at a time: the first to ask does it, the others wait for its result, and
+//! latecomers get the result too.
 //!
 //! A refresh token may be used once. Nodes that meet an expired session at the same time would each use
 //! it, and a provider that detects that ends the session. What lands here is sealed by the node; this

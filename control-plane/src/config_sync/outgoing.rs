@@ -1,4 +1,4 @@
-//! What is on its way to a node: updates, and what does not wait for these.
+//! What is on its way to a node: updates, and messages that overtake them.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

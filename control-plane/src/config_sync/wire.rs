@@ -1,4 +1,4 @@
-//! Between the messages on the wire and our values.
+//! Converts between the messages on the wire and our values.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};

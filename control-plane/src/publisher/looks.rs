@@ -1,4 +1,4 @@
-//! Looks at what others have committed, where they write to the same store.
+//! Polls for commits that other control planes have made to the same store.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{PoisonError, RwLock};

@@ -1,4 +1,4 @@
-//! Whose turn it is with what only one may use at a time. Whoever waits can be told to wait no more.
+//! Whose turn it is to use something that only one may use at a time. A wait for a turn can be cancelled.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

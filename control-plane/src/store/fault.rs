@@ -1,4 +1,4 @@
-//! What can be wrong with a store, by what there is to do about it.
+//! What can be wrong with a store, grouped by what to do about it.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;

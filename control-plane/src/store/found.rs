@@ -1,4 +1,5 @@
-//! What a start finds in the store, held against what was known before: a store that was lost, or put back, is not written on.
+//! Compares what a start finds in the store with what was known before: a store that was lost, or put back, is not
+//! written to.
 
 use shared::snapshot::{Hash, Revision};
 

@@ -1,5 +1,5 @@
-//! Values in pieces. sled never syncs the files that it puts values above its segment size into, so
-//! none is ever that large.
+//! Splits values into pieces. sled never syncs the separate files that it uses for values above its segment size, so no
+//! value ever gets that large.
 
 use sled::transaction::{ConflictableTransactionError, TransactionalTree};
 

@@ -1,4 +1,4 @@
-//! Room on the disk that nobody else can take: a file of the store that is given up where the disk is too full to open it.
+//! Reserves room on the disk: a file of the store that is given up when the disk is too full to open the store.
 //!
 //! A store that is open needs no room to be read, but opening takes some. So a control plane starts also where others have
 //! filled its disk; it takes no writes there, as ever while the disk is nearly full.

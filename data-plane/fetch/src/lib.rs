@@ -1,5 +1,6 @@
-//! Fetches over a connection of their own: by way of a proxy, with a certificate, in HTTP/1.0, or where nothing is kept.
-//! What a data plane makes, and a control plane that checks a configuration for it, by the same steps.
+//! Single requests over a connection of their own: through a proxy, with a client certificate, in HTTP/1.0, or where no
+//! connection is kept. A data plane makes them, and so does a control plane that checks a configuration for it, in the
+//! same way.
 //!
 //! ```text
 //! TCP to the server, or to the proxy ─► CONNECT, if the target is https ─► TLS ─► one request

@@ -1,4 +1,4 @@
-//! Values that serve until they end, at most so many of them.
+//! A bounded collection of values that expire.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Requests that need no more than a look: they bring what was judged before, and nothing about them is due. Such a
+//! Requests that need no more than a glance: what they bring was verified before, and nothing is due for them. Such a
 //! request is never taken apart.
 //!
 //! What a filter says at a glance it would say of the whole request too. Whatever is not plain to see it leaves to

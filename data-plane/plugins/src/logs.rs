@@ -1,5 +1,4 @@
-//! What the plugins that log, count or trace have in common: records, figures, queues, and servers that take
-//! them.
+//! What the plugins that log, count or trace share: records, metrics, queues, and the servers that receive them.
 
 pub(crate) mod custom_fields;
 pub(crate) mod figures;

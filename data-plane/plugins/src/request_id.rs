@@ -1,4 +1,4 @@
-//! What names an exchange in logs and answers.
+//! The id of an exchange in logs and responses.
 
 use std::fmt;
 use std::ops::Deref;

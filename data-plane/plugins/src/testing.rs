@@ -1,4 +1,4 @@
-//! What unit tests stand on: a host whose clock, randomness and network they hold in their hands.
+//! Support for unit tests: a host whose clock, randomness and network the test controls.
 
 mod answer;
 mod cores;

@@ -1,4 +1,4 @@
-//! Trace context: who in a chain of services has caused a request, carried in header fields.
+//! Trace context: which request of which caller caused this one, carried in header fields.
 //!
 //! Formats: W3C Trace Context (`traceparent`, `tracestate`), Zipkin's B3 in one field or several, and those of Jaeger,
 //! `OpenTracing`, AWS, Datadog, Google Cloud and Instana.

@@ -1,5 +1,5 @@
-//! The flights that this process does for the cluster: a control plane that starts again does not know of them, and would give
-//! them to others.
+//! The work that this process does for the whole cluster. A control plane that has just restarted does not know of it
+//! and would give it to others.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! Asks one peer whether it is well (Kong 3.9, active health checks).
+//! Checks the health of one peer (Kong 3.9, active health checks).
 
 use std::io;
 use std::net::SocketAddr;

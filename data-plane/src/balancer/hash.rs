@@ -1,4 +1,4 @@
-//! What of a request consistent hashing looks at (Kong 3.9, `hash_on`).
+//! The part of a request that consistent hashing uses (Kong 3.9, `hash_on`).
 
 use std::net::IpAddr;
 

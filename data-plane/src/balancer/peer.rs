@@ -1,4 +1,4 @@
-//! One address of an upstream: what is known of it, whatever snapshot it came with.
+//! One address of an upstream, and what is known about it across snapshots.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! What the control plane is told of upstreams' targets.
+//! What the control plane is told about upstreams' targets.
 
 use std::net::IpAddr;
 use std::sync::Arc;

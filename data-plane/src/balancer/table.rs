@@ -1,5 +1,4 @@
-//! The addresses of an upstream as they are chosen from: pure, and made anew when they or their health
-//! change.
+//! The addresses of an upstream to choose from: a pure value, rebuilt when they or their health change.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,5 +1,5 @@
-//! What goes on without any request: names are looked up again before they grow old, and targets are asked
-//! how they are. On a thread of its own, so that no core waits for it.
+//! Work that no request triggers: names are resolved again before they expire, and targets are health-checked. It runs
+//! on a thread of its own, so that no core waits for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

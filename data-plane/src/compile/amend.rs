@@ -1,5 +1,5 @@
-//! A change compiled on what was compiled before: it costs as much as what it touches, however many records there
-//! are.
+//! Compiles a change on top of what was compiled before: it costs as much as what it touches, however many records
+//! there are.
 //!
 //! The routes that have changed since all was compiled stand beside the whole, which is searched without them; so do
 //! those whose service or plugins have changed. A plugin of all routes gives each another list of filters, and leaves

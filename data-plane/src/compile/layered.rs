@@ -1,4 +1,4 @@
-//! Things by their place, some of which were made after the others.
+//! A list of things by index, with later additions in a layer of their own.
 
 use std::sync::Arc;
 

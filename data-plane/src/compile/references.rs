@@ -1,6 +1,6 @@
-//! References to secrets, replaced by what is behind them before anything is compiled. Only fields whose
-//! schema allows it are looked at, so that no other text is taken for a reference. A secret that cannot be read any more
-//! is what it was; a record that lacks one that has never been read cannot be run.
+//! Replaces references to secrets with the secrets, before anything is compiled. Only fields whose schema allows
+//! references are considered, so that no other text is taken for one. A secret that can no longer be read keeps its
+//! last value; a record whose secret has never been read cannot be run.
 
 use std::collections::{BTreeSet, HashMap};
 

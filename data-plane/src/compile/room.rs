@@ -1,5 +1,5 @@
-//! Whether there is memory and time left to compile in. Expressions may take a thousand times their text: a
-//! configuration that would take all memory is refused whole, and what runs goes on.
+//! Whether there is memory and time left to compile in. A regular expression may take a thousand times its text, so a
+//! configuration that would exhaust memory is refused as a whole, and the current one stays.
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Services, with where and how their requests go upstream.
+//! Compiles services: where their requests go, and how.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Upstreams with their targets, as balancers need them.
+//! Compiles upstreams and their targets for the balancers.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

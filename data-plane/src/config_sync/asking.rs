@@ -1,4 +1,4 @@
-//! What this node says besides what it runs: questions of its cores, and what is made of the answers.
+//! What this node sends besides its state: its cores' questions, and how the answers are used.
 
 use std::collections::HashMap;
 

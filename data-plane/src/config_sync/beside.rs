@@ -1,4 +1,5 @@
-//! What comes beside an update that is under way, and the parts that its chunks come in so that there is room for that.
+//! Messages that overtake an update under way, and the parts that the update's chunks are split into to make room for
+//! them.
 
 use bytes::Bytes;
 use prost::Message as _;

@@ -1,4 +1,4 @@
-//! When a node reports: every so often, and soon after something has changed of targets, unless that goes on and on.
+//! When a node reports: at intervals, and soon after the state of a target has changed, unless it keeps changing.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One attempt to have a request answered: which server, how far it came.
+//! One attempt to get a request answered: which server it went to, and how far it got.
 
 use std::borrow::Cow;
 use std::cell::Cell;

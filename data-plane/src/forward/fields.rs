@@ -1,4 +1,4 @@
-//! Header fields on their way through: what belongs to one connection stays on it (RFC 9110 §7.6.1).
+//! Which header fields are forwarded: those that belong to one connection stay on it (RFC 9110 §7.6.1).
 
 use std::sync::LazyLock;
 

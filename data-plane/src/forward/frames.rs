@@ -1,4 +1,5 @@
-//! The bytes of a WebSocket on their way to its client: between two frames, the gateway may say that it is over.
+//! The frames of a WebSocket on their way to the client: between two of them, the gateway may announce that the
+//! connection ends.
 
 use std::io;
 use std::pin::Pin;

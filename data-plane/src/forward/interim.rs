@@ -1,4 +1,4 @@
-//! Answers that are not the last to a request, on their way to the client (RFC 9110 §15.2).
+//! Interim (1xx) responses on their way to the client (RFC 9110 §15.2).
 
 use std::cell::RefCell;
 

@@ -1,4 +1,4 @@
-//! What a client is returned of a server's answer.
+//! What a client receives of a server's response.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 

@@ -1,4 +1,5 @@
-//! Operations that one node does for all: what is said of them, and whose an answer makes them.
+//! Operations that one node does for all: what is told about them, and what an answer of the control plane makes of
+//! them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a byte of a head can be part of, by tables: to look there costs less than to compare.
+//! What each byte of a head may be part of, as lookup tables: a lookup costs less than comparisons.
 
 /// The bytes of field names in lower case; 0 for what none can have (RFC 9110 §5.6.2).
 static LOWER: [u8; 256] = lower_names();

@@ -1,4 +1,4 @@
-//! What a field speaks of, as far as the gateway has to know: told from its name once, asked for by a bit.
+//! The header fields that the gateway has to know: recognised by name once, and tested by a bit from then on.
 
 use http::HeaderName;
 

@@ -1,5 +1,5 @@
-//! Long values of the last heads that came by a connection. Most clients send the same cookie or token again: to compare
-//! it costs less than to look at it anew, or to find out again whose it is.
+//! Long header values of the last requests on a connection. Most clients send the same cookie or token again, and
+//! comparing it costs less than parsing and judging it again.
 
 use std::ops::Range;
 use std::rc::Rc;

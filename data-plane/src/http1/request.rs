@@ -1,4 +1,4 @@
-//! Reads the head of a client's request and judges it: nothing that could be read in two ways gets past here.
+//! Reads and validates the head of a client's request: nothing that could be read in two ways gets past here.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! What a TLS handshake with a client has settled, for all requests of its connection.
+//! What a client's TLS handshake has established for all requests on its connection.
 
 use plugins::exchange::TlsSession;
 use rustls::{CipherSuite, ProtocolVersion, ServerConnection};

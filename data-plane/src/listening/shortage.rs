@@ -1,5 +1,5 @@
-//! When the system has no descriptor left for another connection: a spare one lets the clients that wait
-//! be turned away at once, and the listener pauses until others have closed theirs.
+//! What happens when the system has no file descriptor left for another connection: a spare one allows the waiting
+//! clients to be turned away at once, and the listener pauses until other connections have closed.
 
 use std::fs::File;
 use std::future::poll_fn;

@@ -1,4 +1,4 @@
-//! The listening sockets of one address, and which core serves which.
+//! The listening sockets of one address, and which core serves which of them.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};

@@ -1,4 +1,4 @@
-//! The TLS that clients are spoken to: which cipher suites it takes, and what the first message of a client decides.
+//! TLS towards clients: which cipher suites are offered, and what a client's first message decides.
 
 use std::fmt;
 use std::future::poll_fn;

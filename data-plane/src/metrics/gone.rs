@@ -1,5 +1,5 @@
-//! The figures of routes that no configuration has any more: kept for a while, so that what reads them sees the last of
-//! them, and then one sum, so that what is shown and kept does not grow with all routes that ever were.
+//! The metrics of routes that are no longer in any configuration. They are kept for a while, so that a scraper sees
+//! their last values, and then summed up, so that memory does not grow with every route that ever existed.
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};

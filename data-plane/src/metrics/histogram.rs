@@ -1,4 +1,4 @@
-//! Values by how large they are.
+//! Histograms.
 
 use std::fmt::Write as _;
 

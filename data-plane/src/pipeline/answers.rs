@@ -1,4 +1,4 @@
-//! What the gateway says by itself: its own answers, and what it tells of every answer.
+//! Responses of the gateway itself, and the headers that it adds to every response.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version, header};

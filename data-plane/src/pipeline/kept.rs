@@ -1,4 +1,4 @@
-//! What a connection keeps of one request for the next.
+//! What a connection keeps from one request for the next.
 
 use std::rc::Rc;
 

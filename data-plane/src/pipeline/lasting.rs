@@ -1,5 +1,5 @@
-//! What an exchange that lasts keeps of the configuration that it began with. Most are over before anything has
-//! changed; a stream or a WebSocket may outlast any number of snapshots, and none of them is to stay in memory for it.
+//! What a long exchange keeps of the configuration that it began with. Most exchanges end before anything has changed;
+//! a stream or a WebSocket may outlast any number of snapshots, none of which may stay in memory for it.
 
 use std::sync::Arc;
 

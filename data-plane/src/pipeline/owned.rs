@@ -1,4 +1,4 @@
-//! Fields that belong to filters: neither a client nor a server sets them.
+//! Header fields that belong to filters: neither a client nor a server can set them.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! How far an exchange has come, and by which way.
+//! How far an exchange has come, and which way it took.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! A request on its way upstream, and what comes back.
+//! Sends a request upstream and takes the response.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What is kept of an exchange until its last byte has gone: only then is it logged and counted.
+//! What is kept of an exchange until its last byte has been sent: only then is it logged and counted.
 
 use std::net::IpAddr;
 use std::pin::Pin;

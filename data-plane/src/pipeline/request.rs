@@ -1,4 +1,4 @@
-//! Who asked for what, and what the upstream is told of it (Kong 3.9, `X-Forwarded-*`).
+//! Who sent which request, and what the upstream is told about it (Kong 3.9, `X-Forwarded-*`).
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};

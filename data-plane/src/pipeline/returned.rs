@@ -1,4 +1,4 @@
-//! What goes back to a client.
+//! What is sent back to a client.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 

@@ -1,5 +1,5 @@
-//! Entries that one host and one beginning of the path lead to, by what else tells them apart: the value of a
-//! header field, or the server name. Routes that differ in nothing else are then found by a hash as well.
+//! The entries that share a host and a path prefix, by what else distinguishes them: the value of a header field, or
+//! the server name. So routes that differ in nothing else are found by a hash, too.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

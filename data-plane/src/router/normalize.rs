@@ -1,5 +1,5 @@
-//! The one form of a path that routing decides on and that goes upstream (RFC 3986 §6.2.2): the two
-//! can then not be made to disagree.
+//! Normalises paths: routing and the upstream see the same form, so that the two cannot be made to disagree (RFC 3986
+//! §6.2.2).
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! The near side's bytes: heads are found and judged in them, bodies decoded, answers flushed, and no wait lasts
-//! for longer than it may.
+//! The client's side of a connection: heads are found and validated, bodies decoded, responses flushed, and every wait
+//! has a limit.
 
 use std::cell::RefCell;
 use std::io;

@@ -1,4 +1,4 @@
-//! The `Date` of answers (RFC 9110 §6.6.1), written anew once a second.
+//! The `Date` of responses (RFC 9110 §6.6.1), rewritten once a second.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};

@@ -1,4 +1,4 @@
-//! A request's head, and what it says of what comes after it.
+//! The head of a request, and what it says about the body.
 
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Uri, Version, header};

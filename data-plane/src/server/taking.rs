@@ -1,5 +1,5 @@
-//! Whether a client of HTTP/2 takes the answers that it has asked for: there it says for each of them how much of it may come
-//! (RFC 9113 §5.2), so a connection may be well while nothing is taken of some.
+//! Whether an HTTP/2 client accepts the responses that it asked for. There, each response has a window of its own (RFC
+//! 9113 §5.2), so a connection may be fine while some of its responses are stuck.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

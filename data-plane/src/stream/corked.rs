@@ -1,6 +1,6 @@
-//! A socket below TLS, which waits for more to write where more is about to come: each write is a packet, and the other
-//! end wakes up for it. The last flight of a handshake goes with the first bytes behind it, tickets with an answer, and
-//! the alert that ends a connection with the last of its bytes.
+//! A socket below TLS that delays writes when more is about to come: each write is a packet, and wakes the other end.
+//! The last flight of a handshake goes with the first bytes after it, tickets with a response, and the alert that ends
+//! a connection with the last of its bytes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

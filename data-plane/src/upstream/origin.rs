@@ -1,4 +1,4 @@
-//! Where requests go: scheme, host and port, with a number by which each core finds its pool.
+//! An origin: scheme, host and port that requests go to, with a number by which each core finds its pool.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! Origins that only a request makes known: those of balanced targets, and those whose TLS name is the
-//! client's choice. One memory per core, so that no lock is taken.
+//! Origins that only become known with a request: those of balanced targets, and those whose TLS name the client
+//! chooses. Each core has its own, so that no lock is taken.
 
 use std::cell::RefCell;
 use std::sync::Arc;

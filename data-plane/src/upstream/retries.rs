@@ -1,4 +1,4 @@
-//! How often requests that servers have failed are sent once more: a bound on what further attempts add where all fail.
+//! A limit on retries after servers have failed: it bounds the extra load when all of them fail.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! TLS towards servers: whom they are believed to be, and who we say we are.
+//! TLS towards servers: whom to trust, and how the gateway identifies itself.
 
 pub(crate) mod defaults;
 mod verify;

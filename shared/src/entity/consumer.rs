@@ -1,4 +1,4 @@
-//! Who uses the services.
+//! Consumers: the users of services.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

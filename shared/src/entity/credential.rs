@@ -1,4 +1,4 @@
-//! What consumers prove who they are with.
+//! The credentials of consumers.
 
 use std::fmt::Display;
 

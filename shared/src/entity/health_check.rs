@@ -1,4 +1,4 @@
-//! How it is found out which targets of an upstream answer.
+//! How to find out which targets of an upstream are healthy.
 
 use std::collections::BTreeMap;
 

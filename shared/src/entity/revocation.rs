@@ -1,5 +1,6 @@
-//! A revocation: which sessions are over before their time, which kept answers, and what was known of a target's health.
-//! Data planes ask for them at a logout, the control plane keeps and distributes them; no operator types one.
+//! A revocation: which sessions have ended before their time, which cached responses are void, and which health of a
+//! target an operator has set. Data planes ask for them at a logout; the control plane keeps and distributes them; no
+//! operator writes one.
 
 use std::net::IpAddr;
 

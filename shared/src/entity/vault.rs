@@ -1,4 +1,4 @@
-//! Where data planes read secrets that the configuration only refers to.
+//! Where data planes read the secrets that the configuration refers to.
 
 use std::sync::LazyLock;
 

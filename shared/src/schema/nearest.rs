@@ -1,4 +1,4 @@
-//! Which name may have been meant by one that is not known.
+//! Suggests the known name that a misspelt one was probably meant to be.
 
 /// The name that differs least from `given`, if it differs so little that it was probably meant.
 pub(super) fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {

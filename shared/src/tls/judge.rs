@@ -1,5 +1,5 @@
-//! Whether the other members of a cluster will believe a member's certificate: what can never be is refused, what may be
-//! again is told.
+//! Whether other members of a cluster will trust a member's certificate: what can never become valid is refused, and
+//! what may become valid again is a warning.
 
 use std::sync::Arc;
 use std::time::Duration;

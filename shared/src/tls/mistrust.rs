@@ -1,4 +1,4 @@
-//! Why a server's certificate is not believed, for whoever has to mend that.
+//! Why a server's certificate is not trusted, for whoever has to fix that.
 
 use std::error::Error;
 use std::io;

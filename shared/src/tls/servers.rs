@@ -1,4 +1,4 @@
-//! How a server's certificate is judged.
+//! Verifies servers' certificates.
 
 use std::sync::Arc;
 

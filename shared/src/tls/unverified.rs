@@ -1,4 +1,4 @@
-//! Servers that are believed whoever they are.
+//! Connections to servers without verification of their certificates.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};

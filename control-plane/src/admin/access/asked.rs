@@ -1,5 +1,5 @@
-//! What a request is about, for permissions: its path in every spelling, the records above it, and the other paths of
-//! the record that it means. A prohibition of a record holds however the record is come by.
+//! What a request refers to, for permissions: its path in every spelling, the records above it, and the other paths of
+//! the record that it means. A prohibition of a record holds whichever path leads to it.
 
 use http::Method;
 use shared::entity::{Certificate, Definition, Entity, RbacRole, RbacUser, definition};

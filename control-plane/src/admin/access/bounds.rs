@@ -1,5 +1,5 @@
-//! What a record that is written may point to: a prohibition of a record holds where a body names it, as it does where
-//! a path leads through it.
+//! Which records a written record may refer to: a prohibition of a record applies when a body names it, just as when a
+//! path leads through it.
 
 use std::sync::Arc;
 

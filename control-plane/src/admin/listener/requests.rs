@@ -1,4 +1,4 @@
-//! The requests of a connection: whether there is one, from its head to the last byte of its answer.
+//! Tracks the request on a connection: whether there is one, from its head to the last byte of its response.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

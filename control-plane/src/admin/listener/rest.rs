@@ -1,5 +1,5 @@
-//! What is left of a request's body once the request is answered: a little is read and forgotten, so that the next request
-//! may follow on the same connection.
+//! The rest of a request's body after the response was sent: a little of it is read and discarded, so that the next
+//! request can follow on the same connection.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};

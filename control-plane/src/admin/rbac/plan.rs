@@ -1,4 +1,4 @@
-//! What a write below `/rbac` asks of the configuration.
+//! Turns a write below `/rbac` into what it asks of the configuration.
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};

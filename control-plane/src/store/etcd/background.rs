@@ -1,4 +1,4 @@
-//! What nobody who commits waits for.
+//! Work that no commit waits for.
 
 use super::EtcdError;
 

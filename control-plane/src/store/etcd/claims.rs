@@ -1,4 +1,4 @@
-//! Work that one node does for the nodes of all control planes: who has it done, and for a while what came of it.
+//! Work that one node does on behalf of the nodes of all control planes: who has it done, and, for a while, its result.
 //!
 //! Whoever claims it names what it has seen there before, so that one wins. What is not finished can be taken over;
 //! what a control plane that is lost has claimed is gone by itself.

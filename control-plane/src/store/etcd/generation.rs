@@ -1,4 +1,4 @@
-//! What generation a store in etcd is, which its control planes have to agree on before they lead any node.
+//! The generation of a store in etcd, on which its control planes have to agree before they lead any node.
 
 use shared::clock::UnixTime;
 use shared::snapshot::Revision;

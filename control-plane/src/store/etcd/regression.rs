@@ -1,4 +1,4 @@
-//! An etcd that was put back to an earlier state, or begun anew, while control planes run that know another.
+//! Detects an etcd that was put back to an earlier state, or begun afresh, while running control planes know another.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! A whole configuration in the place of what is in etcd, as a restore puts it there.
+//! Replaces everything in etcd with a whole configuration, as a restore does.
 
 use shared::snapshot::Hash;
 use shared::telemetry::chain;

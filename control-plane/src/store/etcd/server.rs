@@ -1,4 +1,4 @@
-//! Which etcd it is: one that is too old is used all the same, and operators are told.
+//! Which version etcd has: one that is too old is used all the same, and operators are told.
 
 use std::fmt;
 use std::time::Duration;

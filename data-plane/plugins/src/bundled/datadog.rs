@@ -1,4 +1,4 @@
-//! `datadog`: figures of each exchange, to a Datadog agent (Kong 3.9, datadog).
+//! `datadog`: sends metrics of each exchange to a Datadog agent (Kong 3.9, datadog).
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! `http-log`: tells an HTTP server of each exchange (Kong 3.9, http-log).
+//! `http-log`: sends a record of each exchange to an HTTP server (Kong 3.9, http-log).
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! `statsd`: figures of each exchange, to a `StatsD` server (Kong 3.9, statsd).
+//! `statsd`: sends metrics of each exchange to a `StatsD` server (Kong 3.9, statsd).
 
 mod config;
 mod line;

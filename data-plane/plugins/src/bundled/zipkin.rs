@@ -1,4 +1,4 @@
-//! `zipkin`: tells a Zipkin server of traces (Zipkin API v2; Kong 3.9, zipkin).
+//! `zipkin`: sends traces to a Zipkin server (Zipkin API v2; Kong 3.9, zipkin).
 
 mod spans;
 #[cfg(test)]

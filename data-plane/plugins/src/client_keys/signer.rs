@@ -1,4 +1,4 @@
-//! What signs for a client of a provider: a key, or its secret.
+//! What a client signs with towards a provider: a key, or its secret.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The figures of an exchange or a stream, for the plugins that send them on.
+//! The metrics of an exchange or a stream, for the plugins that send them.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! Servers that take batches of log plugins by HTTP.
+//! HTTP servers that receive batches from log plugins.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! An exchange as the log plugins tell it: Kong 3.9's fields, without secrets.
+//! An exchange as log plugins report it: Kong 3.9's fields, without secrets.
 
 use std::borrow::Cow;
 

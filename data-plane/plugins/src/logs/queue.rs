@@ -1,5 +1,4 @@
-//! What waits to be sent to a server that keeps logs: in batches, again after a failure, and never more
-//! than so much (Kong 3.9, queue).
+//! Entries waiting to be sent to a log server: in batches, with retries, and never more than a limit (Kong 3.9, queue).
 
 mod config;
 

@@ -1,4 +1,4 @@
-//! How severe an exchange is to logs that tell lines apart by that (RFC 5424 §6.2.1): by the status of its answer.
+//! The severity of an exchange, from the status of its response, for logs that have one (RFC 5424 §6.2.1).
 
 use http::StatusCode;
 use schemars::JsonSchema;

@@ -1,4 +1,4 @@
-//! What is said of plugins that are not here.
+//! Messages about Kong's plugins that do not exist here.
 
 /// Why there is no plugin of this name: in Kong's words, or, of one that comes with Kong, what does its work here.
 pub fn absence(name: &str) -> String {

@@ -1,4 +1,4 @@
-//! Exchanges that go on behind the request: their responses and their logs.
+//! Exchanges beyond the request: their responses and their logs.
 
 use bytes::Bytes;
 use http::HeaderValue;

@@ -1,4 +1,4 @@
-//! A request to be.
+//! Builds requests.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

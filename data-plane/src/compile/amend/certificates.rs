@@ -1,4 +1,4 @@
-//! Certificates that come, go, or are renewed, and who presents or believes them.
+//! Certificates that are added, removed or renewed, and the listeners and services that use or trust them.
 
 use std::sync::Arc;
 

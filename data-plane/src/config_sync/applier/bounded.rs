@@ -1,4 +1,4 @@
-//! Work that may panic and may never end.
+//! Runs work that may panic or never end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a process that rests holds for the one that takes its place.
+//! What a process that has been suspended for its successor holds for that one.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Keeps what runs in the last good file.
+//! Writes the running configuration to the last good file.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! How TLS is spoken to upstream servers where neither service nor upstream says so: as the node's settings have it
-//! (Kong 3.9, `client_ssl_cert`, `proxy_ssl_verify`).
+//! TLS towards upstream servers where neither service nor upstream says how: the node's settings decide (Kong 3.9,
+//! `client_ssl_cert`, `proxy_ssl_verify`).
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! How long the chain of a server's certificate may be.
+//! Limits the length of a server's certificate chain.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What one control plane keeps in its memory and another looks for: said through etcd, and only then. What nobody looks
-//! for is never written there.
+//! Forms that one control plane keeps in its memory and another looks for. They go through etcd only then; what nobody
+//! looks for is never written there.
 //!
 //! ```text
 //! PREFIX/wanted/KEY     somebody looks for this

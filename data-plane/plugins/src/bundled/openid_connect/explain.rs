@@ -1,5 +1,5 @@
-//! Why a request was refused, for those who have to help: kept for some minutes under the request's id,
-//! told on the status listener, and counted by reason.
+//! Why a request was refused, for support staff: kept for some minutes under the request's id, shown on the status
+//! listener, and counted by reason.
 //!
 //! Holds what was compared, as issuers, audiences, times and names, and never a token, a code or a
 //! secret.

@@ -1,5 +1,5 @@
-//! Sign-ins that go round in circles: a browser that is signed in again and again, because it does
-//! not keep the cookies that say so, is told that instead of being sent on.
+//! Sign-ins that go round in circles: a browser that signs in again and again, because it does not keep the gateway's
+//! cookies, is told so instead of being sent to the provider once more.
 //!
 //! ```text
 //! no cookie is kept          callback without its cookie ─► the state counts the rounds

@@ -1,5 +1,5 @@
-//! What a core has found to be good before, and need not find out again: within a bound in bytes, which is lower where the node
-//! may have little memory.
+//! What a core has verified before and need not verify again. It has a limit in bytes, which is lower where the node
+//! has little memory.
 
 use std::cell::RefCell;
 use std::rc::Rc;

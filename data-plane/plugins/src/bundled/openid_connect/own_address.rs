@@ -1,4 +1,4 @@
-//! Where a request says that it is: what a provider is told of it has to be a URL.
+//! The address that a request was sent to: the provider is told a URL, so it has to be one.
 
 use std::fmt::Display;
 use std::net::Ipv6Addr;

@@ -1,5 +1,5 @@
-//! What a node tells the others of an operation that it has done for all of them: sealed, since nobody on the way is to
-//! read it.
+//! The result of an operation that a node has done for all others, sealed on its way to them so that nobody in between
+//! can read it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A figure as `StatsD` reads it, with tags in the styles of four servers.
+//! A metric in the `StatsD` format, with tags in the styles of four servers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! The spans of one exchange or stream as Kong 3.9 tells them: of the request, of what the gateway has done with
-//! it, and of each server that was asked.
+//! The spans of one exchange or stream, as Kong 3.9 makes them: one for the request, one for what the gateway does with
+//! it, and one for each server that was tried.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What the gateway is to prove itself with: whether it is there.
+//! Whether the gateway has the credentials that it is to authenticate itself with.
 
 use super::Findings;
 use crate::bundled::openid_connect::config::SigningAlgorithm;

@@ -1,6 +1,7 @@
-//! What goes wrong with a provider that is asked, in fixed words, and what to do about it: an address that refuses, one that is
-//! silent and a name that leads nowhere look the same, so that nobody learns of a network what they could not ask themselves.
-//! A certificate that is not believed is told: who has one for the configured name says so to everybody.
+//! Failures to reach a provider, in fixed words, and what to do about them. An address that refuses, one that is silent
+//! and a name that does not resolve look the same, so that nobody learns about a network what they could not find out
+//! themselves. A certificate that is not trusted is reported: whoever has one for the configured name shows it to
+//! everybody.
 
 use shared::tls::Mistrust;
 

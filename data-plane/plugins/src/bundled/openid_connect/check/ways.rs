@@ -1,4 +1,4 @@
-//! What is known of a provider by its name: what it needs that the configuration does not say.
+//! What is known about a provider by its name: what it needs and the configuration lacks.
 
 use serde_json::Value;
 

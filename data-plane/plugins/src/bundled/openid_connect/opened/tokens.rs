@@ -1,4 +1,4 @@
-//! What the tokens of an opened session say: of whom they speak, and what the provider calls their session. They were
+//! What the tokens of an opened session say: whom they are about, and what the provider calls the session. They were
 //! verified before they were sealed.
 
 use shared::entity::Revocation;
