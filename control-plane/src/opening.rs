@@ -108,7 +108,7 @@ impl Known {
 
     /// Refuses an etcd that lacks any of it, or has a `past` without it: it was put back to an earlier state or begun anew, and
     /// what is written there would be of revisions that nodes have otherwise.
-    pub(crate) fn check(&self, found: &Found, past: &Chains<'_>) -> Result<(), StoreError> {
+    fn check(&self, found: &Found, past: &Chains<'_>) -> Result<(), StoreError> {
         let lacks = |had: &&Had| found.lacks(had.generation, had.revision);
         if let Some(had) = self.had.iter().find(lacks) {
             return Err(StoreError::WasAhead {

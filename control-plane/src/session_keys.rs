@@ -167,7 +167,7 @@ pub(crate) struct Occasion {
 }
 
 /// What is to be done about the keys of `config`.
-pub(crate) fn due(config: &Config, occasion: Occasion, new: NewKey) -> Vec<Command> {
+fn due(config: &Config, occasion: Occasion, new: NewKey) -> Vec<Command> {
     let Occasion {
         now,
         agreed,

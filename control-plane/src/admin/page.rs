@@ -241,7 +241,7 @@ impl<T: DeserializeOwned + Serialize> Page<T> {
     }
 
     /// Whether nothing more can be added.
-    pub(super) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.data.len() == self.most
     }
 

@@ -356,7 +356,7 @@ impl<W> Flights<W> {
     }
 
     /// Forgets what nobody needs any more.
-    pub(super) fn sweep(&mut self, now: Instant) {
+    fn sweep(&mut self, now: Instant) {
         self.known.retain(|_, flight| match flight {
             Flight::Landed { at, .. } => now.duration_since(*at) < KEPT,
             Flight::Flies { since, .. } => now.duration_since(*since) < PATIENCE,

@@ -72,11 +72,11 @@ pub(super) fn open(sealer: &Sealer, name: &str, value: &[u8]) -> Result<Vec<u8>,
 }
 
 impl Shelf {
-    pub(super) fn seal(&self, name: &str, value: &[u8]) -> Vec<u8> {
+    fn seal(&self, name: &str, value: &[u8]) -> Vec<u8> {
         self.sealer.seal(name.as_bytes(), value)
     }
 
-    pub(super) fn open(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, EtcdError> {
+    fn open(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, EtcdError> {
         open(&self.sealer, name, sealed)
     }
 
@@ -143,7 +143,7 @@ impl Shelf {
     }
 
     /// The packed entry in a log value.
-    pub(super) fn packed(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, EtcdError> {
+    fn packed(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>, EtcdError> {
         match self.json(name, sealed)? {
             Value::Whole(packed) => Ok(packed),
             Value::Parts { write, count } => self.read_parts(&format!("part/{write}"), count),
