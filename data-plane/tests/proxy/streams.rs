@@ -19,6 +19,7 @@ use crate::gateway::{
 };
 use crate::tls::known_name;
 use crate::upstreams::own_tls;
+use crate::waits::{endless_answer, with_little_room};
 
 /// Says its name to whoever connects, and sends back what it gets.
 fn echo(name: &'static str) -> u16 {
@@ -118,13 +119,23 @@ fn a_client_may_take_nothing_for_as_long_as_its_service_says() {
         vanished: Duration::from_secs(2),
         ..Limits::default()
     };
+    let (endless, ended) = endless_answer();
     let records = vec![
         service(1, &json!({"port": port, "read_timeout": 600_000})),
         route(2, 1, &json!({"sources": [{"ip": "127.0.0.0/8"}]})),
+        service(3, &json!({"port": endless, "protocol": "http"})),
+        record(
+            "routes",
+            4,
+            json!({"paths": ["/"], "service": {"id": Uuid::from_u128(3)}}),
+        ),
     ];
     let proxy = with_limits(limits, records);
     let mut stream = connect(proxy.addresses().stream[0]);
-    std::thread::sleep(Duration::from_secs(8));
+    // It goes on for longer than a client of HTTP that takes nothing.
+    let idle = with_little_room(&proxy);
+    ended.recv_timeout(PATIENCE).unwrap();
+    drop(idle);
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
     assert_eq!(all.len(), MUCH);

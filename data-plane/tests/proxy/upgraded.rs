@@ -9,11 +9,13 @@ use data_plane::limits::Limits;
 use data_plane::settings::Settings;
 use serde_json::{Value, json};
 use shared::clock::monotonic;
+use uuid::Uuid;
 
 use crate::gateway::{
     PATIENCE, ask, configuration, connect, counted, eventually, get_status, plugin, read_until,
-    serve_each, settings, start_with, stop,
+    record, serve_each, settings, start_with, stop,
 };
+use crate::waits::{endless_answer, with_little_room};
 
 const HANDSHAKE: &str =
     "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
@@ -88,13 +90,29 @@ fn a_client_may_take_nothing_for_as_long_as_its_service_says() {
         ..Limits::default()
     };
     let service = json!({"read_timeout": 600_000});
-    let records = configuration(server(), &service, &[json!({"paths": ["/ws"]})]);
+    let mut records = configuration(server(), &service, &[json!({"paths": ["/ws"]})]);
+    let (endless, ended) = endless_answer();
+    records.extend([
+        record(
+            "services",
+            101,
+            json!({"host": "127.0.0.1", "port": endless}),
+        ),
+        record(
+            "routes",
+            102,
+            json!({"paths": ["/"], "service": {"id": Uuid::from_u128(101)}}),
+        ),
+    ]);
     let proxy = start_with(&settings(), limits, records);
     let (mut stream, _) = open(connect(&proxy));
     // More than the systems in between take.
     let lines = 300;
     stream.write_all("x\n".repeat(lines).as_bytes()).unwrap();
-    std::thread::sleep(Duration::from_secs(8));
+    // It goes on for longer than a client without a WebSocket that takes nothing.
+    let idle = with_little_room(&proxy);
+    ended.recv_timeout(PATIENCE).unwrap();
+    drop(idle);
     let mut all = vec![0; lines * ANSWER];
     stream.read_exact(&mut all).unwrap();
     stop(proxy);

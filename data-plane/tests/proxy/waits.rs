@@ -129,13 +129,10 @@ fn a_body_that_stops_is_given_up() {
     stop(proxy);
 }
 
-/// A server with one answer that does not end; says how much of it was written once it was given up.
-fn endless_answer() -> (u16, Receiver<usize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+/// A server whose answers do not end; says how much of one was written once it was given up.
+pub(crate) fn endless_answer() -> (u16, Receiver<usize>) {
     let (sender, ended) = channel();
-    std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
+    let port = serve_each(move |mut stream| {
         read_until(&mut stream, "\r\n\r\n").unwrap();
         stream
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
@@ -145,7 +142,8 @@ fn endless_answer() -> (u16, Receiver<usize>) {
         while stream.write_all(&chunk).is_ok() {
             written += chunk.len();
         }
-        sender.send(written).unwrap();
+        // A test that is over does not want to know.
+        let _ = sender.send(written);
     });
     (port, ended)
 }
@@ -170,7 +168,7 @@ fn a_client_that_does_not_read_is_let_go() {
 }
 
 /// A client with little room on its own side, which asks for an answer that does not end.
-fn with_little_room(proxy: &Proxy) -> TcpStream {
+pub(crate) fn with_little_room(proxy: &Proxy) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(64 * 1024).unwrap();
     let address = proxy.addresses().proxy.unwrap();
@@ -207,16 +205,17 @@ fn a_client_that_reads_slowly_is_not_let_go_until_it_stops() {
 fn a_client_that_has_taken_some_may_pause_for_longer_than_one_that_takes_nothing() {
     let (port, ended) = endless_answer();
     let limits = Limits {
-        take: Duration::from_secs(5),
+        take: SHORT,
         ..Limits::default()
     };
     let proxy = impatient(port, limits);
     let mut stream = with_little_room(&proxy);
     let mut piece = vec![0; 1024 * 1024];
-    // Until then as much waits as may.
-    std::thread::sleep(Duration::from_millis(500));
     stream.read_exact(&mut piece).unwrap();
-    std::thread::sleep(Duration::from_secs(8));
+    // It pauses for longer than the time after which one is let go that takes nothing.
+    let idle = with_little_room(&proxy);
+    ended.recv_timeout(PATIENCE).unwrap();
+    drop(idle);
     for _ in 0..8 {
         stream.read_exact(&mut piece).unwrap();
     }
