@@ -15,7 +15,8 @@ use crate::filter::{Filter, Instance, Over, Phases, Plugin, Protocols};
 use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::logs::figures::{
-    ConsumerIdentifier, Figure, Figures, StatType, check_rate, plain, send, service_host, share,
+    ConsumerIdentifier, Figure, Figures, StatType, check_rate, localhost, plain, port, prefix,
+    send, service_host, share,
 };
 use crate::logs::queue::{OldQueue, Outbox, QueueConfig};
 
@@ -87,18 +88,6 @@ pub struct DatadogMetric {
     /// What the consumer is called; without it, none is told.
     #[serde(default)]
     pub consumer_identifier: Option<ConsumerIdentifier>,
-}
-
-fn localhost() -> String {
-    "localhost".to_owned()
-}
-
-const fn port() -> u16 {
-    8125
-}
-
-fn prefix() -> String {
-    "kong".to_owned()
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "serde wants the field's type")]

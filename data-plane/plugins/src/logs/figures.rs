@@ -16,6 +16,21 @@ use crate::host::Host;
 use crate::host::sink::Sink;
 use crate::logs::queue::{self, Outbox};
 
+/// The host that figures are sent to by default.
+pub(crate) fn localhost() -> String {
+    "localhost".to_owned()
+}
+
+/// Its port.
+pub(crate) const fn port() -> u16 {
+    8125
+}
+
+/// What names of figures begin with by default.
+pub(crate) fn prefix() -> String {
+    "kong".to_owned()
+}
+
 /// The figures of one exchange or stream.
 #[derive(Debug)]
 pub(crate) struct Figures<'a> {
@@ -132,7 +147,7 @@ impl StatType {
     }
 
     /// Whether its values stand for a share of the exchanges, which has to be said.
-    pub(crate) const fn is_rated(self) -> bool {
+    const fn is_rated(self) -> bool {
         matches!(self, Self::Counter | Self::Gauge)
     }
 }

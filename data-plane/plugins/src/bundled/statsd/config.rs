@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::line::Style;
 use crate::config::values::Number;
-use crate::logs::figures::{ConsumerIdentifier, StatType};
+use crate::logs::figures::{ConsumerIdentifier, StatType, localhost, port, prefix};
 use crate::logs::queue::{OldQueue, QueueConfig};
 
 /// Configuration of `statsd`.
@@ -164,18 +164,6 @@ impl MetricName {
             _ => None,
         }
     }
-}
-
-fn localhost() -> String {
-    "localhost".to_owned()
-}
-
-const fn port() -> u16 {
-    8125
-}
-
-fn prefix() -> String {
-    "kong".to_owned()
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "serde wants the field's type")]
