@@ -61,10 +61,7 @@ pub(crate) enum Framing {
 }
 
 /// What `Content-Length` and `Transfer-Encoding` say together (RFC 9112 §6.3), read strictly.
-pub(crate) fn declared_framing(
-    fields: &Fields,
-    http10: bool,
-) -> Result<Option<Framing>, FramingError> {
+fn declared_framing(fields: &Fields, http10: bool) -> Result<Option<Framing>, FramingError> {
     // As nearly every server says it.
     if !fields.has(Kind::TRANSFER_ENCODING)
         && let Some(length) = fields.sole(Kind::CONTENT_LENGTH)
@@ -112,7 +109,7 @@ pub(crate) fn content_length(digits: &[u8]) -> Result<u64, FramingError> {
 }
 
 /// Whether `text` is a number as a length is written: up to 19 digits.
-pub(crate) fn has_only_digits(text: &[u8]) -> bool {
+fn has_only_digits(text: &[u8]) -> bool {
     !text.is_empty() && text.len() <= 19 && text.iter().all(u8::is_ascii_digit)
 }
 

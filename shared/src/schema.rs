@@ -61,7 +61,7 @@ pub struct Field {
 
 impl Field {
     /// Whether it holds a time that the control plane keeps.
-    pub(crate) fn is_timestamp(&self) -> bool {
+    fn is_timestamp(&self) -> bool {
         self.auto && self.name.ends_with("_at")
     }
 

@@ -325,7 +325,7 @@ pub fn may_be_called(name: &str, node: &str) -> bool {
 }
 
 /// Whether `text` may be the name of a node below its group: 1 to 64 letters, digits, `_` or `-`.
-pub(crate) fn is_node_name(text: &str) -> bool {
+fn is_node_name(text: &str) -> bool {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     (1..=64).contains(&text.len()) && text.bytes().all(fine)
 }

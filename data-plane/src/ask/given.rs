@@ -20,7 +20,7 @@ const MOST: usize = 1_024;
 pub(super) const LANDED: usize = 256;
 
 /// KiB of results that are kept for that.
-pub(super) const ROOM: u32 = 8 * 1024;
+const ROOM: u32 = 8 * 1024;
 
 /// What a flight is called.
 pub(crate) type Key = [u8; 32];

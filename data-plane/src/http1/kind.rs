@@ -27,7 +27,7 @@ impl Kind {
     pub(crate) const FORWARDED_URL: Self = Self(1 << 7);
     pub(crate) const HOST: Self = Self(1 << 8);
     /// What else speaks of one connection.
-    pub(crate) const KEEP_ALIVE: Self = Self(1 << 9);
+    const KEEP_ALIVE: Self = Self(1 << 9);
     /// What says who a request comes from, and is the filters' alone to say; also what some servers would read
     /// as that, as framing, or as the gateway's own word, because they take `_` for `-`.
     pub(crate) const IDENTITY: Self = Self(1 << 10);

@@ -4,12 +4,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::exchange::Identity;
 
-pub(crate) const CONSUMER_ID: HeaderName = HeaderName::from_static("x-consumer-id");
-pub(crate) const CONSUMER_USERNAME: HeaderName = HeaderName::from_static("x-consumer-username");
-pub(crate) const CONSUMER_CUSTOM_ID: HeaderName = HeaderName::from_static("x-consumer-custom-id");
+const CONSUMER_ID: HeaderName = HeaderName::from_static("x-consumer-id");
+const CONSUMER_USERNAME: HeaderName = HeaderName::from_static("x-consumer-username");
+const CONSUMER_CUSTOM_ID: HeaderName = HeaderName::from_static("x-consumer-custom-id");
 pub(crate) const CONSUMER_GROUPS: HeaderName = HeaderName::from_static("x-consumer-groups");
-pub(crate) const ANONYMOUS: HeaderName = HeaderName::from_static("x-anonymous-consumer");
-pub(crate) const CREDENTIAL: HeaderName = HeaderName::from_static("x-credential-identifier");
+const ANONYMOUS: HeaderName = HeaderName::from_static("x-anonymous-consumer");
+const CREDENTIAL: HeaderName = HeaderName::from_static("x-credential-identifier");
 pub(crate) const AUTHENTICATED_GROUPS: HeaderName =
     HeaderName::from_static("x-authenticated-groups");
 

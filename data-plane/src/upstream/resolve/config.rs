@@ -97,7 +97,7 @@ impl DnsConfig {
     }
 }
 
-pub(super) fn parse_hosts(text: &str) -> HashMap<String, Vec<IpAddr>> {
+fn parse_hosts(text: &str) -> HashMap<String, Vec<IpAddr>> {
     let mut hosts: HashMap<String, Vec<IpAddr>> = HashMap::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default();

@@ -22,7 +22,7 @@ const SIZES: Sizes = Sizes {
 };
 
 /// Longest addresses in a state, packed: there are providers that take no state of any length.
-pub(super) const LONGEST_ADDRESSES: usize = 480;
+const LONGEST_ADDRESSES: usize = 480;
 
 /// What a state says to those who can open it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
