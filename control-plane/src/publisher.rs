@@ -409,7 +409,7 @@ impl Publisher {
         let publisher = self.clone();
         let looked = tokio::task::spawn_blocking(move || publisher.catch_up_if(true)).await;
         if let Ok(Err(fault)) = looked {
-            tracing::debug!(%fault, "it is not known what others have committed");
+            tracing::debug!(%fault, "commits of other control planes are not known");
         }
         *ended = begun;
     }

@@ -276,7 +276,7 @@ impl Store {
                     return Ok(config);
                 }
                 Err(fault) => {
-                    tracing::warn!(file = %path.display(), error = %chain(&fault), "a checkpoint is passed over");
+                    tracing::warn!(file = %path.display(), error = %chain(&fault), "a checkpoint is ignored");
                     reason.get_or_insert(fault);
                 }
             }

@@ -109,7 +109,7 @@ impl AccessLog {
                         match self::output(&target) {
                             Ok(opened) => output = opened,
                             Err(error) => {
-                                tracing::error!(%error, "the access log cannot be opened anew");
+                                tracing::error!(%error, "the access log cannot be reopened");
                             }
                         }
                     }
@@ -144,7 +144,7 @@ impl AccessLog {
             return;
         };
         if let Err(TrySendError::Full(_)) = sender.try_send(Work::Write(line)) {
-            tracing::debug!("the access log is behind: a line is dropped");
+            tracing::debug!("the access log cannot keep up: a line is dropped");
         }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn run(
         }
         let flushed = tokio::time::timeout(LAST_COUNTS, rate_limiting::flush(&host)).await;
         if flushed != Ok(0) {
-            tracing::warn!("counts of rate limits are lost: Redis did not take them in time");
+            tracing::warn!("counts of rate limits are lost: Redis did not accept them in time");
         }
     });
     Ok(())

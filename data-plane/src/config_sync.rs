@@ -314,7 +314,7 @@ async fn note_words(heard: &Heard, gateway: &Gateway) {
         match heard.note(UnixTime::from_millis(at)) {
             Ok(()) => trouble.ends(),
             Err(error) if trouble.is_news(&error.to_string(), monotonic()) => {
-                tracing::warn!(%error, "when a control plane was heard last is not kept");
+                tracing::warn!(%error, "the time of the last contact with a control plane cannot be kept");
             }
             Err(_) => {}
         }

@@ -60,7 +60,7 @@ impl Discovered {
         // Each that is kept has a few bytes besides.
         let kept = SealedFile::new(directory, (FILE, MAGIC), sealing, 2 * MOST_BYTES);
         let said = read(&kept).unwrap_or_else(|error| {
-            tracing::warn!(%error, "what providers said before cannot be used");
+            tracing::warn!(%error, "stored discovery data of providers cannot be used");
             ByKey::default()
         });
         let state = State {
@@ -158,7 +158,7 @@ impl Discovered {
             Ok(()) => self.state().renewal = renewal,
             Err(error) => {
                 self.state().changed = true;
-                tracing::warn!(%error, "what providers said cannot be written: a start while they are away would be without");
+                tracing::warn!(%error, "discovery data of providers cannot be written: a start while they are down would lack it");
             }
         }
     }

@@ -35,7 +35,7 @@ impl Heard {
             Ok(time) => time,
             Err(error) => {
                 if error.kind() != ErrorKind::NotFound {
-                    tracing::warn!(file = %self.0.display(), %error, "it is not known when a control plane was heard last");
+                    tracing::warn!(file = %self.0.display(), %error, "the time of the last contact with a control plane is not known");
                 }
                 let unknown = Duration::from_secs(now.as_secs());
                 return if missed { unknown } else { Duration::ZERO };

@@ -362,7 +362,9 @@ impl Host for CoreHost {
     async fn revoke(&self, revocations: Vec<Revocation>) -> Result<(), RevokeError> {
         let known = &self.0.node.revocations;
         if !known.add_own(revocations.iter().copied(), self.now()) {
-            tracing::error!("there are more revocations than this node takes: a logout is refused");
+            tracing::error!(
+                "there are more revocations than this node accepts: a logout is refused"
+            );
             return Err(RevokeError::Full);
         }
         let unstored = &self.0.node.unstored;

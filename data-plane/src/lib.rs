@@ -280,7 +280,7 @@ impl DataPlane {
 
     /// Opens the access log, and the files that plugins log to, anew: they may have been moved away.
     pub fn reopen_logs(&self) {
-        tracing::info!("the files of logs are opened anew");
+        tracing::info!("the files of logs are reopened");
         self.proxy.node().access_log.reopen();
         host::sink::reopen(self.proxy.node());
     }

@@ -139,7 +139,7 @@ impl Proxy {
         check_listeners(settings)?;
         let succeeds = inherited.succeeds();
         let withdrawn = inherited.is_withdrawn().unwrap_or_else(|error| {
-            tracing::error!(%error, "whether this node was told to drain is not known");
+            tracing::error!(%error, "it is not known whether this node was told to drain");
             false
         });
         let default = Arc::new(default_certificate(settings)?);
@@ -265,7 +265,7 @@ impl Proxy {
         self.orders.send_modify(|orders| orders.stopping = true);
         // Not before each connection can see it: who is told may end an exchange, and count on the end of its connection.
         self.node.draining.store(true, Ordering::Release);
-        tracing::info!("stopping: what is under way comes to its end");
+        tracing::info!("stopping: requests under way are finished first");
         let workers = self.workers;
         let joined = tokio::task::spawn_blocking(move || {
             for worker in workers {

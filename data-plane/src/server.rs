@@ -320,7 +320,7 @@ async fn send(
                         client.finish(framed.framing, trailers.as_ref());
                     }
                     Poll::Ready(Some(Err(error))) => {
-                        tracing::debug!(%error, "an answer breaks off");
+                        tracing::debug!(%error, "a response broke off");
                         // What there was of it is the client's, who sees that the rest is missing.
                         (done, broken) = (true, true);
                     }
@@ -338,7 +338,7 @@ async fn send(
                 *headers = Headers::Map(HeaderMap::new());
             }
             if let Err(error) = ready!(flushed) {
-                tracing::debug!(%error, "a client takes no answer");
+                tracing::debug!(%error, "a client does not read its response");
                 return Poll::Ready(None);
             }
             if done {

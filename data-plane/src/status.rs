@@ -59,7 +59,7 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
             continue;
         };
         let Some(share) = shares.take(address.ip()) else {
-            tracing::debug!(%address, "a status connection is closed: that address has too many");
+            tracing::debug!(%address, "a status connection is closed: its address has too many");
             continue;
         };
         let node = Arc::clone(&node);

@@ -299,7 +299,7 @@ pub(crate) fn tell_when_ready(
         std::thread::sleep(LOOK);
     }
     if let Err(error) = predecessor.words.send(READY) {
-        tracing::error!(%error, "the process before this one cannot be told that this one serves");
+        tracing::error!(%error, "the previous process cannot be told that this one serves");
         return;
     }
     let Some(leaves) = leaves else {
@@ -315,7 +315,7 @@ pub(crate) fn tell_when_ready(
             }
             Ok(None) => false,
             Err(error) => {
-                tracing::warn!(%error, "the process before this one says nothing");
+                tracing::warn!(%error, "the previous process does not answer");
                 given::is_silence(&error)
             }
         };

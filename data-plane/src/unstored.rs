@@ -216,11 +216,11 @@ impl Unstored {
                 Ok(found) if found.is_empty() => {}
                 Ok(found) => {
                     let count = found.len();
-                    tracing::info!(count, "revocations of the process before are taken up");
+                    tracing::info!(count, "revocations of the previous process are taken over");
                     revocations.add(found, UnixTime::now());
                     self.more.notify_one();
                 }
-                Err(_) => tracing::error!("looking for revocations of the process before failed"),
+                Err(_) => tracing::error!("looking for revocations of the previous process failed"),
             }
         }
     }
@@ -289,7 +289,7 @@ impl Unstored {
                 if std::mem::replace(&mut state.failing, true) {
                     return;
                 }
-                tracing::error!(%error, "revocations that are not stored yet cannot be written: they hold until this process ends");
+                tracing::error!(%error, "revocations that are not stored yet cannot be written to disk: they hold until this process ends");
             }
         }
     }

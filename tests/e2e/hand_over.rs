@@ -106,8 +106,7 @@ async fn what_a_node_took_while_its_successor_began_is_not_forgotten() {
     let _open = gate.open();
     eventually("the new process is about to ask", async || {
         let log = guide.cluster.data_planes[1].process.log();
-        log.contains("asking the process before this one")
-            .then_some(())
+        log.contains("asking the previous process").then_some(())
     })
     .await;
     for _ in 0..20 {

@@ -213,7 +213,7 @@ async fn accept(
             }
         };
         let Some(share) = shares.take(address.ip()) else {
-            tracing::debug!(%address, "a connection to the admin api is closed: that address has too many");
+            tracing::debug!(%address, "a connection to the admin api is closed: its address has too many");
             // Over TLS a handshake would cost more than an answer saves.
             if serving.tls.is_none()
                 && let Ok(turn) = Arc::clone(&telling).try_acquire_owned()

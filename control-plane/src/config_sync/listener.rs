@@ -62,7 +62,7 @@ fn accept_with(
                 }
             };
             if !slow.allow(address.ip()) {
-                tracing::debug!(%address, "a connection is closed: too many handshakes from there do not get on");
+                tracing::debug!(%address, "a connection is closed: too many handshakes from its address are stalled");
                 continue;
             }
             let slow = slow.clone();
@@ -80,7 +80,7 @@ fn accept_with(
                 let mut shaken = tokio::time::timeout(late, &mut shaking).await;
                 if shaken.is_err() {
                     let Some(_share) = slow.take(address.ip()) else {
-                        tracing::debug!(%address, "a handshake is given up: too many from there do not get on");
+                        tracing::debug!(%address, "a handshake is given up: too many from its address are stalled");
                         return;
                     };
                     shaken = tokio::time::timeout(HANDSHAKE.saturating_sub(late), shaking).await;

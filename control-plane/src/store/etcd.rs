@@ -216,7 +216,7 @@ impl EtcdStore {
             Settled::Theirs => {
                 // It was decided on what is not the newest any more: nobody looks for its parts.
                 if large && let Err(error) = self.shelf.delete_parts(&format!("part/{write}")) {
-                    tracing::warn!(%error, "the parts of a change that came too late stay in etcd");
+                    tracing::warn!(%error, "the parts of a change that lost the race stay in etcd");
                 }
                 Ok(false)
             }

@@ -87,7 +87,7 @@ pub(crate) fn tunnel(
         exchange.outlast();
         // From here on `idle` is what limits it.
         if let Err(error) = client.let_rest() {
-            tracing::debug!(%error, "the system limits for how long a client may take nothing");
+            tracing::debug!(%error, "the system limits for how long a client may read nothing");
         }
         let host = CoreHost::new(Rc::clone(&switching.core));
         // A node that stops sends no log before this one is told.

@@ -82,7 +82,7 @@ pub(crate) fn reopen(node: &Node) {
         return tracing::info!("no log files are open");
     };
     if sender.try_send(Order::Reopen).is_err() {
-        tracing::error!("too many lines are waiting: log files are not opened anew, ask again");
+        tracing::error!("too many lines are waiting: log files are not reopened, ask again");
     }
 }
 
@@ -139,7 +139,7 @@ impl Files {
                 .name("log-files".to_owned())
                 .spawn(move || obey(&orders));
             if let Err(error) = started {
-                tracing::error!(%error, "no thread for log files");
+                tracing::error!(%error, "no thread could be started for log files");
             }
             sender
         });
@@ -156,7 +156,7 @@ fn obey(orders: &Receiver<Order>) {
     while let Ok(order) = orders.recv() {
         let Order::Append(line) = order else {
             open.clear();
-            tracing::info!("log files are opened anew");
+            tracing::info!("log files are reopened");
             continue;
         };
         let written = append(&mut open, &line);

@@ -235,7 +235,7 @@ impl Inherited {
             gone.insert((own.to_owned(), address));
         }
         for (name, address) in gone {
-            tracing::info!(name, %address, "the settings name this listener no more");
+            tracing::info!(name, %address, "the settings no longer name this listener");
         }
         Ok(self.predecessor)
     }

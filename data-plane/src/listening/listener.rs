@@ -124,7 +124,7 @@ pub(crate) fn run(
             .await
             .is_err()
         {
-            tracing::warn!("drain_timeout is over: the exchanges that are left are cut off");
+            tracing::warn!("drain_timeout is over: the remaining exchanges are cut off");
         }
         let end = end.max(monotonic() + LAST_LOGS);
         core.cut_off();
@@ -137,12 +137,12 @@ pub(crate) fn run(
             }
         };
         if tokio::time::timeout_at(end.into(), gone).await.is_err() {
-            tracing::warn!("exchanges that were cut off do not end: they are not logged");
+            tracing::warn!("exchanges that were cut off did not end: they are not logged");
         }
         let host = CoreHost::new(core);
         let flushed = plugins::logs::queue::flush(&host);
         if tokio::time::timeout_at(end.into(), flushed).await.is_err() {
-            tracing::warn!("logs of exchanges are lost: their servers did not take them in time");
+            tracing::warn!("logs of exchanges are lost: their servers did not accept them in time");
         }
         Ok(())
     })
@@ -269,7 +269,9 @@ pub(crate) fn admit(
     // Behind a trusted proxy are many clients.
     let each = (!node.trusted.contains(address)).then_some(limits.connections_per_address);
     let admitted = open.admit(address, limits.connections, each);
-    admitted.inspect_err(|full| tracing::debug!(%address, ?full, "a connection too many is closed"))
+    admitted.inspect_err(
+        |full| tracing::debug!(%address, ?full, "a connection is closed: there are too many"),
+    )
 }
 
 /// Serves one connection, after its handshake.

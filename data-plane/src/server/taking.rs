@@ -99,7 +99,7 @@ impl Patience {
             let patience = self.limits.patience(taking.sent()).as_nanos();
             let turns = patience.div_ceil(self.turn.as_nanos().max(1));
             if taking.turns(u32::try_from(turns).unwrap_or(u32::MAX)) {
-                tracing::debug!("a client does not take its answers: it is cut off");
+                tracing::debug!("a client does not read its responses: its connection is closed");
                 return Some(Word::Gone);
             }
             let begun = taking.begun();
@@ -219,7 +219,7 @@ impl Taking {
             return youngest.is_some_and(|age| age >= patience) && !takes_some(patience);
         }
         if left.len() > MOST_LEFT {
-            tracing::debug!("a client does not take some of its answers: they end");
+            tracing::debug!("a client does not read some of its responses: they are ended");
             left.sort_unstable();
             let longest = left.iter().skip(MOST_LEFT);
             let tasks = longest.filter_map(|(_, number)| open.get(number)?.task.as_ref());

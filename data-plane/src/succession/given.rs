@@ -126,7 +126,7 @@ impl Given {
                 compiled.alarm(node.live.load().as_deref());
                 node.live.store(Some(Arc::new(compiled)));
                 last_good.marker.starts(given.snapshot.configuration());
-                tracing::info!(revision = %position.revision, "going on with what the process before this one runs");
+                tracing::info!(revision = %position.revision, "going on with what the previous process runs");
                 *running = Some(given);
             }
         }
@@ -262,7 +262,7 @@ pub(crate) fn ask(predecessor: Option<&Predecessor>) -> io::Result<Option<Given>
     let Some(asked) = predecessor.filter(|predecessor| predecessor.gives) else {
         return Ok(None);
     };
-    tracing::info!("asking the process before this one for what it runs");
+    tracing::info!("asking the previous process what it runs");
     // Who cannot be asked is gone, or will not answer.
     _ = asked.words.send(ASKS);
     receive(asked, ASKED)

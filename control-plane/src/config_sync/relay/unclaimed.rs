@@ -95,7 +95,7 @@ impl Relay {
                 continue;
             };
             if trouble.is_news(&error.to_string(), monotonic()) {
-                tracing::warn!(%error, "other control planes are not told yet who refreshes sessions or redeems codes");
+                tracing::warn!(%error, "other control planes cannot be told yet who refreshes sessions or redeems codes");
             }
             let failed = failed.into_iter().map(|(work, _)| work);
             self.unclaimed().put_back(failed.collect());

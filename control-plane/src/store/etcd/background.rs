@@ -9,14 +9,14 @@ pub(super) fn in_background(
 ) -> bool {
     let work = move || {
         if let Err(error) = work() {
-            tracing::warn!(%error, work = name, "what keeps the store in etcd small is not done");
+            tracing::warn!(%error, work = name, "cleaning up the store in etcd failed");
         }
     };
     let started = std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(work);
     if let Err(error) = &started {
-        tracing::warn!(%error, work = name, "what keeps the store in etcd small is not done");
+        tracing::warn!(%error, work = name, "cleaning up the store in etcd failed");
     }
     started.is_ok()
 }

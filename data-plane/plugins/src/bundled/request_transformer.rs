@@ -185,7 +185,7 @@ impl Filter for RequestTransformerFilter {
             Failure::Template(error) => {
                 let request_id = &*exchange.request_id;
                 // A client can bring this about.
-                tracing::debug!(request_id, error, "a template gives no value");
+                tracing::debug!(request_id, error, "a template could not be evaluated");
                 (
                     StatusCode::INTERNAL_SERVER_ERROR,
                     "An unexpected error occurred",

@@ -70,7 +70,11 @@ impl CustomFields {
                 Err(error) => {
                     let field = way.join(".");
                     // A client can bring this about.
-                    tracing::debug!(field, error, "a custom field of a log has no value");
+                    tracing::debug!(
+                        field,
+                        error,
+                        "a custom field of a log could not be evaluated"
+                    );
                 }
             }
         }

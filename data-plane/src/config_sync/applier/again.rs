@@ -118,7 +118,7 @@ impl Applier {
             return false;
         };
         let revision = kept.snapshot.position.revision;
-        tracing::warn!(%revision, "what this node has crashed with is run once more: it has nothing else");
+        tracing::warn!(%revision, "the configuration that this node crashed with is run once more: it has no other");
         match self.replace(kept.snapshot, vouched, true).await {
             Ok(()) => true,
             Err(faults) => {

@@ -89,7 +89,7 @@ pub(super) async fn resolve(
         };
         let found = token.and_then(|token| read(rules, host, document, client, &token));
         let Some(found) = found else {
-            debug!(issuer = rules.issuer, "a source of claims adds nothing");
+            debug!(issuer = rules.issuer, "a source of claims is unusable");
             continue;
         };
         for (claim, value) in found {

@@ -326,7 +326,7 @@ fn bound<'a>(values: impl Iterator<Item = &'a mut (HeaderName, Option<HeaderValu
         if let Some(rest) = left.checked_sub(length) {
             left = rest;
         } else {
-            warn!(header = %name, length, "a header is left out: all of them together would be too long");
+            warn!(header = %name, length, "a header is left out: the head would be too long");
             *value = None;
         }
     }

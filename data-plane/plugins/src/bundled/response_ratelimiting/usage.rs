@@ -93,7 +93,7 @@ pub(super) fn add(
     let sending = Sending::begin(host);
     host.spawn(Box::pin(async move {
         if let Err(error) = task_host.redis(&server, commands).await {
-            tracing::error!(%error, "what a response has cost is not counted");
+            tracing::error!(%error, "the cost of a response could not be counted");
         }
         drop(sending);
     }));
