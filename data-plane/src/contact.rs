@@ -1,12 +1,16 @@
 //! This node's contact with its control plane: whether it hears from it, when it last did, and what it is to run.
 //! Serving never depends on it.
 
+mod clocks;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shared::snapshot::{Hash, Position};
 use tokio::sync::watch;
+
+use clocks::Clocks;
 
 /// Silence that is worth a warning.
 pub(crate) const LONG: Duration = Duration::from_mins(1);
@@ -38,6 +42,8 @@ pub(crate) struct Contact {
     crash_restarts: AtomicU64,
     /// Whether what runs is as new as can be known.
     settled: watch::Sender<bool>,
+    /// Its clock and ours.
+    pub(crate) clocks: Clocks,
 }
 
 impl Contact {
@@ -63,6 +69,7 @@ impl Contact {
             kept: Mutex::default(),
             crash_restarts: AtomicU64::new(0),
             settled: watch::Sender::new(true),
+            clocks: Clocks::default(),
         }
     }
 

@@ -30,7 +30,7 @@ use proto::v1::request::What;
 use proto::v1::{Aside, answer, aside};
 use rustls_pki_types::ServerName;
 use shared::authority::bare;
-use shared::clock::{UnixTime, monotonic};
+use shared::clock::{Ahead, UnixTime, monotonic};
 use shared::entity::Revocation;
 use shared::secret::Secret;
 use shared::telemetry::{Trouble, chain};
@@ -324,6 +324,10 @@ impl Host for CoreHost {
 
     fn now(&self) -> UnixTime {
         UnixTime::now()
+    }
+
+    fn ahead(&self) -> Ahead {
+        self.0.node.contact.clocks.ahead()
     }
 
     fn random(&self, buffer: &mut [u8]) {

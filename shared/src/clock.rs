@@ -61,6 +61,39 @@ impl UnixTime {
     }
 }
 
+/// How far a clock is ahead of another one, by the milliseconds; less than nothing: how far it is behind.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Ahead(i64);
+
+impl Ahead {
+    /// `milliseconds` ahead.
+    pub const fn from_millis(milliseconds: i64) -> Self {
+        Self(milliseconds)
+    }
+
+    /// In milliseconds.
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// What `ours` is ahead of `theirs`.
+    pub const fn of(ours: UnixTime, theirs: UnixTime) -> Self {
+        Self(ours.0.cast_signed().saturating_sub(theirs.0.cast_signed()))
+    }
+
+    /// What is known of our clock where the other one said `theirs` after ours said `asked` and before it said `heard`. Of all
+    /// that it may be this is the least: two clocks that agree are not told apart by how long an answer takes.
+    pub fn between(asked: UnixTime, theirs: UnixTime, heard: UnixTime) -> Self {
+        let most = Self::of(heard, theirs);
+        Self(0).max(Self::of(asked, theirs)).min(most)
+    }
+
+    /// What the other clock says when ours says `at`.
+    pub const fn behind(self, at: UnixTime) -> UnixTime {
+        UnixTime(at.0.saturating_add_signed(self.0.saturating_neg()))
+    }
+}
+
 /// Reads the monotonic clock: for timers and durations.
 #[expect(
     clippy::disallowed_methods,
@@ -103,6 +136,42 @@ fn told(clock: ClockId) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_that_agree_are_not_told_apart_by_how_long_an_answer_takes() {
+        let at = |seconds| UnixTime::from_secs(seconds);
+        let known = |asked, theirs, heard| {
+            Ahead::between(at(asked), at(theirs), at(heard)).as_millis() / 1000
+        };
+        for (asked, theirs, heard, ahead) in [
+            (100, 100, 100, 0),
+            (100, 100, 130, 0),
+            (100, 130, 130, 0),
+            (100, 90, 101, 10),
+            (100, 120, 101, -19),
+            // Our clock was put back meanwhile.
+            (100, 90, 80, -10),
+        ] {
+            assert_eq!(
+                known(asked, theirs, heard),
+                ahead,
+                "{asked} {theirs} {heard}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_clock_is_put_right_by_what_it_is_ahead() {
+        let at = UnixTime::from_secs(100);
+        for (ahead, by_theirs) in [
+            (0, 100_000),
+            (5_000, 95_000),
+            (-5_000, 105_000),
+            (200_000, 0),
+        ] {
+            assert_eq!(Ahead::from_millis(ahead).behind(at).as_millis(), by_theirs);
+        }
+    }
 
     #[test]
     fn a_thread_that_sleeps_takes_no_core() {

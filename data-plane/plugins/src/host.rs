@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
-use shared::clock::UnixTime;
+use shared::clock::{Ahead, UnixTime};
 use shared::entity::Revocation;
 use shared::network::{self, Network};
 use shared::secret::Secret;
@@ -83,6 +83,17 @@ pub trait Host: Clone + 'static {
 
     /// The wall clock, corrected by nothing: for the lifetimes of tokens, keys and sessions.
     fn now(&self) -> UnixTime;
+
+    /// How far that clock is ahead of the control plane's; nothing as long as none has been heard.
+    fn ahead(&self) -> Ahead {
+        Ahead::default()
+    }
+
+    /// The wall clock of the cluster, for what one node says and another compares: when a session began, and when what began
+    /// before is over.
+    fn cluster_now(&self) -> UnixTime {
+        self.ahead().behind(self.now())
+    }
 
     /// What names this node in its cluster.
     fn node_id(&self) -> &str;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::executor::{LocalPool, LocalSpawner};
 use futures::future::LocalBoxFuture;
 use serde_json::json;
-use shared::clock::UnixTime;
+use shared::clock::{Ahead, UnixTime};
 use shared::entity::{Consumer, Revocation};
 use shared::secret::Secret;
 use uuid::Uuid;
@@ -56,6 +56,7 @@ pub(crate) struct FakeHost(Rc<Inner>, Rc<OfCore>);
 
 struct Inner {
     now: Cell<UnixTime>,
+    ahead: Cell<Ahead>,
     drawn: Cell<u64>,
     node: Arc<NodeStates>,
     revocations: Revocations,
@@ -101,6 +102,7 @@ impl FakeHost {
         let pool = LocalPool::new();
         let inner = Inner {
             now: Cell::new(START),
+            ahead: Cell::default(),
             drawn: Cell::new(seed << 32),
             node,
             revocations: Revocations::default(),
@@ -226,6 +228,16 @@ impl FakeHost {
     /// The newest revocation that a control plane has taken.
     pub(crate) fn last_stored(&self) -> Option<Revocation> {
         self.0.stored.borrow().last().copied()
+    }
+
+    /// Sets the wall clock to one that differs from the cluster's by `seconds`, and is known to.
+    pub(crate) fn set_ahead(&self, seconds: i64) {
+        let ahead = Ahead::from_millis(seconds * 1000);
+        let true_time = self.cluster_now();
+        self.0.ahead.set(ahead);
+        self.0
+            .now
+            .set(Ahead::from_millis(-ahead.as_millis()).behind(true_time));
     }
 
     pub(crate) fn set_clock(&self, now: UnixTime) {
@@ -360,6 +372,10 @@ impl Host for FakeHost {
 
     fn client_keys(&self) -> Arc<ClientKeys> {
         Arc::clone(&self.0.client_keys.borrow())
+    }
+
+    fn ahead(&self) -> Ahead {
+        self.0.ahead.get()
     }
 
     fn random(&self, buffer: &mut [u8]) {

@@ -159,6 +159,8 @@ fn said(status: &Status) -> String {
 /// Both directions of a stream.
 #[derive(Debug)]
 pub(super) struct Subscription {
+    /// When it was asked for, by the wall clock.
+    pub(super) asked: UnixTime,
     pub(super) incoming: Streaming<ControlMessage>,
     pub(super) outgoing: mpsc::Sender<NodeMessage>,
 }
@@ -260,6 +262,7 @@ impl Dialer {
         let hello = NodeMessage {
             kind: Some(Kind::Hello(hello)),
         };
+        let asked = UnixTime::now();
         // There is room for the first message.
         let _ = outgoing.try_send(hello);
         let incoming = client
@@ -267,7 +270,11 @@ impl Dialer {
             .await
             .map_err(ConnectError::Refused)?
             .into_inner();
-        Ok(Subscription { incoming, outgoing })
+        Ok(Subscription {
+            asked,
+            incoming,
+            outgoing,
+        })
     }
 
     fn hello(&self, applier: &Applier, phase: Phase) -> Hello {

@@ -67,6 +67,8 @@ struct Following<'a> {
     leaves: Option<Instant>,
     heartbeat: Duration,
     status: Duration,
+    /// When the stream was asked for.
+    asked: UnixTime,
     /// Whether the clocks are apart.
     clocks: Trouble,
     /// What is logged of refusals.
@@ -82,6 +84,7 @@ pub(super) async fn follow(
     phase: &mut watch::Receiver<Phase>,
 ) -> Ended {
     let Subscription {
+        asked,
         mut incoming,
         outgoing,
     } = stream;
@@ -102,6 +105,7 @@ pub(super) async fn follow(
         leaves: None,
         heartbeat: Duration::from_secs(10),
         status: Duration::from_secs(10),
+        asked,
         clocks: Trouble::default(),
         refusals: Trouble::default(),
     };
@@ -221,7 +225,13 @@ impl Following<'_> {
             }
             Some(Kind::Heartbeat(heartbeat)) => {
                 self.led_to(heartbeat.target.as_ref());
-                self.compare_clocks(heartbeat.wall_clock_ms);
+                let (theirs, ours) = (
+                    UnixTime::from_millis(heartbeat.wall_clock_ms),
+                    UnixTime::now(),
+                );
+                let clocks = &self.gateway.contact.clocks;
+                clocks.hear(theirs, ours);
+                self.compare_clocks(theirs, ours);
             }
             Some(Kind::AskDigests(_)) => {
                 let digests = need::What::Digests(self.applier.digests());
@@ -304,13 +314,17 @@ impl Following<'_> {
         self.heartbeat = bounded(welcome.heartbeat_ms);
         self.status = bounded(welcome.status_ms);
         tracing::info!(replica = welcome.replica, "following a control plane");
-        self.compare_clocks(welcome.wall_clock_ms);
+        let (theirs, ours) = (
+            UnixTime::from_millis(welcome.wall_clock_ms),
+            UnixTime::now(),
+        );
+        let clocks = &self.gateway.contact.clocks;
+        clocks.greeted(self.asked, theirs, ours);
+        self.compare_clocks(theirs, ours);
     }
 
     /// Says once if the clocks have come apart.
-    fn compare_clocks(&mut self, theirs: u64) {
-        let theirs = UnixTime::from_millis(theirs);
-        let ours = UnixTime::now();
+    fn compare_clocks(&mut self, theirs: UnixTime, ours: UnixTime) {
         let apart = theirs
             .saturating_since(ours)
             .max(ours.saturating_since(theirs));

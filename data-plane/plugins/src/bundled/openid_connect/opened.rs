@@ -257,7 +257,7 @@ fn restore(
     if old.is_revoked(host.revocations()) || !old.is_bound_to(bound_to) {
         return None;
     }
-    let session = old.session.restored(now);
+    let session = old.session.restored(host);
     let mut restored = opened(rules, session, old.sealed, key_id);
     restored.restored = true;
     // What it is restored from need not serve as long as what it is restored to.

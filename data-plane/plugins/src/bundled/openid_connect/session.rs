@@ -50,7 +50,7 @@ pub(super) struct Session {
     pub(super) method: AuthMethod,
     /// When the user signed in.
     pub(super) started_at: UnixTime,
-    /// When they began to, if that was before.
+    /// When they began to, by the cluster's clock, if that was before or that clock says something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) asked_at: Option<UnixTime>,
     /// The provider's epoch that they did so in.
@@ -137,13 +137,13 @@ impl Session {
         client: usize,
         host: &impl Host,
     ) -> Self {
-        let now = host.now();
+        let (now, began) = (host.now(), host.cluster_now());
         Self {
             id: random_text::<16>(host),
             client,
             method,
             started_at: now,
-            asked_at: None,
+            asked_at: (began != now).then_some(began),
             epoch: rules.epoch(host),
             renewed_at: now,
             used_at: now,
@@ -166,10 +166,11 @@ impl Session {
 
     /// The session that a browser begins anew which was to be remembered. It keeps its name, so that a logout ends
     /// every cookie that it was ever remembered by.
-    pub(super) fn restored(&self, now: UnixTime) -> Self {
+    pub(super) fn restored(&self, host: &impl Host) -> Self {
+        let (now, began) = (host.now(), host.cluster_now());
         Self {
             started_at: now,
-            asked_at: None,
+            asked_at: (began != now).then_some(began),
             renewed_at: now,
             used_at: now,
             claimed_at: Some(self.claimed_at.unwrap_or(self.started_at)),

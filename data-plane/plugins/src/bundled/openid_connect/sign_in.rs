@@ -363,7 +363,9 @@ pub(super) async fn complete(
     let method = AuthMethod::AuthorizationCode;
     let mut session = Session::begin(rules, tokens, method, pending.client, host);
     session.id = pending.session_id();
-    session.asked_at = Some(pending.started_at);
+    // The node where it began may be another, with another clock: that it did not begin after now is certain.
+    let asked_at = host.ahead().behind(pending.started_at);
+    session.asked_at = Some(asked_at.min(host.cluster_now()));
     session.epoch = pending.epoch;
     if opened::tenure(rules, &session).is_ended(host.revocations()) {
         let again = again(rules, exchange, host, &session, pending);

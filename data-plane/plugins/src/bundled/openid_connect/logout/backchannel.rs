@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
-use shared::clock::UnixTime;
+use shared::clock::{Ahead, UnixTime};
 use shared::digest::sha256;
 use shared::entity::Revocation;
 use tracing::{info, warn};
@@ -201,7 +201,8 @@ async fn check(
     let document = provider::document(rules, host)
         .await
         .map_err(|error| error.failure())?;
-    let verify = |verifier: &Verifier<'_>| read(verifier, ring, token);
+    let ahead = host.ahead();
+    let verify = |verifier: &Verifier<'_>| read(verifier, ring, ahead, token);
     let reason = Reason::LogoutToken(address);
     let judged = provider::judged(rules, 0, host, document, reason, verify).await;
     judged.map(|(asked, _)| asked).map_err(Unaccepted::failure)
@@ -209,7 +210,12 @@ async fn check(
 
 /// The checks of Back-Channel Logout 1.0 §2.6. The signature comes last: no newer keys are looked for on behalf of what
 /// could not be right whoever had signed it.
-fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, Refusal> {
+fn read(
+    verifier: &Verifier<'_>,
+    ring: &KeyRing,
+    ahead: Ahead,
+    token: &str,
+) -> Result<Asked, Refusal> {
     let parsed = Jws::parse(token, LONGEST)
         .map_err(|error| Refusal::Bad(Failure::refused("logout_token", error.to_string())))?;
     if !matches!(
@@ -235,7 +241,7 @@ fn read(verifier: &Verifier<'_>, ring: &KeyRing, token: &str) -> Result<Asked, R
     let id = claims.get("jti").and_then(Value::as_str);
     let id = id.filter(|id| !id.is_empty() && id.len() <= 255);
     let id = id.ok_or_else(|| bad("the token has no id"))?;
-    let ends = ends(verifier, ring, claims, &issuer, made_at)?;
+    let ends = ends(verifier, ring, ahead, claims, &issuer, made_at)?;
     // By the secret of any of these, if by one: the provider's keys are the same for all.
     let secrets = if parsed.header.algorithm.is_symmetric() {
         clients.len()
@@ -303,11 +309,12 @@ fn made_at(verifier: &Verifier<'_>, claims: &Claims) -> Result<UnixTime, Refusal
 fn ends(
     verifier: &Verifier<'_>,
     ring: &KeyRing,
+    ahead: Ahead,
     claims: &Claims,
     issuer: &str,
     made_at: UnixTime,
 ) -> Result<Revocation, Refusal> {
-    let now = verifier.now;
+    let now = ahead.behind(verifier.now);
     let named = |name| match claims.get(name) {
         None => Ok(None),
         Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
@@ -326,8 +333,10 @@ fn ends(
         // A sign-in after the logout stays. That was within the second that the token names, by the provider's clock.
         (None, Some(subject)) => Ok(Revocation {
             id: Revocation::subject(issuer, subject),
-            before: made_at
-                .saturating_add(Duration::from_millis(999) + verifier.document.behind)
+            before: ahead
+                .behind(made_at.saturating_add(verifier.document.behind))
+                .max(made_at)
+                .saturating_add(Duration::from_millis(999))
                 .min(now.max(made_at))
                 .as_millis(),
             expires_at,

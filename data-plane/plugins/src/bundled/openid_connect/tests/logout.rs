@@ -332,6 +332,31 @@ fn rule_104_a_logout_holds_whatever_the_clocks_say() {
 }
 
 #[test]
+fn rule_104_a_logout_ends_what_began_where_the_clock_is_ahead() {
+    for (where_it_began, where_it_ends) in [(50, 0), (0, -50), (-50, 0), (0, 50)] {
+        for of in [json!({}), json!({ "sid": null })] {
+            // The provider's clock is right.
+            let config = json!({ "backchannel_logout_uri_suffix": "/backchannel", "leeway": 60 });
+            let mut gateway = Gateway::new(config);
+            gateway.provider.script.borrow_mut().id_claims = vec![("sid", json!("s1"))];
+            gateway.host.set_ahead(where_it_began);
+            let mut browser = Browser::default();
+            browser.sign_in(&mut gateway, "/api");
+            gateway.host.set_ahead(where_it_ends);
+            gateway.advance(2);
+            assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+            assert_eq!(log_out(&mut gateway, &of).status, 200);
+            let reply = browser.get(&mut gateway, "/api");
+            assert_eq!(reply.status, 302, "{where_it_began} {where_it_ends} {of}");
+            // Who signs in again stays.
+            gateway.advance(2);
+            assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
+            assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+        }
+    }
+}
+
+#[test]
 fn rule_103_a_logout_counts_by_the_clock_of_the_provider() {
     let mut gateway = Gateway::new(json!({ "backchannel_logout_uri_suffix": "/backchannel" }));
     // It is two seconds behind, and says so.
