@@ -31,6 +31,7 @@ mod target;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod told;
 mod update;
 mod waits;
 mod wire;

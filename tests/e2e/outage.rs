@@ -219,6 +219,41 @@ async fn a_restored_backup_takes_every_node_back() {
 }
 
 #[tokio::test]
+async fn who_refuses_what_a_restored_store_holds_hears_of_revoked_keys() {
+    let mut guide = Guide::start(1, "").await;
+    let browser = guide.browser(0);
+    assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
+    let cluster = &mut guide.cluster;
+    // It refers to a secret that no node has.
+    let missing = "{vault://env/wardgate-not-there}";
+    let bad = json!({ "cert": missing, "key": missing });
+    let created = cluster.admin(Method::POST, "/certificates?wait=60", &bad);
+    assert_eq!(created.await.header("x-wardgate-refused"), "node-1");
+    let made = cluster.create("/clustering/exports", json!({})).await;
+    let data = cluster.directory().join("data/control-plane");
+    let data = data.to_str().unwrap();
+    let export = made["path"].as_str().unwrap();
+    let restore = ["restore", "--from", export, "--data-directory", data];
+    cluster.control_plane.take().unwrap().stop().await;
+    harness::run("wardgate-control-plane", &restore);
+    cluster.start_control_plane().await;
+    eventually("it refuses that once more", async || {
+        let row = &cluster.read("/clustering/data-planes").await["data"][0];
+        (row["progress"] == "refused" && row["connected"] == true).then_some(())
+    })
+    .await;
+    assert_eq!(browser.get(&gateway("/")).await.status, 200);
+    let path = "/clustering/session-keys/revoke";
+    let reply = guide.cluster.admin(Method::POST, path, &json!({})).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    eventually("the session is over", async || {
+        let reply = browser.get(&gateway("/")).await;
+        (reply.status == 302).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_node_that_stops_finishes_what_it_has_begun() {
     let mut guide = Guide::start(2, "").await;
     let node = guide.cluster.data_planes.remove(0);

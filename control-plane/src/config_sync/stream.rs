@@ -22,7 +22,9 @@ use super::flights::By;
 use super::outgoing::{Outgoing, Waiting};
 use super::pace::Pace;
 use super::session::{Goal, Offer, Session, Step};
-use super::update::{Plan, Told, Update};
+use super::targets::Targets;
+use super::told::Told;
+use super::update::{Plan, Update};
 use super::waits::{at, changed, stopped};
 use super::wire::{fault, position, report};
 use super::{Streams, Target};
@@ -140,18 +142,23 @@ impl NodeStream {
                 self.check_certificate(&authorities.borrow_and_update())?;
             }
             let goal = self.goal(&mut target);
+            let mut is_led = false;
             if self.update.is_sent() {
                 let takes = goal.as_ref().filter(|goal| self.takes(goal));
                 // Who is logged out is to be so on this node, too, whatever else it does not take.
                 let instead = || target.borrow().instead(self.session.running()).cloned();
                 if let Some(led) = takes.cloned().or_else(instead) {
+                    is_led = true;
                     self.lead_to(&led);
                 }
             }
-            if !self.session.is_waiting() {
-                self.told = None;
-            }
             let newest = Arc::clone(target.borrow().newest());
+            if !self.session.is_waiting() {
+                let told = self.told.take().filter(Told::is_without_way);
+                let finds_way = is_led || self.may_find_way(&target.borrow());
+                let all = || Told::without_way(&newest);
+                self.told = (!finds_way).then(|| told.unwrap_or_else(all));
+            }
             self.tell_beside(&newest).await;
             if !self.session.is_waiting() || !self.update.is_sent() {
                 answer_by = None;
@@ -245,6 +252,17 @@ impl NodeStream {
         let may = missing.is_empty();
         self.member.lacks(missing);
         may
+    }
+
+    /// Whether the node, which is led nowhere, may be soon. Where what it is held at is not in the history any more, or what it
+    /// runs and cannot leave, or where that is of before a restore, it can be told of logouts and keys alone.
+    fn may_find_way(&self, targets: &Targets) -> bool {
+        let (running, features) = (self.session.running(), self.member.features());
+        let is_held = targets.of(self.member.name(), features).is_some();
+        let is_late = running.generation < targets.newest().position.generation;
+        let is_nowhere = !is_held || targets.has_lost(running) || is_late;
+        let has_nothing = *running == Position::default();
+        !is_nowhere || has_nothing || !features.contains(BESIDE)
     }
 
     /// Whether `newest` is of another generation than what the node runs, and nothing was configured in it yet.
@@ -412,7 +430,7 @@ impl NodeStream {
                     .session
                     .nacked(nack.nonce)
                     .map_err(|error| protocol(&error))?;
-                self.told = None;
+                self.told = self.told.take().filter(Told::is_without_way);
                 let faults: Vec<_> = nack.faults.into_iter().map(fault).collect();
                 if faults.iter().any(Fault::is_of_signature) {
                     self.unbelieved.push(self.signature.clone());

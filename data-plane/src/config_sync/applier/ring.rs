@@ -39,7 +39,7 @@ impl Told {
         &self.ring.came
     }
 
-    /// The same keys in `snapshot`; none if that has newer ones, or is of another store.
+    /// The same keys in `snapshot`; none if that has newer ones, or is of a store that was put in place of theirs.
     pub(super) fn within(&self, snapshot: &Snapshot) -> Option<Self> {
         Ring::within(&self.ring, snapshot)
     }
@@ -76,10 +76,10 @@ impl Ring {
         Ok(Self { at, keys, came })
     }
 
-    /// These keys in `snapshot`; none if that has newer ones, or is of another store.
+    /// These keys in `snapshot`; none if that has newer ones, or is of a store that was put in place of theirs.
     fn within(self: &Arc<Self>, snapshot: &Snapshot) -> Option<Told> {
         let position = snapshot.position;
-        if position.generation != self.at.generation || !self.is_after(&position) {
+        if !self.is_after(&position) {
             return None;
         }
         let before = snapshot.of_kind(SessionKey::KIND);

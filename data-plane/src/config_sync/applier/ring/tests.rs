@@ -118,13 +118,13 @@ async fn keys_that_come_beside_an_update_hold_until_one_brings_newer_ones() {
         (applier.running(), applier.digests()),
         (first.position, digests)
     );
-    // What is older, of another store, not a control plane's, or none, changes nothing.
+    // What is older, of a store that was put back, not a control plane's, or none, changes nothing.
     let (stranger, _) = cluster(CONTROL_PLANE_NAME);
     let keys = &[key(1)];
     for told in [
         told((3, 9), keys),
         told((3, 8), keys),
-        told((4, 10), keys),
+        told((2, 10), keys),
         told((3, 10), &[]),
         told((3, 10), &[group(1)]),
         tell(&signer, Subject::Manifest, (3, 10), keys),
@@ -177,6 +177,9 @@ async fn keys_that_come_beside_an_update_hold_until_one_brings_newer_ones() {
     applier.apply(back).await.unwrap();
     assert_eq!((ring(), applier.running()), (vec![3], restored));
     assert!(applier.told.is_none());
+    // Who refuses what a store holds that was put in place of the one before hears of its keys all the same.
+    applier.take_keys(&told((5, 1), &[key(6)])).await;
+    assert_eq!((ring(), applier.running()), (vec![6], restored));
 }
 
 #[test]
