@@ -54,7 +54,7 @@ pub struct Fleet {
     nodes: Arc<Mutex<Nodes>>,
     /// Told when a node has come, gone, or says something.
     changed: Arc<watch::Sender<()>>,
-    /// Told when a node has come that was not known.
+    /// Told when a node has come that was not known, here or elsewhere.
     newcomers: Arc<Notify>,
 }
 

@@ -3,7 +3,7 @@
 //!
 //! A node always is in the same part, so that no part that is written before another makes it seem gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -144,6 +144,16 @@ impl Elsewhere {
             row.connected && there.name == here.name && there.boot != here.boot
         };
         self.rows().any(is_another)
+    }
+
+    /// The nodes among `rows`, which are told of `part`, that were not told of before.
+    fn news<'a>(&self, part: u8, rows: &'a [Row]) -> Vec<&'a str> {
+        let told = self.told.iter().filter(|((_, other), _)| *other == part);
+        let told = told.flat_map(|(_, told)| &told.rows);
+        let known: HashSet<&str> = told.map(|row| &*row.introduction.name).collect();
+        let is_known = |name: &str| known.contains(name) || self.left.contains_key(name);
+        let names = rows.iter().map(|row| &*row.introduction.name);
+        names.filter(|name| !is_known(name)).collect()
     }
 
     pub(super) fn retain(&mut self, stays: impl Fn(&Row) -> bool) {
@@ -299,6 +309,11 @@ impl Fleet {
             }
         }
         let mut nodes = self.nodes();
+        let is_here = |name: &str| nodes.here.contains_key(name);
+        let mut news = nodes.elsewhere.news(part, &told.rows).into_iter();
+        if news.any(|name| !is_here(name)) {
+            self.newcomers.notify_one();
+        }
         for row in told.rows.iter().filter(|row| row.connected) {
             let name = &row.introduction.name;
             nodes.elsewhere.left.remove(name);

@@ -275,6 +275,7 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use shared::snapshot::Position;
+    use uuid::Uuid;
 
     use super::*;
     use crate::fleet::tests::{at, fault, introduction};
@@ -323,15 +324,25 @@ mod tests {
         let file = directory.path().join("nodes.json");
         let fleet = Fleet::default();
         let _kept = Kept::start(fleet.clone(), file.clone(), || HAD);
+        // Who comes to another control plane is known here, too: all may be killed before the next minute.
+        let (other, id) = (Fleet::shared(), Uuid::from_u128(1));
+        let hears = || {
+            for part in other.parts() {
+                let told = other.tell(part.number, true, NOW).unwrap();
+                fleet.take(id, part.number, &told, NOW).unwrap();
+            }
+        };
         let mut members = Vec::new();
-        for name in ["a", "b"] {
+        for (name, is_here) in [("a", true), ("b", true), ("c", false), ("d", false)] {
             tokio::time::sleep(WRITE * 3 / 2).await;
             let joins = Introduction {
                 name: name.to_owned(),
                 ..introduction("a", at(1))
             };
             let joined = tokio::time::Instant::now();
-            members.push(fleet.join(joins, NOW).unwrap());
+            let joined_by = if is_here { &fleet } else { &other };
+            members.push(joined_by.join(joins, NOW).unwrap());
+            hears();
             let known = || {
                 let rows = read(&file).unwrap().map(|nodes| nodes.rows);
                 let mut rows = rows.into_iter().flatten();
@@ -342,6 +353,12 @@ mod tests {
             }
             assert!(joined.elapsed() <= PAUSE * 2, "{name}");
         }
+        // What is told again is nothing new.
+        tokio::time::sleep(PAUSE * 2).await;
+        fs::remove_file(&file).unwrap();
+        hears();
+        tokio::time::sleep(WRITE / 2).await;
+        assert!(!file.exists());
     }
 
     #[test]
