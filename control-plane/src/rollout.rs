@@ -84,6 +84,9 @@ pub struct Rollout {
     pub from: Revision,
     /// The state that it leads to; names the roll-out.
     pub to: Revision,
+    /// Which revisions after `from` changed the configuration, the first of them if they are many.
+    #[serde(default)]
+    pub revisions: Vec<Revision>,
     /// How far it is.
     pub stage: Stage,
     /// What has become of it.
@@ -104,6 +107,9 @@ pub struct Rollout {
     pub reason: Option<String>,
     /// Whether, being halted, it is to be rolled back.
     pub rolls_back: bool,
+    /// Whether an operator halted it: it stays so, whatever comes after it, until an operator has it go on.
+    #[serde(default)]
+    pub by_operator: bool,
 }
 
 /// What is known of a node from when it was given a change.
@@ -136,6 +142,7 @@ impl Rollout {
         Self {
             from,
             to,
+            revisions: Vec::new(),
             stage: Stage::Canary,
             state: State::Running,
             started_at: now,
@@ -146,12 +153,30 @@ impl Rollout {
             excused: BTreeSet::new(),
             reason: None,
             rolls_back: false,
+            by_operator: false,
         }
     }
 
     /// Whether it still decides who gets what.
     pub const fn is_open(&self) -> bool {
         matches!(self.state, State::Running | State::Halted)
+    }
+
+    /// Its revisions, as operators read them.
+    pub fn writes(&self) -> String {
+        let numbers = self.revisions.iter().map(Revision::to_string);
+        numbers.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Says why it stays halted: others wrote what would be undone with what is wrong in it.
+    pub fn is_not_undone(&mut self) {
+        let (from, revisions) = (self.from, self.writes());
+        tracing::warn!(revision = %self.to, %from, revisions, "not rolled back: that would undo several writes");
+        let told = format!(
+            "; not rolled back, as that would undo several writes (revisions {revisions}): change back what is wrong, or all of it by \
+             `POST /revisions/{from}/rollback`"
+        );
+        self.reason.get_or_insert_default().push_str(&told);
     }
 
     /// Does what [`step`] said, as far as it is about the roll-out itself.
@@ -213,6 +238,7 @@ impl Rollout {
         self.ended_at = None;
         self.reason = None;
         self.rolls_back = false;
+        self.by_operator = false;
         self.stage_since = now;
         self.serving_since = None;
         self.excused.extend(self.members.keys().cloned());

@@ -66,6 +66,7 @@ async fn a_change_that_a_node_refuses_reaches_no_other_and_is_rolled_back() {
     })
     .await;
     assert_eq!(bad["from"], before);
+    assert_eq!(bad["revisions"], json!([bad["to"]]));
     let reason = bad["reason"].as_str().unwrap();
     assert!(reason.contains("refused it"), "{reason}");
     let rows = cluster.read("/clustering/data-planes").await["data"].clone();

@@ -88,11 +88,16 @@ pub(super) async fn write(admin: &Admin, page: Page) -> Result<Answer, Refusal> 
         Err(OrderError::Ended) => Err(Refusal::Argument(format!(
             "roll-out {id} has ended; the newest is the first of /rollouts"
         ))),
-        Err(OrderError::Newer) => Err(Refusal::Argument(format!(
-            "what was written since roll-out {id} began waits behind it, and would be undone with it: to undo all of that, \
-             `POST /revisions/N/rollback` with N being its `from`; to keep what waits, change back what {id} has changed, then \
-             `POST /rollouts/{id}/halt`"
-        ))),
+        Err(OrderError::Several) => {
+            let journal = rollouts.journal();
+            let found = journal.rollouts.iter().find(|rollout| rollout.to == id);
+            let from = found.map_or(id, |rollout| rollout.from);
+            Err(Refusal::Argument(format!(
+                "several writes would be undone with roll-out {id}: what is in its `revisions`, and what waits behind it. To undo all of \
+                 that, `POST /revisions/{from}/rollback`; to undo some of it, `POST /rollouts/{id}/halt`, change it back, then \
+                 `POST /rollouts/{id}/resume`"
+            )))
+        }
         Err(OrderError::Unkept) => Err(Refusal::of_journal(&JournalFault::Unreachable(
             "the order was not carried out; see the control plane's log".to_owned(),
         ))),
@@ -131,6 +136,7 @@ fn show(rollout: &Rollout, clustering: Option<&Clustering>) -> Value {
         "id": rollout.to,
         "from": rollout.from,
         "to": rollout.to,
+        "revisions": rollout.revisions,
         "state": rollout.state,
         "stage": rollout.stage,
         "started_at": rollout.started_at.as_secs(),

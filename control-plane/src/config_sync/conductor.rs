@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::rollouts::{Order, OrderError};
 use super::targets::{Staged, Strays, Targets};
 use crate::config::Config;
+use crate::difference::Difference;
 use crate::fleet::View;
 use crate::publisher::Publisher;
 use crate::rollout::{Action, Journal, JournalError, Keeper, Plan, Rollout, State, step};
@@ -26,8 +27,8 @@ use crate::snapshot::{Follower, Published, is_rolled_out};
 /// Revisions that are looked through for the last that needed no roll-out.
 const QUIET: u64 = 1_000;
 
-/// Why a roll-out that has taken the place of another stays halted.
-const JOINED: &str = "; others wrote what is in it besides: change back what is wrong, or roll the configuration back to its `from`";
+/// Revisions of a roll-out that are named.
+const NAMED: usize = 50;
 
 /// How often a turn is taken anew because other control planes were faster.
 const ATTEMPTS: u32 = 5;
@@ -278,16 +279,26 @@ impl Conductor {
         candidate.is_none_or(|candidate| candidate.position.root != newest)
     }
 
-    /// Whether the roll-out under way has taken the place of another, whose changes it has as well: whoever undoes all of it
-    /// undoes what was written by others, of whom perhaps only one was wrong.
-    fn is_joined(&self) -> bool {
-        let rollouts = &self.journal.rollouts;
+    /// The revisions after `from`, up to `to`, that changed the configuration: to go back to `from` undoes these. What is not
+    /// looked at, or cannot be read, counts as one.
+    fn writes(&self, from: Revision, to: Revision) -> Vec<Revision> {
+        let history = self.publisher.history();
+        let changes = |revision: &Revision| match history.entry(*revision) {
+            Ok(Some(entry)) => !Difference::of_entry(&entry).of_configuration().is_empty(),
+            _ => true,
+        };
+        let looked_at = to.0.min(from.0.saturating_add(QUIET));
+        let revisions = (from.0 + 1..=looked_at).map(Revision).filter(changes);
+        let rest = (looked_at < to.0).then_some(to);
+        revisions.chain(rest).take(NAMED).collect()
+    }
+
+    /// Whether to undo the roll-out under way undoes one write alone: of several perhaps only one is wrong, and all are
+    /// acknowledged.
+    fn is_of_one(&self) -> bool {
+        let newest = self.publisher.config().revision();
         self.journal.open().is_some_and(|open| {
-            rollouts.iter().any(|before| {
-                before.state == State::Superseded
-                    && before.from == open.from
-                    && before.to != open.to
-            })
+            open.revisions.len() == 1 && self.writes(open.to, newest).is_empty()
         })
     }
 
@@ -323,17 +334,21 @@ impl Conductor {
             self.kept = Some(newest);
             return;
         }
-        let halted = self.journal.open().map(|rollout| rollout.state) == Some(State::Halted);
-        // What comes after a change that went wrong may be what mends it.
-        if halted && self.is_newer() {
+        // What comes after a change that went wrong may be what mends it. What an operator halts is theirs to go on with.
+        let gives_way = |open: &Rollout| open.state == State::Halted && !open.by_operator;
+        if self.journal.open().is_some_and(gives_way) && self.is_newer() {
             self.end(State::Superseded, now);
         }
         if self.journal.open().is_none() {
             let (from, to) = (self.quiet(), newest.position.revision);
             self.journal.conductor = self.replica;
             self.journal.released = from;
-            tracing::info!(%from, revision = %to, "a roll-out begins");
-            self.journal.begin(Rollout::new(from, to, now));
+            let rollout = Rollout {
+                revisions: self.writes(from, to),
+                ..Rollout::new(from, to, now)
+            };
+            tracing::info!(%from, revision = %to, revisions = rollout.writes(), "a roll-out begins");
+            self.journal.begin(rollout);
             self.candidate = Some(newest);
         }
     }
@@ -357,15 +372,16 @@ impl Conductor {
                 Action::Complete => self.release(now),
                 Action::Halt(reason) => {
                     tracing::error!(revision = %to, reason, "the roll-out is halted");
-                    let undoes = plan.rollback && !self.is_joined();
                     if self.is_newer() {
                         self.end(State::Superseded, now);
                         self.arrange(now);
-                    } else if let Some(rollout) = self.journal.open_mut() {
+                        continue;
+                    }
+                    let undoes = plan.rollback && self.is_of_one();
+                    if let Some(rollout) = self.journal.open_mut() {
                         rollout.rolls_back = undoes;
                         if plan.rollback && !undoes {
-                            let reason = rollout.reason.get_or_insert_default();
-                            reason.push_str(JOINED);
+                            rollout.is_not_undone();
                         }
                         return;
                     }
@@ -392,6 +408,7 @@ impl Conductor {
         situation: &Situation<'_>,
     ) -> Result<(), OrderError> {
         let (is_newer, now) = (self.is_newer(), situation.now);
+        let undoes_more = order == Order::RollBack && (is_newer || !self.is_of_one());
         let known = self.journal.rollouts.iter().any(|rollout| rollout.to == id);
         let open = self.journal.open_mut().filter(|rollout| rollout.to == id);
         let Some(rollout) = open else {
@@ -402,15 +419,21 @@ impl Conductor {
             });
         };
         match (order, rollout.state) {
-            // What waits would be undone as well, and nobody has asked for that.
-            (Order::RollBack, _) if is_newer => return Err(OrderError::Newer),
-            (Order::Halt | Order::RollBack, State::Running) => {
-                let reason = "an operator halted it".to_owned();
-                rollout.end(State::Halted, Some(reason), now);
+            // What others wrote would be undone as well, and nobody has asked for that.
+            (Order::RollBack, _) if undoes_more => return Err(OrderError::Several),
+            (Order::Halt | Order::RollBack, state) => {
+                if state == State::Running {
+                    let reason = "an operator halted it".to_owned();
+                    rollout.end(State::Halted, Some(reason), now);
+                }
+                rollout.by_operator = true;
                 rollout.rolls_back = order == Order::RollBack;
             }
-            (Order::Halt, _) => rollout.rolls_back = false,
-            (Order::RollBack, _) => rollout.rolls_back = true,
+            // What was written since may be what mends it, and goes to the first nodes again.
+            (Order::Resume, State::Halted) if is_newer => {
+                self.end(State::Superseded, now);
+                self.arrange(now);
+            }
             (Order::Resume, State::Halted) => rollout.resume(situation.nodes, now),
             (Order::Resume, _) => {}
             (Order::Release, _) => {
@@ -421,11 +444,11 @@ impl Conductor {
         Ok(())
     }
 
-    /// The state to go back to, if that is due, and the one to go back from.
+    /// The state to go back to, if that is due, and the one to go back from. What has come after an order is not undone by it.
     pub(super) fn rollback(&self) -> Option<(Revision, Revision)> {
         let rollout = self.journal.open()?;
         let halted = rollout.state == State::Halted;
-        let due = halted && rollout.rolls_back && self.is_conductor();
+        let due = halted && rollout.rolls_back && self.is_conductor() && self.is_of_one();
         due.then(|| (rollout.from, self.newest().position.revision))
     }
 }

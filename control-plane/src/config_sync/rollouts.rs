@@ -10,9 +10,9 @@ use crate::rollout::{Journal, Plan};
 /// What an operator wants of a roll-out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Order {
-    /// Nobody else is given it.
+    /// Nobody else is given it, whatever is written, until an operator says so.
     Halt,
-    /// It goes on, whatever nodes have done so far.
+    /// It goes on, whatever nodes have done so far; or all that was written since, in its place.
     Resume,
     /// Every node is led to it at once.
     Release,
@@ -29,9 +29,9 @@ pub enum OrderError {
     /// It has ended.
     #[error("the roll-out has ended")]
     Ended,
-    /// It is not to be rolled back while something waits behind it.
-    #[error("something waits behind the roll-out, and would be undone with it")]
-    Newer,
+    /// It is of several writes, or something waits behind it.
+    #[error("several writes would be undone with the roll-out")]
+    Several,
     /// It could not be kept, or others were faster again and again.
     #[error("the roll-outs cannot be kept now")]
     Unkept,

@@ -460,7 +460,7 @@ proptest! {
                     if let Some(id) = stage.conductor.journal().open().map(|open| open.to) {
                         let order = order[usize::try_from(content).unwrap()];
                         let done = stage.order(id, order);
-                        prop_assert!(matches!(done, Ok(()) | Err(OrderError::Newer)));
+                        prop_assert!(matches!(done, Ok(()) | Err(OrderError::Several)));
                         stage.turn();
                     }
                 }

@@ -2,46 +2,168 @@
 
 use super::*;
 
-#[test]
-fn what_was_written_beside_a_change_that_fails_is_not_undone_with_it() {
-    let mut stage = Stage::new(4);
+/// Has a change go to a first node, which crashes with it before that is seen.
+fn fail(stage: &mut Stage) {
     stage.commit(Service::KIND, 1, 80);
     stage.pass(100);
     stage.commit(Service::KIND, 1, 81);
-    stage.turn();
-    assert_eq!(stage.state(), Some(State::Running));
-    // Another writes while the first is on its way, and no node takes what both come to.
-    refuse(&mut stage);
-    stage.commit(Service::KIND, 2, 82);
-    let both = stage.newest();
-    let id = stage.conductor.journal().rollouts[0].to;
-    stage.order(id, Order::Halt).unwrap();
-    stage.turn();
-    stage.pass(100);
     let rollout = stage.conductor.journal().rollouts[0].clone();
-    assert_eq!((rollout.state, rollout.to), (State::Halted, both.revision));
-    assert!(rollout.reason.unwrap().contains("others wrote"));
-    assert_eq!(stage.newest(), both);
-    // Whoever looks at it may still have all of it undone.
-    stage.order(both.revision, Order::RollBack).unwrap();
-    stage.turn();
-    assert_eq!(stage.state(), Some(State::RolledBack));
+    assert_eq!(rollout.state, State::Running);
+    for node in &mut stage.nodes {
+        if rollout.members.contains_key(&node.name) {
+            node.crash_restarts += 1;
+        }
+    }
 }
 
 #[test]
-fn a_change_that_comes_after_a_halted_one_takes_its_place() {
+fn what_was_written_beside_a_change_that_fails_goes_on_in_its_place() {
+    let mut stage = Stage::new(4);
+    fail(&mut stage);
+    stage.commit(Service::KIND, 2, 82);
+    let rollouts = &stage.conductor.journal().rollouts;
+    let states = [State::Running, State::Superseded];
+    assert_eq!([rollouts[0].state, rollouts[1].state], states);
+    stage.pass(200);
+    assert_eq!(stage.running(), vec![stage.newest(); 4]);
+}
+
+#[test]
+fn what_was_written_beside_a_change_that_fails_is_not_undone_with_it() {
+    let mut stage = Stage::new(4);
+    fail(&mut stage);
+    // No node takes what both come to.
+    refuse(&mut stage);
+    stage.commit(Service::KIND, 2, 82);
+    stage.pass(100);
+    let both = stage.newest();
+    let rollout = stage.conductor.journal().rollouts[0].clone();
+    assert_eq!((rollout.state, rollout.to), (State::Halted, both.revision));
+    undo_all(&mut stage);
+}
+
+/// Has whoever looks at what several wrote undo all of it: that is not done by itself, nor as one of them.
+fn undo_all(stage: &mut Stage) {
+    let newest = stage.newest();
+    let rollout = stage.conductor.journal().rollouts[0].clone();
+    assert_eq!(
+        (rollout.state, rollout.to),
+        (State::Halted, newest.revision)
+    );
+    assert!(rollout.revisions.len() > 1);
+    let reason = rollout.reason.clone().unwrap();
+    let named = format!("(revisions {})", rollout.writes());
+    let way = format!("/revisions/{}/rollback", rollout.from);
+    assert!(reason.contains(&named) && reason.contains(&way), "{reason}");
+    let refused = stage.order(rollout.to, Order::RollBack);
+    assert_eq!(refused, Err(OrderError::Several));
+    stage.pass(100);
+    assert_eq!(stage.newest(), newest);
+    rollback::carry_out(&stage.publisher, newest.revision, rollout.from).unwrap();
+    stage.publish();
+    assert_eq!(stage.state(), Some(State::RolledBack));
+    assert_eq!(stage.running(), vec![stage.newest(); 4]);
+}
+
+#[test]
+fn what_was_written_by_others_is_not_undone_with_what_is_wrong() {
+    // Both wait behind the same change, or are published as one.
+    for waits in [true, false] {
+        let mut stage = Stage::new(4);
+        stage.commit(Service::KIND, 1, 80);
+        if !waits {
+            stage.pass(400);
+        }
+        commit(&stage.publisher, Service::KIND, 2, 80);
+        refuse(&mut stage);
+        stage.commit(Service::KIND, 3, 80);
+        stage.pass(400);
+        let expected = [2, 3].map(Revision);
+        assert_eq!(stage.conductor.journal().rollouts[0].revisions, expected);
+        undo_all(&mut stage);
+    }
+}
+
+#[test]
+fn keys_and_revocations_make_no_other_write_of_a_change() {
+    let mut stage = Stage::new(4);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(400);
+    commit(&stage.publisher, Service::KIND, 2, 80);
+    refuse(&mut stage);
+    stage.commit(Revocation::KIND, 8, 7);
+    stage.pass(100);
+    let rollout = stage.conductor.journal().rollouts[0].clone();
+    assert_eq!(rollout.revisions, [Revision(2)]);
+    assert_eq!(rollout.state, State::RolledBack);
+}
+
+#[test]
+fn what_an_operator_halts_stays_halted_whatever_is_written() {
+    let mut stage = Stage::new(4);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(400);
+    let good = stage.newest();
+    stage.commit(Service::KIND, 1, 81);
+    let id = stage.newest().revision;
+    let runs = |stage: &Stage| -> Vec<Hash> {
+        let running = stage.running().into_iter();
+        running.map(|position| position.root).collect()
+    };
+    let given = runs(&stage);
+    // One waits already, one comes after the order.
+    stage.commit(Service::KIND, 2, 80);
+    stage.order(id, Order::Halt).unwrap();
+    stage.pass(100);
+    stage.commit(Service::KIND, 3, 80);
+    stage.restart();
+    stage.pass(100);
+    assert_eq!(stage.state(), Some(State::Halted));
+    assert_eq!(runs(&stage), given);
+    // Neither is undone with it.
+    assert_eq!(stage.order(id, Order::RollBack), Err(OrderError::Several));
+    // It is changed back, and the rest goes on in its place.
+    stage.commit(Service::KIND, 1, 80);
+    assert_eq!(runs(&stage), given);
+    stage.order(id, Order::Resume).unwrap();
+    stage.turn();
+    let rollout = stage.conductor.journal().rollouts[0].clone();
+    let newest = stage.newest().revision;
+    let expected = (State::Running, good.revision, newest);
+    assert_eq!((rollout.state, rollout.from, rollout.to), expected);
+    stage.pass(200);
+    assert_eq!(stage.running(), vec![stage.newest(); 4]);
+}
+
+#[test]
+fn what_comes_after_an_order_to_roll_back_is_not_undone_by_it() {
     let mut stage = Stage::new(4);
     stage.commit(Service::KIND, 1, 80);
     let id = stage.newest().revision;
-    stage.order(id, Order::Halt).unwrap();
+    stage.order(id, Order::RollBack).unwrap();
+    commit(&stage.publisher, Service::KIND, 2, 80);
+    let newest = stage.publisher.config().revision();
+    stage.publish();
     stage.pass(100);
+    assert_eq!(stage.newest().revision, newest, "nothing is undone");
     assert_eq!(stage.state(), Some(State::Halted));
-    stage.commit(Service::KIND, 1, 81);
-    assert_eq!(stage.state(), Some(State::Running));
-    assert_eq!(
-        stage.conductor.journal().rollouts[1].state,
-        State::Superseded
-    );
+    stage.order(id, Order::Resume).unwrap();
     stage.pass(200);
+    assert_eq!(stage.running(), vec![stage.newest(); 4]);
+}
+
+#[test]
+fn where_everything_is_undone_nothing_stays_halted() {
+    let mut stage = Stage::new(4);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(400);
+    let good = stage.newest();
+    stage.commit(Service::KIND, 1, 81);
+    let id = stage.newest().revision;
+    stage.order(id, Order::Halt).unwrap();
+    stage.commit(Service::KIND, 1, 80);
+    assert_eq!(stage.state(), Some(State::RolledBack));
+    assert_eq!(stage.newest().root, good.root);
+    stage.turn();
     assert_eq!(stage.running(), vec![stage.newest(); 4]);
 }

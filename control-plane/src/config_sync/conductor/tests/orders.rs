@@ -8,7 +8,7 @@ fn what_waits_behind_a_change_is_not_undone_with_it() {
     stage.commit(Service::KIND, 1, 80);
     let id = stage.newest().revision;
     stage.commit(Service::KIND, 2, 80);
-    assert_eq!(stage.order(id, Order::RollBack), Err(OrderError::Newer));
+    assert_eq!(stage.order(id, Order::RollBack), Err(OrderError::Several));
     stage.turn();
     let running = Some(State::Running);
     assert_eq!(stage.state(), running, "nothing was rolled back");
@@ -47,6 +47,12 @@ fn a_roll_out_that_is_resumed_goes_on_with_others_than_those_that_refused_it() {
     assert_eq!(stage.state(), Some(State::Halted));
     assert_eq!(stage.order(to, Order::Halt), Ok(()));
     assert_eq!(stage.order(to, Order::Resume), Ok(()));
+    stage.turn();
+    let rollout = stage.conductor.journal().rollouts[0].clone();
+    let refused: BTreeSet<String> = first.into_keys().collect();
+    assert_eq!(rollout.excused, refused);
+    let members: BTreeSet<String> = rollout.members.into_keys().collect();
+    assert!(!members.is_empty() && members.is_disjoint(&refused));
     stage.pass(400);
     assert_eq!(stage.state(), Some(State::Completed));
 }
