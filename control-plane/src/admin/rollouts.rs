@@ -98,6 +98,10 @@ pub(super) async fn write(admin: &Admin, page: Page) -> Result<Answer, Refusal> 
                  `POST /rollouts/{id}/resume`"
             )))
         }
+        Err(OrderError::Forgotten) => Err(Refusal::Argument(format!(
+            "the history does not reach back to what was before roll-out {id}: change back what it changed, then \
+             `POST /rollouts/{id}/resume` has the newest rolled out"
+        ))),
         Err(OrderError::Unkept) => Err(Refusal::of_journal(&JournalFault::Unreachable(
             "the order was not carried out; see the control plane's log".to_owned(),
         ))),

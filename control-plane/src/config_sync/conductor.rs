@@ -334,9 +334,11 @@ impl Conductor {
             self.kept = Some(newest);
             return;
         }
-        // What comes after a change that went wrong may be what mends it. What an operator halts is theirs to go on with.
+        // What comes after a change that went wrong may be what mends it. What an operator halts is theirs to go on with, and so is
+        // what nobody can tell from the newest any more.
+        let is_known = self.candidate.is_some();
         let gives_way = |open: &Rollout| open.state == State::Halted && !open.by_operator;
-        if self.journal.open().is_some_and(gives_way) && self.is_newer() {
+        if is_known && self.journal.open().is_some_and(gives_way) && self.is_newer() {
             self.end(State::Superseded, now);
         }
         if self.journal.open().is_none() {
@@ -390,13 +392,13 @@ impl Conductor {
         }
     }
 
-    /// Leads every node to the change under way.
+    /// Leads every node to the change under way; to the newest where that is not known any more.
     fn release(&mut self, now: UnixTime) {
-        if let Some(candidate) = self.candidate.take() {
-            tracing::info!(revision = %candidate.position.revision, "rolled out");
-            self.journal.released = candidate.position.revision;
-            self.kept = Some(candidate);
-        }
+        let candidate = self.candidate.take();
+        let candidate = candidate.unwrap_or_else(|| Arc::clone(self.newest()));
+        tracing::info!(revision = %candidate.position.revision, "rolled out");
+        self.journal.released = candidate.position.revision;
+        self.kept = Some(candidate);
         self.arrange(now);
     }
 
@@ -409,6 +411,7 @@ impl Conductor {
     ) -> Result<(), OrderError> {
         let (is_newer, now) = (self.is_newer(), situation.now);
         let undoes_more = order == Order::RollBack && (is_newer || !self.is_of_one());
+        let is_forgotten = self.kept.is_none();
         let known = self.journal.rollouts.iter().any(|rollout| rollout.to == id);
         let open = self.journal.open_mut().filter(|rollout| rollout.to == id);
         let Some(rollout) = open else {
@@ -419,6 +422,7 @@ impl Conductor {
             });
         };
         match (order, rollout.state) {
+            (Order::RollBack, _) if is_forgotten => return Err(OrderError::Forgotten),
             // What others wrote would be undone as well, and nobody has asked for that.
             (Order::RollBack, _) if undoes_more => return Err(OrderError::Several),
             (Order::Halt | Order::RollBack, state) => {

@@ -32,6 +32,9 @@ pub enum OrderError {
     /// It is of several writes, or something waits behind it.
     #[error("several writes would be undone with the roll-out")]
     Several,
+    /// There is no way back.
+    #[error("the history does not reach back to the roll-out")]
+    Forgotten,
     /// It could not be kept, or others were faster again and again.
     #[error("the roll-outs cannot be kept now")]
     Unkept,

@@ -63,7 +63,7 @@ impl Conductor {
             tracing::error!(
                 revision = %journal.released,
                 "the state that nodes are held at is not in the history any more; those that are not given \
-                 the newest are sent nothing"
+                 the newest are sent no configuration: `POST /rollouts/ID/resume` has the newest rolled out, `/release` leads all to it"
             );
         }
         // Nodes may run the same under a later number already, and do not go back.
@@ -83,8 +83,9 @@ impl Conductor {
         self.journal = journal;
         if candidate.is_none()
             && let Some(rollout) = self.journal.open_mut()
+            && rollout.state == State::Running
         {
-            // What it leads to is not in the history any more.
+            // What it leads to is not in the history any more. One that is halted stays so: what it leads to may be in the newest.
             rollout.end(State::Superseded, None, now);
         }
         self.candidate = candidate;

@@ -61,6 +61,7 @@ const PLAN: Plan = Plan {
 /// A control plane and the nodes that follow it, without a network.
 struct Stage {
     directory: TempDir,
+    memory: Memory,
     publisher: Publisher,
     conductor: Conductor,
     nodes: Vec<View>,
@@ -117,8 +118,8 @@ pub(in crate::config_sync) fn commit(
 impl Stage {
     fn new(count: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let memory = Box::new(Memory::default());
-        let publisher = Publisher::new(Config::default(), 1, memory);
+        let memory = Memory::default();
+        let publisher = Publisher::new(Config::default(), 1, Box::new(memory.clone()));
         let node = |number| View {
             name: format!("node-{number}"),
             connected: true,
@@ -127,6 +128,7 @@ impl Stage {
         let conductor = conductor(&publisher, &directory, UnixTime::from_secs(1_000));
         let mut stage = Self {
             directory,
+            memory,
             publisher,
             conductor,
             nodes: (0..count).map(node).collect(),
@@ -179,9 +181,14 @@ impl Stage {
     }
 
     fn target(&self, name: &str) -> Arc<Published> {
+        self.known_target(name).unwrap()
+    }
+
+    /// None where nobody knows any more what the node is held at.
+    fn known_target(&self, name: &str) -> Option<Arc<Published>> {
         let features = BTreeSet::from([URGENT.to_owned()]);
         let targets = self.conductor.targets();
-        Arc::clone(targets.of(name, &features).unwrap())
+        targets.of(name, &features).cloned()
     }
 
     /// Every node takes what it is led to, if it is connected.
@@ -190,7 +197,9 @@ impl Stage {
         let mut nodes = std::mem::take(&mut self.nodes);
         for node in nodes.iter_mut().filter(|node| node.connected) {
             node.last_seen = now;
-            take(node, self.target(&node.name).position);
+            if let Some(target) = self.known_target(&node.name) {
+                take(node, target.position);
+            }
         }
         self.nodes = nodes;
     }

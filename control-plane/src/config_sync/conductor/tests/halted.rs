@@ -167,3 +167,49 @@ fn where_everything_is_undone_nothing_stays_halted() {
     stage.turn();
     assert_eq!(stage.running(), vec![stage.newest(); 4]);
 }
+
+#[test]
+fn what_is_halted_stays_so_where_the_history_does_not_reach_back_to_it() {
+    for order in [Order::Resume, Order::Release] {
+        for by_operator in [true, false] {
+            let mut stage = Stage::new(4);
+            stage.commit(Service::KIND, 1, 80);
+            stage.pass(400);
+            if by_operator {
+                stage.commit(Service::KIND, 1, 81);
+                let id = stage.newest().revision;
+                stage.order(id, Order::Halt).unwrap();
+            } else {
+                commit(&stage.publisher, Service::KIND, 1, 81);
+                refuse(&mut stage);
+                stage.commit(Service::KIND, 2, 80);
+            }
+            let id = stage.newest().revision;
+            let on = |stage: &Stage| {
+                let running = stage.running().into_iter();
+                running.map(|one| one.revision).collect::<Vec<_>>()
+            };
+            stage.turn();
+            let runs = on(&stage);
+            stage.commit(Revocation::KIND, 7, 7);
+            stage.commit(Revocation::KIND, 8, 7);
+            let newest = stage.newest().revision;
+            stage
+                .memory
+                .0
+                .lock()
+                .unwrap()
+                .retain(|revision, _| *revision == newest);
+            stage.restart();
+            stage.pass(400);
+            assert_eq!(stage.state(), Some(State::Halted));
+            assert_eq!(on(&stage), runs, "nobody else is given it");
+            let refused = stage.order(id, Order::RollBack);
+            assert_eq!(refused, Err(OrderError::Forgotten));
+            stage.order(id, order).unwrap();
+            stage.pass(400);
+            let root = stage.newest().root;
+            assert_eq!(roots(&stage.running()), BTreeSet::from([root]), "{order:?}");
+        }
+    }
+}
