@@ -229,6 +229,9 @@ struct Row {
     /// The revision up to which it has been told of revocations, beside an update that is not done.
     #[serde(default)]
     revoked: Revision,
+    /// How many of its runs began after a crash that followed a change. A run says of itself alone that it did.
+    #[serde(default)]
+    crashes: u32,
 }
 
 /// One run of a node's process.
@@ -343,6 +346,8 @@ impl Fleet {
             .filter(|row| row.running == running)
             .map_or(now, |row| row.running_since);
         let stuck = same_run && before.as_ref().is_some_and(|row| row.stuck);
+        let after_crash = !same_run && introduction.crash_restarts > 0;
+        let crashes = before.as_ref().map_or(0, |row| row.crashes) + u32::from(after_crash);
         let (run_before, mut contested) = member::turns(before.as_ref(), &introduction);
         // That one of two comes anew ends nothing.
         contested |= before.as_ref().is_some_and(|row| row.contested)
@@ -379,6 +384,7 @@ impl Fleet {
             connected_since: Some(now),
             contested,
             revoked: Revision::default(),
+            crashes,
         };
         let mut stream = Stream::new(streams, orders);
         if superseded.is_some_and(|superseded| superseded.is_ordered()) && !shunned.is_empty() {

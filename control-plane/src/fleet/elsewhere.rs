@@ -212,7 +212,7 @@ impl Fleet {
                 mark.update(&position.revision.0.to_be_bytes());
                 mark.update(&position.urgent.0.to_be_bytes());
             }
-            mark.update(&row.report.crash_restarts.to_be_bytes());
+            mark.update(&row.crashes.to_be_bytes());
             mark.update(&row.turns.to_be_bytes());
             let flags = [
                 row.connected,

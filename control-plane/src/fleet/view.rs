@@ -217,7 +217,7 @@ impl Row {
                 .iter()
                 .map(|position| position.revision)
                 .collect(),
-            crash_restarts: self.report.crash_restarts,
+            crash_restarts: self.crashes,
             blocked: !self.missing.is_empty()
                 || !introduction.features.contains(proto::features::URGENT),
             samples: self.samples.last.iter().copied().collect(),
@@ -228,6 +228,30 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::tests::{at, introduction};
+    use crate::fleet::{Fleet, Introduction};
+
+    #[test]
+    fn each_start_after_a_crash_counts_and_no_other() {
+        let fleet = Fleet::default();
+        let mut members = Vec::new();
+        // Whoever comes again has not started again.
+        for (boot, crash_restarts, expected) in [
+            ("a", 0, 0),
+            ("b", 1, 1),
+            ("b", 1, 1),
+            ("c", 1, 2),
+            ("d", 0, 2),
+            ("e", 2, 3),
+        ] {
+            let joins = Introduction {
+                crash_restarts,
+                ..introduction(boot, at(1))
+            };
+            members.push(fleet.join(joins, UnixTime::from_secs(1)).unwrap());
+            assert_eq!(fleet.views()[0].crash_restarts, expected, "{boot}");
+        }
+    }
 
     #[test]
     fn reports_in_quick_succession_make_one_sample() {
