@@ -309,8 +309,18 @@ impl DataPlane {
         let left = holds.wait_for(Option::is_none);
         _ = tokio::time::timeout(LEAVES, left).await;
         successor.hear_more(&node).await;
-        self.end(Phase::HandedOver, at_once).await;
+        let (ends, ended) = oneshot::channel::<()>();
+        let end = async {
+            self.end(Phase::HandedOver, at_once).await;
+            drop(ends);
+        };
+        let ended = async { _ = ended.await };
+        // It may be long, and exchanges come to their end meanwhile.
+        tokio::join!(end, successor.hear_of_filters(&node, ended));
         successor.hear_more(&node).await;
+        successor
+            .hear_of_filters(&node, std::future::ready(()))
+            .await;
     }
 
     /// Takes no new connections, lets exchanges end within the drain timeout, or until `at_once`, and stops.

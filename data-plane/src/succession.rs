@@ -40,7 +40,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long it may take to tell a successor what has come up since.
 const MORE: Duration = Duration::from_secs(2);
 
-/// And what its filters go on with, after that.
+/// And what its filters go on with, after the end of all exchanges.
 const FILTERS: Duration = Duration::from_secs(10);
 
 /// How long a successor waits for this process to leave the node to it.
@@ -174,33 +174,42 @@ impl Successor {
         Ok(())
     }
 
-    /// Tells it what has come up on `node` since: once as the node becomes its, and once as this process ends.
+    /// Tells it what has come up on `node` since, but for what its filters go on with, which may be long: once as the node becomes its,
+    /// and once as this process ends.
     pub(crate) async fn hear_more(&mut self, node: &Node) {
+        let patience = tokio::time::sleep(MORE);
+        let given = Given::of(node, None, self.withdrawn);
+        if let Ok(given) = &given {
+            self.withdrawn = given.withdrawn.unwrap_or(self.withdrawn);
+        }
+        self.hear_until(patience, given).await;
+    }
+
+    /// Tells it what the filters of `node` go on with. However long that takes, the last words are to come behind it: it is given up
+    /// only a while after `ended`.
+    pub(crate) async fn hear_of_filters(&mut self, node: &Node, ended: impl Future<Output = ()>) {
+        let patience = async {
+            ended.await;
+            tokio::time::sleep(FILTERS).await;
+        };
+        self.hear_until(patience, Ok(Given::of_filters(node))).await;
+    }
+
+    /// Tells it what is `given`, if that is done before `patience` is.
+    async fn hear_until(&mut self, patience: impl Future<Output = ()>, given: io::Result<Given>) {
         if !self.hears {
             return;
         }
-        let told = match Given::of(node, None, self.withdrawn) {
-            Ok(given) => {
-                self.withdrawn = given.withdrawn.unwrap_or(self.withdrawn);
-                self.tell_within(MORE, &given).await
-            }
-            Err(error) => Err(error),
-        };
-        let told = match told {
-            Ok(()) => self.tell_within(FILTERS, &Given::of_filters(node)).await,
-            failed => failed,
+        let telling = async { given::send(&self.words, &given?.encode()).await };
+        let told = tokio::select! {
+            told = telling => told,
+            () = patience => Err(io::ErrorKind::TimedOut.into()),
         };
         if let Err(error) = told {
             // What came behind half of it would be taken for the other half.
             self.hears = false;
             tracing::error!(%error, "the successor was not told what came up last");
         }
-    }
-
-    async fn tell_within(&self, patience: Duration, given: &Given) -> io::Result<()> {
-        let bytes = given.encode();
-        let told = tokio::time::timeout(patience, given::send(&self.words, &bytes)).await;
-        told.map_err(io::Error::other).flatten()
     }
 
     async fn tell(&mut self, given: &Given) -> Result<(), SuccessionError> {
@@ -340,5 +349,84 @@ impl Drop for Successor {
 pub(crate) fn notify(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(false, state) {
         tracing::warn!(%error, "systemd cannot be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use shared::clock::UnixTime;
+    use shared::entity::Revocation;
+    use uuid::Uuid;
+
+    use super::given::tests::{before, knowing};
+    use super::*;
+
+    /// A process that hears what the other end of `words` is told.
+    fn successor(words: UnixDatagram) -> Successor {
+        words.set_nonblocking(true).unwrap();
+        Successor {
+            launched: Launched::of(
+                Command::new("cat")
+                    .stdin(std::process::Stdio::piped())
+                    .spawn()
+                    .unwrap(),
+            ),
+            words: tokio::net::UnixDatagram::from_std(words).unwrap(),
+            withdrawn: false,
+            on_disk: None,
+            hears: true,
+            serves: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_words_come_behind_what_filters_go_on_with_however_long_that_takes() {
+        let (proxy, counted) = knowing(20_000);
+        let node = proxy.node();
+        let (words, before) = before(true);
+        let mut successor = successor(words);
+        successor.hear_more(node).await;
+        // For longer than it may take, it reads nothing.
+        let (reads, begins) = std::sync::mpsc::channel::<()>();
+        let reading = std::thread::spawn(move || {
+            begins.recv().unwrap();
+            [(); 3].map(|()| given::receive(&before, PATIENCE).unwrap().unwrap())
+        });
+        let (ends, ended) = oneshot::channel::<()>();
+        let ended = async { _ = ended.await };
+        tokio::time::pause();
+        let stalled = async {
+            tokio::time::sleep(FILTERS * 10).await;
+            reads.send(()).unwrap();
+        };
+        tokio::join!(successor.hear_of_filters(node, ended), stalled);
+        tokio::time::resume();
+        drop(ends);
+        let id = Uuid::from_u128(1);
+        let now = UnixTime::now();
+        let logout = Revocation {
+            id,
+            before: Revocation::FOR_GOOD,
+            expires_at: now.saturating_add(PATIENCE).as_secs(),
+        };
+        node.revocations.add([logout], now);
+        successor.hear_more(node).await;
+        let [first, filters, last] = reading.join().unwrap();
+        assert!(first.revocations.is_empty());
+        assert_eq!(filters.filters[0].len(), counted[0].len());
+        assert_eq!(last.revocations, [logout]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_reads_is_not_waited_for_once_all_exchanges_have_ended() {
+        let (proxy, _) = knowing(20_000);
+        let (words, _before) = before(true);
+        let mut successor = successor(words);
+        successor
+            .hear_of_filters(proxy.node(), std::future::ready(()))
+            .await;
+        assert!(!successor.hears);
     }
 }

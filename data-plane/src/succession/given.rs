@@ -292,7 +292,7 @@ pub(crate) fn is_silence(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, waitid};
@@ -372,7 +372,7 @@ mod tests {
     }
 
     /// The end of a process before this one, which is there or not, and this one's.
-    fn before(is_there: bool) -> (UnixDatagram, Predecessor) {
+    pub(in crate::succession) fn before(is_there: bool) -> (UnixDatagram, Predecessor) {
         let (words, ours) = UnixDatagram::pair().unwrap();
         let process = Process::of(if is_there { getpid() } else { ended() });
         let predecessor = Predecessor {
@@ -415,23 +415,32 @@ mod tests {
         assert!(!predecessor.is_gone());
     }
 
-    #[test]
-    fn what_filters_go_on_with_keeps_nothing_else_waiting() {
+    /// A node whose filters know so many proofs, and what they go on with.
+    pub(in crate::succession) fn knowing(proofs: u64) -> (Proxy, [Vec<u8>; KINDS]) {
         let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
         let settings = Settings {
             proxy_listen: vec![any.into()],
-            proxy_tls_listen: Vec::new(),
+            proxy_tls_listen: vec![any.into()],
             status_listen: Vec::new(),
             access_log: "off".to_owned(),
             workers: 1,
             ..Settings::default()
         };
         let proxy = Proxy::start(&settings, Live::default()).unwrap();
-        let node = proxy.node();
         let until = UnixTime::now().saturating_add(ASKED).as_millis();
-        let proof = [&[7; 32][..], &until.to_be_bytes()].concat();
-        let counted = [proof, Vec::new(), Vec::new()];
-        plugins::succession::take(&node.states, &counted, UnixTime::now());
+        let proofs = (0..proofs).flat_map(|number| {
+            let proof = *blake3::hash(&number.to_be_bytes()).as_bytes();
+            [&proof[..], &until.to_be_bytes()].concat()
+        });
+        let counted = [proofs.collect(), Vec::new(), Vec::new()];
+        plugins::succession::take(&proxy.node().states, &counted, UnixTime::now());
+        (proxy, counted)
+    }
+
+    #[test]
+    fn what_filters_go_on_with_keeps_nothing_else_waiting() {
+        let (proxy, counted) = knowing(1);
+        let node = proxy.node();
         let first = Given::of(node, Some(&Holds::default()), false).unwrap();
         assert_eq!(first.filters[0], counted[0]);
         let last = Given::of(node, None, false).unwrap();

@@ -85,6 +85,17 @@ impl Launched {
     }
 }
 
+#[cfg(test)]
+impl Launched {
+    /// What nobody has launched.
+    pub(super) fn of(process: Child) -> Self {
+        Self {
+            process: Pid::from_child(&process),
+            launcher: process,
+        }
+    }
+}
+
 /// Launches, if `arguments`, which this process was started with, say so: with what it ends then.
 pub fn launch(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let mut arguments = arguments.into_iter().skip(1);
