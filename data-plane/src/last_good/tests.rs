@@ -220,12 +220,35 @@ fn a_file_that_is_longer_than_any_is_not_read() {
     assert_eq!(revision(&files), Some(1));
 }
 
+fn make_pipe(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+}
+
+#[test]
+fn what_is_of_no_use_gives_its_place_and_another_configuration_stays() {
+    let of = |number| Some(snapshot(number).configuration());
+    for (useless, expected) in [(FILES[0], [3, 2, 1]), (FILES[1], [3, 3, 1])] {
+        let root = tempfile::tempdir().unwrap();
+        let files = open(root.path());
+        for number in 1..=3 {
+            write(&files, number);
+        }
+        let useless = files.directory.join(useless);
+        std::fs::remove_file(&useless).unwrap();
+        make_pipe(&useless);
+        let files = open(root.path());
+        write_with_key(&files, 3, 4);
+        let found = files.names().into_iter().map(|name| files.holds(name));
+        assert_eq!(found.collect::<Vec<_>>(), expected.map(of), "{useless:?}");
+    }
+}
+
 #[test]
 fn a_pipe_is_passed_over_and_makes_place() {
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
     let root = tempfile::tempdir().unwrap();
     let (_, newest) = without_the_newest_of_three(root.path());
-    mknodat(CWD, &newest, FileType::Fifo, Mode::RUSR, 0).unwrap();
+    make_pipe(&newest);
     let files = open(root.path());
     assert_eq!(revision(&files), Some(2));
     for number in 4..=6 {
