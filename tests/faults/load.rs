@@ -172,7 +172,7 @@ impl Load {
         figures
     }
 
-    /// Waits until `count` more requests have been answered.
+    /// Waits until `count` more requests have been answered. Those that are not within [`PATIENCE`] have failed.
     ///
     /// # Panics
     ///

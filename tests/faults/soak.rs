@@ -164,7 +164,7 @@ fn ratio(before: &Figures, during: &Figures) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: tests/faults/run"]
 async fn faults_one_after_the_other_cost_traffic_nothing() {
-    let pairs = number("PAIRS", 5);
+    let pairs = number("PAIRS", 5).max(1);
     let mut scene = Scene::new().await;
     // What both nodes can do together, with the clients on the same cores: half of that is asked of them.
     Load::capacity(scene.targets(), 16, Duration::from_secs(1)).await;

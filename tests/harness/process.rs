@@ -308,8 +308,11 @@ impl Process {
         if let Some(successor) = self.successor.take() {
             let id = successor.to_string();
             let _ = Command::new("kill").args(["-KILL", &id]).status();
-            // It is not our child: what it has in use is free once it is gone.
-            while is_running(successor) {
+            // It is not our child: what it has in use is free once it is gone. A number that is another's by then may never be.
+            for _ in 0..10_000 {
+                if !is_running(successor) {
+                    break;
+                }
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
