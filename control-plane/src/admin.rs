@@ -256,8 +256,9 @@ impl Admin {
         asked.origin.workspace = place.workspace;
         let (config, bounds) = Access::view(&caller, &whole, &place, request.method())?;
         let longest = wait::parse(request.uri().query())?.filter(|_| asked.writes);
-        let waits = longest.zip(self.clustering.as_ref());
-        let waits = waits.map(|(longest, known)| (Wait::begin(&known.fleet, longest), known));
+        let clustering = self.clustering.as_ref();
+        let wait = longest.zip(clustering);
+        let wait = wait.map(|(longest, known)| Wait::begin(&known.fleet, longest));
         asked.writes &= !place::only_judges(&place.path);
         let origin = asked.origin.clone();
         let answer = if let Some(page) = management::parse(&place)? {
@@ -269,10 +270,10 @@ impl Admin {
             self.answer_entity(&place, config, asking, request).await?
         };
         let answer = place.relink(answer);
-        let Some((wait, clustering)) = waits else {
+        let Some(Clustering { fleet, target }) = clustering else {
             return Ok(answer);
         };
-        let (fleet, target) = (&clustering.fleet, clustering.target.clone());
+        let target = target.clone();
         Ok(wait::until_served(fleet, target, self.rollouts.as_ref(), wait, answer).await)
     }
 

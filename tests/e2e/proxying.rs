@@ -209,18 +209,22 @@ async fn an_operator_takes_a_target_out_on_all_nodes() {
     let target = cluster.create("/upstreams/servers/targets", target).await;
     cluster.route("http://servers", "/").await;
     let id = target["id"].as_str().unwrap();
-    for (place, word, status) in [
+    cluster.settled().await;
+    let turns = [
         (id.to_owned(), "unhealthy", 503),
         (address.to_owned(), "healthy", 200),
         (format!("{id}/{address}"), "unhealthy", 503),
-    ] {
+        (format!("{id}/{address}"), "healthy", 200),
+    ];
+    let turns = turns.iter().cycle().take(11);
+    for (place, word, status) in turns {
         let url = format!("/upstreams/servers/targets/{place}/{word}");
         let reply = cluster.admin(Method::PUT, &url, &json!({})).await;
         assert_eq!(reply.status, 204, "{url}: {}", reply.text());
-        cluster.settled().await;
+        // Nodes serve by it once it is answered.
         for node in [0, 1] {
             let reply = Browser::new().get(&cluster.url(node)).await;
-            assert_eq!(reply.status, status, "{url} on {node}");
+            assert_eq!(reply.status, *status, "{url} on {node}");
         }
         let shown = word.to_uppercase();
         harness::eventually("the control plane knows", async || {

@@ -2,6 +2,8 @@
 //!
 //! The status stays what it is if every connected node serves the revision in time, and is 202 if not, or if it was taken
 //! back: the write is committed either way. `X-Wardgate-Serving`, `X-Wardgate-Refused` and `X-Wardgate-Waiting` name the nodes.
+//!
+//! What changes keys and revocations alone waits a little without being asked to.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,6 +19,9 @@ use crate::fleet::{Fleet, Progress};
 
 /// The longest wait, in seconds.
 const LONGEST: u64 = 300;
+
+/// How long a change of keys and revocations alone waits by itself: as long as control planes take to hear of each other's nodes.
+const UNASKED: Duration = Duration::from_secs(2);
 
 /// What an answer waits for.
 #[derive(Debug)]
@@ -49,15 +54,23 @@ pub(super) fn parse(query: Option<&str>) -> Result<Option<Duration>, Refusal> {
     }
 }
 
-/// Adds to `answer` who serves it, once all do or the longest wait is over.
+/// Adds to `answer` who serves it, once all do or the longest wait is over. Without a `wait` nothing is added, and what changes
+/// keys and revocations alone waits a little: whoever takes a target out counts on that from the answer on.
 pub(super) async fn until_served(
     fleet: &Fleet,
     target: Target,
     rollouts: Option<&Rollouts>,
-    wait: Wait,
+    wait: Option<Wait>,
     answer: Answer,
 ) -> Answer {
     let Some(revision) = answer.revision else {
+        return answer;
+    };
+    let Some(wait) = wait else {
+        if answer.urgent {
+            let (longest, asked) = (UNASKED, BTreeSet::new());
+            settled(fleet, target, (revision, true), Wait { longest, asked }).await;
+        }
         return answer;
     };
     let mut progress = settled(fleet, target, (revision, answer.urgent), wait).await;
@@ -253,9 +266,37 @@ mod tests {
                 ..Answer::ok(json!({}))
             };
             let wait = Wait::begin(&fleet, Duration::ZERO);
-            let answer = until_served(&fleet, target.clone(), None, wait, answer).await;
+            let answer = until_served(&fleet, target.clone(), None, Some(wait), answer).await;
             assert_eq!(answer.status, status, "{urgent}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_keys_waits_a_little_for_nodes_though_nobody_asks_for_that() {
+        let Changed { base, newest, .. } = changed();
+        let (_leads, target) = watch::channel(Targets::all_to(Arc::clone(&newest)));
+        let fleet = Fleet::default();
+        let (member, _) = fleet
+            .join(joins_at(base.position), UnixTime::default())
+            .unwrap();
+        let answered = |urgent| {
+            let answer = Answer {
+                revision: Some(Revision(9)),
+                urgent,
+                ..Answer::without_body(StatusCode::NO_CONTENT)
+            };
+            until_served(&fleet, target.clone(), None, None, answer)
+        };
+        answered(false).await;
+        let mut waiting = pin!(answered(true));
+        assert!(poll!(waiting.as_mut()).is_pending());
+        member.runs(newest.position, UnixTime::default());
+        let answer = waiting.await;
+        assert_eq!(answer.status, StatusCode::NO_CONTENT);
+        assert_eq!(answer.rollout, None);
+        // One that stands still keeps nobody waiting for long.
+        member.runs(base.position, UnixTime::default());
+        assert_eq!(answered(true).await.status, StatusCode::NO_CONTENT);
     }
 
     #[tokio::test]
