@@ -39,6 +39,18 @@ pub(super) fn health(
             let Value::Object(mut shown) = show(config, key, &fields) else {
                 return None;
             };
+            let mut marked = said(key.id, address(&fields));
+            let mut leads = Vec::new();
+            for &(_, at, address) in told.leads(key.id).iter().filter(|_| weight > 0) {
+                let own = said(key.id, Some((at.ip(), at.port())));
+                let healthy = own.unwrap_or(address.healthy);
+                marked = marked.or(own);
+                leads.push((at, Address { healthy, ..address }));
+            }
+            if marked.is_some() && !leads.is_empty() {
+                // A name is as well as the best of its addresses.
+                marked = Some(leads.iter().any(|(_, address)| address.healthy));
+            }
             // One that takes no requests is not checked, nor is its name looked up.
             let state = if weight == 0 {
                 "HEALTHCHECKS_OFF"
@@ -46,19 +58,13 @@ pub(super) fn health(
                 "DNS_ERROR"
             } else if !checked {
                 "HEALTHCHECKS_OFF"
-            } else if said(key.id, address(&fields)).unwrap_or(!told.unhealthy.contains(&key.id)) {
+            } else if marked.unwrap_or(!told.unhealthy.contains(&key.id)) {
                 "HEALTHY"
             } else {
                 "UNHEALTHY"
             };
             shown.insert("health".to_owned(), state.into());
-            let leads = told.leads(key.id).iter().filter(|_| weight > 0);
-            let leads = leads.map(|&(_, at, Address { weight, healthy })| {
-                let said = said(key.id, Some((at.ip(), at.port())));
-                let healthy = said.unwrap_or(healthy);
-                (at, Address { weight, healthy })
-            });
-            let data = addresses(&fields, state, weight, checked, leads);
+            let data = addresses(&fields, state, weight, checked, &leads);
             shown.insert("data".to_owned(), data);
             Some((created, Value::Object(shown)))
         })
@@ -130,7 +136,7 @@ fn addresses(
     state: &str,
     weight: u64,
     checked: bool,
-    told: impl Iterator<Item = (SocketAddr, Address)>,
+    told: &[(SocketAddr, Address)],
 ) -> Value {
     let target = fields
         .get("target")
@@ -296,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_name_shows_where_it_leads_by_what_nodes_tell() {
-        let shown = |failures: u8, said: Option<bool>| {
+        let shown = |failures: u8, well: [bool; 3], said: Option<bool>| {
             let checks = json!({ "passive": { "unhealthy": { "http_failures": failures } } });
             let upstream = record(
                 Upstream::KIND,
@@ -312,13 +318,15 @@ mod tests {
             };
             let config = Config::default().founded().evolve(&change, Revision(1));
             let target = Uuid::from_u128(2);
-            let addresses = [(1, true), (2, false), (3, true)].map(|(last, healthy)| {
+            let addresses = (1..).zip(well).map(|(last, healthy)| {
                 let at = SocketAddr::from(([10, 0, 0, last], 80));
                 let weight = 10;
                 (target, at, Address { weight, healthy })
             });
+            let is_ill = !well.contains(&true);
             let told = Targets {
-                addresses: addresses.into(),
+                addresses: addresses.collect(),
+                unhealthy: is_ill.then_some(target).into_iter().collect(),
                 ..Targets::default()
             };
             let third = IpAddr::from([10, 0, 0, 3]);
@@ -330,7 +338,8 @@ mod tests {
             let states = addresses.iter().map(|one| one["health"].clone());
             states.collect::<Vec<_>>()
         };
-        let found = shown(1, None);
+        let one_ill = [true, false, true];
+        let found = shown(1, one_ill, None);
         assert_eq!(found["health"], "HEALTHY");
         assert_eq!(states(&found), ["HEALTHY", "UNHEALTHY", "HEALTHY"]);
         let first = json!({ "ip": "10.0.0.1", "port": 80, "health": "HEALTHY", "weight": 10 });
@@ -338,9 +347,19 @@ mod tests {
         let weight = json!({ "total": 30, "available": 20, "unavailable": 10 });
         assert_eq!(found["data"]["weight"], weight);
         // What an operator has said since counts at once.
-        let found = shown(1, Some(false));
+        let found = shown(1, one_ill, Some(false));
         assert_eq!(states(&found), ["HEALTHY", "UNHEALTHY", "UNHEALTHY"]);
-        let unchecked = states(&shown(0, None));
+        assert_eq!(found["health"], "HEALTHY");
+        for (well, said, expected) in [
+            ([false; 3], None, "UNHEALTHY"),
+            ([false; 3], Some(true), "HEALTHY"),
+            ([false, false, true], None, "HEALTHY"),
+            ([false, false, true], Some(false), "UNHEALTHY"),
+        ] {
+            let found = shown(1, well, said);
+            assert_eq!(found["health"], expected, "{well:?} {said:?}");
+        }
+        let unchecked = states(&shown(0, one_ill, None));
         assert_eq!(
             unchecked,
             ["HEALTHCHECKS_OFF", "UNHEALTHY", "HEALTHCHECKS_OFF"]
