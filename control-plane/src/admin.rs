@@ -72,6 +72,7 @@ use crate::status::{METRICS, Told, database};
 pub use access::Access;
 use access::Bounds;
 use answer::Answer;
+pub use answer::Headers;
 use audit::Asked;
 use endpoint::{Endpoint, Parent};
 use error::{NO_DATABASE, Refusal};
@@ -114,7 +115,7 @@ impl Admin {
     pub fn new(publisher: Publisher, id: Uuid, listeners: Vec<Listener>) -> Self {
         Self {
             publisher,
-            node: Arc::new(info::Node { id, listeners }),
+            node: Arc::new(info::Node::new(id, listeners)),
             clustering: None,
             names: Arc::default(),
             access: Access::default(),
@@ -216,7 +217,7 @@ async fn serve(State(admin): State<Admin>, request: Request) -> Response {
     admin.counters.end();
     let revision = admin.publisher.config().revision();
     admin.refused.note(asked, answer.status, revision);
-    let mut response = answer.respond(head, wished, started);
+    let mut response = answer.respond(head, wished, (started, &admin.node.headers));
     if stale || admin.publisher.is_stale() {
         // Others may have written what is not known here.
         let stale = HeaderValue::from_static("true");
@@ -273,8 +274,8 @@ impl Admin {
         let Some(Clustering { fleet, target }) = clustering else {
             return Ok(answer);
         };
-        let target = target.clone();
-        Ok(wait::until_served(fleet, target, self.rollouts.as_ref(), wait, answer).await)
+        let (target, rollouts) = (target.clone(), self.rollouts.as_ref());
+        Ok(wait::until_served(fleet, target, rollouts, wait, answer).await)
     }
 
     async fn answer_entity(
@@ -328,7 +329,7 @@ impl Admin {
             });
         }
         let body = match endpoint {
-            Endpoint::Root => info::root(&self.publisher, &self.node, self.access.is_enforced()),
+            Endpoint::Root => info::root(self),
             Endpoint::Status => {
                 let untold = || database(self.publisher.trouble().is_none(), None);
                 let database = self.told.as_ref().map_or_else(untold, Told::database);

@@ -8,9 +8,9 @@ use shared::listen::distinct;
 use shared::tls::ClusterFiles;
 
 use crate::StartError;
-use crate::admin::Access;
 use crate::admin::files::read_token;
 use crate::admin::listener::server_config;
+use crate::admin::{Access, Headers};
 use crate::config_sync;
 use crate::data_directory::store_path;
 use crate::opening;
@@ -26,6 +26,8 @@ pub(crate) struct Judged {
     pub(crate) admin_tls: Option<Arc<ServerConfig>>,
     /// Whom the Admin API answers.
     pub(crate) access: Access,
+    /// What it tells of itself.
+    pub(crate) headers: Headers,
 }
 
 /// Says what is wrong with `settings` and the files that they name, without making or changing any. What keeps nothing from
@@ -108,6 +110,7 @@ pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
             });
         }
     }
+    let headers = Headers::read(&settings.headers).map_err(StartError::Headers)?;
     let addresses = settings.addresses().map_err(StartError::Listeners)?;
     let mut consoles = addresses
         .iter()
@@ -162,5 +165,6 @@ pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
         files,
         admin_tls,
         access,
+        headers,
     })
 }

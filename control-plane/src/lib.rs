@@ -85,6 +85,9 @@ pub enum StartError {
     /// A list of addresses that contradicts itself.
     #[error("{0}")]
     Listeners(String),
+    /// `headers` names something unknown.
+    #[error("{0}")]
+    Headers(String),
     /// An address is in use or not ours.
     #[error("listening on {address} ({setting})")]
     Listen {
@@ -191,6 +194,7 @@ impl ControlPlane {
             files,
             admin_tls,
             access,
+            headers,
         } = judge(&settings)?;
         let others = settings.clone();
         let certificates = Certificates::follow(files, move || others.other_expiries())?;
@@ -219,7 +223,6 @@ impl ControlPlane {
         if let Some(board) = &mut board {
             presence::agree(board, id, &plan)?;
         }
-        let shared = board.as_ref().map(Board::rollouts);
         let revoker = Revoker::start(publisher.clone(), fleet.clone());
         let config_sync = config_sync::start(config_sync::Start {
             publisher: publisher.clone(),
@@ -230,7 +233,7 @@ impl ControlPlane {
             certificates,
             revoker: revoker.clone(),
             claims,
-            staging: settings.staging(shared),
+            staging: settings.staging(board.as_ref().map(Board::rollouts)),
         })?;
         let (target, rollouts) = (config_sync.target(), config_sync.rollouts());
         let staged = rollouts.plan.is_some();
@@ -252,6 +255,7 @@ impl ControlPlane {
             .with_exporter(exporter)
             .with_metrics(told.clone())
             .with_names(settings.admin_names, &settings.admin_gui_origins)
+            .with_headers(headers)
             .with_access(access)
             .with_provider_networks(settings.provider_networks)
             .router();
@@ -260,8 +264,8 @@ impl ControlPlane {
         let shown = [
             (console::router(router), false),
             (status::router(told), true),
-        ];
-        let shown = shown.map(|(router, apart)| Page { router, apart });
+        ]
+        .map(|(router, apart)| Page { router, apart });
         let pages = Pages::start(&mut sockets, pages.into_iter().zip(shown))?;
         addresses.extend(pages.addresses.clone());
         tell(settings.addresses_file.as_deref(), &addresses.into())?;

@@ -13,6 +13,7 @@ use shared::listen::{Listen, PlainListen};
 use shared::network::Network;
 use shared::telemetry::LogFormat;
 use shared::tls;
+use shared::told::USUAL;
 use url::Url;
 
 pub use self::listen::AdminListen;
@@ -120,6 +121,15 @@ pub struct Settings {
         value_parser = origin
     )]
     pub admin_gui_origins: Vec<String>,
+    /// Header fields that the Admin API adds to answers, as `headers` of data planes: `server_tokens` or `Server`,
+    /// `latency_tokens` or `X-Kong-Admin-Latency`, or `off`. What is for data planes alone is taken, too.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = USUAL,
+        value_name = "NAME,…"
+    )]
+    pub headers: Vec<String>,
     /// Addresses or CIDR blocks that OpenID providers may be asked at, besides public addresses, when an operator
     /// has a configuration checked or lists what was discovered. The same as on data planes.
     #[arg(long, value_delimiter = ',', value_name = "CIDR,…", value_parser = Network::of_list)]

@@ -15,6 +15,7 @@ use plugins::sessions::revocations::Revocations;
 use plugins::state::{CoreStates, NodeStates};
 use shared::clock::{UnixTime, monotonic};
 use shared::network::Network;
+use shared::told::Told;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::access_log::AccessLog;
@@ -37,7 +38,6 @@ use crate::quota::{Share, Stock};
 use crate::server::Date;
 use crate::settings::PortMap;
 use crate::timer::Timers;
-use crate::told::Told;
 use crate::trusted::{RealIp, TrustedPeers};
 use crate::unstored::Unstored;
 use crate::upstream::origins::Origins;

@@ -56,7 +56,6 @@ mod stream;
 mod streams;
 pub mod succession;
 mod timer;
-mod told;
 mod trusted;
 mod unstored;
 mod upstream;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use plugins::sessions::revocations::Revocations;
 use shared::clock::{UnixTime, monotonic};
 use shared::listen::distinct;
+use shared::told::Told;
 use tokio::sync::{mpsc, watch};
 
 use crate::access_log::{self, AccessLog, Format};
@@ -34,7 +35,6 @@ use crate::orders::{Orders, stopped};
 use crate::quota::Stock;
 use crate::settings::{Settings, StreamKind};
 use crate::status;
-use crate::told::Told;
 use crate::trusted::RealIp;
 use crate::unstored::Unstored;
 use crate::upstream::resolve::DnsConfig;

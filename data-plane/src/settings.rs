@@ -16,6 +16,7 @@ use crate::error::ErrorForm;
 use crate::listening::tls::CIPHER_SUITES;
 pub use crate::listening::tls::Cipher;
 pub use shared::listen::{Listen, PlainListen};
+use shared::told::USUAL;
 
 /// The program `wardgate-data-plane`.
 #[derive(Debug, Parser)]
@@ -288,7 +289,7 @@ pub struct Settings {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "server_tokens,latency_tokens,X-Kong-Request-Id",
+        default_value = USUAL,
         value_name = "NAME,…"
     )]
     pub headers: Vec<String>,

@@ -24,5 +24,6 @@ pub mod signature;
 pub mod snapshot;
 pub mod telemetry;
 pub mod tls;
+pub mod told;
 pub mod types;
 pub mod version;

@@ -1,5 +1,6 @@
 //! Responses of the Admin API, and the headers that all of them carry.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::response::Response;
@@ -7,10 +8,52 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 use shared::snapshot::Revision;
+use shared::told::{Told, USUAL};
 use shared::version::KONG_PRODUCT;
 
-use super::{newest, wait};
+use super::{Admin, newest, wait};
 use crate::fleet::Progress;
+
+/// What the Admin API tells of itself in header fields.
+#[derive(Clone, Debug)]
+pub struct Headers {
+    names: Arc<[String]>,
+    told: Told,
+}
+
+impl Headers {
+    /// What the setting `headers` names.
+    ///
+    /// # Errors
+    ///
+    /// A name that is unknown.
+    pub fn read(names: &[String]) -> Result<Self, String> {
+        let told = Told::parse(names, &[])?;
+        let names = names.iter().map(|name| name.trim().to_owned());
+        let names = names.filter(|name| !name.is_empty()).collect();
+        Ok(Self { names, told })
+    }
+
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        let usual: Vec<String> = USUAL.split(',').map(str::to_owned).collect();
+        Self::read(&usual).expect("what is usual is known")
+    }
+}
+
+impl Admin {
+    /// Tells `headers` of itself.
+    #[must_use]
+    pub fn with_headers(mut self, headers: Headers) -> Self {
+        Arc::make_mut(&mut self.node).headers = headers;
+        self
+    }
+}
 
 /// An answer before the headers that every answer has.
 #[derive(Debug)]
@@ -79,7 +122,7 @@ impl Answer {
         self,
         head: bool,
         wished: Option<HeaderValue>,
-        started: Instant,
+        (started, told): (Instant, &Headers),
     ) -> Response {
         let (body, length) = if let Some(written) = self.written {
             (written, None)
@@ -105,9 +148,13 @@ impl Answer {
                 headers.insert(header::CONTENT_LENGTH, length.into());
             }
         }
-        headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
-        let latency = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        headers.insert("x-kong-admin-latency", latency.into());
+        if told.told.server {
+            headers.insert(header::SERVER, HeaderValue::from_static(KONG_PRODUCT));
+        }
+        if told.told.admin_latency {
+            let latency = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            headers.insert("x-kong-admin-latency", latency.into());
+        }
         if let Some(kept) = self.cache_control {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(kept));
         }

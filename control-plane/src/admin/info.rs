@@ -10,15 +10,27 @@ use shared::machine::hostname;
 use shared::version::KONG_VERSION;
 use uuid::Uuid;
 
-use crate::publisher::Publisher;
+use super::{Admin, Headers};
 
 /// This process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node {
     /// Its id.
     pub(super) id: Uuid,
     /// Where the Admin API listens.
     pub(super) listeners: Vec<Listener>,
+    /// What it tells of itself.
+    pub(super) headers: Headers,
+}
+
+impl Node {
+    pub(super) fn new(id: Uuid, listeners: Vec<Listener>) -> Self {
+        Self {
+            id,
+            listeners,
+            headers: Headers::default(),
+        }
+    }
 }
 
 /// An address that the Admin API is served on.
@@ -54,7 +66,8 @@ impl Listener {
 }
 
 /// `/`: what decK, Kong Manager and the ingress controller read first.
-pub(super) fn root(publisher: &Publisher, node: &Node, enforced: bool) -> Value {
+pub(super) fn root(admin: &Admin) -> Value {
+    let node = &admin.node;
     let available: Map<String, Value> = registry::definitions()
         .iter()
         .map(|entry| {
@@ -62,7 +75,7 @@ pub(super) fn root(publisher: &Publisher, node: &Node, enforced: bool) -> Value 
             (entry.name.to_owned(), shown)
         })
         .collect();
-    let config = publisher.config();
+    let config = admin.publisher.config();
     let enabled: BTreeSet<String> = config
         .keys("plugins", Uuid::nil())
         .filter_map(|key| {
@@ -89,7 +102,8 @@ pub(super) fn root(publisher: &Publisher, node: &Node, enforced: bool) -> Value 
             "admin_listeners": node.listeners.iter().map(|one| one.shown()).collect::<Vec<_>>(),
             "admin_gui_listeners": [],
             "proxy_listeners": [],
-            "rbac": if enforced { "on" } else { "off" },
+            "headers": node.headers.names(),
+            "rbac": if admin.access.is_enforced() { "on" } else { "off" },
             "portal": false,
         },
     })

@@ -7,6 +7,7 @@ mod deck;
 mod entities;
 mod information;
 mod ingress;
+mod itself;
 mod leaks;
 mod noise;
 mod openid_connect;

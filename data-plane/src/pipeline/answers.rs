@@ -6,6 +6,7 @@ use plugins::exchange::Source;
 use shared::clock::monotonic;
 use shared::error_form::is_grpc;
 use shared::telemetry::chain;
+use shared::told::Told;
 use shared::version::KONG_PRODUCT;
 
 use super::Peer;
@@ -20,7 +21,6 @@ use crate::http1::head::is_bodiless;
 use crate::http1::headers::{Headers, View};
 use crate::http1::kind::Kind;
 use crate::http1::request::RequestHead;
-use crate::told::Told;
 
 static UPSTREAM_LATENCY: ToldField = ToldField::of("x-kong-upstream-latency: ");
 static PROXY_LATENCY: ToldField = ToldField::of("x-kong-proxy-latency: ");

@@ -1,5 +1,8 @@
 //! Header fields in which the gateway says something about itself: the settings `headers` and `headers_upstream` (Kong
-//! 3.9).
+//! 3.9). The Admin API's answers heed the first too.
+
+/// What `headers` says unless it is set.
+pub const USUAL: &str = "server_tokens,latency_tokens,X-Kong-Request-Id";
 
 /// Which fields are added.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -7,16 +10,25 @@
     clippy::struct_excessive_bools,
     reason = "each is a field that an operator switches"
 )]
-pub(crate) struct Told {
-    pub(crate) server: bool,
-    pub(crate) via: bool,
-    pub(crate) upstream_latency: bool,
-    pub(crate) proxy_latency: bool,
-    pub(crate) response_latency: bool,
-    pub(crate) upstream_status: bool,
-    /// To the client, and to the upstream.
-    pub(crate) request_id: bool,
-    pub(crate) request_id_upstream: bool,
+pub struct Told {
+    /// `Server`.
+    pub server: bool,
+    /// `Via`.
+    pub via: bool,
+    /// `X-Kong-Upstream-Latency`.
+    pub upstream_latency: bool,
+    /// `X-Kong-Proxy-Latency`.
+    pub proxy_latency: bool,
+    /// `X-Kong-Response-Latency`.
+    pub response_latency: bool,
+    /// `X-Kong-Admin-Latency`.
+    pub admin_latency: bool,
+    /// `X-Kong-Upstream-Status`.
+    pub upstream_status: bool,
+    /// `X-Kong-Request-Id` to the client.
+    pub request_id: bool,
+    /// The same to the upstream.
+    pub request_id_upstream: bool,
 }
 
 impl Told {
@@ -26,29 +38,35 @@ impl Told {
         upstream_latency: false,
         proxy_latency: false,
         response_latency: false,
+        admin_latency: false,
         upstream_status: false,
         request_id: false,
         request_id_upstream: false,
     };
 
-    /// Reads the two settings; the error names the setting.
-    pub(crate) fn parse(headers: &[String], upstream: &[String]) -> Result<Self, String> {
+    /// Reads the two settings.
+    ///
+    /// # Errors
+    ///
+    /// A name that is unknown, with its setting.
+    pub fn parse(headers: &[String], upstream: &[String]) -> Result<Self, String> {
         let mut told = Self::NOTHING;
         for name in names(headers) {
             match &*name {
-                // The last is of the Admin API, which shares the setting in Kong.
-                "off" | "x-kong-admin-latency" => {}
+                "off" => {}
                 "server_tokens" => (told.server, told.via) = (true, true),
                 "latency_tokens" => {
                     told.upstream_latency = true;
                     told.proxy_latency = true;
                     told.response_latency = true;
+                    told.admin_latency = true;
                 }
                 "server" => told.server = true,
                 "via" => told.via = true,
                 "x-kong-upstream-latency" => told.upstream_latency = true,
                 "x-kong-proxy-latency" => told.proxy_latency = true,
                 "x-kong-response-latency" => told.response_latency = true,
+                "x-kong-admin-latency" => told.admin_latency = true,
                 "x-kong-upstream-status" => told.upstream_status = true,
                 "x-kong-request-id" => told.request_id = true,
                 _ => return Err(format!("headers: unknown name `{name}`")),
@@ -90,6 +108,7 @@ mod tests {
         assert_eq!(off, Told::NOTHING);
         let latency = parse(&["latency_tokens"], &[]).unwrap();
         assert!(latency.proxy_latency && latency.upstream_latency && latency.response_latency);
+        assert!(latency.admin_latency);
         assert!(!latency.server && !latency.via && !latency.request_id);
         let single = parse(&["Via", " X-Kong-Upstream-Status"], &["X-Kong-Request-Id"]).unwrap();
         assert!(single.via && single.upstream_status && single.request_id_upstream);
