@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use http::uri::Authority;
-use http::{Method, StatusCode, Uri, header};
+use http::{Method, StatusCode, Uri, Version, header};
 
 use super::characters::fits_in_text;
 use super::fields::{self, Fields};
@@ -33,6 +33,8 @@ pub(crate) fn is_bodiless(status: StatusCode) -> bool {
 /// A response's head and what follows from it.
 #[derive(Debug)]
 pub(crate) struct ResponseHead {
+    /// The version of HTTP that it came by.
+    pub(crate) version: Version,
     pub(crate) status: StatusCode,
     /// What the server calls a status that has no registered name.
     pub(crate) reason: Option<Box<[u8]>>,
@@ -145,6 +147,11 @@ pub(crate) fn take_response(
             !connection.close
         };
     Ok(Some(ResponseHead {
+        version: if http10 {
+            Version::HTTP_10
+        } else {
+            Version::HTTP_11
+        },
         status,
         reason,
         headers: Headers::Raw(fields),

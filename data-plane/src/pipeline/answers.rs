@@ -38,6 +38,7 @@ pub(super) fn sign(returned: &mut Returned<ResponseBody>, record: &Record) {
     let told = record.core.node.told;
     // A server that was asked in vain was asked all the same.
     let asked = progress.proxy_latency.zip(progress.upstream_latency);
+    let version = progress.upstream_version;
     let answered = progress.source == Source::Service;
     if !answered && told.server && !returned.map().contains_key(header::SERVER) {
         returned.tell(&SERVER, KONG_PRODUCT.as_bytes());
@@ -46,10 +47,10 @@ pub(super) fn sign(returned: &mut Returned<ResponseBody>, record: &Record) {
         match &returned.headers {
             Headers::Raw(_) => {
                 let mut signature = record.core.signature.borrow_mut();
-                returned.lines(signature.lines(told, latencies));
+                returned.lines(signature.lines(told, version, latencies));
             }
             Headers::Map(headers) => {
-                let via = told.via.then(|| fields::via(headers, Version::HTTP_11));
+                let via = told.via.then(|| fields::via(headers, version));
                 tell_latencies(told, latencies, |field, value| returned.tell(field, value));
                 if let Some(via) = via {
                     returned.map().insert(header::VIA, via);
@@ -80,21 +81,21 @@ pub(super) fn sign(returned: &mut Returned<ResponseBody>, record: &Record) {
 /// The lines that a core has told of its last answer that came from a server, which it nearly always tells of the next.
 #[derive(Debug, Default)]
 pub(crate) struct Signature {
-    /// Milliseconds in the gateway, and until the server has answered.
-    latencies: Option<(u64, u64)>,
+    /// The version of HTTP that the server has answered by, and milliseconds in the gateway and until then.
+    of: Option<(Version, (u64, u64))>,
     lines: Vec<u8>,
 }
 
 impl Signature {
-    /// The lines for an answer with `latencies`. What is `told` must be the same each time.
-    fn lines(&mut self, told: Told, latencies: (u64, u64)) -> &[u8] {
-        if self.latencies != Some(latencies) {
-            self.latencies = Some(latencies);
+    /// The lines for an answer by `version` with `latencies`. What is `told` must be the same each time.
+    fn lines(&mut self, told: Told, version: Version, latencies: (u64, u64)) -> &[u8] {
+        if self.of != Some((version, latencies)) {
+            self.of = Some((version, latencies));
             self.lines.clear();
             let lines = &mut self.lines;
             tell_latencies(told, latencies, |field, value| field.write(lines, value));
             if told.via {
-                VIA.write(lines, fields::own_via(Version::HTTP_11).as_bytes());
+                VIA.write(lines, fields::own_via(version).as_bytes());
             }
         }
         &self.lines
@@ -247,24 +248,39 @@ mod tests {
             let names: Vec<_> = headers.iter().map(|name| (*name).to_owned()).collect();
             Told::parse(&names, &[]).unwrap()
         };
-        let via = format!("via: 1.1 {KONG_PRODUCT}\r\n");
+        let via = |version| format!("via: {version} {KONG_PRODUCT}\r\n");
         let both = |proxy, upstream| {
             format!("x-kong-upstream-latency: {upstream}\r\nx-kong-proxy-latency: {proxy}\r\n")
         };
         let mut signature = Signature::default();
-        for (proxy, upstream) in [(0, 0), (0, 7), (0, 7), (7, 0), (12, 345)] {
-            let lines = signature.lines(told(&["latency_tokens", "via"]), (proxy, upstream));
-            assert_eq!(
-                lines,
-                [both(proxy, upstream), via.clone()].concat().as_bytes()
-            );
+        for (version, proxy, upstream) in [
+            ("1.1", 0, 0),
+            ("1.1", 0, 7),
+            ("1.1", 0, 7),
+            ("1.1", 7, 0),
+            ("1.0", 7, 0),
+            ("1.1", 12, 345),
+        ] {
+            let by = if version == "1.0" {
+                Version::HTTP_10
+            } else {
+                Version::HTTP_11
+            };
+            let lines = signature.lines(told(&["latency_tokens", "via"]), by, (proxy, upstream));
+            let expected = both(proxy, upstream) + &via(version);
+            assert_eq!(str::from_utf8(lines).unwrap(), expected);
         }
         let lines = |headers: &[&str]| {
             let mut signature = Signature::default();
-            String::from_utf8(signature.lines(told(headers), (1, 2)).to_vec()).unwrap()
+            String::from_utf8(
+                signature
+                    .lines(told(headers), Version::HTTP_11, (1, 2))
+                    .to_vec(),
+            )
+            .unwrap()
         };
         assert_eq!(lines(&["off"]), "");
-        assert_eq!(lines(&["server_tokens"]), via);
+        assert_eq!(lines(&["server_tokens"]), via("1.1"));
         assert_eq!(
             lines(&["x-kong-proxy-latency"]),
             "x-kong-proxy-latency: 1\r\n"

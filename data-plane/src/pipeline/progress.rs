@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use http::StatusCode;
+use http::{StatusCode, Version};
 use plugins::exchange::{Source, Try};
 use shared::clock::monotonic;
 
@@ -18,6 +18,8 @@ pub(crate) struct Progress {
     pub(crate) proxy_latency: Option<u64>,
     pub(crate) upstream_latency: Option<u64>,
     pub(crate) upstream_status: Option<StatusCode>,
+    /// The version of HTTP that it answered by.
+    pub(crate) upstream_version: Version,
     /// When the upstream answered.
     pub(crate) answered_at: Option<Instant>,
     /// Whether all of the answer has gone in that moment.
@@ -37,6 +39,7 @@ impl Progress {
             proxy_latency: None,
             upstream_latency: None,
             upstream_status: None,
+            upstream_version: Version::HTTP_11,
             answered_at: None,
             at_once: false,
             trail: None,

@@ -270,6 +270,7 @@ fn settle(
 ) -> Returned<ResponseBody> {
     progress.source = Source::Service;
     progress.upstream_status = Some(answer.head.status);
+    progress.upstream_version = answer.head.version;
     // What the server was asked for may be another method than what the client is waiting for.
     let mut returned = forward::response(answer, sent.method, takes_trailers);
     if *sent.method == Method::HEAD && *sent.asked != Method::HEAD {

@@ -283,6 +283,7 @@ pub(crate) async fn exchange(
     passing.borrow_mut().keep_nothing();
     let (parts, body) = response.into_parts();
     let head = ResponseHead {
+        version: Version::HTTP_2,
         status: parts.status,
         reason: None,
         headers: Headers::Map(parts.headers),

@@ -19,11 +19,15 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::gateway::{ask, configuration, plugin, start, stop};
 use crate::http2::{Body, run};
 
+/// What stands in `Via` of a message that came by HTTP/2.
+const BY_HTTP2: &str = "2 kong/3.9.1";
+
 /// Sends each message back as it comes, then the status in trailers.
 async fn echo(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let authority = request.uri().authority().unwrap().to_string();
     let path = request.uri().path().to_owned();
-    let te = request.headers().get("te").cloned();
+    let field = |name| request.headers().get(name).cloned();
+    let (te, via) = (field("te"), field("via"));
     let mut body = request.into_body();
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(4);
     tokio::spawn(async move {
@@ -44,8 +48,10 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Body>, Infallible> 
     let headers = response.headers_mut();
     headers.insert("content-type", "application/grpc".parse().unwrap());
     headers.insert("x-path", path.parse().unwrap());
-    if let Some(te) = te {
-        headers.insert("x-te", te);
+    for (name, value) in [("x-te", te), ("x-via", via)] {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
     }
     Ok(response)
 }
@@ -205,6 +211,9 @@ fn messages_pass_both_ways_as_they_come_with_status_in_trailers() {
         assert_eq!(response.headers()["x-path"], "/hello.Hello/Say");
         assert_eq!(response.headers()["x-te"], "trailers");
         assert!(response.headers().contains_key("x-kong-upstream-latency"));
+        for name in ["x-via", "via"] {
+            assert_eq!(response.headers()[name], BY_HTTP2, "{name}");
+        }
         let mut body = response.into_body();
         // The first message is back before the second is sent.
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -254,6 +263,9 @@ fn a_service_of_grpcs_is_asked_through_tls() {
             let response = client.send_request(request).await.unwrap();
             // A failure is all head.
             let told = response.headers().get("grpc-status").cloned();
+            if !verify {
+                assert_eq!(response.headers()["via"], BY_HTTP2);
+            }
             let trailers = response.into_body().collect().await.unwrap();
             let trailers = trailers.trailers().cloned().unwrap_or_default();
             let told = told.or_else(|| trailers.get("grpc-status").cloned());
