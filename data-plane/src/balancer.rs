@@ -22,7 +22,7 @@ pub(crate) mod tests;
 pub(crate) mod watch;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -75,11 +75,14 @@ impl Balancers {
             .iter()
             .map(|config| match known.get(&config.id) {
                 Some(balancer) if balancer.config == *config => Arc::clone(balancer),
-                Some(before) => Arc::new(Balancer::new(
-                    Arc::clone(config),
-                    Arc::clone(&before.peers),
-                    Arc::clone(&before.position),
-                )),
+                Some(before) => {
+                    before.peers.follow(before.config.checked, config.checked);
+                    Arc::new(Balancer::new(
+                        Arc::clone(config),
+                        Arc::clone(&before.peers),
+                        Arc::clone(&before.position),
+                    ))
+                }
                 None => Arc::new(Balancer::new(
                     Arc::clone(config),
                     Arc::new(Peers::new(Arc::clone(&self.turned))),
@@ -101,6 +104,8 @@ struct Peers {
     all: Mutex<HashMap<PeerKey, (Arc<Peer>, LastSeen)>>,
     /// Grows whenever the health of any changes.
     version: AtomicU64,
+    /// Whether all checks have been switched off.
+    unchecked: AtomicBool,
     /// What operators have said of those that are not known yet, by its id.
     said: Mutex<HashMap<Uuid, Revocation>>,
     /// See [`Balancers::turned`].
@@ -292,7 +297,12 @@ impl Balancer {
     /// Notes what has become of a request to `peer`, or of a check.
     pub(crate) fn report(&self, peer: &Peer, event: Event, thresholds: &Thresholds) {
         if let Some(healthy) = peer.report(event, thresholds) {
+            // It may have begun while there were checks.
+            let is_late = self.peers.unchecked.load(Ordering::Relaxed) && peer.forgets_checks();
             self.peers.change(false);
+            if is_late {
+                return;
+            }
             let (upstream, host) = (&self.config.name, &peer.key.host);
             let (address, port) = (peer.key.address, peer.key.port);
             tracing::warn!(upstream, host, %address, port, healthy, "the health of a target has changed");
@@ -311,8 +321,24 @@ impl Peers {
         Self {
             all: Mutex::default(),
             version: AtomicU64::new(0),
+            unchecked: AtomicBool::new(false),
             said: Mutex::default(),
             turned,
+        }
+    }
+
+    /// What checks have found ends with them, if there `were` any and `are` none: nothing would take it back.
+    fn follow(&self, were: bool, are: bool) {
+        if are || were {
+            self.unchecked.store(!are, Ordering::Relaxed);
+        }
+        if are || !were {
+            return;
+        }
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let found_ill = all.values().filter(|(peer, _)| peer.forgets_checks());
+        if found_ill.count() > 0 {
+            self.change(false);
         }
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct Peer {
     pub(crate) busy: AtomicU32,
     pub(crate) latency: Latency,
     healthy: AtomicBool,
+    /// Whether it was set by hand.
+    by_hand: AtomicBool,
     /// Whether a success has nothing to change.
     spotless: AtomicBool,
     counters: Mutex<Counters>,
@@ -96,6 +98,7 @@ impl Peer {
             busy: AtomicU32::new(0),
             latency: Latency::default(),
             healthy: AtomicBool::new(true),
+            by_hand: AtomicBool::new(false),
             spotless: AtomicBool::new(true),
             counters: Mutex::default(),
             told: Mutex::default(),
@@ -144,6 +147,7 @@ impl Peer {
             return None;
         }
         *counters = Counters::default();
+        self.by_hand.store(false, Ordering::Relaxed);
         self.healthy.store(becomes, Ordering::Relaxed);
         self.spotless.store(becomes, Ordering::Relaxed);
         Some(becomes)
@@ -161,10 +165,20 @@ impl Peer {
         true
     }
 
-    /// Sets the health, and begins to count anew.
+    /// Is healthy again if checks have found that it is not: there are none any more that could find otherwise. Whether it was so.
+    pub(super) fn forgets_checks(&self) -> bool {
+        let found_ill = !self.is_healthy() && !self.by_hand.load(Ordering::Relaxed);
+        if found_ill {
+            self.set_health(true);
+        }
+        found_ill
+    }
+
+    /// Sets the health by hand, and begins to count anew.
     pub(super) fn set_health(&self, healthy: bool) {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         *counters = Counters::default();
+        self.by_hand.store(true, Ordering::Relaxed);
         self.healthy.store(healthy, Ordering::Relaxed);
         self.spotless.store(healthy, Ordering::Relaxed);
     }

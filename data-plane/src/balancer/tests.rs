@@ -1,5 +1,7 @@
 //! Balancing without sockets.
 
+mod ended;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
