@@ -147,16 +147,7 @@ impl Synchroniser {
     /// Tells Redis every so often, until nobody is due any more.
     async fn tell_until_idle(&self, host: &impl Host) {
         loop {
-            let pause = {
-                let work = self.lock();
-                let least = if work.failing {
-                    PATIENCE
-                } else {
-                    Duration::ZERO
-                };
-                work.rate.max(least)
-            };
-            host.sleep(pause).await;
+            self.pause(host).await;
             {
                 let mut work = self.lock();
                 work.telling = !work.due.is_empty();
@@ -168,16 +159,31 @@ impl Synchroniser {
         }
     }
 
+    /// Waits until Redis is to be told. How often that is may change meanwhile, and a server that is out of reach is tried sooner.
+    async fn pause(&self, host: &impl Host) {
+        let mut waited = Duration::ZERO;
+        loop {
+            let part = self.lock().pause().saturating_sub(waited).min(PATIENCE);
+            host.sleep(part).await;
+            waited += part;
+            if waited >= self.lock().pause() {
+                return;
+            }
+        }
+    }
+
     /// Tells Redis of all who are due, or as far as the server takes it.
     pub(super) async fn tell(&self, host: &impl Host) {
         let _turn = self.turn.lock().await;
-        let mut due = {
+        let (mut due, failing) = {
             let mut work = self.lock();
             work.under_way = work.due.len();
-            take(&mut work.due)
+            (take(&mut work.due), work.failing)
         };
         let mut told = 0;
-        for part in due.chunks(AT_ONCE) {
+        // A server that was out of reach has but a moment: what it then does not answer in time may count, and is told again.
+        let (first, others) = due.split_at(usize::from(failing).min(due.len()));
+        for part in first.chunks(1).chain(others.chunks(AT_ONCE)) {
             told += part.len();
             if !self.exchange(host, part).await {
                 break;
@@ -257,6 +263,11 @@ impl Synchroniser {
 }
 
 impl Work {
+    /// How long the server is not told anything.
+    const fn pause(&self) -> Duration {
+        if self.failing { PATIENCE } else { self.rate }
+    }
+
     /// Notes whether the server could be reached.
     fn note(&mut self, failure: Option<&RedisError>) {
         if replace(&mut self.failing, failure.is_some()) != failure.is_some() {

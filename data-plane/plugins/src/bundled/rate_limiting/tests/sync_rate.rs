@@ -109,10 +109,20 @@ type Counting = Pin<Box<dyn Future<Output = Result<Usage, RedisError>>>>;
 
 /// One of the plugin `instance`.
 fn counting(host: &FakeHost, filter: &Rc<RateLimitingFilter>, instance: Uuid) -> Counting {
+    counting_of(host, filter, instance, "a")
+}
+
+/// The same of the client `name`.
+fn counting_of(
+    host: &FakeHost,
+    filter: &Rc<RateLimitingFilter>,
+    instance: Uuid,
+    name: &'static str,
+) -> Counting {
     let (host, filter) = (host.clone(), Rc::clone(filter));
     Box::pin(async move {
         let (server, rate) = (filter.remote.as_ref().unwrap(), filter.sync_rate.unwrap());
-        let client = (instance, "a");
+        let client = (instance, name);
         synchronised::count(&host, server, client, &filter.limits, (rate, false)).await
     })
 }
@@ -389,6 +399,38 @@ fn a_window_that_ends_while_redis_is_told_takes_nothing_from_the_next() {
     }
     host.run(host.sleep(Duration::from_secs(10)));
     assert_eq!(host.run(before(&host, &filter)), 3);
+}
+
+#[test]
+fn a_rate_that_is_lowered_is_heeded_though_the_old_one_is_long() {
+    let host = FakeHost::default();
+    let told = redis_with(&host, 0);
+    host.run(before(&host, &hourly(9, 3600.0)));
+    host.run(host.sleep(Duration::from_secs(1)));
+    host.run(before(&host, &hourly(9, 1.0)));
+    host.run(host.sleep(Duration::from_secs(10)));
+    assert_eq!(told.get(), 2);
+}
+
+#[test]
+fn a_server_that_is_back_is_told_soon_however_long_the_rate_is_and_with_little_first() {
+    let host = FakeHost::default();
+    let filter = hourly(9, 3600.0);
+    for client in ["a", "b", "c"] {
+        let counting = counting_of(&host, &filter, Uuid::nil(), client);
+        host.run(counting).unwrap();
+    }
+    let parts: Rc<RefCell<Vec<usize>>> = Rc::default();
+    let heard = Rc::clone(&parts);
+    host.connect_redis(Rc::new(move |commands| {
+        let counts = commands
+            .iter()
+            .filter(|command| *command.0[0] == *b"INCRBY");
+        heard.borrow_mut().push(counts.count());
+        Ok(commands.iter().map(|_| Reply::Integer(1)).collect())
+    }));
+    host.run(host.sleep(Duration::from_secs(20)));
+    assert_eq!(*parts.borrow(), [1, 2]);
 }
 
 #[test]
