@@ -21,6 +21,9 @@ use crate::orders::{Orders, changed};
 const SELDOM: Duration = Duration::from_millis(250);
 const OFTEN: Duration = Duration::from_millis(10);
 
+/// How long there must be enough before that is logged: where new clients take what is let go of, it runs short again and again.
+const ENOUGH: Duration = Duration::from_secs(5);
+
 /// How fast clients fill memory, in bytes a second, at worst.
 const FILLED: u64 = 1 << 30;
 
@@ -96,9 +99,10 @@ impl Drop for Held {
 }
 
 /// How short memory is.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Pressure {
     /// There is enough.
+    #[default]
     None,
     /// Connections without a request are closed.
     High,
@@ -118,6 +122,14 @@ impl Pressure {
             Self::None
         }
     }
+
+    const fn level(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::High => 1,
+            Self::Critical => 2,
+        }
+    }
 }
 
 /// What is known of the memory.
@@ -135,16 +147,42 @@ impl Memory {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn note(&self, pressure: Pressure) {
-        let level = match pressure {
-            Pressure::None => 0,
-            Pressure::High => 1,
-            Pressure::Critical => 2,
-        };
-        let before = self.0.swap(level, Ordering::Relaxed);
-        if level > before {
-            tracing::warn!(level, "memory runs short");
-        } else if level == 0 && before > 0 {
+    pub(crate) fn note(&self, pressure: Pressure) {
+        self.0.store(pressure.level(), Ordering::Relaxed);
+    }
+}
+
+/// What the log has been told of a shortage.
+#[derive(Debug, Default)]
+struct Logged {
+    worst: Pressure,
+    enough_since: Option<Instant>,
+}
+
+impl Logged {
+    /// Whether `pressure`, at `now`, is news.
+    fn is_news(&mut self, pressure: Pressure, now: Instant) -> bool {
+        if pressure > Pressure::None {
+            self.enough_since = None;
+            let worse = pressure > self.worst;
+            self.worst = self.worst.max(pressure);
+            return worse;
+        }
+        let since = *self.enough_since.get_or_insert(now);
+        let is_over = self.worst > Pressure::None && now.saturating_duration_since(since) >= ENOUGH;
+        if is_over {
+            self.worst = Pressure::None;
+        }
+        is_over
+    }
+
+    fn note(&mut self, pressure: Pressure, now: Instant) {
+        if !self.is_news(pressure, now) {
+            return;
+        }
+        if pressure > Pressure::None {
+            tracing::warn!(level = pressure.level(), "memory runs short");
+        } else {
             tracing::info!("memory suffices again");
         }
     }
@@ -156,10 +194,12 @@ pub(crate) async fn watch(node: Arc<Node>, orders: watch::Sender<Orders>) -> Inf
         return std::future::pending().await;
     };
     let mut shed: Option<(Instant, Pressure)> = None;
+    let mut logged = Logged::default();
     loop {
         let used = resident_bytes();
         let pressure = Pressure::of(used, limit);
         node.memory.note(pressure);
+        logged.note(pressure, monotonic());
         // As soon as it gets worse, and as long as it does not get better.
         let due = shed.is_none_or(|(at, before)| pressure > before || at.elapsed() >= SELDOM);
         if pressure >= Pressure::High && due {
@@ -246,6 +286,31 @@ mod tests {
         check(949, Pressure::High);
         check(950, Pressure::Critical);
         check(5000, Pressure::Critical);
+    }
+
+    #[test]
+    fn a_shortage_that_comes_and_goes_is_logged_once() {
+        use Pressure::{Critical, High, None};
+        let start = monotonic();
+        let mut logged = Logged::default();
+        for (seconds, pressure, expected) in [
+            (0, None, false),
+            (9, None, false),
+            (10, High, true),
+            (11, None, false),
+            (12, High, false),
+            (13, Critical, true),
+            (14, High, false),
+            (15, Critical, false),
+            (16, None, false),
+            (20, None, false),
+            (21, None, true),
+            (22, None, false),
+            (23, Critical, true),
+        ] {
+            let now = start + Duration::from_secs(seconds);
+            assert_eq!(logged.is_news(pressure, now), expected, "{seconds}");
+        }
     }
 
     #[test]

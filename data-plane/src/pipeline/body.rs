@@ -136,3 +136,91 @@ impl BodySource for Body {
         self.read_all(limit, false).boxed_local()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::limits::Limits;
+    use crate::live::Live;
+    use crate::memory::Pressure;
+    use crate::proxy::Proxy;
+    use crate::settings::Settings;
+
+    /// What a client sends in two parts, on a core of a node with so much room for what has not begun.
+    fn with_body(room: usize, check: impl AsyncFnOnce(Body, &Core)) {
+        let settings = Settings {
+            proxy_listen: Vec::new(),
+            proxy_tls_listen: vec!["off".parse().unwrap()],
+            status_listen: Vec::new(),
+            access_log: "off".to_owned(),
+            workers: 1,
+            ..Settings::default()
+        };
+        let limits = Limits {
+            held_room: room,
+            ..Limits::default()
+        };
+        let proxy = Proxy::start_with(&settings, limits, Live::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let checking = async {
+            let core = Core::new(Arc::clone(proxy.node()), Arc::default());
+            let part = |text: &'static str, rest| {
+                RequestBody::Read(Bytes::from_static(text.as_bytes()), Box::new(rest))
+            };
+            let sent = part("one,", part("two", RequestBody::Empty));
+            check(Body::new(sent, Rc::clone(&core)), &core).await;
+        };
+        runtime.block_on(LocalSet::new().run_until(checking));
+    }
+
+    /// What goes upstream.
+    async fn upstream(mut body: Body) -> Bytes {
+        let (mut whole, mut sent) = (body.whole(), Vec::new());
+        while let Some(frame) = std::future::poll_fn(|cx| whole.poll_frame(cx)).await {
+            sent.extend(frame.unwrap().into_data().unwrap());
+        }
+        sent.into()
+    }
+
+    #[test]
+    fn what_is_held_back_ends_once_memory_is_gone() {
+        with_body(usize::MAX, async |mut body, core| {
+            core.node.memory.note(Pressure::Critical);
+            let held = body.hold(64).await;
+            assert!(matches!(held, Err(GatewayError::Overloaded)), "{held:?}");
+        });
+        with_body(usize::MAX, async |mut body, core| {
+            core.node.memory.note(Pressure::High);
+            body.hold(64).await.unwrap();
+            assert_eq!(body.length(), Some(7));
+            assert_eq!(upstream(body).await, "one,two");
+        });
+    }
+
+    #[test]
+    fn what_filters_read_goes_upstream_whole_whatever_memory_is_left() {
+        with_body(0, async |mut body, core| {
+            core.node.memory.note(Pressure::Critical);
+            assert!(matches!(body.read(3).await, Err(BodyError::TooLarge(3))));
+            assert_eq!(body.read(64).await.unwrap(), "one,two");
+            body.hold(64).await.unwrap();
+            assert_eq!(upstream(body).await, "one,two");
+        });
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_streams() {
+        with_body(5, async |mut body, _| {
+            body.hold(64).await.unwrap();
+            assert_eq!(body.length(), None);
+            assert_eq!(upstream(body).await, "one,two");
+        });
+    }
+}
