@@ -1,17 +1,17 @@
 //! The node's own core. It serves no client, begins with the first work that it is given, and outlives those that do.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
 use plugins::bundled::rate_limiting;
 use plugins::host::Host as _;
-use tokio::runtime::LocalOptions;
+use tokio::runtime::LocalRuntime;
 use tokio::sync::{mpsc, watch};
 
 use crate::core::{Core, Node};
 use crate::host::CoreHost;
+use crate::memory;
 use crate::orders::{Orders, stopped};
 
 /// Work for that core.
@@ -22,20 +22,20 @@ const LAST_COUNTS: Duration = Duration::from_secs(2);
 
 /// Does the `work` of `node` until nobody holds a receiver of `cores`: each of those that serve clients does until it ends.
 pub(crate) fn run(
+    runtime: &LocalRuntime,
     node: Arc<Node>,
     mut work: mpsc::UnboundedReceiver<Work>,
     mut orders: watch::Receiver<Orders>,
     cores: watch::Sender<()>,
-) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())?;
+) {
     runtime.block_on(async move {
         let first = tokio::select! {
             biased;
             first = work.recv() => first,
             () = cores.closed() => return,
         };
+        // It is the one that forgets the clients of all.
+        tokio::task::spawn_local(memory::give_back(orders.clone()));
         // What it counts is of nobody's requests.
         let host = CoreHost::new(Core::new(node, Arc::default()));
         let begin = |work: Option<Work>| {
@@ -62,5 +62,4 @@ pub(crate) fn run(
             tracing::warn!("counts of rate limits are lost: Redis did not accept them in time");
         }
     });
-    Ok(())
 }

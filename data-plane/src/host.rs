@@ -343,7 +343,7 @@ impl Host for CoreHost {
         &self,
         task: impl FnOnce(Self) -> LocalBoxFuture<'static, ()> + Send + 'static,
     ) {
-        // Where that core has ended, so have those that serve clients.
+        // The node does not start without that core, which ends after those that serve clients.
         let _ = self.0.node.background.send(Box::new(task));
     }
 

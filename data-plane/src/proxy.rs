@@ -12,6 +12,7 @@ use plugins::sessions::revocations::Revocations;
 use shared::clock::{UnixTime, monotonic};
 use shared::listen::distinct;
 use shared::told::Told;
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
 
 use crate::access_log::{self, AccessLog, Format};
@@ -211,13 +212,16 @@ impl Proxy {
         let threads = start_cores(&node, of_cores, &ordered, work)?;
         {
             let (node, orders) = (Arc::clone(&node), orders.clone());
-            spawn("watch".to_owned(), move || watch_over(node, orders))?;
+            spawn("watch".to_owned(), move |runtime| {
+                watch_over(&runtime, node, orders);
+                Ok(())
+            })?;
         }
         for socket in status {
             // Not joined: it answers until the rest has stopped.
             let (node, ordered) = (Arc::clone(&node), status_ordered.clone());
-            spawn("status".to_owned(), move || {
-                serve_status(node, socket, ordered, succeeds)
+            spawn("status".to_owned(), move |runtime| {
+                serve_status(&runtime, node, socket, ordered, succeeds)
             })?;
         }
         Ok(Self {
@@ -360,28 +364,22 @@ fn real_ip(settings: &Settings) -> Result<RealIp, ProxyError> {
 }
 
 /// Looks after the targets of upstreams, and after the memory, until the node stops.
-fn watch_over(node: Arc<Node>, orders: watch::Sender<Orders>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+fn watch_over(runtime: &LocalRuntime, node: Arc<Node>, orders: watch::Sender<Orders>) {
     runtime.block_on(async {
         tokio::select! {
             () = crate::balancer::watch::run(Arc::clone(&node), orders.subscribe()) => {}
             never = memory::watch(node, orders) => match never {},
         }
     });
-    Ok(())
 }
 
 fn serve_status(
+    runtime: &LocalRuntime,
     node: Arc<Node>,
     socket: std::net::TcpListener,
     mut orders: watch::Receiver<Orders>,
     succeeds: bool,
 ) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     runtime.block_on(async move {
         let listener = tokio::net::TcpListener::from_std(socket)?;
         tokio::select! {
@@ -411,24 +409,50 @@ fn start_cores(
     for (number, (own, metrics)) in of_cores.into_iter().zip(&node.metrics).enumerate() {
         let (metrics, orders, core) = (Arc::clone(metrics), orders.clone(), core.clone());
         let node = Arc::clone(node);
-        let worker = move || {
+        let worker = move |runtime: LocalRuntime| {
             let _core = core;
-            run(node, metrics, own, orders)
+            let outcome = run(&runtime, node, metrics, own, orders);
+            drop(runtime);
+            outcome
         };
         threads.push(spawn(format!("proxy-{number}"), worker)?);
     }
     let (node, orders) = (Arc::clone(node), orders.clone());
-    let background = move || background::run(node, work, orders, cores);
+    let background = move |runtime: LocalRuntime| {
+        background::run(&runtime, node, work, orders, cores);
+        Ok(())
+    };
     threads.push(spawn("background".to_owned(), background)?);
     Ok(threads)
 }
 
+/// Starts a thread that does `work` on a runtime of its own. A node that has no descriptors for all of its threads is not to
+/// start: clients would wait at the sockets of those that are missing.
 fn spawn(
     name: String,
-    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+    work: impl FnOnce(LocalRuntime) -> io::Result<()> + Send + 'static,
 ) -> Result<JoinHandle<io::Result<()>>, ProxyError> {
-    std::thread::Builder::new()
-        .name(name)
-        .spawn(work)
-        .map_err(ProxyError::Thread)
+    let (begins, begun) = std::sync::mpsc::sync_channel(1);
+    let thread = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                // It is waited for.
+                let _ = begins.send(Err(error));
+                return Ok(());
+            }
+        };
+        let _ = begins.send(Ok(()));
+        work(runtime)
+    };
+    let thread = std::thread::Builder::new().name(name).spawn(thread);
+    let thread = thread.map_err(ProxyError::Thread)?;
+    let begun = begun
+        .recv()
+        .unwrap_or_else(|error| Err(io::Error::other(error)));
+    begun.map_err(ProxyError::Thread)?;
+    Ok(thread)
 }

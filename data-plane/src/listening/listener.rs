@@ -13,7 +13,7 @@ use shared::clock::monotonic;
 use shared::telemetry::chain;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::LocalOptions;
+use tokio::runtime::LocalRuntime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -73,15 +73,13 @@ pub(crate) struct OfCore {
 /// Serves `own` on this thread until `orders` says so and every exchange has ended, or the time for that is
 /// over.
 pub(crate) fn run(
+    runtime: &LocalRuntime,
     node: Arc<Node>,
     metrics: Arc<Metrics>,
     own: OfCore,
     orders: watch::Receiver<Orders>,
 ) -> io::Result<()> {
     let drain = node.drain;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())?;
     runtime.block_on(async move {
         let core = Core::new(node, metrics);
         // Every connection holds a receiver; all are gone when the last has ended.
