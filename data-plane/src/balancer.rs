@@ -21,7 +21,7 @@ mod table;
 pub(crate) mod tests;
 pub(crate) mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,18 +52,56 @@ pub(crate) struct Balancers {
 /// Told of what changes of targets.
 #[derive(Debug, Default)]
 struct Turned {
-    found: Notify,
+    /// Whose health, and which upstreams' names, have been found to have changed since somebody has last asked.
+    found: Mutex<HashSet<Changed>>,
+    finds: Notify,
     said: Notify,
 }
 
+/// What changes of an upstream's targets.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Changed {
+    /// The health of the peer of this number.
+    Health(u64),
+    /// Where the names of the upstream lead.
+    Names(Uuid),
+}
+
+/// Why there is something to be told of targets.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Turn {
+    /// An operator has said so.
+    Said,
+    /// It was found of these.
+    Found(HashSet<Changed>),
+}
+
+/// Most changes that are told apart.
+const CHANGES: usize = 10_000;
+
+impl Turned {
+    fn find(&self, changed: Changed) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.len() < CHANGES {
+            found.insert(changed);
+        }
+        drop(found);
+        self.finds.notify_one();
+    }
+
+    fn take(&self) -> HashSet<Changed> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *found)
+    }
+}
+
 impl Balancers {
-    /// Waits until something has changed of what is told of targets: their health, or where their names lead. Whether an
-    /// operator has said so.
-    pub(crate) async fn turned(&self) -> bool {
+    /// Waits until something has changed of what is told of targets: their health, or where their names lead.
+    pub(crate) async fn turned(&self) -> Turn {
         tokio::select! {
             biased;
-            () = self.turned.said.notified() => true,
-            () = self.turned.found.notified() => false,
+            () = self.turned.said.notified() => Turn::Said,
+            () = self.turned.finds.notified() => Turn::Found(self.turned.take()),
         }
     }
 
@@ -237,7 +275,7 @@ impl Balancer {
         let table = Arc::new(Table::new(&self.config, entries, failed, version));
         let before = self.table.swap(Arc::clone(&table));
         if self.has_names() && !before.leads_as(&table) {
-            self.peers.turned.found.notify_one();
+            self.peers.turned.find(Changed::Names(self.config.id));
         }
     }
 
@@ -299,7 +337,7 @@ impl Balancer {
         if let Some(healthy) = peer.report(event, thresholds) {
             // It may have begun while there were checks.
             let is_late = self.peers.unchecked.load(Ordering::Relaxed) && peer.forgets_checks();
-            self.peers.change(false);
+            self.peers.found(peer);
             if is_late {
                 return;
             }
@@ -312,7 +350,8 @@ impl Balancer {
     /// Sets the health of a peer by hand.
     pub(crate) fn set_health(&self, peer: &Peer, healthy: bool) {
         peer.set_health(healthy);
-        self.peers.change(true);
+        self.peers.version.fetch_add(1, Ordering::AcqRel);
+        self.peers.turned.said.notify_one();
     }
 }
 
@@ -336,21 +375,17 @@ impl Peers {
             return;
         }
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let found_ill = all.values().filter(|(peer, _)| peer.forgets_checks());
-        if found_ill.count() > 0 {
-            self.change(false);
+        for (peer, _) in all.values() {
+            if peer.forgets_checks() {
+                self.found(peer);
+            }
         }
     }
 
-    /// The health of one has changed, as an operator has `said` or was found.
-    fn change(&self, said: bool) {
+    /// The health of `peer` has been found to have changed.
+    fn found(&self, peer: &Peer) {
         self.version.fetch_add(1, Ordering::AcqRel);
-        let turned = if said {
-            &self.turned.said
-        } else {
-            &self.turned.found
-        };
-        turned.notify_one();
+        self.turned.find(Changed::Health(peer.number));
     }
 
     fn of(&self, key: PeerKey) -> Arc<Peer> {

@@ -83,7 +83,7 @@ mod tests {
     use shared::snapshot::{Revision, Snapshot};
 
     use super::super::tests::{balancer, record};
-    use super::super::{Balancers, Event, Thresholds};
+    use super::super::{Balancers, Event, Thresholds, Turn};
     use super::*;
     use crate::compile::compile;
 
@@ -91,7 +91,7 @@ mod tests {
     fn what_changes_of_targets_is_told_once() {
         let node = Balancers::default();
         let known = balancer(&node, json!({}), &[1, 1]);
-        let news = || node.turned().now_or_never();
+        let news = || Some(node.turned().now_or_never()? == Turn::Said);
         assert_eq!(news(), None);
         let peer = Arc::clone(&known.table().entries[0].peer);
         let thresholds = Thresholds {

@@ -130,8 +130,8 @@ pub(super) async fn follow(
                 reporting.report(Instant::now(), following.status, random());
                 following.report(*phase.borrow())
             }
-            said = gateway.balancers.turned() => {
-                reporting.change(Instant::now(), said, random());
+            turn = gateway.balancers.turned() => {
+                reporting.change(Instant::now(), turn, random());
                 Ok(())
             }
             () = tokio::time::sleep_until(look), if following.applier.lacks_secrets() => {

@@ -1,26 +1,44 @@
 //! When a node reports: at intervals, and soon after the state of a target has changed, unless it keeps changing.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::backoff::spread;
+use crate::balancer::{Changed, Turn};
 
 /// What has changed of targets is told within this time, with what changes at the same time.
 const NEWS: Duration = Duration::from_secs(1);
+
+/// Reports that come soon after changes, at most, beside one each time that one is due anyway: so that thousands of nodes which
+/// all see everything change do not drown their control planes.
+const SOON: u32 = 20;
 
 /// When the next report is due.
 #[derive(Debug)]
 pub(super) struct Reporting {
     due: Instant,
+    /// When it is due if nothing changes.
+    regular: Instant,
     /// When the last was.
     last: Instant,
-    /// How long after the last there is none for what is found of targets. It doubles with each report that such a change came
-    /// before: a target that comes and goes, or a name whose server tells another address each time, is told of as seldom as all
-    /// else, so that thousands of nodes that see it do not drown their control planes.
+    every: Duration,
+    /// What has been told of late.
+    told: HashMap<Changed, Told>,
+    /// What has been found to have changed since the last.
+    found: HashSet<Changed>,
+    /// How many may come soon.
+    soon: u32,
+}
+
+/// A change that was told.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    at: Instant,
+    /// How long after that there is no report for the same. It doubles with each: a target that comes and goes, or a name whose
+    /// server tells another address each time, is told of as seldom as all else.
     pause: Duration,
-    /// Whether something has changed since the last.
-    changed: bool,
 }
 
 impl Reporting {
@@ -28,9 +46,12 @@ impl Reporting {
     pub(super) fn begin(now: Instant) -> Self {
         Self {
             due: now,
+            regular: now,
             last: now,
-            pause: NEWS,
-            changed: false,
+            every: NEWS,
+            told: HashMap::new(),
+            found: HashSet::new(),
+            soon: SOON,
         }
     }
 
@@ -40,21 +61,43 @@ impl Reporting {
 
     /// A report is made, the next of which comes after `every`, or 20 % less or more: so that a fleet does not report as one.
     pub(super) fn report(&mut self, now: Instant, every: Duration, random: u64) {
-        self.pause = if self.changed {
-            (self.pause * 2).min(every)
-        } else {
-            NEWS
-        };
-        self.changed = false;
-        self.last = now;
-        self.due = now + every * 4 / 5 + spread(every * 2 / 5, random);
+        if now < self.regular {
+            self.soon = self.soon.saturating_sub(1);
+        } else if self.found.iter().all(|found| self.told.contains_key(found)) {
+            self.soon = SOON.min(self.soon + 1);
+        }
+        for found in self.found.drain() {
+            let pause = self.told.get(&found).map_or(NEWS, |told| told.pause);
+            let pause = (pause * 2).min(every);
+            self.told.insert(found, Told { at: now, pause });
+        }
+        // What has not changed since the report before is news again.
+        self.told
+            .retain(|_, told| now.duration_since(told.at) < every);
+        (self.last, self.every) = (now, every);
+        self.regular = now + every * 4 / 5 + spread(every * 2 / 5, random);
+        self.due = self.regular;
     }
 
     /// Something has changed of targets: found, or said by an operator, who waits to see it.
-    pub(super) fn change(&mut self, now: Instant, said: bool, random: u64) {
+    pub(super) fn change(&mut self, now: Instant, turn: Turn, random: u64) {
         let soon = now + NEWS / 2 + spread(NEWS / 2, random);
-        let earliest = if said { soon } else { self.last + self.pause };
-        self.changed |= !said;
+        let earliest = match turn {
+            Turn::Said => soon,
+            Turn::Found(found) => {
+                let known = found.iter().map(|found| match self.told.get(found) {
+                    Some(told) => told.at + told.pause,
+                    None => now,
+                });
+                let earliest = known.min().unwrap_or(now);
+                self.found.extend(found);
+                if self.soon > 0 {
+                    earliest
+                } else {
+                    earliest.max(self.last + self.every)
+                }
+            }
+        };
         self.due = self.due.min(soon.max(earliest));
     }
 }
@@ -65,12 +108,17 @@ mod tests {
 
     const EVERY: Duration = Duration::from_secs(10);
 
-    /// Reports of five minutes, in milliseconds since the start, where something is found each `interval`.
-    fn reports(interval: Duration) -> Vec<u128> {
+    fn found(numbers: impl IntoIterator<Item = u64>) -> Turn {
+        Turn::Found(numbers.into_iter().map(Changed::Health).collect())
+    }
+
+    /// Reports of five minutes, in milliseconds since the start, where something is found each `interval`, of what `changes` says by
+    /// the number of the change.
+    fn reports(interval: Duration, changes: impl Fn(u64) -> u64) -> Vec<u128> {
         let start = Instant::now();
         let mut reporting = Reporting::begin(start);
         let mut made = Vec::new();
-        let mut change = start + interval;
+        let (mut change, mut number) = (start + interval, 0);
         loop {
             let now = reporting.due().min(change);
             if now > start + Duration::from_mins(5) {
@@ -78,7 +126,8 @@ mod tests {
             }
             if now == change {
                 change += interval;
-                reporting.change(now, false, 0);
+                reporting.change(now, found([changes(number)]), 0);
+                number += 1;
             } else {
                 reporting.report(now, EVERY, u64::try_from(EVERY.as_nanos()).unwrap() / 5);
                 made.push((now - start).as_millis());
@@ -89,16 +138,47 @@ mod tests {
     #[test]
     fn what_is_found_is_told_at_once_and_what_is_found_on_and_on_as_seldom_as_all_else() {
         // Each is told soon, and comes rarely.
-        let rare = reports(Duration::from_secs(95));
+        let rare = reports(Duration::from_secs(95), |_| 1);
         assert!(
             rare.contains(&95_500) && rare.contains(&190_500),
             "{rare:?}"
         );
         assert_eq!(rare.len(), 32, "{rare:?}");
         // The first of many, too; then there are no more than without.
-        let flapping = reports(Duration::from_millis(700));
+        let flapping = reports(Duration::from_millis(700), |_| 1);
         assert_eq!(flapping[..4], [0, 1_200, 3_200, 7_200], "{flapping:?}");
         assert!(flapping.len() <= 34, "{flapping:?}");
+    }
+
+    #[test]
+    fn what_changes_of_one_target_is_told_soon_whatever_others_do() {
+        // Six go down and come up, one after the other.
+        let others = reports(Duration::from_secs(2), |number| {
+            number / 2 % 6 + number / 12 * 6
+        });
+        assert_eq!(
+            others[..6],
+            [0, 2_500, 4_500, 6_500, 8_500, 10_500],
+            "{others:?}"
+        );
+        let start = Instant::now();
+        let mut reporting = Reporting::begin(start);
+        let mut now = start;
+        for _ in 0..100 {
+            reporting.change(now, found([1]), 0);
+            now = reporting.due();
+            reporting.report(now, EVERY, 0);
+        }
+        reporting.change(now, found([1]), 0);
+        assert!(reporting.due() > now + 2 * NEWS);
+        reporting.change(now, found([2]), 0);
+        assert!(reporting.due() < now + NEWS);
+    }
+
+    #[test]
+    fn where_everything_changes_no_more_is_told_than_a_control_plane_bears() {
+        let all = reports(Duration::from_millis(700), |number| number);
+        assert!(all.len() <= 34 + usize::try_from(SOON).unwrap(), "{all:?}");
     }
 
     #[test]
@@ -107,13 +187,13 @@ mod tests {
         let mut reporting = Reporting::begin(start);
         for second in 0..20 {
             let now = start + Duration::from_secs(second);
-            reporting.change(now, false, 0);
+            reporting.change(now, found([1]), 0);
             reporting.report(now, EVERY, 0);
         }
         let now = start + Duration::from_secs(20);
-        reporting.change(now, false, 0);
+        reporting.change(now, found([1]), 0);
         assert!(reporting.due() > now + NEWS);
-        reporting.change(now, true, 0);
+        reporting.change(now, Turn::Said, 0);
         assert!(reporting.due() < now + NEWS);
     }
 }
