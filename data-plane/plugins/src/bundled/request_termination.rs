@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use shared::machine::hostname;
 use shared::schema::FieldErrors;
 
 use crate::body::{self, LARGEST};
@@ -159,7 +160,7 @@ pub struct RequestTerminationFilter {
 }
 
 impl Filter for RequestTerminationFilter {
-    async fn on_request(&self, exchange: &mut Exchange<'_>, _: &impl Host) -> Flow {
+    async fn on_request(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Flow {
         if let Some((argument, header)) = &self.trigger
             && !exchange.request.headers.contains_key(header)
             && !Arguments::of(&exchange.request.uri).contains(argument)
@@ -167,7 +168,7 @@ impl Filter for RequestTerminationFilter {
             return Flow::Continue;
         }
         let body = if self.echo {
-            Bytes::from(self.describe(exchange).await.to_string())
+            Bytes::from(self.describe(exchange, host).await.to_string())
         } else if let Some(body) = &self.body {
             body.clone()
         } else {
@@ -212,7 +213,7 @@ impl RequestTerminationFilter {
     }
 
     /// The request, as its own answer.
-    async fn describe(&self, exchange: &mut Exchange<'_>) -> Value {
+    async fn describe(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Value {
         let raw = exchange.body.read(LARGEST).await.unwrap_or_default();
         let body = body::form(exchange).await.shown();
         let (request, matched) = (&exchange.request, exchange.matched);
@@ -225,6 +226,11 @@ impl RequestTerminationFilter {
         let route = records.map(|records| Value::clone(&records.route));
         let service = records.map(|records| Value::clone(&records.service));
         let mut described = json!({
+            "kong": {
+                "node_id": host.node_id(),
+                "worker_pid": std::process::id(),
+                "hostname": hostname(),
+            },
             "request": {
                 "scheme": if exchange.client.https { "https" } else { "http" },
                 "host": exchange.client.host(),
@@ -304,6 +310,8 @@ mod tests {
         let answer = ask(config, "/status?gothere&a=1&a=2");
         let body: Value = serde_json::from_str(&answer.body).unwrap();
         assert_eq!(body["request"]["path"], "/status");
+        assert_eq!(body["kong"]["worker_pid"], std::process::id());
+        assert!(body["kong"]["node_id"].is_string() && body["kong"]["hostname"].is_string());
         assert_eq!(
             body["request"]["query"],
             json!({"gothere": true, "a": ["1", "2"]})
