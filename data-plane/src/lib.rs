@@ -37,6 +37,7 @@ mod forward;
 mod heard;
 mod host;
 mod http1;
+mod http2;
 mod last_good;
 pub mod limits;
 pub mod listening;

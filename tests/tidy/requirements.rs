@@ -105,6 +105,8 @@ const SHOWN: [(u32, &[&str]); 16] = [
             "a_head_has_the_limits_of_one_of_http1",
             "a_client_that_resets_its_streams_at_once_is_cut_off",
             "a_flood_of_frames_reaches_nobody_else",
+            "as_many_frames_that_carry_nothing_are_served_as_may_be_and_no_more",
+            "a_head_comes_in_so_many_parts_and_no_more",
             "a_head_that_does_not_end_is_given_up",
             "a_body_that_stops_is_given_up",
         ],

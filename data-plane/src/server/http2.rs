@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, header};
@@ -29,6 +29,7 @@ use crate::forward::fields;
 use crate::http1::head::{MAX_FIELDS, MAX_TARGET, is_bodiless};
 use crate::http1::headers::{Headers, written_length};
 use crate::http1::request::{NO_TARGET, Refusal, RequestHead, SAID_TWICE};
+use crate::http2::Counted;
 use crate::limits::Limits;
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, GivenUp, Peer, Recorded, Returned, handle};
@@ -80,8 +81,7 @@ pub(super) async fn serve(
     let mut patience = Patience::new(core.timers.timer(), &limits);
     let lingering = Rc::new(Lingering::new(core.timers.timer(), limits));
     let io = TokioIo::new(Watched {
-        stream,
-        early,
+        stream: Counted::to_client(stream, early),
         timer: core.timers.timer(),
         limits,
         stalled: false,
@@ -327,9 +327,7 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Exchanges 
 /// A connection whose client has to take what it is sent.
 #[derive(Debug)]
 struct Watched {
-    stream: Stream,
-    /// What has arrived and not been read.
-    early: BytesMut,
+    stream: Counted,
     timer: Timer,
     limits: Limits,
     /// Whether the timer watches.
@@ -380,14 +378,7 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.early.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, buffer);
-        }
-        let count = this.early.len().min(buffer.remaining());
-        buffer.put_slice(this.early.get(..count).unwrap_or_default());
-        this.early.advance(count);
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
     }
 }
 

@@ -34,8 +34,8 @@ use crate::http1::head::ResponseHead;
 use crate::http1::headers::Headers;
 use crate::http1::kind::Kind;
 use crate::http1::writer::values_of;
+use crate::http2::Counted;
 use crate::server::http2::LocalExecutor;
-use crate::stream::Stream;
 use crate::timer::Timer;
 
 /// Bytes that a server may send ahead on one stream, and on all: no bound of their own, or clients that read nothing
@@ -55,7 +55,7 @@ pub(crate) struct Shared {
     address: SocketAddr,
     sender: SendRequest<Outbound>,
     /// What drives the connection, until that ends. It knows how many exchanges the server takes at a time.
-    connection: Weak<RefCell<Connection<TokioIo<Stream>, Outbound, LocalExecutor>>>,
+    connection: Weak<RefCell<Connection<TokioIo<Counted>, Outbound, LocalExecutor>>>,
     load: Rc<Load>,
 }
 
@@ -173,7 +173,7 @@ pub(crate) async fn connect(
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Counted::to_server(stream)))
         .await
         .map_err(UpstreamError::Http2)?;
     let driven = Rc::new(RefCell::new(connection));

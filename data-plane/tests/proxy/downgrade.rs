@@ -42,9 +42,10 @@ fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn begin(proxy: &Proxy) -> TcpStream {
+pub(crate) fn begin(proxy: &Proxy) -> TcpStream {
     let mut stream = TcpStream::connect(proxy.addresses().proxy.unwrap()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         .unwrap();
@@ -53,7 +54,7 @@ fn begin(proxy: &Proxy) -> TcpStream {
 }
 
 /// The next frame: its kind, its stream and what it carries.
-fn next(stream: &mut TcpStream) -> Option<(u8, u32, Vec<u8>)> {
+pub(crate) fn next(stream: &mut TcpStream) -> Option<(u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).ok()?;
     let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
@@ -269,7 +270,7 @@ fn fields_that_unpack_to_more_than_a_head_may_have_are_refused() {
 }
 
 /// A server that takes connections and never answers, so that each request stays for long; and a gateway before it.
-fn silent() -> (TcpListener, Proxy) {
+pub(crate) fn silent() -> (TcpListener, Proxy) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let service = json!({"read_timeout": 60_000, "retries": 0});
@@ -278,7 +279,7 @@ fn silent() -> (TcpListener, Proxy) {
 }
 
 /// The block of a head that is as it should be.
-fn sound() -> Vec<u8> {
+pub(crate) fn sound() -> Vec<u8> {
     let fields = SOUND.iter();
     fields
         .flat_map(|(name, value)| literal(name, value))

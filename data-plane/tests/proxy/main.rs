@@ -15,6 +15,7 @@ mod datagrams;
 mod downgrade;
 mod errors;
 mod filters;
+mod floods;
 mod framing;
 mod gateway;
 mod grpc;
