@@ -299,6 +299,12 @@ pub(crate) mod tests {
             assert_eq!(messages.next(), None);
             assert!(messages.held.is_empty());
         }
+        for (length, is_read) in [(LARGEST - 1, true), (LARGEST, true), (LARGEST + 1, false)] {
+            let mut messages = Messages::default();
+            messages.push(&frame(0, &vec![0; length]));
+            let read = messages.next().map(|message| message.len());
+            assert_eq!(read, is_read.then_some(length));
+        }
     }
 
     #[test]

@@ -1,19 +1,23 @@
-//! Connections, requests and memory: at the limit all is well, above it one is refused, below it again.
+//! Connections, requests, bodies and memory: at the limit all is well, above it one is refused, below it again.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use data_plane::limits::Limits;
 use data_plane::proxy::Proxy;
 use data_plane::settings::Settings;
 use serde_json::json;
+use shared::machine::resident_bytes;
 use socket2::{Domain, Socket, Type};
 
+use crate::downgrade::begin;
 use crate::gateway::{
-    OK, PATIENCE, ask, configuration, eventually, get_status, read_until, settings, start_with,
-    stop, upstream,
+    OK, PATIENCE, ask, configuration, eventually, get_status, plugin, read_until, serve_each,
+    settings, start, start_with, stop, upstream,
 };
+use crate::overload::{UNAVAILABLE, ask_for, patient_server, wait_for};
 
 const KEPT: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -128,4 +132,122 @@ fn a_process_that_has_almost_no_memory_left_takes_no_work() {
     });
     assert!(get_status(&full, "/status").starts_with("HTTP/1.1 200 "));
     stop(full);
+}
+
+/// A connection that is served at first says nothing to its end, so that it goes on to ask.
+#[test]
+fn while_memory_is_gone_nothing_is_begun_and_what_was_is_finished() {
+    const ROOM: u64 = 400 * 1024 * 1024;
+    const MORE: usize = 700 * 1024 * 1024;
+    let (port, arrived) = patient_server();
+    let limits = Limits {
+        memory: Some(resident_bytes() + ROOM),
+        ..Limits::default()
+    };
+    let routes = [json!({"paths": ["/"]})];
+    let records = configuration(port, &json!({"read_timeout": 60_000}), &routes);
+    let proxy = start_with(&settings(), limits, records);
+    let mut stream = begin(&proxy);
+    ask_for(&mut stream, 1, "/");
+    let waiting = arrived.recv_timeout(PATIENCE).unwrap();
+    let taken = vec![1_u8; MORE];
+    eventually("connections are closed as they come", || {
+        let mut other = connect_from(&proxy, "127.0.0.1");
+        let mut answer = String::new();
+        let _ = other.write_all(b"GET /%00 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let _ = other.read_to_string(&mut answer);
+        answer.is_empty()
+    });
+    ask_for(&mut stream, 3, "/");
+    let head = wait_for(&mut stream, 1, 3);
+    assert!(head.starts_with(&UNAVAILABLE), "{head:x?}");
+    waiting.send(()).unwrap();
+    let head = wait_for(&mut stream, 1, 1);
+    assert_eq!(head.first(), Some(&0x88), "{head:x?}");
+    assert!(taken.iter().step_by(1 << 20).all(|byte| *byte == 1));
+    drop((taken, stream));
+    eventually("there is room again", || {
+        let mut other = connect_from(&proxy, "127.0.0.1");
+        other.write_all(LAST.as_bytes()).is_ok()
+            && arrived
+                .recv_timeout(Duration::from_secs(1))
+                .is_ok_and(|go| go.send(()).is_ok())
+    });
+    let mut stream = begin(&proxy);
+    ask_for(&mut stream, 1, "/");
+    arrived.recv_timeout(PATIENCE).unwrap().send(()).unwrap();
+    assert_eq!(wait_for(&mut stream, 1, 1).first(), Some(&0x88));
+    drop(stream);
+    stop(proxy);
+}
+
+/// A JSON object of so many bytes.
+fn object(length: usize) -> String {
+    let around = r#"{"x":""}"#.len();
+    format!(r#"{{"x":"{}"}}"#, "y".repeat(length - around))
+}
+
+/// A server that tells how much of a body came to it, in an object as long as the path says.
+fn counting_server() -> u16 {
+    serve_each(|mut stream| {
+        while let Some(head) = read_until(&mut stream, "\r\n\r\n") {
+            let field = |name: &str| {
+                let mut lines = head.lines();
+                let line = lines.find(|line| line.to_ascii_lowercase().starts_with(name));
+                line.and_then(|line| line[name.len()..].trim().parse().ok())
+            };
+            let mut body = vec![0; field("content-length:").unwrap_or(0)];
+            stream.read_exact(&mut body).unwrap();
+            let length = head.split(['/', ' ']).nth(2).unwrap().parse().unwrap();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Came: {}\r\nContent-Length: {length}\r\n\r\n{}",
+                body.len(),
+                object(length)
+            );
+            if stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// What is longer is refused, on either way: a field that is to be changed may be in it.
+#[test]
+fn plugins_look_into_bodies_up_to_a_length() {
+    const REQUEST: usize = 8 * 1024 * 1024;
+    const ANSWER: usize = 32 * 1024 * 1024;
+    let port = counting_server();
+    let mut records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    let field = json!({"add": {"body": ["a:1"]}});
+    records.push(plugin(200, "request-transformer", &field));
+    let field = json!({"add": {"json": ["a:1"]}});
+    records.push(plugin(201, "response-transformer", &field));
+    let proxy = start(records);
+    let added = r#","a":"1""#.len();
+    for (sent, is_read) in [(REQUEST - 1, true), (REQUEST, true), (REQUEST + 1, false)] {
+        let head = format!(
+            "POST /100 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {sent}\r\n\r\n"
+        );
+        let answer = ask(&proxy, &(head + &object(sent)));
+        let status = if is_read {
+            "HTTP/1.1 200 "
+        } else {
+            "HTTP/1.1 413 "
+        };
+        assert!(answer.starts_with(status), "{sent} {answer}");
+        let told = format!("x-came: {}\r\n", sent + added);
+        assert_eq!(
+            answer.to_ascii_lowercase().contains(&told),
+            is_read,
+            "{answer}"
+        );
+    }
+    for (length, status) in [(ANSWER - 1, 200), (ANSWER, 200), (ANSWER + 1, 502)] {
+        let request = format!("GET /{length} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let answer = ask(&proxy, &request);
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&expected), "{length} {answer:.300}");
+        assert_eq!(answer.ends_with(r#","a":"1"}"#), status == 200, "{length}");
+    }
+    stop(proxy);
 }

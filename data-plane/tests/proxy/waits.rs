@@ -5,8 +5,13 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use bytes::Bytes;
 use data_plane::limits::Limits;
 use data_plane::proxy::Proxy;
+use futures::{StreamExt as _, stream};
+use http::Request;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use serde_json::json;
 use shared::clock::monotonic;
 use socket2::{Domain, Socket, Type};
@@ -15,6 +20,7 @@ use crate::gateway::{
     OK, PATIENCE, configuration, connect, eventually, read_until, serve_each, settings, start_with,
     stop, upstream,
 };
+use crate::http2::{plain, run};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -126,6 +132,54 @@ fn a_body_that_stops_is_given_up() {
         let by_default = Limits::default().body;
         assert!((SHORT..by_default).contains(&time), "{time:?}");
     }
+    stop(proxy);
+}
+
+#[test]
+fn a_body_that_stops_is_given_up_by_http2_too() {
+    let limits = Limits {
+        body: SHORT,
+        ..Limits::default()
+    };
+    let waiting = serve_each(|mut stream| {
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let proxy = impatient(waiting, limits);
+    run(async {
+        // Held back until it is whole, or streamed.
+        for length in [2, 100_000] {
+            let part = Ok(Frame::data(Bytes::from(vec![b'x'; length])));
+            let parts = stream::iter([part]).chain(stream::pending());
+            let body = BodyExt::boxed(StreamBody::new(parts));
+            let request = Request::post("http://a.test/").body(body).unwrap();
+            let answer = plain(&proxy).await.send_request(request).await.unwrap();
+            assert_eq!(answer.status(), 408, "{length}");
+            let told = answer.into_body().collect().await.unwrap().to_bytes();
+            let told = String::from_utf8_lossy(&told);
+            assert!(told.contains("Request timeout"), "{told}");
+        }
+    });
+    stop(proxy);
+}
+
+#[test]
+fn a_body_is_held_back_up_to_a_length_and_streams_from_there_on() {
+    let (port, heads) = upstream(&[OK]);
+    let limits = Limits {
+        body: SHORT,
+        ..Limits::default()
+    };
+    let proxy = impatient(port, limits);
+    let held = limits.held_body;
+    for length in [held - 1, held, held + 1] {
+        let head = format!("POST /{length} HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n");
+        let (answer, _) = outlast(&proxy, &(head + &"x".repeat(length)));
+        let is_held = answer.starts_with("HTTP/1.1 408 ");
+        assert!(is_held || length > held, "{length} {answer}");
+    }
+    let first = heads.recv_timeout(PATIENCE).unwrap();
+    let expected = format!("POST /{} ", held + 1);
+    assert!(first.starts_with(&expected), "{first}");
     stop(proxy);
 }
 

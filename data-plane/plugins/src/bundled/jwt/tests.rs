@@ -125,6 +125,21 @@ fn kongs_words_for_every_token_that_is_refused() {
 }
 
 #[test]
+fn a_token_has_64_kib_at_most() {
+    let header = json!({"typ": "JWT", "alg": "HS256"});
+    let of = |pad: usize| {
+        let claims = json!({"iss": "key", "x": "y".repeat(pad)});
+        signed(&header, &claims, "secret")
+    };
+    // Base64 has no text of every length.
+    let pads = LONGEST / 4 * 3 - 200..LONGEST / 4 * 3;
+    let fits = pads.clone().rfind(|pad| of(*pad).len() <= LONGEST).unwrap();
+    assert!(of(fits).len() + 2 >= LONGEST && pads.contains(&(fits + 1)));
+    check(json!({}), &of(fits), Ok(()));
+    check(json!({}), &of(fits + 1), said("Bad token; invalid JSON"));
+}
+
+#[test]
 fn a_token_may_come_as_argument_or_cookie_but_only_once() {
     let token = signed(&json!({"alg": "HS256"}), &json!({"iss": "key"}), "secret");
     let other = signed(
