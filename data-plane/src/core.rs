@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -148,6 +149,11 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// The client at `address`, if what it has is counted: what comes from a trusted proxy is many clients'.
+    pub(crate) fn counted(&self, address: IpAddr) -> Option<IpAddr> {
+        (!self.node.trusted.contains(address)).then_some(address)
+    }
+
     /// A core without connections, which counts in `metrics`. Call on its runtime.
     pub(crate) fn new(node: Arc<Node>, metrics: Arc<Metrics>) -> Rc<Self> {
         let timers = Rc::new(Timers::default());

@@ -8,7 +8,7 @@ mod returned;
 mod upgrade;
 
 use std::iter;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,7 +29,7 @@ use crate::http1::headers::View;
 use crate::http1::kind::Kind;
 use crate::http1::{Framing, FramingError, content_length, has_token};
 use crate::pipeline::{Added, AtHand};
-use crate::quota::Taken;
+use crate::quota::fair::Place;
 use crate::upstream::UpstreamError;
 use crate::upstream::exchange::{Answer, Timeouts};
 use crate::upstream::origin::Origin;
@@ -60,6 +60,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) trailers: bool,
     /// Where answers go that come before the last one, if the client takes such.
     pub(crate) interim: Option<&'a Interim>,
+    /// For whom it is, if not for the gateway itself.
+    pub(crate) client: Option<IpAddr>,
     pub(crate) timeouts: Timeouts,
     pub(crate) retries: u32,
     /// Whether a kept connection that closed without a word counts as one that was closed before, whatever the method: the
@@ -90,8 +92,30 @@ pub(crate) enum Way<'a> {
 #[derive(Debug)]
 #[expect(dead_code, reason = "each counts until it is dropped")]
 pub(crate) struct Hold {
-    permit: Taken,
+    permit: Place,
     lease: Option<Lease>,
+}
+
+/// Most targets without room that a request passes over: to look at all of thousands would cost more than to answer.
+const MOST_PASSED_OVER: usize = 10;
+
+/// Has the next attempt go past the target of `lease`, which has no room for it.
+///
+/// # Errors
+///
+/// None of those that may be asked has, or there is but one server.
+pub(crate) fn pass_over(
+    lease: Option<&Lease>,
+    full: &mut Vec<Arc<Peer>>,
+    tried: &mut Vec<Arc<Peer>>,
+) -> Result<(), UpstreamError> {
+    let peer = &lease.ok_or(UpstreamError::Busy)?.peer;
+    if full.len() == MOST_PASSED_OVER || full.iter().any(|known| Arc::ptr_eq(known, peer)) {
+        return Err(UpstreamError::Busy);
+    }
+    full.push(Arc::clone(peer));
+    tried.push(Arc::clone(peer));
+    Ok(())
 }
 
 /// How the request's body is framed on its way upstream.
@@ -128,7 +152,8 @@ pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
 ///
 /// A new attempt is made after a failure to connect, and after a later failure only for a method that
 /// may be repeated (RFC 9110 §9.2.2) and a body that is still at hand; it goes to another target, if
-/// there is one. A pooled connection that turns out to be dead costs no attempt. Attempts after a
+/// there is one. A pooled connection that turns out to be dead costs no attempt, nor does a target that has no room, which is
+/// passed over. Attempts after a
 /// later failure are bounded for each server that fails or is asked next, but for those at targets, or addresses of a
 /// name, that had not failed the request, if it is answered in the end. So a server that is well is asked for all that
 /// others fail, and if none is, no request is tried at all of them.
@@ -143,7 +168,9 @@ pub(crate) async fn send(
         && outgoing.method.as_str() != "LOCK";
     let mut failing: Vec<Arc<Peer>> = Vec::new();
     let mut attempts_left = outgoing.retries;
-    let mut kept: Option<Attempt<'_>> = None;
+    let mut kept: Option<(Attempt<'_>, Rc<Pool>, Place)> = None;
+    // Which had no room.
+    let mut full: Vec<Arc<Peer>> = Vec::new();
     let mut fresh = outgoing.fresh;
     // Why a request failed that was sent, and whose allowance the next attempt costs: that of the server that failed it, or of
     // the one that is asked next.
@@ -156,12 +183,17 @@ pub(crate) async fn send(
     // Whether all have failed: what comes then is asked of those.
     let mut all_failed = false;
     loop {
-        let attempt = if let Some(attempt) = kept.take() {
-            attempt
+        let (attempt, pool, permit) = if let Some(kept) = kept.take() {
+            kept
         } else {
             let began = tries.is_some().then(monotonic);
             let attempt = choose(core, outgoing, &failing)?;
-            let next = || Server::next(core.pools.of(&attempt.origin), &failed_at);
+            let pool = core.pools.of(&attempt.origin);
+            let Some(permit) = pool.enter(|| core.counted(outgoing.client?)) else {
+                pass_over(attempt.lease.as_ref(), &mut full, &mut failing)?;
+                continue;
+            };
+            let next = || Server::next(Rc::clone(&pool), &failed_at);
             payer = sent.take().map(|failed| pays(failed, next())).transpose()?;
             if !all_failed && attempt.is_elsewhere(&failing) {
                 paid.extend(payer.take());
@@ -172,10 +204,8 @@ pub(crate) async fn send(
             if let Some(lease) = &attempt.lease {
                 all_failed |= lease.start_over(&mut failing);
             }
-            attempt
+            (attempt, pool, permit)
         };
-        let pool = core.pools.of(&attempt.origin);
-        let permit = pool.enter().ok_or(UpstreamError::Busy)?;
         let told = tries.as_mut().and_then(|tries| tries.last_mut());
         let outcome = once(
             core,
@@ -221,7 +251,7 @@ pub(crate) async fn send(
                 return Err(failed.error);
             }
             tracing::debug!(error = %failed.error, "a kept connection was dead, trying again");
-            kept = Some(attempt);
+            kept = Some((attempt, pool, permit));
             // The others may be as dead.
             fresh = true;
             continue;

@@ -105,6 +105,7 @@ impl CoreHost {
             upgrade: None,
             trailers: false,
             interim: None,
+            client: None,
             timeouts,
             retries: 0,
             again: repeatable != Repeatable::Never,

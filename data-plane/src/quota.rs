@@ -1,6 +1,8 @@
 //! A limit of the whole node, divided among its cores in small portions: the node never exceeds it, and a core that
 //! still has some left need not ask.
 
+pub(crate) mod fair;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +36,11 @@ impl Stock {
         };
         let before = dealt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         before.map_or(0, |before| self.portion.min(self.limit - before))
+    }
+
+    /// Whether three quarters of it are dealt out.
+    fn is_scarce(&self) -> bool {
+        self.dealt.load(Ordering::Relaxed) >= self.limit - self.limit / 4
     }
 
     fn give_back(&self, count: usize) {

@@ -32,13 +32,14 @@ use crate::balancer::{Lease, NoPeer, Peer};
 use crate::carry::{Carried, Early, carry};
 use crate::compile::{CompiledService, CompiledSnapshot, Destination};
 use crate::core::{Core, Held};
+use crate::forward::pass_over;
 use crate::host::CoreHost;
 use crate::http1::headers::View;
 use crate::listening::handshake::session;
 use crate::listening::tls::Tls;
 use crate::metrics::Ended;
 use crate::pipeline::{Put, milliseconds};
-use crate::quota::Taken;
+use crate::quota::fair::Place;
 use crate::stream::Stream;
 use crate::upstream::UpstreamError;
 use crate::upstream::origin::Origin;
@@ -339,7 +340,7 @@ async fn hello(stream: &mut TcpStream) -> io::Result<(Vec<u8>, Accepted)> {
 struct Upstream {
     stream: Stream,
     service: Arc<CompiledService>,
-    _permit: Taken,
+    _permit: Place,
     _lease: Option<Lease>,
 }
 
@@ -381,16 +382,20 @@ async fn connect(
     let asked_for = line.server_name.as_ref().filter(|_| route.preserve_host);
     let name = asked_for.and_then(|name| HeaderValue::from_str(name).ok());
     let mut failing: Vec<Arc<Peer>> = Vec::new();
+    let mut full = Vec::new();
     let mut attempts_left = service.retries;
     loop {
         let (origin, lease) =
             choose(core, &snapshot, service, client, name.as_ref(), &failing).await?;
+        let pool = core.pools.of(&origin);
+        let Some(permit) = pool.enter(|| core.counted(client)) else {
+            pass_over(lease.as_ref(), &mut full, &mut failing)?;
+            continue;
+        };
         line.attempt(&origin);
         if let Some(lease) = &lease {
             lease.start_over(&mut failing);
         }
-        let pool = core.pools.of(&origin);
-        let permit = pool.enter().ok_or(UpstreamError::Busy)?;
         let opening = tokio::time::timeout(service.timeouts.connect, pool.open());
         let error = match opening.await.unwrap_or(Err(UpstreamError::ConnectTimeout)) {
             Ok(stream) => {

@@ -182,8 +182,12 @@ impl Table {
         turn: usize,
         fits: impl Fn(&Arc<Peer>) -> bool,
     ) -> Option<Arc<Peer>> {
-        let score =
-            |entry: &Entry| entry.peer.latency.now().unwrap_or(0.0) / f64::from(entry.weight);
+        // Whoever hangs answers nothing that would count: what it has to do already does (as with finagle's least loaded of
+        // peak EWMA). A millisecond more for all, since what is known of it fades.
+        let score = |entry: &Entry| {
+            let busy = f64::from(entry.peer.busy.load(Ordering::Relaxed)) + 1.0;
+            (entry.peer.latency.now().unwrap_or(0.0) + 1.0) * busy / f64::from(entry.weight)
+        };
         let all: Vec<&Entry> = self.candidates(turn, fits).collect();
         let first = *all.first()?;
         let chosen = match all.len() {

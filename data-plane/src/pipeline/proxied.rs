@@ -196,6 +196,7 @@ impl Ways<'_> {
             upgrade: upgrade.as_ref().filter(|_| switch.is_some()),
             trailers,
             interim: (sent.version == Version::HTTP_11).then_some(&peer.interim),
+            client: Some(sent.client.address),
             timeouts: service.timeouts,
             retries: service.retries,
             again: false,

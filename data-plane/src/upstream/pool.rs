@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use crate::buffers::Input;
 use crate::http1::head::HeadFinder;
 use crate::http1::writer::Writer;
 use crate::limits::KeepAlive;
-use crate::quota::{Share, Taken};
+use crate::quota::fair::{Fair, Place};
 use crate::stream::{Corked, Stream};
 use crate::timer::Timers;
 
@@ -93,7 +93,7 @@ impl Pools {
             addresses: RefCell::default(),
             turn: Cell::new(0),
             used: Cell::new(monotonic()),
-            exchanges: Rc::new(Share::of(origin.exchanges(self.limit.0, self.limit.1))),
+            exchanges: Fair::of(origin.exchanges(self.limit.0, self.limit.1), self.limit),
             retries: Retries::default(),
         });
         if let Some(slot) = pools.get_mut(number) {
@@ -158,7 +158,7 @@ pub(crate) struct Pool {
     turn: Cell<usize>,
     pub(super) used: Cell<Instant>,
     /// Exchanges under way.
-    exchanges: Rc<Share>,
+    exchanges: Fair,
     pub(crate) retries: Retries,
 }
 
@@ -171,9 +171,10 @@ struct Addresses {
 }
 
 impl Pool {
-    /// Begins an exchange, if one more may be under way.
-    pub(crate) fn enter(&self) -> Option<Taken> {
-        Taken::of(&self.exchanges)
+    /// Begins an exchange, if one more may be under way; also of those of its `client`, where that is counted, who is asked
+    /// for only where room is scarce.
+    pub(crate) fn enter(&self, client: impl FnOnce() -> Option<IpAddr>) -> Option<Place> {
+        self.exchanges.take(client)
     }
 
     /// An idle connection that is still open, as far as the system has told us, to the address whose turn it is for a

@@ -134,7 +134,63 @@ fn a_process_that_has_almost_no_memory_left_takes_no_work() {
     stop(full);
 }
 
-/// A connection that is served at first says nothing to its end, so that it goes on to ask.
+/// The last quarter of what a server may have under way is for those who have little of it, by both versions of HTTP.
+#[test]
+fn one_address_cannot_have_all_of_a_server() {
+    let (port, arrived) = patient_server();
+    let limits = Limits {
+        upstream_in_flight: 32,
+        ..Limits::default()
+    };
+    let one_worker = Settings {
+        workers: 1,
+        trusted_ips: vec!["127.0.0.9".parse().unwrap()],
+        ..settings()
+    };
+    let routes = [json!({"paths": ["/"]})];
+    let service = json!({"read_timeout": 60_000, "retries": 0});
+    let proxy = start_with(&one_worker, limits, configuration(port, &service, &routes));
+    let mut held = Vec::new();
+    let mut is_taken = |address: &str| {
+        let mut stream = connect_from(&proxy, address);
+        stream.write_all(LAST.as_bytes()).unwrap();
+        // It is refused, or arrives at the server.
+        stream
+            .set_read_timeout(Some(Duration::from_millis(1)))
+            .unwrap();
+        let mut answer = [0; 12];
+        loop {
+            if let Ok(go) = arrived.try_recv() {
+                held.push((stream, go));
+                return true;
+            }
+            if stream.read_exact(&mut answer).is_ok() {
+                assert_eq!(&answer, b"HTTP/1.1 503");
+                return false;
+            }
+        }
+    };
+    let taken = (0..32).take_while(|_| is_taken("127.0.0.1")).count();
+    // A core takes four at a time.
+    assert!((20..=26).contains(&taken), "{taken}");
+    assert!(
+        is_taken("127.0.0.2") && is_taken("127.0.0.2"),
+        "others have room"
+    );
+    assert!(!is_taken("127.0.0.2"), "each a little");
+    assert!(!is_taken("127.0.0.1"));
+    // A trusted proxy speaks for many.
+    while is_taken("127.0.0.9") {}
+    assert_eq!(held.len(), 32);
+    // `begin` is from the first address.
+    let mut stream = begin(&proxy);
+    ask_for(&mut stream, 1, "/");
+    let refused = wait_for(&mut stream, 1, 1);
+    assert!(refused.starts_with(&UNAVAILABLE), "{refused:x?}");
+    drop((held, stream));
+    stop(proxy);
+}
+
 #[test]
 fn while_memory_is_gone_nothing_is_begun_and_what_was_is_finished() {
     const ROOM: u64 = 400 * 1024 * 1024;

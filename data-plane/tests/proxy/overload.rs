@@ -88,8 +88,8 @@ fn as_many_requests_are_under_way_as_may_be_and_no_more() {
         }
         let mut stream = reluctant(&proxy);
         ask_for(&mut stream, 1, "/");
-        let head = wait_for(&mut stream, 1, 1);
-        assert!(head.starts_with(&UNAVAILABLE), "{head:x?}");
+        let refused = wait_for(&mut stream, 1, 1);
+        assert!(refused.starts_with(&UNAVAILABLE), "{refused:x?}");
         for (mut stream, go) in held {
             go.send(()).unwrap();
             let mut answer = String::new();

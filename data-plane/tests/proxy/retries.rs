@@ -1,9 +1,10 @@
 //! Further attempts beside servers that fail: those that are well answer for them, also after an outage.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 
 use bytes::Bytes;
 use data_plane::limits::Limits;
@@ -16,9 +17,123 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 
 use crate::balancing::{balanced, get};
-use crate::gateway::{OK, ask, configuration, read_until, settings, start_with, stop};
+use crate::gateway::{
+    OK, PATIENCE, ask, configuration, connect, read_until, serve_each, settings, start_with, stop,
+};
 use crate::http2::{plain, request, run};
 use crate::names::Names;
+
+/// What comes of a request.
+#[derive(Debug, Eq, PartialEq)]
+enum Told {
+    /// It is at the server that answers nothing.
+    Arrived,
+    Answered(String),
+}
+
+/// A server that answers nothing, as long as it is held.
+fn hanging_server(told: Sender<Told>) -> u16 {
+    serve_each(move |mut stream| {
+        while read_until(&mut stream, "\r\n\r\n").is_some() {
+            let _ = told.send(Told::Arrived);
+        }
+    })
+}
+
+/// Asks for `path` without waiting for the answer, which is told.
+fn ask_aside(proxy: &Proxy, path: &str, told: &Sender<Told>) {
+    let mut stream = connect(proxy);
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let told = told.clone();
+    std::thread::spawn(move || {
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        let _ = told.send(Told::Answered(answer));
+    });
+}
+
+#[test]
+fn a_target_that_has_no_room_is_passed_over() {
+    const ROOM: usize = 2;
+    for algorithm in [
+        "round-robin",
+        "least-connections",
+        "latency",
+        "consistent-hashing",
+    ] {
+        let (told, tells) = channel();
+        let (hanging, (well, _)) = (
+            hanging_server(told.clone()),
+            server(("127.0.0.1", 0), false),
+        );
+        let targets = [hanging, well].map(|port| format!("127.0.0.1:{port}"));
+        let upstream = json!({"algorithm": algorithm, "hash_on": "path"});
+        let upstream = if algorithm == "consistent-hashing" {
+            upstream
+        } else {
+            json!({"algorithm": algorithm})
+        };
+        let service = json!({"retries": 0, "read_timeout": 60_000});
+        let records = balanced(upstream, &targets, &service);
+        let settings = Settings {
+            workers: 1,
+            drain_timeout_ms: 100,
+            ..settings()
+        };
+        let limits = Limits {
+            upstream_in_flight: ROOM,
+            ..Limits::default()
+        };
+        let proxy = start_with(&settings, limits, records);
+        let mut hang = 0;
+        for number in 0..60 {
+            ask_aside(&proxy, &format!("/{number}"), &told);
+            match tells.recv_timeout(PATIENCE).unwrap() {
+                Told::Arrived => hang += 1,
+                Told::Answered(answer) => {
+                    let is_answered = answer.starts_with("HTTP/1.1 200 ");
+                    assert!(is_answered, "{algorithm} {number}: {answer}");
+                }
+            }
+        }
+        assert!(hang <= ROOM, "{algorithm}: {hang}");
+        // Of all of them one takes what there is to do, or has as much as it may have.
+        assert!(
+            hang == ROOM || algorithm != "round-robin",
+            "{algorithm}: {hang}"
+        );
+        stop(proxy);
+    }
+}
+
+#[test]
+fn where_no_target_has_room_a_request_is_refused() {
+    let (told, tells) = channel();
+    let targets = [(); 2].map(|()| format!("127.0.0.1:{}", hanging_server(told.clone())));
+    let service = json!({"retries": 5, "read_timeout": 60_000});
+    let settings = Settings {
+        workers: 1,
+        drain_timeout_ms: 100,
+        ..settings()
+    };
+    let limits = Limits {
+        upstream_in_flight: 2,
+        ..Limits::default()
+    };
+    let proxy = start_with(&settings, limits, balanced(json!({}), &targets, &service));
+    for number in 0..4 {
+        ask_aside(&proxy, "/", &told);
+        assert_eq!(tells.recv_timeout(PATIENCE), Ok(Told::Arrived), "{number}");
+    }
+    let refused = get(&proxy, "/", "");
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.contains("retry-after: 1"), "{refused}");
+    stop(proxy);
+}
 
 /// A server that reads requests and closes their connections without a word, while it is ill.
 fn server(address: (&str, u16), ill: bool) -> (u16, Arc<AtomicBool>) {

@@ -170,15 +170,15 @@ fn a_body_is_held_back_up_to_a_length_and_streams_from_there_on() {
         ..Limits::default()
     };
     let proxy = impatient(port, limits);
-    let held = limits.held_body;
-    for length in [held - 1, held, held + 1] {
+    let most = limits.held_body;
+    for length in [most - 1, most, most + 1] {
         let head = format!("POST /{length} HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n");
         let (answer, _) = outlast(&proxy, &(head + &"x".repeat(length)));
         let is_held = answer.starts_with("HTTP/1.1 408 ");
-        assert!(is_held || length > held, "{length} {answer}");
+        assert!(is_held || length > most, "{length} {answer}");
     }
     let first = heads.recv_timeout(PATIENCE).unwrap();
-    let expected = format!("POST /{} ", held + 1);
+    let expected = format!("POST /{} ", most + 1);
     assert!(first.starts_with(&expected), "{first}");
     stop(proxy);
 }
