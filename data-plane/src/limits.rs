@@ -124,23 +124,14 @@ impl Limits {
         if sent < TAKEN { self.take } else { self.send }
     }
 
-    /// What `settings` say, within what the system gives this process.
+    /// What `settings` say, within the memory that the system gives this process.
     pub(crate) fn of(settings: &Settings) -> Self {
-        let connections = settings.max_connections;
-        let affordable = affordable_connections(descriptors().unwrap_or(usize::MAX));
-        if affordable < connections {
-            tracing::warn!(
-                max_connections = connections,
-                affordable,
-                "fewer connections than max_connections are taken: each may need two descriptors (LimitNOFILE)"
-            );
-        }
         let memory = match settings.memory_limit_mb {
             0 => crate::memory::group_limit(),
             megabytes => Some(megabytes.saturating_mul(1024 * 1024)),
         };
         Self {
-            connections: connections.min(affordable),
+            connections: settings.max_connections,
             connections_per_address: settings.max_connections_per_address,
             in_flight: settings.max_requests,
             requests_per_address: settings.max_requests_per_address,
@@ -152,23 +143,46 @@ impl Limits {
     }
 }
 
-/// Descriptors that are kept for all but clients and their upstreams: files, control planes, providers.
-const KEPT_DESCRIPTORS: usize = 64;
+/// Descriptors that are kept for all but clients and their servers, beside those that a node always has and those of its cores:
+/// for who asks for its status, for files and control planes.
+const KEPT: usize = 64;
 
-/// How many clients can be served with so many descriptors: each may need one for itself and one for its
-/// upstream.
-fn affordable_connections(descriptors: usize) -> usize {
-    let kept = KEPT_DESCRIPTORS.min(descriptors / 4);
-    ((descriptors - kept) / 2).max(1)
+/// The same for what each thread asks names, providers and stores by.
+const KEPT_OF_A_THREAD: usize = 2;
+
+/// Descriptors of a runtime.
+const OF_A_RUNTIME: usize = 4;
+
+/// Threads beside the cores and those for status: one for the node's own work, one to watch over it, one to follow a control plane.
+const THREADS: usize = 3;
+
+/// What a node has open before its threads run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened {
+    /// All files and sockets.
+    pub(crate) descriptors: usize,
+    /// Sockets on which it listens: each has one descriptor to spare for when there is no other, and a hot restart takes two more.
+    pub(crate) listening: usize,
+    /// Cores, and threads that answer for status.
+    pub(crate) threads: usize,
+    /// Whether there may be sessions of datagrams: as many as connections, with a socket each.
+    pub(crate) datagrams: bool,
 }
 
-/// How many descriptors the system lets this process have.
-fn descriptors() -> Option<usize> {
-    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
+impl Opened {
+    /// How many descriptors the node has once its threads run.
+    pub(crate) const fn needs(&self) -> usize {
+        self.descriptors + self.listening + (self.threads + THREADS) * OF_A_RUNTIME
+    }
+
+    /// How many clients can be served by a process that may have so many `descriptors`: each needs one for itself and one for
+    /// its server. At least half of what the node does not need is theirs.
+    pub(crate) fn connections(&self, descriptors: usize) -> usize {
+        let left = descriptors.saturating_sub(self.needs());
+        let kept = KEPT + 2 * self.listening + KEPT_OF_A_THREAD * self.threads;
+        let each = if self.datagrams { 3 } else { 2 };
+        (left - kept.min(left / 2)) / each
+    }
 }
 
 #[cfg(test)]
@@ -194,19 +208,29 @@ mod tests {
 
     #[test]
     fn connections_leave_descriptors_for_the_rest() {
-        for (descriptors, connections) in [
-            (0, 1),
-            (64, 24),
-            (1024, 480),
-            (100_064, 50_000),
-            (1_048_576, 524_256),
-        ] {
-            assert_eq!(
-                affordable_connections(descriptors),
-                connections,
-                "{descriptors}"
-            );
-        }
-        assert!(descriptors().is_none_or(|descriptors| descriptors > 0));
+        let check = |cores: usize, descriptors, connections| {
+            // With two listeners, each socket kept once more, and one for status.
+            let opened = Opened {
+                descriptors: 15 + 4 * cores,
+                listening: 2 * cores + 1,
+                threads: cores + 1,
+                datagrams: false,
+            };
+            let affordable = [false, true].map(|datagrams| {
+                let opened = Opened {
+                    datagrams,
+                    ..opened
+                };
+                opened.connections(descriptors)
+            });
+            assert_eq!(affordable, connections, "{cores} of {descriptors}");
+        };
+        check(2, 256, [62, 41]);
+        check(8, 256, [36, 24]);
+        check(8, 1024, [398, 265]);
+        check(32, 256, [0, 0]);
+        check(32, 1024, [206, 137]);
+        check(32, 1_048_576, [523_982, 349_321]);
+        check(8, 0, [0, 0]);
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use plugins::sessions::revocations::Revocations;
 use shared::clock::{UnixTime, monotonic};
 use shared::listen::distinct;
+use shared::machine::{descriptors, open_descriptors};
 use shared::told::Told;
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
@@ -23,7 +24,7 @@ use crate::core::Node;
 use crate::discovered::Discovered;
 use crate::error::ErrorStyle;
 use crate::expiring::Expiring;
-use crate::limits::Limits;
+use crate::limits::{Limits, Opened};
 use crate::listening::certificates::{CertificateError, DefaultCertificate};
 use crate::listening::connections::Connections;
 use crate::listening::inherited::Inherited;
@@ -81,6 +82,17 @@ pub enum ProxyError {
     /// A setting about errors cannot be used.
     #[error("{0}")]
     Errors(String),
+    /// There are too few descriptors to serve anybody.
+    #[error(
+        "this process may have {descriptors} files and sockets open (`ulimit -n`, LimitNOFILE), and needs {needed} for itself: \
+         let it have more, or fewer workers"
+    )]
+    Descriptors {
+        /// How many it may have.
+        descriptors: usize,
+        /// How many it needs before it serves a client.
+        needed: usize,
+    },
     /// A thread or runtime cannot be started.
     #[error("starting a thread")]
     Thread(#[source] io::Error),
@@ -162,7 +174,7 @@ impl Proxy {
         let (background, work) = mpsc::unbounded_channel();
         let (unstored, discovered) = kept;
         revocations.add(unstored.all(), UnixTime::now());
-        let node = Arc::new(Node {
+        let mut node = Node {
             id: uuid::Uuid::new_v4().to_string(),
             live,
             revocations,
@@ -200,13 +212,21 @@ impl Proxy {
             sessions_max_silence: (settings.sessions_max_silence > 0)
                 .then(|| Duration::from_secs(settings.sessions_max_silence)),
             workers,
-        });
+        };
         let Listeners {
             addresses,
             kept,
             of_cores,
             status,
         } = listen(settings, &limits, &tls, workers, inherited)?;
+        let opened = Opened {
+            descriptors: number(open_descriptors()),
+            listening: kept.len(),
+            threads: workers + status.len(),
+            datagrams: of_cores.iter().any(|own| !own.datagrams.is_empty()),
+        };
+        node.limits.connections = affordable(&opened, limits.connections)?;
+        let node = Arc::new(node);
         let (orders, ordered) = watch::channel(Orders::default());
         let (status_orders, status_ordered) = watch::channel(Orders::default());
         let threads = start_cores(&node, of_cores, &ordered, work)?;
@@ -285,6 +305,32 @@ impl Proxy {
         }
         self.status.send_modify(|orders| orders.stopping = true);
     }
+}
+
+/// How many connections of the `most` that are wanted the node can take, with what it has `opened`.
+fn affordable(opened: &Opened, most: usize) -> Result<usize, ProxyError> {
+    let descriptors = number(descriptors());
+    let affordable = opened.connections(descriptors);
+    if affordable == 0 {
+        let needed = opened.needs();
+        return Err(ProxyError::Descriptors {
+            descriptors,
+            needed,
+        });
+    }
+    if affordable < most {
+        tracing::warn!(
+            max_connections = most,
+            affordable,
+            "fewer connections than max_connections are taken: each may need two descriptors (LimitNOFILE)"
+        );
+    }
+    Ok(most.min(affordable))
+}
+
+/// So many, or as many as can be counted.
+fn number(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// Reads the files that the settings of the proxy name, and looks where it writes to. What keeps nothing from running is

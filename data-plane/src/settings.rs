@@ -212,8 +212,8 @@ pub struct Settings {
     /// How long a stopping node lets exchanges end, in milliseconds.
     #[arg(long, default_value_t = 30_000, value_name = "MILLISECONDS")]
     pub drain_timeout_ms: u64,
-    /// Most client connections. More are closed as they come; so are those beyond what half of the descriptors
-    /// (`ulimit -n`) can serve.
+    /// Most client connections. More are closed as they come; so are those beyond what the descriptors that
+    /// are permitted (`ulimit -Hn`) can serve.
     #[arg(
         long,
         default_value_t = 50_000,

@@ -35,6 +35,26 @@ pub fn descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// How many of them are open; 0 where the kernel does not tell.
+pub fn open_descriptors() -> u64 {
+    // That of the directory itself is among them.
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |all| all.count().saturating_sub(1));
+    u64::try_from(open).unwrap_or(u64::MAX)
+}
+
+/// Lets this process have as many of them as it is permitted. What it begins with is often 1,024, for the sake of programs that
+/// use `select(2)`.
+pub fn open_as_many_as_permitted() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, "fewer files and sockets can be open than are permitted");
+    }
+}
+
 /// Has a crash leave no core file: it would hold session keys and clients' secrets. Whoever wants one raises the limit of
 /// the running process (`prlimit --core`).
 pub fn leave_no_core_file() {
@@ -187,6 +207,22 @@ mod tests {
         setrlimit(Resource::Core, some).unwrap();
         leave_no_core_file();
         assert_eq!(getrlimit(Resource::Core).current, Some(0));
+    }
+
+    #[test]
+    fn as_many_files_can_be_open_as_are_permitted() {
+        let limit = getrlimit(Resource::Nofile);
+        // What other tests have open stays below.
+        let few = Rlimit {
+            current: limit.maximum.map(|most| most.min(1024)),
+            ..limit
+        };
+        setrlimit(Resource::Nofile, few).unwrap();
+        open_as_many_as_permitted();
+        assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
+        let before = open_descriptors();
+        let _some: Vec<_> = (0..50).map(|_| File::open("/dev/null").unwrap()).collect();
+        assert!(before > 0 && open_descriptors() >= 50);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The proxy path of a real node: TLS, HTTP/2, upgrades, bodies that stream.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use harness::{Browser, Cluster, Demo, PATIENCE, read_head};
@@ -10,9 +11,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde_json::json;
+use shared::machine;
 use shared::tls::{Unverified, provider};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -318,4 +321,102 @@ async fn a_node_whose_descriptors_are_gone_turns_clients_away_and_serves_the_oth
         served(&address, None).await.map(drop)
     })
     .await;
+}
+
+/// A server that answers nobody until it is told to. How many requests wait there.
+struct Held {
+    port: u16,
+    waiting: Arc<AtomicUsize>,
+    release: watch::Sender<bool>,
+}
+
+impl Held {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let held = Self {
+            port: listener.local_addr().unwrap().port(),
+            waiting: Arc::default(),
+            release: watch::Sender::new(false),
+        };
+        let (waiting, released) = (Arc::clone(&held.waiting), held.release.subscribe());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (waiting, mut released) = (Arc::clone(&waiting), released.clone());
+                tokio::spawn(async move {
+                    _ = read_head(&mut stream).await;
+                    waiting.fetch_add(1, Ordering::SeqCst);
+                    _ = released.wait_for(|released| *released).await;
+                    let answer =
+                        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    _ = stream.write_all(answer).await;
+                });
+            }
+        });
+        held
+    }
+}
+
+/// What comes back for a request: nothing where the connection is closed.
+async fn answered(address: &str) -> Vec<u8> {
+    let mut answer = Vec::new();
+    let Ok(mut stream) = TcpStream::connect(address).await else {
+        return answer;
+    };
+    let request = b"GET / HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n";
+    if stream.write_all(request).await.is_ok() {
+        _ = stream.read_to_end(&mut answer).await;
+    }
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_let_in_is_served_however_many_cores_and_few_descriptors_there_are() {
+    machine::open_as_many_as_permitted();
+    for (cores, descriptors) in [(8, 256), (16, 512), (32, 1024)] {
+        let server = Held::start().await;
+        let mut cluster = Cluster::start(0).await;
+        cluster
+            .route(&format!("http://127.0.0.1:{}", server.port), "/")
+            .await;
+        cluster.certify("node-1");
+        cluster.run_under(&["prlimit", &format!("--nofile={descriptors}:{descriptors}")]);
+        let workers = ("WARDGATE_WORKERS", cores.to_string());
+        cluster.start_data_plane_with("node-1", &[workers]).await;
+        cluster.settled().await;
+        let address = cluster.data_planes[0].process.address("proxy");
+        let ended = Arc::new(AtomicUsize::new(0));
+        let clients = (0..descriptors).map(|_| {
+            let (address, ended) = (address.clone(), Arc::clone(&ended));
+            tokio::spawn(async move {
+                let answer = answered(&address).await;
+                ended.fetch_add(1, Ordering::SeqCst);
+                answer
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        harness::eventually("each is let in or closed", async || {
+            let waiting = server.waiting.load(Ordering::SeqCst);
+            (waiting + ended.load(Ordering::SeqCst) == descriptors).then_some(())
+        })
+        .await;
+        assert!(cluster.data_planes[0].is_ready().await, "{cores} cores");
+        cluster.create("/services", json!({ "host": "h" })).await;
+        cluster.settled().await;
+        cluster.persisted().await;
+        cluster.data_planes[0].process.start_successor("USR2").await;
+        server.release.send_replace(true);
+        let mut served = 0;
+        for client in clients {
+            let answer = client.await.unwrap();
+            if !answer.is_empty() {
+                let answer = String::from_utf8_lossy(&answer);
+                assert!(
+                    answer.starts_with("HTTP/1.1 200 "),
+                    "{cores} cores: {answer}"
+                );
+                served += 1;
+            }
+        }
+        assert!(served > descriptors / 16, "{cores} cores: {served} served");
+    }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use program::end;
+use shared::machine;
 use shared::telemetry::{self, LogFormat};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wardgate::run;
@@ -41,6 +42,7 @@ fn root_cause_is_a_busy_port(error: &anyhow::Error) -> bool {
 
 fn serve(settings: &Settings) -> anyhow::Result<()> {
     telemetry::start(&settings.log, LogFormat::Text)?;
+    machine::open_as_many_as_permitted();
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::listen()?;

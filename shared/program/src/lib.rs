@@ -27,6 +27,7 @@ pub fn begin<P: CommandFactory>(log: &str, format: LogFormat) -> Result<(), Begi
     signals::hold().map_err(BeginError::Signals)?;
     machine::leave_no_core_file();
     telemetry::start(log, format)?;
+    machine::open_as_many_as_permitted();
     settings::tell_unheeded::<P>();
     Ok(())
 }
