@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use plugins::bundled::openid_connect::forms::Forms;
+use plugins::bundled::proxy_cache::store::Store;
 use shared::clock::monotonic;
 use shared::machine::resident_bytes;
 use tokio::sync::watch;
@@ -206,6 +207,7 @@ pub(crate) async fn watch(node: Arc<Node>, orders: watch::Sender<Orders>) -> Inf
             shed = Some((monotonic(), pressure));
             orders.send_modify(|orders| orders.shed = orders.shed.wrapping_add(1));
             node.states.of::<Forms>().let_go();
+            node.states.of::<Store>().let_go();
             return_what_is_free();
         }
         tokio::time::sleep(pause(used, limit)).await;

@@ -64,6 +64,7 @@ struct Inner {
     stores: Cell<bool>,
     /// How often revocations are taken still.
     room: Cell<Option<usize>>,
+    memory: Cell<Option<usize>>,
     stored: RefCell<Vec<Revocation>>,
     /// What is to be sent on once one does.
     unstored: RefCell<Vec<Revocation>>,
@@ -108,6 +109,7 @@ impl FakeHost {
             revocations: Revocations::default(),
             stores: Cell::new(true),
             room: Cell::default(),
+            memory: Cell::default(),
             stored: RefCell::default(),
             unstored: RefCell::default(),
             network: RefCell::default(),
@@ -218,6 +220,11 @@ impl FakeHost {
     /// Lets the node take revocations in so many times more; as often as they come, if that is not said.
     pub(crate) fn has_room(&self, left: impl Into<Option<usize>>) {
         self.0.room.set(left.into());
+    }
+
+    /// Lets the node keep so many bytes of one kind at most of what is only a help.
+    pub(crate) fn has_memory(&self, bytes: usize) {
+        self.0.memory.set(Some(bytes));
     }
 
     /// How many revocations a control plane has taken.
@@ -415,6 +422,10 @@ impl Host for FakeHost {
 
     fn node_state<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
         self.0.node.of()
+    }
+
+    fn room(&self, most: usize) -> usize {
+        self.0.memory.get().map_or(most, |memory| most.min(memory))
     }
 
     fn revocations(&self) -> &Revocations {

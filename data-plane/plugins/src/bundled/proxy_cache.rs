@@ -3,7 +3,7 @@
 
 mod directives;
 mod media;
-mod store;
+pub mod store;
 mod vary;
 
 use std::time::Duration;
@@ -376,7 +376,7 @@ impl Filter for ProxyCacheFilter {
             held,
         };
         let asked = &whole.seen.request.headers;
-        store(host).keep(wanted.key, names, asked, kept);
+        store(host).keep(wanted.key, names, asked, kept, host);
         if self.config.response_headers.status {
             let value = HeaderValue::from_static(wanted.status);
             whole.headers.insert(STATUS, value);

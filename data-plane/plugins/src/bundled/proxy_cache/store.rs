@@ -1,19 +1,25 @@
 //! The answers that a node keeps.
 
 use std::cell::OnceCell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use shared::clock::UnixTime;
 
 use super::vary::variant;
 use crate::host::Host;
 
-/// Most bytes that a node keeps.
-const CAPACITY: u64 = 128 * 1024 * 1024;
+/// Most bytes that a node keeps: anybody can have it keep them.
+const CAPACITY: usize = 128 * 1024 * 1024;
+
+/// Bytes for which there is a lock of their own: a few of the largest answers.
+const OF_A_LOCK: usize = 8 * 1024 * 1024;
+
+/// How many answers are looked for.
+const ANSWERS: usize = 10_000;
 
 /// A kept answer.
 #[derive(Clone, Debug)]
@@ -38,7 +44,12 @@ enum Entry {
 }
 
 /// The answers that a node keeps.
-pub(super) struct Store(Cache<[u8; 32], Entry, Size>);
+#[derive(Default)]
+pub struct Store(OnceLock<Answers>);
+
+type Answers = Cache<[u8; 32], Entry, Size>;
+
+shared::unsaid!(Store);
 
 #[derive(Clone)]
 struct Size;
@@ -57,17 +68,35 @@ impl Weighter<[u8; 32], Entry> for Size {
     }
 }
 
-impl Default for Store {
-    fn default() -> Self {
-        Self(Cache::with_weighter(10_000, CAPACITY, Size))
-    }
+/// Room for answers of so many `bytes`.
+fn answers(bytes: usize) -> Answers {
+    let options = OptionsBuilder::new()
+        .estimated_items_capacity(ANSWERS)
+        .weight_capacity(u64::try_from(bytes).unwrap_or(u64::MAX))
+        .shards(bytes / OF_A_LOCK)
+        .build();
+    let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+    Cache::with_options(
+        options.expect("each option that is asked for is there"),
+        Size,
+        hasher,
+        lifecycle,
+    )
 }
 
 impl Store {
+    /// Lets go of all, for want of memory.
+    pub fn let_go(&self) {
+        if let Some(answers) = self.0.get() {
+            answers.clear();
+        }
+    }
+
     /// The answer under `key` to a request with these `headers`.
     pub(super) fn find(&self, key: &[u8; 32], headers: &HeaderMap) -> Option<Arc<Kept>> {
-        let found = match self.0.get(key)? {
-            Entry::Varies(names) => self.0.get(&variant(key, &names, headers))?,
+        let answers = self.0.get()?;
+        let found = match answers.get(key)? {
+            Entry::Varies(names) => answers.get(&variant(key, &names, headers))?,
             found @ Entry::Answer(_) => found,
         };
         match found {
@@ -76,20 +105,22 @@ impl Store {
         }
     }
 
-    /// Keeps an answer to a request with these `headers`, which depends on `names` among them.
+    /// Keeps an answer to a request with these `headers`, which depends on `names` among them, as far as `host` has room.
     pub(super) fn keep(
         &self,
         key: [u8; 32],
         names: Vec<HeaderName>,
         headers: &HeaderMap,
         kept: Kept,
+        host: &impl Host,
     ) {
+        let answers = self.0.get_or_init(|| answers(host.room(CAPACITY)));
         let answer = Entry::Answer(Arc::new(kept));
         if names.is_empty() {
-            self.0.insert(key, answer);
+            answers.insert(key, answer);
         } else {
-            self.0.insert(variant(&key, &names, headers), answer);
-            self.0.insert(key, Entry::Varies(names.into()));
+            answers.insert(variant(&key, &names, headers), answer);
+            answers.insert(key, Entry::Varies(names.into()));
         }
     }
 }

@@ -94,6 +94,29 @@ fn an_answer_that_is_too_long_is_not_kept_and_says_so() {
 }
 
 #[test]
+fn a_node_with_little_memory_keeps_few_answers_and_lets_go_of_them() {
+    let host = FakeHost::default();
+    host.has_memory(4 * LARGEST);
+    let filter = filter(&json!({}));
+    let large = &*String::leak("a".repeat(LARGEST - 1024));
+    let places: Vec<_> = (0..32).map(|number| format!("/{number}")).collect();
+    let hits = || {
+        let answers = places.iter().map(|uri| ask(&filter, &host, uri, ""));
+        let hits = answers.filter(|answer| answer.header("x-cache-status") == "Hit");
+        hits.count()
+    };
+    for uri in &places {
+        reply_of(&filter, &host, &Request::get(uri), &[PLAIN], large);
+    }
+    let kept = hits();
+    assert!((1..=4).contains(&kept), "{kept} are kept");
+    host.node_states().of::<store::Store>().let_go();
+    assert_eq!(hits(), 0);
+    assert_eq!(fill(&filter, &host, "/0", &[PLAIN]), "Miss");
+    assert_eq!(hits(), 1);
+}
+
+#[test]
 fn what_one_client_was_told_beside_the_answer_is_told_to_no_other() {
     let host = FakeHost::default();
     let filter = filter(&json!({}));
