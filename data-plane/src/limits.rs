@@ -175,12 +175,13 @@ impl Opened {
         self.descriptors + self.listening + (self.threads + THREADS) * OF_A_RUNTIME
     }
 
-    /// How many clients can be served by a process that may have so many `descriptors`: each needs one for itself and one for
-    /// its server. At least half of what the node does not need is theirs.
+    /// How many clients can be served by a process that may have so many `descriptors`: each needs one for itself, one for
+    /// its server, and one for a connection that a client before it has left. At least half of what the node does not need is
+    /// theirs.
     pub(crate) fn connections(&self, descriptors: usize) -> usize {
         let left = descriptors.saturating_sub(self.needs());
         let kept = KEPT + 2 * self.listening + KEPT_OF_A_THREAD * self.threads;
-        let each = if self.datagrams { 3 } else { 2 };
+        let each = if self.datagrams { 4 } else { 3 };
         (left - kept.min(left / 2)) / each
     }
 }
@@ -225,12 +226,12 @@ mod tests {
             });
             assert_eq!(affordable, connections, "{cores} of {descriptors}");
         };
-        check(2, 256, [62, 41]);
-        check(8, 256, [36, 24]);
-        check(8, 1024, [398, 265]);
+        check(2, 256, [41, 31]);
+        check(8, 256, [24, 18]);
+        check(8, 1024, [265, 199]);
         check(32, 256, [0, 0]);
-        check(32, 1024, [206, 137]);
-        check(32, 1_048_576, [523_982, 349_321]);
+        check(32, 1024, [137, 103]);
+        check(32, 1_048_576, [349_321, 261_991]);
         check(8, 0, [0, 0]);
     }
 }

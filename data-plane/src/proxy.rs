@@ -225,7 +225,11 @@ impl Proxy {
             threads: workers + status.len(),
             datagrams: of_cores.iter().any(|own| !own.datagrams.is_empty()),
         };
-        node.limits.connections = affordable(&opened, limits.connections)?;
+        let affordable = affordable(&opened, limits.connections)?;
+        node.limits.connections = limits.connections.min(affordable);
+        // Each core may have served all clients in its turn.
+        let waiting = &mut node.limits.keep_alive.connections;
+        *waiting = (*waiting).min(affordable.div_ceil(workers));
         let node = Arc::new(node);
         let (orders, ordered) = watch::channel(Orders::default());
         let (status_orders, status_ordered) = watch::channel(Orders::default());
@@ -307,7 +311,7 @@ impl Proxy {
     }
 }
 
-/// How many connections of the `most` that are wanted the node can take, with what it has `opened`.
+/// How many connections the node can take with what it has `opened`, of which `most` are wanted.
 fn affordable(opened: &Opened, most: usize) -> Result<usize, ProxyError> {
     let descriptors = number(descriptors());
     let affordable = opened.connections(descriptors);
@@ -322,10 +326,10 @@ fn affordable(opened: &Opened, most: usize) -> Result<usize, ProxyError> {
         tracing::warn!(
             max_connections = most,
             affordable,
-            "fewer connections than max_connections are taken: each may need two descriptors (LimitNOFILE)"
+            "fewer connections than max_connections are taken: each may need three descriptors (LimitNOFILE)"
         );
     }
-    Ok(most.min(affordable))
+    Ok(affordable)
 }
 
 /// So many, or as many as can be counted.
