@@ -1,5 +1,6 @@
 //! The node's own core. It serves no client, begins with the first work that it is given, and outlives those that do.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,10 +35,11 @@ pub(crate) fn run(
             first = work.recv() => first,
             () = cores.closed() => return,
         };
-        // It is the one that forgets the clients of all.
-        tokio::task::spawn_local(memory::give_back(orders.clone()));
         // What it counts is of nobody's requests.
-        let host = CoreHost::new(Core::new(node, Arc::default()));
+        let core = Core::new(node, Arc::default());
+        // It is the one that forgets the clients of all.
+        tokio::task::spawn_local(memory::give_back(Rc::clone(&core), orders.clone()));
+        let host = CoreHost::new(core);
         let begin = |work: Option<Work>| {
             if let Some(work) = work {
                 host.spawn(work(host.clone()));

@@ -81,6 +81,8 @@ pub(crate) struct Node {
     /// Requests that may be under way.
     pub(crate) requests: Arc<Stock>,
     pub(crate) memory: Memory,
+    /// What may be held for clients.
+    pub(crate) held: Arc<Stock>,
     /// What the gateway tells of itself.
     pub(crate) told: Told,
     pub(crate) errors: ErrorStyle,
@@ -130,12 +132,16 @@ pub(crate) struct Core {
     pub(crate) resolver: Rc<Resolver>,
     /// Requests under way.
     pub(crate) requests: Rc<Share>,
+    /// What is held for clients.
+    pub(crate) held: Rc<Share>,
     pub(crate) states: CoreStates,
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the node waits no longer for what is under way.
     cut: Cell<bool>,
     /// Who waits for that.
     uncut: Notify,
+    /// Who is told each time that memory is short.
+    shortage: Notify,
     /// The newest snapshot that a request has begun with: while it is the live one, a request takes it
     /// from here, and touches no counter that other cores touch.
     snapshot: RefCell<Option<Rc<Held>>>,
@@ -168,7 +174,8 @@ impl Core {
         tokio::task::spawn_local(Rc::clone(&timers).drive());
         tokio::task::spawn_local(Rc::clone(&pools).sweep());
         let (salt, start) = uuid::Uuid::new_v4().as_u64_pair();
-        let requests = Rc::new(Share::of(Arc::clone(&node.requests)));
+        let [requests, held] =
+            [&node.requests, &node.held].map(|stock| Rc::new(Share::of(Arc::clone(stock))));
         Rc::new(Self {
             live: RefCell::new(Cache::new(Arc::clone(&node.live))),
             node,
@@ -179,10 +186,12 @@ impl Core {
             origins: Origins::default(),
             resolver,
             requests,
+            held,
             states: CoreStates::default(),
             metrics,
             cut: Cell::new(false),
             uncut: Notify::new(),
+            shortage: Notify::new(),
             snapshot: RefCell::default(),
             identifiers: Cell::new(start),
             salt,
@@ -220,6 +229,22 @@ impl Core {
     pub(crate) async fn until_cut_off(&self) {
         if !self.is_cut_off() {
             self.uncut.notified().await;
+        }
+    }
+
+    /// Memory is short: whoever waits for it to be critical looks whether it is.
+    pub(crate) fn memory_is_short(&self) {
+        self.shortage.notify_waiters();
+    }
+
+    /// Waits until memory is so short that what has not begun is to end.
+    pub(crate) async fn until_critical(&self) {
+        loop {
+            let told = self.shortage.notified();
+            if self.node.memory.is_critical() {
+                return;
+            }
+            told.await;
         }
     }
 

@@ -46,8 +46,8 @@ pub struct Limits {
     /// Longest part of a request's body that is held back until all of it is there, for routes with
     /// `request_buffering`. A longer body streams from there on.
     pub held_body: usize,
-    /// Most bytes that a core keeps of requests that have not begun: of heads and of such bodies.
-    pub held_room: usize,
+    /// Most bytes that the node holds for clients whose requests have not begun, and of answers that it reads whole.
+    pub held: usize,
     /// Memory that the process may have, in bytes. Close to it connections are closed and work is refused.
     pub memory: Option<u64>,
 }
@@ -109,7 +109,7 @@ impl Default for Limits {
             upstream_in_flight: 1000,
             keep_alive: KeepAlive::default(),
             held_body: 64 * 1024,
-            held_room: usize::MAX,
+            held: usize::MAX,
             memory: None,
         }
     }

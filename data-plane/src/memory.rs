@@ -1,10 +1,10 @@
 //! Memory that runs short: connections without a request are closed and what anybody can have kept is let go of first, then
 //! new work is refused, before the kernel ends the process.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -15,8 +15,9 @@ use shared::clock::monotonic;
 use shared::machine::resident_bytes;
 use tokio::sync::watch;
 
-use crate::core::Node;
+use crate::core::{Core, Node};
 use crate::orders::{Orders, changed};
+use crate::quota::{Share, Stock};
 
 /// How often the process is weighed: at least, and at most.
 const SELDOM: Duration = Duration::from_millis(250);
@@ -42,60 +43,75 @@ const KEPT: u64 = 16;
 
 /// How much of `most` bytes is kept of such a kind, where there is a `limit`, in `parts`.
 pub(crate) fn room(most: usize, limit: Option<u64>, parts: usize) -> usize {
-    share(limit, KEPT, parts).map_or(most, |share| most.min(share))
+    share(limit, KEPT).map_or(most, |share| most.min(share / parts.max(1)))
 }
 
-/// One part of so many of the `limit`, divided among `parts`.
-fn share(limit: Option<u64>, of: u64, parts: usize) -> Option<usize> {
-    let share = limit.map(|limit| usize::try_from(limit / of).unwrap_or(usize::MAX));
-    share.map(|share| share / parts.max(1))
+/// One part of so many of the `limit`.
+fn share(limit: Option<u64>, of: u64) -> Option<usize> {
+    limit.map(|limit| usize::try_from(limit / of).unwrap_or(usize::MAX))
 }
 
-/// The share of the limit that all cores keep at most of requests that have not begun: one part of so many.
+/// The share of the limit that the node holds at most for clients whose requests have not begun, and of answers that it reads
+/// whole: one part of so many. It is filled sooner than anybody looks at how much memory the process has.
 const HELD: u64 = 4;
 
-/// What a core keeps of them at least: heads of well-behaved clients that are large and come in two parts, at one time.
-const LEAST_HELD: usize = 2 * 1024 * 1024;
+/// What is held is counted in so many bytes.
+const PAGE: usize = 4 * 1024;
 
-/// How much one core of so many keeps of requests that have not begun, where there is a `limit`: it is filled sooner than
-/// anybody looks.
-pub(crate) fn held_room(limit: Option<u64>, cores: usize) -> usize {
-    share(limit, HELD, cores).map_or(usize::MAX, |share| share.max(LEAST_HELD))
+/// How much is held, in pages: no more than `most` bytes, and than its share of the `limit`; dealt out to `cores`.
+pub(crate) fn held(most: usize, limit: Option<u64>, cores: usize) -> Arc<Stock> {
+    let most = share(limit, HELD).map_or(most, |share| most.min(share));
+    Stock::new(most / PAGE, cores)
 }
 
-thread_local! {
-    static HELD_HERE: Cell<usize> = const { Cell::new(0) };
+/// Memory that is held for a client: by a head that has not ended, by a body before any of it goes upstream, by an answer that
+/// is read whole before any of it goes to the client.
+#[derive(Debug)]
+pub(crate) struct Held {
+    room: Rc<Share>,
+    pages: usize,
 }
-
-/// Memory of a core that is taken up by a request before any of it goes upstream: by its head, or a body that is held back.
-#[derive(Debug, Default)]
-pub(crate) struct Held(usize);
 
 impl Held {
-    /// Whether it takes up nothing.
-    pub(crate) const fn is_none(&self) -> bool {
-        self.0 == 0
+    /// Nothing so far, of the `room` of a core.
+    pub(crate) const fn of(room: Rc<Share>) -> Self {
+        Self { room, pages: 0 }
     }
 
-    /// Takes up `bytes` in all, unless all such requests of the core would then have more than `most`.
-    pub(crate) fn grows(&mut self, bytes: usize, most: usize) -> bool {
-        let more = bytes.saturating_sub(self.0);
-        let all = HELD_HERE.get().saturating_add(more);
-        let fits = more == 0 || all <= most;
-        if fits {
-            HELD_HERE.set(all);
-            self.0 += more;
+    /// Whether it takes up nothing.
+    pub(crate) const fn is_none(&self) -> bool {
+        self.pages == 0
+    }
+
+    /// Takes up `bytes` in all, if there is room for them; if not, it stays as it is.
+    pub(crate) fn grows(&mut self, bytes: usize) -> bool {
+        let before = self.pages;
+        while self.pages < bytes.div_ceil(PAGE) {
+            if !self.room.take() {
+                self.shrinks(before);
+                return false;
+            }
+            self.pages += 1;
         }
-        fits
+        true
+    }
+
+    /// Takes up nothing any more.
+    pub(crate) fn lets_go(&mut self) {
+        self.shrinks(0);
+    }
+
+    fn shrinks(&mut self, pages: usize) {
+        while self.pages > pages {
+            self.pages -= 1;
+            self.room.put();
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.0 > 0 {
-            // At the end of a thread nothing is counted.
-            let _ = HELD_HERE.try_with(|all| all.set(all.get().saturating_sub(self.0)));
-        }
+        self.lets_go();
     }
 }
 
@@ -220,8 +236,8 @@ fn pause(used: u64, limit: u64) -> Duration {
     Duration::from_micros(free.saturating_mul(1_000_000) / FILLED).clamp(OFTEN, SELDOM)
 }
 
-/// Gives back what this core has no use for whenever memory is short, until the node stops.
-pub(crate) async fn give_back(orders: watch::Receiver<Orders>) {
+/// Gives back what this core has no use for whenever memory is short, and tells what waits on it, until the node stops.
+pub(crate) async fn give_back(core: Rc<Core>, orders: watch::Receiver<Orders>) {
     let mut seen = orders.borrow().shed;
     loop {
         let order = changed(orders.clone(), seen).await;
@@ -229,6 +245,7 @@ pub(crate) async fn give_back(orders: watch::Receiver<Orders>) {
             return;
         }
         seen = order.shed;
+        core.memory_is_short();
         return_what_is_free();
     }
 }
@@ -290,6 +307,13 @@ mod tests {
         check(5000, Pressure::Critical);
     }
 
+    /// The rooms of so many cores.
+    fn rooms(most: usize, limit: Option<u64>, cores: usize) -> Vec<Rc<Share>> {
+        let stock = held(most, limit, cores);
+        let room = |_| Rc::new(Share::of(Arc::clone(&stock)));
+        (0..cores).map(room).collect()
+    }
+
     #[test]
     fn a_shortage_that_comes_and_goes_is_logged_once() {
         use Pressure::{Critical, High, None};
@@ -317,16 +341,26 @@ mod tests {
 
     #[test]
     fn what_has_not_begun_has_its_part_of_the_memory() {
-        assert_eq!(held_room(None, 2), usize::MAX);
-        assert_eq!(held_room(Some(64 << 20), 2), 8 << 20);
-        assert_eq!(held_room(Some(64 << 20), 64), LEAST_HELD);
-        let (mut one, mut other) = (Held::default(), Held::default());
-        assert!(one.grows(60, 100) && other.grows(40, 100));
-        assert!(!one.grows(61, 100) && one.grows(50, 100));
-        drop(other);
-        assert!(one.grows(100, 100));
+        let room = &rooms(usize::MAX, Some(400 * 4096), 1)[0];
+        let [mut one, mut other] = [(); 2].map(|()| Held::of(Rc::clone(room)));
+        assert!(one.is_none() && one.grows(60 * PAGE) && other.grows(40 * PAGE));
+        assert!(!one.grows(60 * PAGE + 1) && one.grows(50 * PAGE) && !one.is_none());
+        other.lets_go();
+        assert!(other.is_none() && one.grows(100 * PAGE) && !other.grows(1));
         drop(one);
-        assert!(Held::default().grows(100, 100));
+        assert!(other.grows(100 * PAGE));
+    }
+
+    #[test]
+    fn a_core_of_many_has_room_for_a_large_body_where_others_hold_little() {
+        let of_many = rooms(usize::MAX, Some(256 << 20), 64);
+        let mut small: Vec<Held> = of_many.iter().cloned().map(Held::of).collect();
+        assert!(small.iter_mut().all(|held| held.grows(8 * 1024)));
+        let [mut one, mut other] = [0, 1].map(|core| Held::of(Rc::clone(&of_many[core])));
+        assert!(one.grows(32 << 20) && !other.grows(32 << 20));
+        let unlimited = rooms(usize::MAX, None, 1);
+        let mut unlimited = Held::of(Rc::clone(&unlimited[0]));
+        assert!(unlimited.grows(1 << 30));
     }
 
     #[test]

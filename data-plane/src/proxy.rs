@@ -143,7 +143,7 @@ impl Proxy {
     /// revocations that are still unstored and what providers have said, as the process before has `kept` them. Clients are served once `contact` says so.
     pub(crate) fn start_on(
         settings: &Settings,
-        mut limits: Limits,
+        limits: Limits,
         live: Live,
         kept: (Unstored, Discovered),
         contact: Contact,
@@ -164,9 +164,6 @@ impl Proxy {
         } else {
             settings.workers
         };
-        limits.held_room = limits
-            .held_room
-            .min(memory::held_room(limits.memory, workers));
         let revocations = Arc::new(Revocations::default());
         if let Some(snapshot) = live.load().as_ref() {
             revocations.add(snapshot.revocations.iter().copied(), UnixTime::now());
@@ -197,6 +194,7 @@ impl Proxy {
             sessions: Arc::new(Connections::default()),
             requests: Stock::new(limits.in_flight, workers),
             memory: Memory::default(),
+            held: memory::held(limits.held, limits.memory, workers),
             limits,
             told: told(settings)?,
             errors: ErrorStyle::read(settings).map_err(ProxyError::Errors)?,

@@ -43,6 +43,7 @@ use crate::body::RequestBody;
 use crate::core::Core;
 use crate::http1::headers::Headers;
 use crate::http1::request::Refusal;
+use crate::memory::Held;
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, Peer, Recorded, Returned, handle};
 use crate::stream::Stream;
@@ -90,7 +91,8 @@ pub(crate) async fn serve(
     let limits = core.node.limits;
     let is_http2 = stream.agreed().map(|protocol| protocol == b"h2");
     let metrics = Arc::clone(&core.metrics);
-    let client = Client::new((stream, early), core.timers.timer(), limits, metrics);
+    let held = Held::of(Rc::clone(&core.held));
+    let client = Client::new((stream, early), core.timers.timer(), limits, metrics, held);
     let client = Rc::new(RefCell::new(client));
     let mut stopping = Stopping::new(&orders);
     let shed = orders.borrow().shed;

@@ -91,7 +91,7 @@ pub(crate) fn run(
             () = core.node.contact.settled() => {}
             () = stopped(&mut orders) => {}
         }
-        tokio::task::spawn_local(memory::give_back(orders.clone()));
+        tokio::task::spawn_local(memory::give_back(Rc::clone(&core), orders.clone()));
         let open = Open::default();
         let mut loops = Vec::new();
         for bound in own.listeners {

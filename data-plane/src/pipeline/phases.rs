@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use http::{Response, header};
 use plugins::environment::{Consumers, Membership};
-use plugins::exchange::{BodyWish, Exchange, Reply, Source, WholeBody};
+use plugins::exchange::{BodyWish, Exchange, Notes, Reply, Source, WholeBody};
 use plugins::filter::{Filter as _, Flow, Phases};
 use plugins::glance::{Glance, Pass};
 use shared::telemetry::chain;
@@ -19,6 +19,7 @@ use crate::compile::{CompiledRoute, CompiledSnapshot};
 use crate::core::{Core, Held};
 use crate::error::GatewayError;
 use crate::host::CoreHost;
+use crate::memory;
 use crate::upstream::UpstreamError;
 
 /// The filter that runs for `slot`, by who the request is known to come from so far: a consumer, and groups that an
@@ -156,7 +157,8 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
     if !wishes.is_empty() && !tunnel {
         let keeps_length = keeps_length(&seen.method, status, &wishes);
         let longest = wishes.iter().map(|(_, wish)| limit(*wish)).max();
-        match read(body, longest.unwrap_or_default()).await {
+        let longest = longest.unwrap_or_default();
+        match read(body, longest, &mut seen.notes, &record.core).await {
             Ok(Whole::All(mut bytes)) => {
                 let mut complete = true;
                 for (filter, wish) in wishes {
@@ -184,19 +186,17 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
                         ResponseBody::Read(bytes, Box::new(ResponseBody::Empty))
                     };
                 } else {
-                    return fail(returned, record, UpstreamError::TooLarge);
+                    return fail(returned, record, &UpstreamError::TooLarge.into());
                 }
             }
-            Ok(Whole::Begun(rest)) => {
-                if wishes
-                    .iter()
-                    .any(|(_, wish)| matches!(wish, BodyWish::Need(_)))
-                {
-                    return fail(returned, record, UpstreamError::TooLarge);
+            Ok(Whole::Begun(rest, why)) => {
+                let is_needed = |(_, wish): &(_, _)| matches!(wish, BodyWish::Need(_));
+                if wishes.iter().any(is_needed) {
+                    return fail(returned, record, &why);
                 }
                 body = rest;
             }
-            Err(error) => return fail(returned, record, error),
+            Err(error) => return fail(returned, record, &error.into()),
         }
     }
     for map in maps.into_iter().filter(|_| !tunnel) {
@@ -222,14 +222,14 @@ fn keeps_length<F>(
 }
 
 /// Answers for an upstream whose body cannot be had as a filter needs it.
-fn fail(returned: &mut Returned<ResponseBody>, record: &mut Record, error: UpstreamError) {
+fn fail(returned: &mut Returned<ResponseBody>, record: &mut Record, error: &GatewayError) {
     tracing::warn!(
         request_id = &*record.request_id,
-        error = %chain(&error),
+        error = %chain(error),
         "the upstream's body cannot be read"
     );
     record.progress.source = Source::Error;
-    let response = GatewayError::Upstream(error).response(
+    let response = error.response(
         &record.request_id,
         http::Version::HTTP_2,
         record.wish.as_ref(),
@@ -248,23 +248,36 @@ const fn limit(wish: BodyWish) -> usize {
 
 enum Whole {
     All(Bytes),
-    /// It is longer than allowed: what was read comes first.
-    Begun(ResponseBody),
+    /// It is longer than allowed, or than there is memory for: what was read comes first.
+    Begun(ResponseBody, GatewayError),
 }
 
-async fn read(mut body: ResponseBody, limit: usize) -> Result<Whole, UpstreamError> {
+/// Reads all of `body`, if it is no longer than `limit` and there is memory for it, and `notes` what it takes up until the client
+/// has taken it.
+async fn read(
+    mut body: ResponseBody,
+    limit: usize,
+    notes: &mut Notes,
+    core: &Core,
+) -> Result<Whole, UpstreamError> {
     if let ResponseBody::Full(bytes) = body {
         return Ok(Whole::All(bytes));
     }
-    let mut held = BytesMut::new();
+    let mut held = memory::Held::of(Rc::clone(&core.held));
+    let mut read = BytesMut::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
-        held.extend_from_slice(&frame?.into_data().unwrap_or_default());
-        if held.len() > limit {
-            return Ok(Whole::Begun(ResponseBody::Read(
-                held.freeze(),
-                Box::new(body),
-            )));
-        }
+        read.extend_from_slice(&frame?.into_data().unwrap_or_default());
+        let why = if read.len() > limit {
+            UpstreamError::TooLarge.into()
+        } else if core.node.memory.is_critical() || !held.grows(read.capacity()) {
+            GatewayError::Overloaded
+        } else {
+            continue;
+        };
+        notes.put(held);
+        let read = ResponseBody::Read(read.freeze(), Box::new(body));
+        return Ok(Whole::Begun(read, why));
     }
-    Ok(Whole::All(held.freeze()))
+    notes.put(held);
+    Ok(Whole::All(read.freeze()))
 }

@@ -113,12 +113,14 @@ enum Wait {
 }
 
 impl Client {
-    /// The client at the other end of a stream, from which `input` has come. What there is to be counted goes to `metrics`.
+    /// The client at the other end of a stream, from which `input` has come. What there is to be counted goes to `metrics`; what
+    /// is `held` for it is nothing so far.
     pub(super) fn new(
         (stream, input): (Stream, BytesMut),
         timer: Timer,
         limits: Limits,
         metrics: Arc<Metrics>,
+        held: Held,
     ) -> Self {
         Self {
             stream,
@@ -131,7 +133,7 @@ impl Client {
             metrics,
             reading: None,
             finder: HeadFinder::default(),
-            held: Held::default(),
+            held,
             begun: false,
             decoder: Decoder::new(Framing::None),
             expects: false,
@@ -172,7 +174,7 @@ impl Client {
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         loop {
             if let Some(next) = self.next() {
-                self.held = Held::default();
+                self.held.lets_go();
                 self.watch(Wait::Nothing);
                 self.begun = true;
                 return Poll::Ready(next);
@@ -216,11 +218,9 @@ impl Client {
             Ok(Some(judged)) => Some(Next::Request(Incoming::of(judged))),
             Ok(None) => {
                 let line = memchr::memchr(b'\n', &self.input).unwrap_or(self.input.len());
-                let room = self.limits.held_room;
                 if line > MAX_TARGET + 64 {
                     Some(Next::Refused(Refusal::TargetTooLong))
-                } else if self.input.len() > LENGTH && !self.held.grows(self.input.capacity(), room)
-                {
+                } else if self.input.len() > LENGTH && !self.held.grows(self.input.capacity()) {
                     Some(Next::Refused(Refusal::Crowded))
                 } else {
                     None

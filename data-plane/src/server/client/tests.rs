@@ -8,7 +8,14 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::memory;
+use crate::quota::Share;
 use crate::timer::Timers;
+
+/// Nothing of as much as anybody likes.
+fn held() -> Held {
+    Held::of(Rc::new(Share::of(memory::held(usize::MAX, None, 1))))
+}
 
 const STREAM: &[u8] = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n\
     POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\nGET /not-a-head HTTP/1.1\r\n\r\nab\
@@ -34,6 +41,7 @@ async fn client(parts: Vec<Vec<u8>>) -> Client {
         timer,
         Limits::default(),
         Arc::default(),
+        held(),
     )
 }
 
@@ -79,7 +87,7 @@ fn a_connection_that_rests_keeps_no_memory_for_the_next_request() {
             ..Limits::default()
         };
         let near = (Stream::Plain(near), BytesMut::new());
-        let mut client = Client::new(near, timers.timer(), limits, Arc::default());
+        let mut client = Client::new(near, timers.timer(), limits, Arc::default(), held());
         let next = loop {
             // Until all of it has come, however long that takes.
             match poll_fn(|cx| client.poll_next(cx)).await {
@@ -112,7 +120,7 @@ fn who_takes_nothing_stands_still_after_a_moment_and_is_given_up_later() {
             ..Limits::default()
         };
         let near = (Stream::Plain(near), BytesMut::new());
-        let mut client = Client::new(near, timers.timer(), limits, Arc::default());
+        let mut client = Client::new(near, timers.timer(), limits, Arc::default(), held());
         // More than the system takes.
         client.write(Framing::Length(0), Bytes::from(vec![b'x'; 32 << 20]));
         let mut seen = Vec::new();
@@ -231,7 +239,7 @@ fn is_heard(size: usize, leaves: bool) -> bool {
             ..Limits::default()
         };
         let near = (Stream::Plain(near), BytesMut::new());
-        let mut client = Client::new(near, timers.timer(), limits, Arc::default());
+        let mut client = Client::new(near, timers.timer(), limits, Arc::default(), held());
         let sent = tokio::task::spawn_local(async move {
             let sent = far.write_all(&vec![b'x'; size]).await;
             (!leaves).then_some(far).ok_or(sent)
@@ -285,7 +293,7 @@ fn a_client_that_says_nothing_takes_no_memory() {
         let (far, near) = tokio::join!(far, listener.accept());
         let near = (Stream::Plain(near.unwrap().0), BytesMut::new());
         let timer = Rc::new(Timers::default()).timer();
-        let mut client = Client::new(near, timer, Limits::default(), Arc::default());
+        let mut client = Client::new(near, timer, Limits::default(), Arc::default(), held());
         let mut far = far.unwrap();
         for _ in 0..3 {
             let next = futures::poll!(poll_fn(|cx| client.poll_next(cx)));
