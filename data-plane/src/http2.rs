@@ -16,6 +16,7 @@ use bytes::{Buf as _, BytesMut};
 use shared::clock::monotonic;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::memory::Held;
 use crate::stream::Stream;
 
 /// Frames that carry nothing, of which the other end may send so many without a reason, in [`WITHIN`].
@@ -36,6 +37,13 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 
+/// The flag of the last frame of a head (RFC 9113 §6.2, §6.10).
+const END_HEADERS: u8 = 4;
+
+/// What a head takes up, at most, that has not ended with its first frame: the library keeps its fields as it will hand them on,
+/// of which 3,900 fit into the list that it takes.
+const UNFINISHED: usize = 320 * 1024;
+
 /// GOAWAY with `ENHANCE_YOUR_CALM` (RFC 9113 §6.8, §7): any request may have been served.
 const FAREWELL: [u8; 17] = [
     0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0xb,
@@ -50,32 +58,42 @@ pub(crate) struct Counted {
     received: Frames,
     sent: Frames,
     allowance: Allowance,
+    head: Head,
+    /// What the head takes up, if it is unfinished, and a client's: of servers there are few, and somebody has chosen them.
+    held: Option<Held>,
 }
 
 impl Counted {
-    /// One to a client, which has sent `early`.
-    pub(crate) fn to_client(stream: Stream, early: BytesMut) -> Self {
+    /// One to a client, which has sent `early`, and for which nothing is `held` so far.
+    pub(crate) fn to_client(stream: Stream, early: BytesMut, held: Held) -> Self {
         Self {
             stream,
             early,
             received: Frames::behind(PREFACE),
             sent: Frames::behind(0),
             allowance: Allowance::new(monotonic()),
+            head: Head::Whole,
+            held: Some(held),
         }
     }
 
     /// One to a server, which has sent nothing.
     pub(crate) fn to_server(stream: Stream) -> Self {
         Self {
+            stream,
+            early: BytesMut::new(),
             received: Frames::behind(0),
             sent: Frames::behind(PREFACE),
-            ..Self::to_client(stream, BytesMut::new())
+            allowance: Allowance::new(monotonic()),
+            head: Head::Whole,
+            held: None,
         }
     }
 
     /// Counts what has been `read`, or refuses it.
     fn hear(&mut self, cx: &mut Context<'_>, mut read: &[u8]) -> io::Result<()> {
         while let Some(frame) = self.received.next(&mut read) {
+            self.head = self.head.with(frame);
             let within = match frame.kind {
                 HEADERS => {
                     self.allowance.grow();
@@ -90,6 +108,18 @@ impl Counted {
                 self.take_leave(cx);
                 return Err(io::Error::other("too many frames that carry nothing"));
             }
+        }
+        if self.head == Head::Ending && self.received.is_between() {
+            self.head = Head::Whole;
+        }
+        let Some(held) = &mut self.held else {
+            return Ok(());
+        };
+        if self.head == Head::Whole {
+            held.lets_go();
+        } else if !held.grows(UNFINISHED) {
+            let error = "no memory for a head that does not end";
+            return Err(io::Error::other(error));
         }
         Ok(())
     }
@@ -214,11 +244,35 @@ impl Allowance {
     }
 }
 
+/// How much has come of the last head.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Head {
+    /// All of it, or no more than a part of its only frame.
+    Whole,
+    /// Some of its frames.
+    Begun,
+    /// A part of the last of several.
+    Ending,
+}
+
+impl Head {
+    /// The same once the head of `frame` has passed.
+    const fn with(self, frame: Frame) -> Self {
+        let is_last = frame.flags & END_HEADERS != 0;
+        match (frame.kind, is_last, self) {
+            (HEADERS, false, _) | (CONTINUATION, false, Self::Begun) => Self::Begun,
+            (CONTINUATION, true, Self::Begun) => Self::Ending,
+            _ => Self::Whole,
+        }
+    }
+}
+
 /// What is known of a frame once its head has passed (RFC 9113 §4.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Frame {
     length: u32,
     kind: u8,
+    flags: u8,
 }
 
 /// The frames in one direction of a connection, wherever its bytes are cut.
@@ -260,10 +314,14 @@ impl Frames {
             return None;
         }
         self.passed = 0;
-        let [a, b, c, kind, ..] = self.head;
+        let [a, b, c, kind, flags, ..] = self.head;
         let length = u32::from_be_bytes([0, a, b, c]);
         self.before = usize::try_from(length).unwrap_or(usize::MAX);
-        Some(Frame { length, kind })
+        Some(Frame {
+            length,
+            kind,
+            flags,
+        })
     }
 }
 
@@ -286,7 +344,11 @@ mod tests {
             bytes(6, &[1; 8]),
         ]
         .concat();
-        let frame = |length, kind| Frame { length, kind };
+        let frame = |length, kind| Frame {
+            length,
+            kind,
+            flags: 0,
+        };
         let expected = [frame(0, 4), frame(300, DATA), frame(8, 6)];
         for size in 1..=all.len() {
             let mut frames = Frames::behind(PREFACE);
@@ -303,6 +365,25 @@ mod tests {
         let mut frames = Frames::behind(0);
         frames.next(&mut &all[PREFACE..=PREFACE]);
         assert!(!frames.is_between());
+    }
+
+    #[test]
+    fn a_head_is_unfinished_until_the_last_byte_of_its_last_frame() {
+        let of = |kind, flags| Frame {
+            length: 1,
+            kind,
+            flags,
+        };
+        let whole = Head::Whole.with(of(HEADERS, END_HEADERS));
+        assert_eq!(whole, Head::Whole);
+        let begun = whole.with(of(HEADERS, 1));
+        assert_eq!(begun, Head::Begun);
+        let begun = begun.with(of(CONTINUATION, 0));
+        assert_eq!(begun, Head::Begun);
+        let ending = begun.with(of(CONTINUATION, END_HEADERS));
+        assert_eq!(ending, Head::Ending);
+        assert_eq!(ending.with(of(DATA, 0)), Head::Whole);
+        assert_eq!(ending.with(of(HEADERS, 0)), Head::Begun);
     }
 
     #[test]

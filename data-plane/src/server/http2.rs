@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ use crate::http1::headers::{Headers, written_length};
 use crate::http1::request::{NO_TARGET, Refusal, RequestHead, SAID_TWICE};
 use crate::http2::Counted;
 use crate::limits::Limits;
+use crate::memory::Held;
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, GivenUp, Peer, Recorded, Returned, handle};
 use crate::stream::Stream;
@@ -80,13 +82,7 @@ pub(super) async fn serve(
     ));
     let mut patience = Patience::new(core.timers.timer(), &limits);
     let lingering = Rc::new(Lingering::new(core.timers.timer(), limits));
-    let io = TokioIo::new(Watched {
-        stream: Counted::to_client(stream, early),
-        timer: core.timers.timer(),
-        limits,
-        stalled: false,
-        taking: Rc::clone(&taking),
-    });
+    let io = TokioIo::new(Watched::new(&core, stream, early, &taking));
     let stream_window = match core.node.memory.level() {
         0 => STREAM_WINDOW,
         _ => SHORT_STREAM_WINDOW,
@@ -94,6 +90,7 @@ pub(super) async fn serve(
     let of_requests = Rc::clone(&peer);
     let answers = Rc::clone(&taking);
     let uploads = Rc::clone(&lingering);
+    let node = Arc::clone(&core.node);
     let service = service_fn(move |request: Request<Incoming>| {
         let (core, peer) = (Rc::clone(&core), Rc::clone(&of_requests));
         let mut exchange = answers.begin();
@@ -125,17 +122,27 @@ pub(super) async fn serve(
     let mut connection = pin!(builder(executor, stream_window).serve_connection(io, service));
     let shed = orders.borrow().shed;
     // To shed the connection is as good as to stop: its requests end, and the client makes another one.
-    let mut stopping = pin!(changed(orders, shed));
-    let mut stopped = false;
+    let mut asked = pin!(changed(orders.clone(), shed));
+    let (mut stopping, mut stopped) = (false, false);
     let mut conduct = Conduct {
         since: monotonic(),
         given_up: GivenUp::default(),
         asked: 0,
     };
     let result = poll_fn(|cx| {
-        if !stopped && stopping.as_mut().poll(cx).is_ready() {
-            stopped = true;
-            connection.as_mut().graceful_shutdown();
+        while !stopping && let Poll::Ready(order) = asked.as_mut().poll(cx) {
+            // Whoever was told so before has had a moment to take its last answer.
+            let is_over = !taking.is_open() && (stopped || taking.begun() == 0);
+            if is_over && !order.stopping && node.memory.is_critical() {
+                return Poll::Ready(Ok(()));
+            }
+            if !std::mem::replace(&mut stopped, true) {
+                connection.as_mut().graceful_shutdown();
+            }
+            stopping = order.stopping;
+            if !stopping {
+                asked.set(changed(orders.clone(), order.shed));
+            }
         }
         let served = connection.as_mut().poll(cx);
         match conduct.judge(peer.given_up(), taking.begun(), monotonic) {
@@ -336,6 +343,17 @@ struct Watched {
 }
 
 impl Watched {
+    /// The client at the other end of `stream`, which has sent `early` and is `taking` nothing so far.
+    fn new(core: &Core, stream: Stream, early: BytesMut, taking: &Rc<Taking>) -> Self {
+        Self {
+            stream: Counted::to_client(stream, early, Held::of(Rc::clone(&core.held))),
+            timer: core.timers.timer(),
+            limits: core.node.limits,
+            stalled: false,
+            taking: Rc::clone(taking),
+        }
+    }
+
     /// A write has ended in `result`.
     fn note(
         &mut self,
