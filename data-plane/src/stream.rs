@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-pub(crate) use self::corked::Corked;
+pub(crate) use self::corked::{Corked, MOST_GREETING};
 use crate::buffers::Input;
 
 /// A TCP connection, perhaps with TLS on top.

@@ -40,13 +40,10 @@ use crate::listening::tls::Tls;
 use crate::metrics::Ended;
 use crate::pipeline::{Put, milliseconds};
 use crate::quota::fair::Place;
-use crate::stream::Stream;
+use crate::stream::{MOST_GREETING, Stream};
 use crate::upstream::UpstreamError;
 use crate::upstream::origin::Origin;
 use routes::{Asked, Kind, StreamRoute};
-
-/// Longest `ClientHello` that is read.
-const MAX_HELLO: usize = 64 * 1024;
 
 /// Why a stream was not carried to its end.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +60,8 @@ pub(crate) enum StreamError {
     Handshake(#[source] io::Error),
     #[error("the client took too long for its TLS handshake")]
     Slow,
+    #[error("there is no memory for the client's TLS handshake")]
+    Crowded,
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error("the node stops, and waits no longer")]
@@ -77,7 +76,7 @@ impl StreamError {
         match self {
             Self::NoRoute => 404,
             Self::Forbidden => 403,
-            Self::NotReady | Self::NoService | Self::CutOff => 503,
+            Self::NotReady | Self::NoService | Self::CutOff | Self::Crowded => 503,
             Self::Handshake(_) | Self::Slow => 400,
             Self::Upstream(_) => 502,
             Self::Broken(_) => 500,
@@ -275,11 +274,7 @@ async fn route_and_carry(
         return upstream.carry(stream, Early::default(), carried).await;
     };
     line.protocol = "tls";
-    let patience = core.node.limits.handshake;
-    let hello = tokio::time::timeout(patience, hello(&mut stream)).await;
-    let (bytes, begun) = hello
-        .map_err(|_| StreamError::Slow)?
-        .map_err(StreamError::Handshake)?;
+    let (bytes, begun) = in_time(core, hello(&mut stream)).await?;
     let name = begun.client_hello().server_name().map(str::to_owned);
     line.server_name.clone_from(&name);
     let asked = Asked {
@@ -303,13 +298,23 @@ async fn route_and_carry(
     // Whoever has no route hears so before any certificate is shown.
     let route = routes.find(&asked).cloned().ok_or(StreamError::NoRoute)?;
     let rest = tls.finish(StartHandshake::from_parts(begun, stream));
-    let accepted = tokio::time::timeout(patience, rest).await;
-    let client = accepted
-        .map_err(|_| StreamError::Slow)?
-        .map_err(StreamError::Handshake)?;
+    let client = in_time(core, rest).await?;
     line.run.tls = session(client.get_ref().1);
     let upstream = connect(core, snapshot, &route, asked.source.0, line).await?;
     upstream.carry(client, Early::default(), carried).await
+}
+
+/// What a part of a handshake comes to, if that takes no longer than it may, and memory suffices.
+async fn in_time<T>(
+    core: &Core,
+    part: impl Future<Output = io::Result<T>>,
+) -> Result<T, StreamError> {
+    tokio::select! {
+        ended = tokio::time::timeout(core.node.limits.handshake, part) => ended
+            .map_err(|_| StreamError::Slow)?
+            .map_err(StreamError::Handshake),
+        () = core.until_critical() => Err(StreamError::Crowded),
+    }
 }
 
 /// Reads up to the end of a `ClientHello`: all bytes, and the handshake that they begin.
@@ -321,7 +326,7 @@ async fn hello(stream: &mut TcpStream) -> io::Result<(Vec<u8>, Accepted)> {
         if stream.read_buf(&mut bytes).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if bytes.len() > MAX_HELLO {
+        if bytes.len() > MOST_GREETING {
             return Err(io::Error::other("a ClientHello that is too long"));
         }
         let mut fresh = bytes.get(before..).unwrap_or_default();

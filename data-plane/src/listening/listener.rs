@@ -288,7 +288,10 @@ async fn connection(
         Some(tls) => {
             let limit = core.node.limits.handshake;
             let secured = Box::pin(secured(stream, tls, &mut peer));
-            let secured = tokio::time::timeout(limit, secured).await;
+            let secured = tokio::select! {
+                secured = tokio::time::timeout(limit, secured) => secured,
+                () = core.until_critical() => return,
+            };
             match secured {
                 Ok(Ok((stream, early))) => serve(core, stream, early, Rc::new(peer), orders).await,
                 Ok(Err(error)) => tracing::debug!(%error, "TLS handshake with a client"),
@@ -312,7 +315,7 @@ async fn secured(
         (peer.tls, peer.bare) = (false, true);
         return Ok((Stream::Plain(stream), early));
     }
-    let (stream, handshake) = tls.accept(Corked::new(stream, early)).await?;
+    let (stream, handshake) = tls.accept(Corked::to_client(stream, early)).await?;
     peer.handshake = Some(handshake);
     Ok((stream, BytesMut::new()))
 }

@@ -121,7 +121,10 @@ impl Tls {
     pub(crate) async fn accept(&self, socket: Corked) -> io::Result<(Stream, Handshake)> {
         let mut greeting = LazyConfigAcceptor::new(Acceptor::default(), socket);
         let begun = match (&mut greeting).await {
-            Ok(begun) => begun,
+            Ok(mut begun) => {
+                begun.io.is_greeted();
+                begun
+            }
             Err(error) => {
                 if let Some(mut socket) = greeting.take_io() {
                     let _ = poll_fn(|cx| socket.poll_send(cx)).await;

@@ -13,6 +13,13 @@ use tokio::net::TcpStream;
 /// Most bytes that wait.
 const MOST: usize = 64 * 1024;
 
+/// Most bytes of a client before its handshake has begun: a `ClientHello` with keys that withstand quantum computers and a
+/// ticket takes some 2 KB, with the client's certificates in the ticket a few more.
+pub(crate) const MOST_GREETING: usize = 16 * 1024;
+
+/// As many after that, up to the end of the handshake: for its certificates.
+const MOST_ANSWER: usize = 64 * 1024;
+
 /// When bytes are sent that TLS has written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Sends {
@@ -34,6 +41,8 @@ pub(crate) struct Corked {
     sends: Sends,
     /// Whether the other end may still be sending at our end.
     half_closes: bool,
+    /// How much the other end may send until its handshake goes on, or is over: all of that waits for its last byte.
+    may_send: usize,
 }
 
 impl Corked {
@@ -45,7 +54,21 @@ impl Corked {
             held: BytesMut::new(),
             sends: Sends::BeforeWaiting,
             half_closes: true,
+            may_send: usize::MAX,
         }
+    }
+
+    /// The same of a client, which is held to what a handshake takes.
+    pub(crate) fn to_client(socket: TcpStream, early: BytesMut) -> Self {
+        Self {
+            may_send: MOST_GREETING.saturating_sub(early.len()),
+            ..Self::new(socket, early)
+        }
+    }
+
+    /// The client's greeting is here: what comes now may be as long as what it proves itself by.
+    pub(crate) const fn is_greeted(&mut self) {
+        self.may_send = MOST_ANSWER;
     }
 
     /// The handshake is over: what it has left goes with what comes next, or with the next flush.
@@ -127,12 +150,19 @@ impl AsyncRead for Corked {
             }
             return Poll::Ready(Ok(()));
         }
+        let before = buffer.filled().len();
         let read = Pin::new(&mut this.socket).poll_read(cx, buffer);
-        if read.is_pending()
-            && this.sends == Sends::BeforeWaiting
-            && let Poll::Ready(Err(error)) = this.poll_send(cx)
-        {
-            return Poll::Ready(Err(error));
+        if this.sends == Sends::BeforeWaiting {
+            if read.is_pending()
+                && let Poll::Ready(Err(error)) = this.poll_send(cx)
+            {
+                return Poll::Ready(Err(error));
+            }
+            let count = buffer.filled().len() - before;
+            let Some(left) = this.may_send.checked_sub(count) else {
+                return Poll::Ready(Err(io::Error::other("a handshake that is too long")));
+            };
+            this.may_send = left;
         }
         read
     }

@@ -20,6 +20,7 @@ mod framing;
 mod gateway;
 mod grpc;
 mod grpc_clients;
+mod held;
 mod http2;
 mod lasting;
 mod ldap;

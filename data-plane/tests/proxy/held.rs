@@ -1,0 +1,242 @@
+//! What is held for clients while nothing of it has gone upstream, and answers that are read whole: as much as there is room for,
+//! and what is more is refused before anybody has seen a part of it.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use data_plane::limits::Limits;
+use data_plane::proxy::Proxy;
+use data_plane::settings::Settings;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use serde_json::{Value, json};
+use shared::tls::provider;
+use uuid::Uuid;
+
+use crate::downgrade::{begin, next, sound};
+use crate::gateway::{
+    OK, PATIENCE, configuration, connect, eventually, plugin, record, settings, start_with, stop,
+    upstream,
+};
+use crate::overload::frame;
+
+const ROOM: usize = 400 * 1024;
+const SMALL: usize = 10_000;
+const LARGE: usize = 600_000;
+
+/// A gateway with that room, and a plugin for every request, before a server with `answers`.
+fn gateway(
+    name: &str,
+    config: &Value,
+    answers: &'static [&'static str],
+) -> (Proxy, Receiver<String>) {
+    let (port, heads) = upstream(answers);
+    let routes = [json!({"paths": ["/"], "request_buffering": false})];
+    let mut records = configuration(port, &json!({}), &routes);
+    records.push(record("consumers", 50, json!({"username": "nobody"})));
+    records.push(plugin(60, name, config));
+    (start_with(&one_worker(), limits(), records), heads)
+}
+
+fn one_worker() -> Settings {
+    Settings {
+        workers: 1,
+        ..settings()
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        held: ROOM,
+        // Nothing here ends because it takes long.
+        handshake: Duration::from_hours(1),
+        body: Duration::from_hours(1),
+        ..Limits::default()
+    }
+}
+
+/// A form of so many bytes, of unknown length, up to its last byte.
+fn form(length: usize) -> String {
+    format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+         Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{}",
+        "x".repeat(length)
+    )
+}
+
+const END: &str = "\r\n0\r\n\r\n";
+
+/// The answer to what is sent on `stream`, which may be refused before all of it is.
+fn answer(mut stream: TcpStream, sent: &str) -> String {
+    let _ = stream.write_all(sent.as_bytes());
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_body_that_a_plugin_reads_goes_upstream_whole_or_not_at_all() {
+    // It lets everybody pass whose body has no key.
+    let config = json!({"key_in_body": true, "anonymous": Uuid::from_u128(50)});
+    let (proxy, heads) = gateway("key-auth", &config, &[OK]);
+    let ask = |length| answer(connect(&proxy), &(form(length) + END));
+    let served = ask(SMALL);
+    assert!(served.starts_with("HTTP/1.1 200 "), "{served}");
+    heads.recv_timeout(PATIENCE).unwrap();
+    let refused = ask(LARGE);
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.contains("retry-after: 1"), "{refused}");
+    assert!(
+        heads.try_recv().is_err(),
+        "the server has seen a part of it"
+    );
+    let many = form(SMALL).replace("xx", "&&");
+    let refused = answer(connect(&proxy), &(many + END));
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(heads.try_recv().is_err());
+    // What one takes up there is no room for in another, until it has gone.
+    let mut first = connect(&proxy);
+    first.write_all(form(ROOM / 2).as_bytes()).unwrap();
+    eventually("what has come of the first is counted", || {
+        ask(ROOM / 3).starts_with("HTTP/1.1 503 ")
+    });
+    drop(first);
+    eventually("the first is forgotten", || {
+        ask(ROOM / 3).starts_with("HTTP/1.1 200 ")
+    });
+    stop(proxy);
+}
+
+/// Answers in JSON, a small one and then large ones.
+fn answers() -> &'static [&'static str] {
+    let answer = |length: usize| -> &'static str {
+        let body = format!("{{\"a\":\"{}\"}}", "x".repeat(length));
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        Box::leak((head + &body).into_boxed_str())
+    };
+    Box::leak(Box::new([answer(SMALL), answer(LARGE)]))
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+#[test]
+fn an_answer_that_a_plugin_has_to_read_is_refused_where_there_is_no_room_and_another_is_passed_on()
+{
+    let config = json!({"add": {"json": ["b:c"]}});
+    let (proxy, _heads) = gateway("response-transformer", &config, answers());
+    let changed = answer(connect(&proxy), GET);
+    assert!(changed.starts_with("HTTP/1.1 200 "), "{changed}");
+    assert!(changed.ends_with(r#""b":"c"}"#), "{changed}");
+    let refused = answer(connect(&proxy), GET);
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    stop(proxy);
+
+    let config = json!({"strategy": "memory", "content_type": ["application/json"]});
+    let (proxy, heads) = gateway("proxy-cache", &config, answers());
+    let other = GET.replace(" / ", " /other ");
+    for (request, length, asked) in [
+        (GET, SMALL, 1),
+        (GET, SMALL, 0),
+        (&other, LARGE, 1),
+        (&other, LARGE, 1),
+    ] {
+        let answer = answer(connect(&proxy), request);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.len() > length);
+        assert_eq!(heads.try_iter().count(), asked, "{request}");
+    }
+    stop(proxy);
+}
+
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A connection on which a head has begun, and its second half.
+fn begun(proxy: &Proxy) -> (TcpStream, Vec<u8>) {
+    let mut stream = begin(proxy);
+    stream.write_all(&frame(4, 0, 0, &[])).unwrap();
+    assert!(next(&mut stream).is_some(), "it is served");
+    let fields = sound();
+    let (first, second) = fields.split_at(fields.len() / 2);
+    stream
+        .write_all(&frame(HEADERS, END_STREAM, 1, first))
+        .unwrap();
+    (stream, frame(CONTINUATION, END_HEADERS, 1, second))
+}
+
+/// Whether the request on `stream` is answered, of which `rest` was missing.
+fn is_answered(stream: &mut TcpStream, rest: &[u8]) -> bool {
+    let _ = stream.write_all(rest);
+    loop {
+        match next(stream) {
+            Some((HEADERS, 1, _)) => return true,
+            Some(_) => {}
+            None => return false,
+        }
+    }
+}
+
+#[test]
+fn over_http_2_there_is_room_for_so_many_unfinished_heads() {
+    let (port, _heads) = upstream(&[OK]);
+    let records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    let proxy = start_with(&one_worker(), limits(), records);
+    let (mut first, rest) = begun(&proxy);
+    let (mut second, _) = begun(&proxy);
+    assert!(!is_answered(&mut second, &[]), "there is no room for two");
+    // That of a head that has all its frames but not the whole of the last counts until that is there.
+    let (most, last) = rest.split_at(rest.len() - 1);
+    first.write_all(most).unwrap();
+    let (mut third, _) = begun(&proxy);
+    assert!(!is_answered(&mut third, &[]));
+    assert!(is_answered(&mut first, last));
+    let (mut fourth, rest) = begun(&proxy);
+    assert!(is_answered(&mut fourth, &rest), "there is room again");
+    stop(proxy);
+}
+
+#[test]
+fn a_greeting_of_tls_may_be_long_and_not_longer() {
+    let (port, _heads) = upstream(&[OK]);
+    let records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    let proxy = start_with(&one_worker(), limits(), records);
+    let connect = || {
+        let stream = TcpStream::connect(proxy.addresses().proxy_tls.unwrap()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let mut client = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let many = (0..60).map(|number| vec![number; 200]);
+    client.alpn_protocols = many.chain([b"http/1.1".to_vec()]).collect();
+    let name = ServerName::try_from("a.test").unwrap();
+    let mut session = ClientConnection::new(Arc::new(client), name).unwrap();
+    let mut tcp = connect();
+    // It comes to be shown a certificate, in which it does not believe.
+    let answered = session.complete_io(&mut tcp).unwrap_err().to_string();
+    assert!(answered.contains("certificate"), "{answered}");
+
+    // Records of a message that is announced with 60,000 bytes.
+    let mut greeting = vec![1, 0, 0xea, 0x60, 3, 3];
+    greeting.resize(24_000, b'x');
+    let mut tcp = connect();
+    for part in greeting.chunks(8_000) {
+        let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+        let record = [&[22, 3, 1], &length[..], part].concat();
+        let _ = tcp.write_all(&record);
+    }
+    let ended = tcp.read_to_end(&mut Vec::new());
+    let is_heard = ended.is_err_and(|error| error.kind() != ErrorKind::ConnectionReset);
+    assert!(!is_heard, "it is still listened to");
+    stop(proxy);
+}
