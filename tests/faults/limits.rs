@@ -16,7 +16,11 @@ use crate::load::{Load, Target};
 use crate::replicas::timed;
 
 /// A cluster with a node that runs under a command, and the route `/p`.
-async fn limited(demo: &Demo, under: &[String], more: &[(&'static str, String)]) -> Cluster {
+pub(crate) async fn limited(
+    demo: &Demo,
+    under: &[String],
+    more: &[(&'static str, String)],
+) -> Cluster {
     let mut cluster = Cluster::start(0).await;
     cluster.route(&demo.upstream(), "/p").await;
     cluster.certify("node-1");
@@ -28,7 +32,7 @@ async fn limited(demo: &Demo, under: &[String], more: &[(&'static str, String)])
 }
 
 /// A connection on which a request was answered.
-async fn kept(address: &str) -> Option<TcpStream> {
+pub(crate) async fn kept(address: &str) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     ask(&mut stream).await.then_some(stream)
 }
@@ -187,45 +191,6 @@ async fn memory_that_runs_short_is_no_end_of_the_process() {
     assert!(figures.failed.is_empty(), "{:?}", figures.failed);
     drop(cluster);
     drop(group);
-}
-
-/// Heads that do not end, and bodies that are held back, from more clients than memory has room for.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes a minute: tests/faults/run"]
-async fn what_never_becomes_a_request_does_not_fill_the_memory_and_is_forgotten() {
-    const LIMIT: u64 = 192;
-    const CLIENTS: usize = 4_000;
-    let demo = Demo::start(&[]).await;
-    let more = [
-        ("WARDGATE_MEMORY_LIMIT_MB", LIMIT.to_string()),
-        ("WARDGATE_MAX_CONNECTIONS_PER_ADDRESS", CLIENTS.to_string()),
-    ];
-    let cluster = limited(&demo, &[], &more).await;
-    let address = cluster.data_planes[0].process.address("proxy");
-    let heads = format!("GET /p HTTP/1.1\r\nX: {}", "x".repeat(60_000));
-    let bodies = format!(
-        "POST /p HTTP/1.1\r\nHost: app.test\r\nContent-Length: 65000\r\n\r\n{}",
-        "x".repeat(64_900)
-    );
-    for sent in [heads, bodies] {
-        let mut clients = Vec::new();
-        for _ in 0..CLIENTS {
-            let Ok(mut stream) = TcpStream::connect(&address).await else {
-                break;
-            };
-            let wrote = stream.write_all(sent.as_bytes());
-            let _ = tokio::time::timeout(Duration::from_millis(100), wrote).await;
-            clients.push(stream);
-        }
-        let most = cluster.data_planes[0].process.most_memory() >> 20;
-        println!(
-            "{} clients with {LIMIT} MiB: {most} MiB at most",
-            clients.len()
-        );
-        assert!(most < LIMIT, "{most}");
-        drop(clients);
-        eventually("the node serves again", async || kept(&address).await).await;
-    }
 }
 
 /// Expressions whose texts are short and that take half a megabyte each, as the control plane takes them one by one: far more

@@ -9,6 +9,7 @@
 
 mod changes;
 mod clocks;
+mod crowds;
 mod cuts;
 mod damage;
 mod desync;
