@@ -387,8 +387,8 @@ impl Request {
         record.identify(&exchange.identity);
         record.progress.trail = record.run.phases.log.then(Box::default);
         let (path, overrides) = record.run.take(exchange, method, uri);
-        if body.is_given_up() {
-            return Err(GatewayError::Overloaded);
+        if let Some(fault) = body.fault() {
+            return Err(fault);
         }
         if let Some((source, answer)) = answered {
             let progress = &mut record.progress;

@@ -40,10 +40,10 @@ impl Body {
         }
     }
 
-    /// Whether it was given up, as there is no memory for it: then nothing of the request goes upstream, whatever the filter that
-    /// read it has made of that.
-    pub(super) const fn is_given_up(&self) -> bool {
-        matches!(self.fault, Some(GatewayError::Overloaded))
+    /// Why it was given up, if it was: then nothing of the request goes upstream, whatever the filter that read it has made of
+    /// that.
+    pub(super) const fn fault(&mut self) -> Option<GatewayError> {
+        self.fault.take()
     }
 
     /// Whether there is none.
@@ -59,10 +59,9 @@ impl Body {
         }
         match self.read_all(limit, true).await {
             Ok(_) | Err(BodyError::TooLarge(_)) => Ok(()),
-            Err(BodyError::Broken) => {
-                let fault = self.fault.take();
-                Err(fault.unwrap_or(GatewayError::BadRequest("the body broke")))
-            }
+            Err(BodyError::Broken) => Err(self
+                .fault()
+                .unwrap_or(GatewayError::BadRequest("the body broke"))),
         }
     }
 
@@ -100,7 +99,7 @@ impl Body {
                 Ok(bytes.clone())
             };
         }
-        if self.is_given_up() {
+        if self.fault.is_some() {
             return Err(BodyError::Broken);
         }
         let mut held =
@@ -145,7 +144,7 @@ impl Body {
                 }
             }
         }
-        if self.is_given_up() {
+        if self.fault.is_some() {
             // Nobody has seen anything of it: it ends here.
             self.held.lets_go();
             held = bytes::BytesMut::new();

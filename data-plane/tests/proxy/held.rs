@@ -29,6 +29,7 @@ const LARGE: usize = 600_000;
 
 /// A gateway with that room, and a plugin for every request, before a server with `answers`.
 fn gateway(
+    limits: Limits,
     name: &str,
     config: &Value,
     answers: &'static [&'static str],
@@ -38,7 +39,7 @@ fn gateway(
     let mut records = configuration(port, &json!({}), &routes);
     records.push(record("consumers", 50, json!({"username": "nobody"})));
     records.push(plugin(60, name, config));
-    (start_with(&one_worker(), limits(), records), heads)
+    (start_with(&one_worker(), limits, records), heads)
 }
 
 fn one_worker() -> Settings {
@@ -81,7 +82,7 @@ fn answer(mut stream: TcpStream, sent: &str) -> String {
 fn a_body_that_a_plugin_reads_goes_upstream_whole_or_not_at_all() {
     // It lets everybody pass whose body has no key.
     let config = json!({"key_in_body": true, "anonymous": Uuid::from_u128(50)});
-    let (proxy, heads) = gateway("key-auth", &config, &[OK]);
+    let (proxy, heads) = gateway(limits(), "key-auth", &config, &[OK]);
     let ask = |length| answer(connect(&proxy), &(form(length) + END));
     let served = ask(SMALL);
     assert!(served.starts_with("HTTP/1.1 200 "), "{served}");
@@ -110,6 +111,28 @@ fn a_body_that_a_plugin_reads_goes_upstream_whole_or_not_at_all() {
     stop(proxy);
 }
 
+#[test]
+fn a_body_that_stops_while_a_plugin_reads_it_is_late() {
+    let limits = Limits {
+        body: Duration::from_millis(50),
+        ..limits()
+    };
+    // One answers what it cannot read, the other lets it pass.
+    for (name, config) in [
+        ("request-transformer", json!({"add": {"body": ["a:b"]}})),
+        (
+            "key-auth",
+            json!({"key_in_body": true, "anonymous": Uuid::from_u128(50)}),
+        ),
+    ] {
+        let (proxy, heads) = gateway(limits, name, &config, &[OK]);
+        let late = answer(connect(&proxy), &form(SMALL));
+        assert!(late.starts_with("HTTP/1.1 408 "), "{name}: {late}");
+        assert!(heads.try_recv().is_err(), "{name}");
+        stop(proxy);
+    }
+}
+
 /// Answers in JSON, a small one and then large ones.
 fn answers() -> &'static [&'static str] {
     let answer = |length: usize| -> &'static str {
@@ -129,7 +152,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 fn an_answer_that_a_plugin_has_to_read_is_refused_where_there_is_no_room_and_another_is_passed_on()
 {
     let config = json!({"add": {"json": ["b:c"]}});
-    let (proxy, _heads) = gateway("response-transformer", &config, answers());
+    let (proxy, _heads) = gateway(limits(), "response-transformer", &config, answers());
     let changed = answer(connect(&proxy), GET);
     assert!(changed.starts_with("HTTP/1.1 200 "), "{changed}");
     assert!(changed.ends_with(r#""b":"c"}"#), "{changed}");
@@ -138,7 +161,7 @@ fn an_answer_that_a_plugin_has_to_read_is_refused_where_there_is_no_room_and_ano
     stop(proxy);
 
     let config = json!({"strategy": "memory", "content_type": ["application/json"]});
-    let (proxy, heads) = gateway("proxy-cache", &config, answers());
+    let (proxy, heads) = gateway(limits(), "proxy-cache", &config, answers());
     let other = GET.replace(" / ", " /other ");
     for (request, length, asked) in [
         (GET, SMALL, 1),
@@ -183,6 +206,14 @@ fn is_answered(stream: &mut TcpStream, rest: &[u8]) -> bool {
     }
 }
 
+/// Whether the other side ends `stream`, rather than waits for more of it.
+fn has_ended(stream: &mut TcpStream) -> bool {
+    match stream.read_to_end(&mut Vec::new()) {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
 #[test]
 fn over_http_2_there_is_room_for_so_many_unfinished_heads() {
     let (port, _heads) = upstream(&[OK]);
@@ -190,12 +221,12 @@ fn over_http_2_there_is_room_for_so_many_unfinished_heads() {
     let proxy = start_with(&one_worker(), limits(), records);
     let (mut first, rest) = begun(&proxy);
     let (mut second, _) = begun(&proxy);
-    assert!(!is_answered(&mut second, &[]), "there is no room for two");
+    assert!(has_ended(&mut second), "there is no room for two");
     // That of a head that has all its frames but not the whole of the last counts until that is there.
     let (most, last) = rest.split_at(rest.len() - 1);
     first.write_all(most).unwrap();
     let (mut third, _) = begun(&proxy);
-    assert!(!is_answered(&mut third, &[]));
+    assert!(has_ended(&mut third));
     assert!(is_answered(&mut first, last));
     let (mut fourth, rest) = begun(&proxy);
     assert!(is_answered(&mut fourth, &rest), "there is room again");
@@ -235,8 +266,6 @@ fn a_greeting_of_tls_may_be_long_and_not_longer() {
         let record = [&[22, 3, 1], &length[..], part].concat();
         let _ = tcp.write_all(&record);
     }
-    let ended = tcp.read_to_end(&mut Vec::new());
-    let is_heard = ended.is_err_and(|error| error.kind() != ErrorKind::ConnectionReset);
-    assert!(!is_heard, "it is still listened to");
+    assert!(has_ended(&mut tcp), "it is still listened to");
     stop(proxy);
 }
