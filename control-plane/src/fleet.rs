@@ -262,6 +262,7 @@ struct Nodes {
     leaving: room::Leaving,
     /// Who is on its way back after a restart.
     awaited: kept::Awaited,
+    unheard: kept::Unheard,
     /// How long a node that is gone stays on the list; none: as usual.
     purge_delay: Option<Duration>,
 }
@@ -457,7 +458,11 @@ impl Fleet {
     /// Every node, as roll-outs judge it.
     pub fn views(&self) -> Vec<View> {
         let nodes = self.nodes();
-        nodes.rows().into_iter().map(Row::view).collect()
+        let view = |row: &Row| View {
+            last_seen: nodes.unheard.heard(&row.introduction.name, row.last_seen),
+            ..row.view()
+        };
+        nodes.rows().into_iter().map(view).collect()
     }
 
     /// Tells when [`Self::progress_of`] may have changed.

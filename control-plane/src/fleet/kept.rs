@@ -89,6 +89,23 @@ impl Process {
 #[derive(Debug, Default)]
 pub(super) struct Awaited(Option<(BTreeSet<Process>, Instant)>);
 
+/// The nodes that had a stream when the process before this one ended, and when this one began: before that, nobody could hear
+/// them.
+#[derive(Debug, Default)]
+pub(super) struct Unheard(BTreeSet<String>, UnixTime);
+
+impl Unheard {
+    /// When a node was heard last that was heard `last_seen`, as far as it could be.
+    pub(super) fn heard(&self, name: &str, last_seen: UnixTime) -> UnixTime {
+        let Self(names, began) = self;
+        if names.contains(name) {
+            last_seen.max(*began)
+        } else {
+            last_seen
+        }
+    }
+}
+
 impl Awaited {
     /// The process that introduces itself so is back.
     pub(super) fn is_back(&mut self, introduction: &Introduction) {
@@ -165,7 +182,7 @@ impl Kept {
         file: PathBuf,
         had: impl Fn() -> Had + Send + Sync + 'static,
     ) -> Self {
-        if let Err(error) = fleet.recall(&file, monotonic()) {
+        if let Err(error) = fleet.recall(&file, monotonic(), UnixTime::now()) {
             tracing::warn!(
                 file = %file.display(), %error,
                 "data planes that are away are not known: the file is passed over"
@@ -255,7 +272,7 @@ impl Fleet {
     }
 
     /// Takes in the nodes of `file`, if there is one: they are away until they come.
-    fn recall(&self, file: &Path, clock: Instant) -> io::Result<()> {
+    fn recall(&self, file: &Path, clock: Instant, now: UnixTime) -> io::Result<()> {
         let Some(Nodes {
             rows, processes, ..
         }) = read(file)?
@@ -265,7 +282,10 @@ impl Fleet {
         let mut awaited = processes;
         let connected = rows.iter().filter(|row| row.connected);
         awaited.extend(connected.map(|row| Process::of(&row.introduction)));
+        let names = awaited.iter().map(|process| process.node.clone());
+        let unheard = Unheard(names.collect(), now);
         let mut nodes = self.nodes();
+        nodes.unheard = unheard;
         nodes.elsewhere.leave(rows);
         nodes.awaited = Awaited(Some((awaited, clock + RETURN)));
         Ok(())
@@ -367,19 +387,22 @@ mod tests {
         let file = directory.path().join("nodes.json");
         let start = monotonic();
         let before = Fleet::default();
-        before.recall(&file, start).unwrap();
+        before.recall(&file, start, LATER).unwrap();
         let (member, _) = before.join(introduction("a", at(1)), NOW).unwrap();
         member.refused(at(2), vec![fault("no")], NOW);
         before.keep(&file, HAD, start).unwrap();
 
         let after = Fleet::default();
-        after.recall(&file, start).unwrap();
+        after.recall(&file, start, LATER).unwrap();
         let rows = after.list(|_| at(2), LATER);
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0]["connected"], false);
         assert_eq!(rows[0]["last_seen"], NOW.as_secs());
         assert_eq!(rows[0]["progress"], "refused");
         assert!(after.refusing(at(2).revision).is_empty(), "it is away");
+        // For roll-outs it is one of the fleet, however long nobody could hear it.
+        let view = after.views().remove(0);
+        assert_eq!((view.connected, view.last_seen), (false, LATER));
         assert_eq!(after.awaited(start), BTreeSet::from(["node-1".to_owned()]));
         // The same run of it comes back.
         let (_member, refused) = after.join(introduction("a", at(1)), LATER).unwrap();
@@ -389,13 +412,13 @@ mod tests {
         assert_eq!((rows.len(), &rows[0]["connected"]), (1, &true.into()));
         assert!(after.nodes().elsewhere.is_empty());
         let later = Fleet::default();
-        later.recall(&file, start).unwrap();
+        later.recall(&file, start, LATER).unwrap();
         assert!(later.awaited(start + RETURN).is_empty(), "it does not come");
 
         for damaged in ["", "[]", "{\"rows\":[{}]}"] {
             fs::write(&file, damaged).unwrap();
             let fleet = Fleet::default();
-            assert!(fleet.recall(&file, start).is_err(), "{damaged}");
+            assert!(fleet.recall(&file, start, LATER).is_err(), "{damaged}");
             assert!(fleet.list(|_| at(2), LATER).is_empty());
         }
     }
@@ -425,7 +448,7 @@ mod tests {
 
         // One is back as the second ends; of the other node neither process is.
         let second = Fleet::default();
-        second.recall(&file, start).unwrap();
+        second.recall(&file, start, LATER).unwrap();
         let all = [
             process("node-1", "new"),
             process("node-1", "old"),
@@ -440,7 +463,7 @@ mod tests {
         second.keep(&file, HAD, start + RETURN / 2).unwrap();
 
         let third = Fleet::default();
-        third.recall(&file, start).unwrap();
+        third.recall(&file, start, LATER).unwrap();
         assert_eq!(third.awaited_processes(start), all.into());
         let both = ["node-1", "node-2"].map(str::to_owned);
         assert_eq!(third.awaited(start), both.into());
@@ -448,7 +471,7 @@ mod tests {
         // Who has not come for long is not awaited for ever.
         second.keep(&file, HAD, start + RETURN).unwrap();
         let later = Fleet::default();
-        later.recall(&file, start).unwrap();
+        later.recall(&file, start, LATER).unwrap();
         assert_eq!(
             later.awaited_processes(start),
             [process("node-2", "a")].into()
@@ -458,7 +481,7 @@ mod tests {
         drop(members);
         first.keep(&file, HAD, start).unwrap();
         let later = Fleet::default();
-        later.recall(&file, start).unwrap();
+        later.recall(&file, start, LATER).unwrap();
         assert!(later.awaited_processes(start).is_empty());
     }
 }

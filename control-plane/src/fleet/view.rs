@@ -33,7 +33,8 @@ pub struct View {
     pub connected: bool,
     /// Whether it has said that it stops.
     pub draining: bool,
-    /// When it was heard last.
+    /// When it was heard last, as far as it could be: not before the start of this process if it had a stream as the one before
+    /// ended.
     pub last_seen: UnixTime,
     /// When it reported last; the start of all times before it has.
     pub reported_at: UnixTime,
