@@ -30,6 +30,9 @@ const GONE: Duration = Duration::from_mins(1);
 /// How long a node may take to serve what it was given, or to refuse it. A stream ends before.
 const PATIENCE: Duration = Duration::from_mins(4);
 
+/// How long a node that is away counts as one of the fleet: it may be back any moment, and then takes what it is led to.
+const LATELY: Duration = Duration::from_mins(15);
+
 /// A fleet of at most so many nodes is small: what one node has done well with, all get.
 const SMALL: usize = 3;
 
@@ -59,6 +62,17 @@ pub enum Stage {
     Share,
     /// Every node is given it.
     All,
+}
+
+impl Stage {
+    /// The word for it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Canary => "canary",
+            Self::Share => "share",
+            Self::All => "all",
+        }
+    }
 }
 
 /// What has become of a roll-out.
@@ -250,40 +264,34 @@ pub(crate) fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime
     if rollout.state != State::Running {
         return Action::Wait;
     }
-    // Who stops in order says nothing of the change. Another takes its place.
-    let stays = |node: &&View| !node.draining;
-    let connected: Vec<&View> = nodes
-        .iter()
-        .filter(|node| node.connected)
-        .filter(stays)
-        .collect();
-    if connected.is_empty() && rollout.members.is_empty() {
-        let alone = now.saturating_since(rollout.started_at) >= GONE;
+    let fleet = Fleet::of(nodes, now);
+    if fleet.connected.is_empty() && rollout.members.is_empty() {
+        let since_start = now.saturating_since(rollout.started_at);
+        let alone = fleet.away.is_empty() && since_start >= GONE;
         return if alone {
             Action::Complete
         } else {
             Action::Wait
         };
     }
-    let find = |name: &String| nodes.iter().find(|node| node.name == *name);
-    let leaves = |name: &String| find(name).is_some_and(|node| node.draining);
-    let judged = |name: &String| !rollout.excused.contains(name) && !leaves(name);
-    let all_leave = !rollout.members.is_empty() && rollout.members.keys().all(leaves);
-    if connected.is_empty() && all_leave {
+    let judged = |name: &String| !rollout.excused.contains(name) && !fleet.leaves(name);
+    let mut members = rollout.members.keys();
+    let all_leave = !rollout.members.is_empty() && members.all(|name| fleet.leaves(name));
+    if fleet.connected.is_empty() && all_leave {
         return Action::Wait;
     }
     for (name, member) in rollout.members.iter().filter(|(name, _)| judged(name)) {
-        if let Some(reason) = gate::fault(rollout, name, member, find(name), now) {
+        if let Some(reason) = gate::fault(rollout, name, member, fleet.find(name), now) {
             return Action::Halt(reason);
         }
     }
-    let small = connected.len() <= SMALL;
-    let wanted = wanted(rollout, plan, &connected, judged);
-    if !wanted.is_empty() {
-        return Action::Admit(rollout.stage, wanted);
+    let wanted = fleet.wanted(rollout, rollout.stage, plan);
+    if !wanted.names.is_empty() {
+        return Action::Admit(rollout.stage, wanted.names);
     }
     let members = rollout.members.keys().filter(|name| judged(name));
-    let mut members = members.filter_map(find).filter(|node| !node.blocked);
+    let members = members.filter_map(|name| fleet.find(name));
+    let mut members = members.filter(|node| !node.blocked);
     let serves = |node: &View| node.connected && node.running.revision == rollout.to;
     if !members.all(serves) {
         return Action::Wait;
@@ -294,69 +302,138 @@ pub(crate) fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime
     if let Some(reason) = gate::verdict(rollout, nodes, since) {
         return Action::Halt(reason);
     }
+    let small = fleet.is_small();
     let bake = match rollout.stage {
         Stage::Canary if small => plan.canary.min(SMALL_BAKE),
         Stage::Canary => plan.canary,
         Stage::Share => plan.share_bake,
         Stage::All => Duration::ZERO,
     };
-    if now.saturating_since(since) < bake {
+    if now.saturating_since(since) < bake || wanted.lacking > 0 {
         return Action::Wait;
     }
     if small || rollout.stage != Stage::Canary {
         return Action::Complete;
     }
-    let next = Rollout {
-        stage: Stage::Share,
-        ..rollout.clone()
-    };
-    let share = self::wanted(&next, plan, &connected, judged);
-    if share.is_empty() {
-        return Action::Complete;
+    let share = fleet.wanted(rollout, Stage::Share, plan);
+    if !share.names.is_empty() {
+        Action::Admit(Stage::Share, share.names)
+    } else if share.lacking > 0 {
+        Action::Wait
+    } else {
+        Action::Complete
     }
-    Action::Admit(Stage::Share, share)
 }
 
-/// Who is to be given it in its stage, and has not been yet.
-fn wanted(
+/// Why `rollout`, which is under way at `now`, waits for nodes that are away, if it does: too few are connected.
+pub(crate) fn waits_for(
     rollout: &Rollout,
     plan: &Plan,
-    connected: &[&View],
-    judged: impl Fn(&String) -> bool,
-) -> Vec<String> {
-    let able = |node: &&&View| !node.blocked && !rollout.excused.contains(&node.name);
-    let is_member = |node: &View| rollout.members.contains_key(&node.name);
-    let serving = connected.iter().filter(able).filter(|node| is_member(node));
-    let there = serving.count();
-    // One that is away counts for as long as it may be.
-    let away = rollout.members.keys().filter(|name| {
-        let gone = !connected.iter().any(|node| node.name == **name);
-        gone && judged(name)
-    });
-    let there = there + away.count();
-    let mut others: Vec<&&View> = connected
-        .iter()
-        .filter(able)
-        .filter(|node| !is_member(node))
-        .collect();
-    let labelled: Vec<&&&View> = others.iter().filter(|node| node.canary).collect();
-    if rollout.stage == Stage::Canary && !labelled.is_empty() {
-        return labelled.iter().map(|node| node.name.clone()).collect();
+    nodes: &[View],
+    now: UnixTime,
+) -> Option<String> {
+    let fleet = Fleet::of(nodes, now);
+    let next = (rollout.stage == Stage::Canary && !fleet.is_small()).then_some(Stage::Share);
+    let mut stages = [rollout.stage].into_iter().chain(next);
+    stages.find_map(|stage| {
+        let Wanted { names, lacking } = fleet.wanted(rollout, stage, plan);
+        (names.is_empty() && lacking > 0).then(|| {
+            let (connected, all) = (fleet.connected.len(), fleet.size());
+            let (stage, minutes) = (stage.word(), LATELY.as_secs() / 60);
+            format!(
+                "{connected} of {all} data planes are connected, {lacking} too few for the stage {stage}: it waits for those that were \
+                 heard within {minutes} minutes"
+            )
+        })
+    })
+}
+
+/// The nodes that a change is for. Who stops in order says nothing of it, and another takes its place.
+struct Fleet<'a> {
+    nodes: &'a [View],
+    connected: Vec<&'a View>,
+    /// Those that were heard lately.
+    away: Vec<&'a View>,
+}
+
+/// Who is to be given a change in a stage, and has not been yet.
+struct Wanted {
+    names: Vec<String>,
+    /// How many more it takes, of those that are away.
+    lacking: usize,
+}
+
+impl<'a> Fleet<'a> {
+    fn of(nodes: &'a [View], now: UnixTime) -> Self {
+        let stay = nodes.iter().filter(|node| !node.draining);
+        let (connected, mut away): (Vec<_>, Vec<_>) = stay.partition(|node| node.connected);
+        away.retain(|node| now.saturating_since(node.last_seen) < LATELY);
+        Self {
+            nodes,
+            connected,
+            away,
+        }
     }
-    let share = |percent: u8| {
-        let of_all = connected.len().saturating_mul(percent.into());
-        of_all.div_ceil(100)
-    };
-    let most = match rollout.stage {
-        Stage::Canary => 1,
-        Stage::Share => share(plan.share).max(1),
-        Stage::All => connected.len(),
-    };
-    // Another order each time, so that it is not always the same node that is first.
-    others.sort_by_cached_key(|node| turn(&node.name, rollout.to));
-    let missing = most.saturating_sub(there);
-    let first = others.into_iter().take(missing);
-    first.map(|node| node.name.clone()).collect()
+
+    const fn size(&self) -> usize {
+        self.connected.len() + self.away.len()
+    }
+
+    const fn is_small(&self) -> bool {
+        self.size() <= SMALL
+    }
+
+    fn find(&self, name: &String) -> Option<&'a View> {
+        self.nodes.iter().find(|node| node.name == *name)
+    }
+
+    fn leaves(&self, name: &String) -> bool {
+        self.find(name).is_some_and(|node| node.draining)
+    }
+
+    /// Who is to be given it in `stage`.
+    fn wanted(&self, rollout: &Rollout, stage: Stage, plan: &Plan) -> Wanted {
+        let able = |node: &&&View| !node.blocked && !rollout.excused.contains(&node.name);
+        let is_member = |node: &&&View| rollout.members.contains_key(&node.name);
+        let serving = self.connected.iter().filter(able).filter(is_member);
+        // One that is away counts for as long as it may be.
+        let gone = rollout.members.keys().filter(|name| {
+            let connected = self.connected.iter().any(|node| node.name == **name);
+            !connected && !rollout.excused.contains(*name) && !self.leaves(name)
+        });
+        let there = serving.count() + gone.count();
+        let (_, mut others): (Vec<&&View>, Vec<&&View>) =
+            self.connected.iter().filter(able).partition(is_member);
+        let labelled: Vec<&&&View> = others.iter().filter(|node| node.canary).collect();
+        if stage == Stage::Canary && !labelled.is_empty() {
+            let names = labelled.iter().map(|node| node.name.clone());
+            return Wanted {
+                names: names.collect(),
+                lacking: 0,
+            };
+        }
+        let most = match stage {
+            Stage::Canary => 1,
+            Stage::Share => {
+                let of_all = self.size().saturating_mul(plan.share.into());
+                of_all.div_ceil(100).max(1)
+            }
+            Stage::All => self.size(),
+        };
+        // Another order each time, so that it is not always the same node that is first.
+        others.sort_by_cached_key(|node| turn(&node.name, rollout.to));
+        let missing = most.saturating_sub(there);
+        let away = self.away.iter().filter(able);
+        let may_come = away.filter(|node| !is_member(node)).count();
+        Wanted {
+            lacking: missing.saturating_sub(others.len()).min(may_come),
+            names: others
+                .into_iter()
+                .take(missing)
+                .map(|node| node.name.clone())
+                .collect(),
+        }
+    }
 }
 
 /// A node's place in the order of one roll-out.

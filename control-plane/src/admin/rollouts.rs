@@ -9,7 +9,7 @@ use super::error::Refusal;
 use super::{Admin, Answer, Clustering};
 use crate::config_sync::{Order, OrderError, Rollouts};
 use crate::publisher::JournalFault;
-use crate::rollout::Rollout;
+use crate::rollout::{Rollout, State, waits_for};
 
 /// What is asked of roll-outs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,7 +60,7 @@ pub(super) fn read(admin: &Admin, page: Page) -> Result<Answer, Refusal> {
             let shown = journal
                 .rollouts
                 .iter()
-                .map(|rollout| show(rollout, clustering));
+                .map(|rollout| show(rollout, rollouts, clustering));
             Ok(Answer::ok(json!({
                 "data": shown.collect::<Vec<_>>(),
                 "next": null,
@@ -70,7 +70,7 @@ pub(super) fn read(admin: &Admin, page: Page) -> Result<Answer, Refusal> {
         Page::One(id) => {
             let mut found = journal.rollouts.iter().filter(|rollout| rollout.to == id);
             let rollout = found.next().ok_or(Refusal::NotFound)?;
-            Ok(Answer::ok(show(rollout, clustering)))
+            Ok(Answer::ok(show(rollout, rollouts, clustering)))
         }
         Page::Order(..) => Err(Refusal::Method(page.methods())),
     }
@@ -122,7 +122,7 @@ fn settings(rollouts: &Rollouts) -> Value {
     }
 }
 
-fn show(rollout: &Rollout, clustering: Option<&Clustering>) -> Value {
+fn show(rollout: &Rollout, rollouts: &Rollouts, clustering: Option<&Clustering>) -> Value {
     // What happened to each node that was given it is asked of the fleet while it matters.
     let progress = clustering.filter(|_| rollout.is_open()).map(|clustering| {
         let targets = clustering.target.borrow().clone();
@@ -136,6 +136,11 @@ fn show(rollout: &Rollout, clustering: Option<&Clustering>) -> Value {
             "waiting": progress.waiting,
         })
     });
+    let running = clustering.filter(|_| rollout.state == State::Running);
+    let waits = running.zip(rollouts.plan.as_ref());
+    let waits = waits.and_then(|(clustering, plan)| {
+        waits_for(rollout, plan, &clustering.fleet.views(), UnixTime::now())
+    });
     json!({
         "id": rollout.to,
         "from": rollout.from,
@@ -147,7 +152,7 @@ fn show(rollout: &Rollout, clustering: Option<&Clustering>) -> Value {
         "stage_since": rollout.stage_since.as_secs(),
         "serving_since": rollout.serving_since.map(UnixTime::as_secs),
         "ended_at": rollout.ended_at.map(UnixTime::as_secs),
-        "reason": rollout.reason,
+        "reason": rollout.reason.clone().or(waits),
         "nodes": rollout.members.keys().collect::<Vec<_>>(),
         "excused": rollout.excused,
         "progress": progress,

@@ -1,5 +1,7 @@
 //! What roll-outs do with nodes that do well, badly, or nothing.
 
+mod away;
+
 use proptest::prelude::*;
 use shared::snapshot::Position;
 
@@ -487,14 +489,16 @@ proptest! {
             loop {
                 let connected = nodes.iter().filter(|node| node.connected);
                 let able = connected.clone().filter(|node| !node.blocked && rollout.members.contains_key(&node.name));
-                let (able, connected) = (able.count(), connected.count());
+                let able = able.count();
+                let lately = |node: &&View| node.connected || second(at).saturating_since(node.last_seen) < LATELY;
+                let fleet = nodes.iter().filter(lately).count();
                 match turn(&mut rollout, &mut nodes, second(at)) {
                     Action::Wait => break,
                     Action::Admit(stage, names) => {
                         let most = match stage {
                             Stage::Canary => 1,
-                            Stage::Share => connected.div_ceil(10).max(1),
-                            Stage::All => connected,
+                            Stage::Share => fleet.div_ceil(10).max(1),
+                            Stage::All => fleet,
                         };
                         prop_assert!(able + names.len() <= most, "{:?} {} {:?}", stage, able, names);
                     }

@@ -1,0 +1,73 @@
+//! What roll-outs do while nodes of the fleet are away.
+
+use super::*;
+
+/// Has all nodes but the first `there` be away from the start on, and come back in the second `back`.
+fn cut_off(count: usize, there: usize, back: u64) -> (Rollout, Vec<usize>) {
+    let mut nodes = fleet(count);
+    play(&mut nodes, 1_200, |at, _, nodes| {
+        for node in nodes.iter_mut().skip(there) {
+            node.connected = at >= back;
+        }
+    })
+}
+
+#[test]
+fn who_is_away_counts_for_a_while() {
+    // Two of ten are no small fleet, and of the others nobody has it before its time.
+    let (rollout, counts) = cut_off(10, 2, 5);
+    assert_eq!(rollout.state, State::Completed);
+    assert!(counts[..30].iter().all(|count| *count == 1), "{counts:?}");
+    assert_eq!(counts.len(), 31, "one of ten is the share, too");
+    // Of thirty, three are to have it before all do: two are waited for, and watched.
+    let (rollout, counts) = cut_off(30, 1, 500);
+    assert_eq!(rollout.state, State::Completed);
+    assert!(counts[..500].iter().all(|count| *count == 1), "{counts:?}");
+    assert!(
+        counts[500..560].iter().all(|count| *count == 3),
+        "{counts:?}"
+    );
+    assert_eq!(counts.len(), 561);
+    // Nobody at all is there to try it.
+    let (rollout, counts) = cut_off(5, 0, 70);
+    assert_eq!(rollout.state, State::Completed);
+    assert_eq!(counts[69..100], [&[0][..], &[1; 30]].concat());
+    assert_eq!(counts.len(), 101);
+    // Who stays away is not waited for any longer, nor is who has said that it stops.
+    let (rollout, counts) = cut_off(30, 1, 2_000);
+    assert_eq!((rollout.state, counts.len()), (State::Completed, 901));
+    let (rollout, counts) = cut_off(5, 0, 2_000);
+    assert_eq!((rollout.state, counts.len()), (State::Completed, 901));
+    let mut nodes = fleet(30);
+    for node in nodes.iter_mut().skip(1) {
+        (node.connected, node.draining) = (false, true);
+    }
+    let (rollout, counts) = play(&mut nodes, 100, |_, _, _| {});
+    assert_eq!((rollout.state, counts.len()), (State::Completed, 3));
+}
+
+#[test]
+fn what_is_waited_for_is_told() {
+    let mut nodes = fleet(30);
+    for node in nodes.iter_mut().skip(1) {
+        node.connected = false;
+    }
+    let mut rollout = Rollout::new(FROM, TO, second(0));
+    let told = |rollout: &Rollout, nodes: &[View], at| waits_for(rollout, &PLAN, nodes, second(at));
+    let reason = told(&rollout, &nodes[1..], 0).unwrap_or_default();
+    assert!(reason.contains("0 of 29"), "{reason}");
+    assert!(
+        reason.contains("1 too few for the stage canary"),
+        "{reason}"
+    );
+    assert_eq!(told(&rollout, &nodes, 0), None, "one can try it");
+    while turn(&mut rollout, &mut nodes, second(0)) != Action::Wait {}
+    let reason = told(&rollout, &nodes, 0).unwrap_or_default();
+    assert!(reason.contains("1 of 30"), "{reason}");
+    assert!(reason.contains("2 too few for the stage share"), "{reason}");
+    assert_eq!(told(&rollout, &nodes[..3], 0), None, "a small fleet");
+    assert_eq!(told(&rollout, &nodes, 1_000), None, "they are gone");
+    nodes[1].connected = true;
+    nodes[2].connected = true;
+    assert_eq!(told(&rollout, &nodes, 0), None, "enough are there");
+}
