@@ -17,7 +17,7 @@ use super::conductor::{Conductor, Situation, Staging};
 use super::rollouts::{OrderError, Request, Rollouts};
 use super::targets::{Strays, Targets};
 use crate::config::Config;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, View};
 use crate::publisher::Publisher;
 use crate::rollout::rollback::{self, RollbackError};
 use crate::rollout::{Journal, JournalError};
@@ -86,6 +86,14 @@ impl Clock {
     fn now(&self) -> UnixTime {
         self.began.saturating_add(self.at.elapsed())
     }
+
+    /// `nodes` as it tells their times. The fleet knows these by the wall clock, which says `wall` now and may have been set since
+    /// the start.
+    fn tell(&self, nodes: Vec<View>, wall: UnixTime) -> Vec<View> {
+        let now = self.now();
+        let nodes = nodes.into_iter();
+        nodes.map(|node| node.by_another_clock(wall, now)).collect()
+    }
 }
 
 /// What happened that may lead nodes elsewhere.
@@ -140,7 +148,7 @@ impl Leader {
             strays.at = self.fleet.strays(generation);
             let published = matches!(event, Event::Changed(_));
             let nodes = match conductor.plan() {
-                Some(_) => self.fleet.views(),
+                Some(_) => self.clock.tell(self.fleet.views(), UnixTime::now()),
                 None => Vec::new(),
             };
             let (present, now) = (self.fleet.present(), self.clock.now());

@@ -4,9 +4,33 @@ use std::time::Duration;
 
 use shared::clock::UnixTime;
 
-use super::Fleet;
+use super::{Fleet, View};
 
 const START: UnixTime = UnixTime::from_millis(0);
+
+/// A `time` by a clock that says `at`, as another one tells it that says `now`: what counts is how long ago it was.
+pub(super) fn by_another_clock(time: UnixTime, at: UnixTime, now: UnixTime) -> UnixTime {
+    if time > at {
+        return now.saturating_add(time.saturating_since(at));
+    }
+    let ago = u64::try_from(at.saturating_since(time).as_millis()).unwrap_or(u64::MAX);
+    UnixTime::from_millis(now.as_millis().saturating_sub(ago))
+}
+
+impl View {
+    /// The same by another clock, which says `now` while that of the fleet says `at`.
+    #[must_use]
+    pub fn by_another_clock(mut self, at: UnixTime, now: UnixTime) -> Self {
+        let samples = self.samples.iter_mut().map(|sample| &mut sample.at);
+        for time in [&mut self.last_seen, &mut self.reported_at]
+            .into_iter()
+            .chain(samples)
+        {
+            *time = by_another_clock(*time, at, now);
+        }
+        self
+    }
+}
 
 impl Fleet {
     /// A time that our clock, which says `now`, and half of those of the data planes have reached: what is forgotten by it

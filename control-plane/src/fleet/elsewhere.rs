@@ -11,6 +11,7 @@ use shared::clock::UnixTime;
 use shared::snapshot::Hash;
 use uuid::Uuid;
 
+use super::clocks::by_another_clock;
 use super::{Fleet, Introduction, Node, Row, Targets};
 
 /// Into how many parts the nodes of one control plane fall.
@@ -290,15 +291,7 @@ impl Fleet {
         let mut told: Told = serde_json::from_slice(&json)?;
         // Its clock is not ours: what counts is how long ago something was.
         let at = told.at;
-        let shift = |time: &mut UnixTime| {
-            *time = if *time > at {
-                now.saturating_add(time.saturating_since(at))
-            } else {
-                let ago = at.saturating_since(*time).as_millis();
-                let ago = u64::try_from(ago).unwrap_or(u64::MAX);
-                UnixTime::from_millis(now.as_millis().saturating_sub(ago))
-            };
-        };
+        let shift = |time: &mut UnixTime| *time = by_another_clock(*time, at, now);
         for row in &mut told.rows {
             shift(&mut row.last_seen);
             shift(&mut row.running_since);
