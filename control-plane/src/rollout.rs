@@ -185,10 +185,13 @@ impl Rollout {
     /// Says why it stays halted: others wrote what would be undone with what is wrong in it.
     pub fn is_not_undone(&mut self) {
         let (from, revisions) = (self.from, self.writes());
-        tracing::warn!(revision = %self.to, %from, revisions, "not rolled back: that would undo several writes");
+        tracing::warn!(
+            revision = %self.to, %from, revisions,
+            "not rolled back: that would undo several writes, or what was written since"
+        );
         let told = format!(
-            "; not rolled back, as that would undo several writes (revisions {revisions}): change back what is wrong, or all of it by \
-             `POST /revisions/{from}/rollback`"
+            "; not rolled back, as that would undo several writes (revisions {revisions}), or what was written since: change back \
+             what is wrong, or all of it by `POST /revisions/{from}/rollback`"
         );
         self.reason.get_or_insert_default().push_str(&told);
     }

@@ -27,6 +27,9 @@ use crate::snapshot::{Follower, Published, is_rolled_out};
 /// Revisions that are looked through for the last that needed no roll-out.
 const QUIET: u64 = 1_000;
 
+/// Revisions that are looked through for what else would be undone: as many as are kept, since each logout is one.
+const LOOKED: u64 = 10_000;
+
 /// Revisions of a roll-out that are named.
 const NAMED: usize = 50;
 
@@ -213,6 +216,7 @@ impl Conductor {
             self.candidate.clone(),
         );
         self.arrange(now);
+        self.withdraw();
         let done = order.map_or(Ok(()), |(id, order)| self.order(id, order, situation));
         if self.conducts(situation.present, now) {
             self.conduct(situation.nodes, now);
@@ -281,16 +285,15 @@ impl Conductor {
 
     /// The revisions after `from`, up to `to`, that changed the configuration: to go back to `from` undoes these. What is not
     /// looked at, or cannot be read, counts as one.
-    fn writes(&self, from: Revision, to: Revision) -> Vec<Revision> {
+    pub(super) fn writes(&self, from: Revision, to: Revision) -> impl Iterator<Item = Revision> {
         let history = self.publisher.history();
-        let changes = |revision: &Revision| match history.entry(*revision) {
+        let changes = move |revision: &Revision| match history.entry(*revision) {
             Ok(Some(entry)) => !Difference::of_entry(&entry).of_configuration().is_empty(),
             _ => true,
         };
-        let looked_at = to.0.min(from.0.saturating_add(QUIET));
+        let looked_at = to.0.min(from.0.saturating_add(LOOKED));
         let revisions = (from.0 + 1..=looked_at).map(Revision).filter(changes);
-        let rest = (looked_at < to.0).then_some(to);
-        revisions.chain(rest).take(NAMED).collect()
+        revisions.chain((looked_at < to.0).then_some(to))
     }
 
     /// Whether to undo the roll-out under way undoes one write alone: of several perhaps only one is wrong, and all are
@@ -298,8 +301,20 @@ impl Conductor {
     fn is_of_one(&self) -> bool {
         let newest = self.publisher.config().revision();
         self.journal.open().is_some_and(|open| {
-            open.revisions.len() == 1 && self.writes(open.to, newest).is_empty()
+            open.revisions.len() == 1 && self.writes(open.to, newest).next().is_none()
         })
+    }
+
+    /// Drops an order to roll back once others have written, and says so.
+    fn withdraw(&mut self) {
+        let rolls_back = |open: &Rollout| open.state == State::Halted && open.rolls_back;
+        if self.journal.open().is_some_and(rolls_back)
+            && !self.is_of_one()
+            && let Some(rollout) = self.journal.open_mut()
+        {
+            rollout.rolls_back = false;
+            rollout.is_not_undone();
+        }
     }
 
     /// Ends the roll-out under way: what it led to is not led to any more.
@@ -346,7 +361,7 @@ impl Conductor {
             self.journal.conductor = self.replica;
             self.journal.released = from;
             let rollout = Rollout {
-                revisions: self.writes(from, to),
+                revisions: self.writes(from, to).take(NAMED).collect(),
                 ..Rollout::new(from, to, now)
             };
             tracing::info!(%from, revision = %to, revisions = rollout.writes(), "a roll-out begins");
@@ -452,7 +467,7 @@ impl Conductor {
     pub(super) fn rollback(&self) -> Option<(Revision, Revision)> {
         let rollout = self.journal.open()?;
         let halted = rollout.state == State::Halted;
-        let due = halted && rollout.rolls_back && self.is_conductor() && self.is_of_one();
+        let due = halted && rollout.rolls_back && self.is_conductor();
         due.then(|| (rollout.from, self.newest().position.revision))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 
-use super::Conductor;
+use super::{Conductor, NAMED};
 use crate::difference::Difference;
 use crate::history::HistoryFault;
 use crate::publisher::{JournalFault, Publisher};
@@ -87,6 +87,15 @@ impl Conductor {
         {
             // What it leads to is not in the history any more. One that is halted stays so: what it leads to may be in the newest.
             rollout.end(State::Superseded, None, now);
+        }
+        // One that the version before began does not say what is in it.
+        if let Some(open) = self.journal.open()
+            && open.revisions.is_empty()
+        {
+            let revisions = self.writes(open.from, open.to).take(NAMED).collect();
+            if let Some(rollout) = self.journal.open_mut() {
+                rollout.revisions = revisions;
+            }
         }
         self.candidate = candidate;
         Ok(())

@@ -91,7 +91,11 @@ fn keys_and_revocations_make_no_other_write_of_a_change() {
     stage.pass(400);
     commit(&stage.publisher, Service::KIND, 2, 80);
     refuse(&mut stage);
-    stage.commit(Revocation::KIND, 8, 7);
+    for number in 8..=1_100 {
+        commit(&stage.publisher, Revocation::KIND, number, 7);
+    }
+    refuse(&mut stage);
+    stage.commit(Revocation::KIND, 7, 7);
     stage.pass(100);
     let rollout = stage.conductor.journal().rollouts[0].clone();
     assert_eq!(rollout.revisions, [Revision(2)]);
@@ -147,6 +151,9 @@ fn what_comes_after_an_order_to_roll_back_is_not_undone_by_it() {
     stage.pass(100);
     assert_eq!(stage.newest().revision, newest, "nothing is undone");
     assert_eq!(stage.state(), Some(State::Halted));
+    let rollout = stage.conductor.journal().rollouts[0].clone();
+    assert!(!rollout.rolls_back);
+    assert!(rollout.reason.unwrap().contains("not rolled back"));
     stage.order(id, Order::Resume).unwrap();
     stage.pass(200);
     assert_eq!(stage.running(), vec![stage.newest(); 4]);
