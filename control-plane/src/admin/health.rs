@@ -56,12 +56,13 @@ pub(super) fn health(
                 "HEALTHCHECKS_OFF"
             } else if told.unresolved.contains(&key.id) {
                 "DNS_ERROR"
-            } else if !checked {
-                "HEALTHCHECKS_OFF"
-            } else if marked.unwrap_or(!told.unhealthy.contains(&key.id)) {
+            } else if !marked.unwrap_or(!told.unhealthy.contains(&key.id)) {
+                // Without checks, by an operator's word.
+                "UNHEALTHY"
+            } else if checked {
                 "HEALTHY"
             } else {
-                "UNHEALTHY"
+                "HEALTHCHECKS_OFF"
             };
             shown.insert("health".to_owned(), state.into());
             let data = addresses(&fields, state, weight, checked, &leads);
@@ -292,12 +293,13 @@ mod tests {
             states,
             ["UNHEALTHY", "HEALTHY", "HEALTHCHECKS_OFF", "DNS_ERROR"]
         );
-        // Nobody checks: nothing is known to be ill.
-        let (whole, each) = shown(50, 0, &[2, 3]);
-        assert_eq!(of(&each, 5), "DNS_ERROR");
+        // Nobody checks: what is out all the same is so by an operator's word.
+        let (whole, each) = shown(50, 0, &[3]);
+        let states = [2, 3, 5].map(|id| of(&each, id));
+        assert_eq!(states, ["HEALTHCHECKS_OFF", "UNHEALTHY", "DNS_ERROR"]);
         assert_eq!(whole["health"], "HEALTHCHECKS_OFF");
         assert_eq!(whole["balancer_health"], "HEALTHY");
-        assert_eq!(whole["details"]["weight"]["unavailable"], 0);
+        assert_eq!(whole["details"]["weight"]["unavailable"], 40);
     }
 
     #[test]
