@@ -125,6 +125,16 @@ pub struct Proxy {
     workers: Vec<JoinHandle<io::Result<()>>>,
 }
 
+/// How many cores serve: as many as are set, or as there are.
+fn workers(settings: &Settings) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if settings.workers == 0 {
+        cores
+    } else {
+        settings.workers
+    }
+}
+
 impl Proxy {
     /// Starts to serve what `live` holds.
     pub fn start(settings: &Settings, live: Live) -> Result<Self, ProxyError> {
@@ -158,12 +168,7 @@ impl Proxy {
         let default = Arc::new(default_certificate(settings)?);
         let suites = &settings.proxy_tls_cipher_suites;
         let tls = Tls::new(suites, Arc::clone(&default), Arc::clone(&live))?;
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let workers = if settings.workers == 0 {
-            cores
-        } else {
-            settings.workers
-        };
+        let workers = workers(settings);
         let revocations = Arc::new(Revocations::default());
         if let Some(snapshot) = live.load().as_ref() {
             revocations.add(snapshot.revocations.iter().copied(), UnixTime::now());
@@ -223,11 +228,7 @@ impl Proxy {
             threads: workers + status.len(),
             datagrams: of_cores.iter().any(|own| !own.datagrams.is_empty()),
         };
-        let affordable = affordable(&opened, limits.connections)?;
-        node.limits.connections = limits.connections.min(affordable);
-        // Each core may have served all clients in its turn.
-        let waiting = &mut node.limits.keep_alive.connections;
-        *waiting = (*waiting).min(affordable.div_ceil(workers));
+        keep_within(&mut node.limits, &opened, workers)?;
         let node = Arc::new(node);
         let (orders, ordered) = watch::channel(Orders::default());
         let (status_orders, status_ordered) = watch::channel(Orders::default());
@@ -309,8 +310,8 @@ impl Proxy {
     }
 }
 
-/// How many connections the node can take with what it has `opened`, of which `most` are wanted.
-fn affordable(opened: &Opened, most: usize) -> Result<usize, ProxyError> {
+/// Lowers the `limits` of a node with so many `workers` to what it can take with what it has `opened`.
+fn keep_within(limits: &mut Limits, opened: &Opened, workers: usize) -> Result<(), ProxyError> {
     let descriptors = number(descriptors());
     let affordable = opened.connections(descriptors);
     if affordable == 0 {
@@ -320,14 +321,18 @@ fn affordable(opened: &Opened, most: usize) -> Result<usize, ProxyError> {
             needed,
         });
     }
-    if affordable < most {
+    if affordable < limits.connections {
         tracing::warn!(
-            max_connections = most,
+            max_connections = limits.connections,
             affordable,
             "fewer connections than max_connections are taken: each may need three descriptors (LimitNOFILE)"
         );
     }
-    Ok(affordable)
+    limits.connections = limits.connections.min(affordable);
+    // Each core may have served all clients in its turn.
+    let waiting = &mut limits.keep_alive.connections;
+    *waiting = (*waiting).min(affordable.div_ceil(workers));
+    Ok(())
 }
 
 /// So many, or as many as can be counted.

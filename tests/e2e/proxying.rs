@@ -405,7 +405,7 @@ async fn whoever_is_let_in_is_served_however_many_cores_and_few_descriptors_ther
         cluster.persisted().await;
         cluster.data_planes[0].process.start_successor("USR2").await;
         server.release.send_replace(true);
-        let mut served = 0;
+        let mut count = 0;
         for client in clients {
             let answer = client.await.unwrap();
             if !answer.is_empty() {
@@ -414,9 +414,9 @@ async fn whoever_is_let_in_is_served_however_many_cores_and_few_descriptors_ther
                     answer.starts_with("HTTP/1.1 200 "),
                     "{cores} cores: {answer}"
                 );
-                served += 1;
+                count += 1;
             }
         }
-        assert!(served > descriptors / 16, "{cores} cores: {served} served");
+        assert!(count > descriptors / 16, "{cores} cores: {count} served");
     }
 }
