@@ -230,8 +230,8 @@ pub struct Settings {
     #[arg(long, default_value_t = 60, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub rollout_share_time: u64,
-    /// Whether a change that goes wrong on its way is rolled back by a new revision with the content before it.
-    /// If not, it is halted, and waits for an operator or for a change that mends it.
+    /// Whether a change that goes wrong on its way is rolled back by a new revision with the content before it, if it is
+    /// of one write. If not, it is halted, and waits for an operator or for a change that mends it.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOLEAN")]
     pub rollout_rollback: bool,
     /// File to write the chosen addresses to, as one JSON object, once the process accepts connections.

@@ -55,7 +55,8 @@ pub(super) struct NodeStream {
     /// The update under way.
     update: Update,
     pace: Pace,
-    /// What the node knows of what has been revoked since; none while there is no update, or for nodes that know of no such.
+    /// What the node has been told of beside an update, or in place of one that cannot be; none while there is nothing to
+    /// tell, or for nodes that know of no such.
     told: Option<Told>,
     /// What is revoked and not stored.
     unkept: Hearing,
@@ -395,8 +396,8 @@ impl NodeStream {
         self.pace.begins();
     }
 
-    /// Tells the node what the update under way revokes, and what has been revoked since: that may take its time, over a
-    /// slow link.
+    /// Tells the node what the update under way revokes, and what has been revoked since, if that is due: an update may take
+    /// its time over a slow link, and where there is no way for the node none comes.
     async fn tell_beside(&mut self, newest: &Arc<Published>) {
         let Some(told) = &mut self.told else {
             return;
