@@ -4,6 +4,7 @@ mod answer;
 mod cores;
 mod reply;
 mod request;
+mod values;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,17 +16,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::executor::{LocalPool, LocalSpawner};
 use futures::future::LocalBoxFuture;
-use serde_json::json;
 use shared::clock::{Ahead, UnixTime};
-use shared::entity::{Consumer, Revocation};
+use shared::entity::Revocation;
 use shared::secret::Secret;
-use uuid::Uuid;
 
 pub(crate) use self::answer::{Answer, answer_of};
 use self::cores::OfCore;
 pub(crate) use self::reply::{Replied, left, log_of, logged, reply_of, unrouted};
 pub(crate) use self::request::{Request, glance};
-use crate::bundled::openid_connect::OpenidConnect;
+pub(crate) use self::values::{config, consumer, key_ring, session_key};
 use crate::client_keys::ClientKeys;
 use crate::host::ldap::{LdapError, LdapServer};
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};
@@ -34,7 +33,6 @@ use crate::host::{
     Claim, FetchError, FetchLimits, Host, LONGEST_ASIDE, LONGEST_RESULT, Number, RevokeError, Work,
 };
 use crate::sessions::revocations::Revocations;
-use crate::sessions::session_keys::{KeyRing, SessionKey};
 use crate::state::NodeStates;
 
 /// When tests begin.
@@ -508,33 +506,4 @@ async fn others_run() {
         std::task::Poll::Pending
     })
     .await;
-}
-
-/// A ring with one key that is active.
-pub(crate) fn key_ring() -> KeyRing {
-    KeyRing {
-        keys: vec![session_key(1)],
-    }
-}
-
-pub(crate) fn session_key(id: u8) -> SessionKey {
-    SessionKey {
-        id: [id; 8],
-        secret: Secret::new([id; 32]),
-        activate_at: 0,
-        decrypt_until: None,
-    }
-}
-
-pub(crate) fn consumer(username: &str, custom_id: Option<&str>) -> Arc<Consumer> {
-    let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, username.as_bytes());
-    let consumer = json!({
-        "id": id, "username": username, "custom_id": custom_id, "tags": null,
-    });
-    Arc::new(serde_json::from_value(consumer).unwrap())
-}
-
-/// A configuration with defaults only.
-pub(crate) fn config(issuer: &str) -> OpenidConnect {
-    serde_json::from_value(json!({ "issuer": issuer })).unwrap()
 }
