@@ -22,7 +22,6 @@ use super::flights::By;
 use super::outgoing::{Outgoing, Waiting};
 use super::pace::Pace;
 use super::session::{Goal, Offer, Session, Step};
-use super::targets::Targets;
 use super::told::Told;
 use super::update::{Plan, Update};
 use super::waits::{at, changed, stopped};
@@ -156,7 +155,8 @@ impl NodeStream {
             let newest = Arc::clone(target.borrow().newest());
             if !self.session.is_waiting() {
                 let told = self.told.take().filter(Told::is_without_way);
-                let finds_way = is_led || self.may_find_way(&target.borrow());
+                let running = self.session.running();
+                let finds_way = is_led || target.borrow().may_lead(&self.member, running);
                 let all = || Told::without_way(&newest);
                 self.told = (!finds_way).then(|| told.unwrap_or_else(all));
             }
@@ -253,17 +253,6 @@ impl NodeStream {
         let may = missing.is_empty();
         self.member.lacks(missing);
         may
-    }
-
-    /// Whether the node, which is led nowhere, may be soon. Where what it is held at is not in the history any more, or what it
-    /// runs and cannot leave, or where that is of before a restore, it can be told of logouts and keys alone.
-    fn may_find_way(&self, targets: &Targets) -> bool {
-        let (running, features) = (self.session.running(), self.member.features());
-        let is_held = targets.of(self.member.name(), features).is_some();
-        let is_late = running.generation < targets.newest().position.generation;
-        let is_nowhere = !is_held || targets.has_lost(running) || is_late;
-        let has_nothing = *running == Position::default();
-        !is_nowhere || has_nothing || !features.contains(BESIDE)
     }
 
     /// Whether `newest` is of another generation than what the node runs, and nothing was configured in it yet.

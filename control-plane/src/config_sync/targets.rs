@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use proto::features::URGENT;
+use proto::features::{BESIDE, URGENT};
 use shared::snapshot::{Position, Revision};
 
-use crate::fleet::Introduction;
+use crate::fleet::{Introduction, Membership};
 use crate::snapshot::Published;
 
 /// Where nodes are led.
@@ -55,6 +55,17 @@ impl Targets {
     /// Whether nobody knows any more what a node holds that runs `running` and cannot run what it is to: it is given nothing.
     pub fn has_lost(&self, running: &Position) -> bool {
         matches!(self.strays.get(&running.revision), Some(None))
+    }
+
+    /// Whether the node `member` that runs `running`, and is led nowhere, may be soon. Where what it is held at is not in the
+    /// history any more, or what it runs and cannot leave, or where that is of before a restore, it can be told of logouts and
+    /// keys alone.
+    pub(super) fn may_lead(&self, member: &Membership, running: &Position) -> bool {
+        let is_held = self.of(member.name(), member.features()).is_some();
+        let is_late = running.generation < self.newest.position.generation;
+        let is_nowhere = !is_held || self.has_lost(running) || is_late;
+        let has_nothing = *running == Position::default();
+        !is_nowhere || has_nothing || !member.features().contains(BESIDE)
     }
 
     /// The newest state.
