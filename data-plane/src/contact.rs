@@ -69,7 +69,7 @@ impl Contact {
             kept: Mutex::default(),
             crash_restarts: AtomicU64::new(0),
             settled: watch::Sender::new(true),
-            clocks: Clocks::default(),
+            clocks: Clocks::new(started),
         }
     }
 

@@ -328,7 +328,7 @@ impl Host for CoreHost {
     }
 
     fn ahead(&self) -> Ahead {
-        self.0.node.contact.clocks.ahead()
+        self.0.node.contact.clocks.ahead(self.now(), monotonic())
     }
 
     fn random(&self, buffer: &mut [u8]) {

@@ -149,7 +149,7 @@ mod tests {
             (100, 130, 130, 0),
             (100, 90, 101, 10),
             (100, 120, 101, -19),
-            // Our clock was put back meanwhile.
+            // Ours was put back meanwhile.
             (100, 90, 80, -10),
         ] {
             assert_eq!(

@@ -11,7 +11,7 @@ use proto::v1::{
     Ack, ControlMessage, Expiry, Fault, Milestone, Nack, Need, NodeStatus, Quarantine, Reached,
     Welcome, need, node_message,
 };
-use shared::clock::{UnixTime, monotonic};
+use shared::clock::{Ahead, UnixTime, monotonic};
 use shared::snapshot::Position;
 use shared::telemetry::Trouble;
 use tokio::sync::watch;
@@ -225,13 +225,7 @@ impl Following<'_> {
             }
             Some(Kind::Heartbeat(heartbeat)) => {
                 self.led_to(heartbeat.target.as_ref());
-                let (theirs, ours) = (
-                    UnixTime::from_millis(heartbeat.wall_clock_ms),
-                    UnixTime::now(),
-                );
-                let clocks = &self.gateway.contact.clocks;
-                clocks.hear(theirs, ours);
-                self.compare_clocks(theirs, ours);
+                self.compare_clocks(heartbeat.wall_clock_ms, false);
             }
             Some(Kind::AskDigests(_)) => {
                 let digests = need::What::Digests(self.applier.digests());
@@ -314,20 +308,19 @@ impl Following<'_> {
         self.heartbeat = bounded(welcome.heartbeat_ms);
         self.status = bounded(welcome.status_ms);
         tracing::info!(replica = welcome.replica, "following a control plane");
-        let (theirs, ours) = (
-            UnixTime::from_millis(welcome.wall_clock_ms),
-            UnixTime::now(),
-        );
-        let clocks = &self.gateway.contact.clocks;
-        clocks.greeted(self.asked, theirs, ours);
-        self.compare_clocks(theirs, ours);
+        self.compare_clocks(welcome.wall_clock_ms, true);
     }
 
-    /// Says once if the clocks have come apart.
-    fn compare_clocks(&mut self, theirs: UnixTime, ours: UnixTime) {
-        let apart = theirs
-            .saturating_since(ours)
-            .max(ours.saturating_since(theirs));
+    /// Notes what the control plane's clock says, and says once if the two have come apart.
+    fn compare_clocks(&mut self, theirs: u64, is_first: bool) {
+        let (theirs, ours) = (UnixTime::from_millis(theirs), UnixTime::now());
+        let clocks = &self.gateway.contact.clocks;
+        if is_first {
+            clocks.greeted(self.asked, theirs, ours, monotonic());
+        } else {
+            clocks.hear(theirs, monotonic());
+        }
+        let apart = Duration::from_millis(Ahead::of(ours, theirs).as_millis().unsigned_abs());
         if apart <= CLOCKS {
             self.clocks.ends();
         } else if self.clocks.is_news("apart", monotonic()) {

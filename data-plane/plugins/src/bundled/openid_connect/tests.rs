@@ -26,6 +26,7 @@ mod introspection;
 mod keeping;
 mod kept;
 mod logout;
+mod logout_by_clocks;
 mod logout_tokens;
 mod moved;
 mod parameters;
