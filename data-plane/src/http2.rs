@@ -22,12 +22,14 @@ use crate::stream::Stream;
 /// Frames that carry nothing, of which the other end may send so many without a reason, in [`WITHIN`].
 const MOST: u32 = 1000;
 const WITHIN: Duration = Duration::from_secs(10);
-/// So many more with each head, and with each DATA frame that it is sent: it makes room for more (RFC 9113 §6.9) on the stream
+/// So many more with each head, and with each [`PART`] of DATA that it is sent: it makes room for more (RFC 9113 §6.9) on the stream
 /// and on the connection, perhaps with every 4 KiB that it reads (Go), asks how long the way is (gRPC), says which of its
 /// requests comes first, and gives some up.
 const EACH: u32 = 10;
-/// As many as it may have left: it may come to answer only after hundreds of DATA frames.
-const MOST_LEFT: u32 = 10_000;
+/// The length of a DATA frame, unless the other end allows longer ones.
+const PART: u32 = 16 * 1024;
+/// As many as it may have left: it may come to read only after as much as its windows hold (RFC 9113 §6.9.1).
+const MOST_LEFT: u32 = (1 << 31) / PART * EACH;
 
 /// What a client says before its first frame (RFC 9113 §3.4).
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
@@ -96,7 +98,7 @@ impl Counted {
             self.head = self.head.with(frame);
             let within = match frame.kind {
                 HEADERS => {
-                    self.allowance.grow();
+                    self.allowance.grow(0);
                     true
                 }
                 // The library has limits for these.
@@ -146,7 +148,7 @@ impl Counted {
                 left -= sent.len();
                 while let Some(frame) = self.sent.next(&mut sent) {
                     if matches!(frame.kind, DATA | HEADERS) {
-                        self.allowance.grow();
+                        self.allowance.grow(frame.length);
                     }
                 }
             }
@@ -225,9 +227,10 @@ impl Allowance {
         }
     }
 
-    /// Something has come, or was sent, for which there is a reason.
-    fn grow(&mut self) {
-        self.left = (self.left + EACH).min(MOST_LEFT);
+    /// Something has come, or `length` bytes were sent, for which there is a reason.
+    fn grow(&mut self, length: u32) {
+        let more = EACH * (1 + length / PART);
+        self.left = self.left.saturating_add(more).min(MOST_LEFT);
     }
 
     /// Takes one away; whether there was one. The time is asked for only where there was none.
@@ -393,13 +396,16 @@ mod tests {
         let mut allowance = Allowance::new(begun);
         assert!((0..MOST).all(|_| allowance.take(at(0))));
         assert!(!allowance.take(at(9)));
-        allowance.grow();
+        allowance.grow(PART - 1);
         assert!((0..EACH).all(|_| allowance.take(at(9))));
+        // It is read by 4 KiB, and each has room made for it on the stream and on the connection.
+        allowance.grow(4 * PART);
+        assert!((0..5 * EACH).all(|_| allowance.take(at(9))));
         assert!(!allowance.take(at(9)));
         // Then there are as many again, and no more for having waited longer.
         assert!((0..MOST).all(|_| allowance.take(at(100))));
         assert!(!allowance.take(at(109)));
-        (0..MOST_LEFT).for_each(|_| allowance.grow());
+        (0..MOST_LEFT).for_each(|_| allowance.grow(0));
         assert!((0..MOST_LEFT).all(|_| allowance.take(at(109))));
         assert!(!allowance.take(at(109)));
     }
