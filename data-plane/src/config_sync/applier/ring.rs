@@ -39,9 +39,10 @@ impl Told {
         &self.ring.came
     }
 
-    /// The same keys in `snapshot`; none if that has newer ones, or is of a store that was put in place of theirs.
+    /// The same keys in `snapshot`; none if that has newer ones, or is of another store: who sends that has keys of its own.
     pub(super) fn within(&self, snapshot: &Snapshot) -> Option<Self> {
-        Ring::within(&self.ring, snapshot)
+        let is_ours = snapshot.position.generation == self.ring.at.generation;
+        is_ours.then(|| Ring::within(&self.ring, snapshot))?
     }
 }
 

@@ -180,6 +180,10 @@ async fn keys_that_come_beside_an_update_hold_until_one_brings_newer_ones() {
     // Who refuses what a store holds that was put in place of the one before hears of its keys all the same.
     applier.take_keys(&told((5, 1), &[key(6)])).await;
     assert_eq!((ring(), applier.running()), (vec![6], restored));
+    // That store is taken away again: what the one before sends has keys of its own.
+    applier.apply(same(4, 6)).await.unwrap();
+    assert_eq!(ring(), [3]);
+    assert!(applier.told.is_none());
 }
 
 #[test]
