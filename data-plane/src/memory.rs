@@ -101,6 +101,11 @@ impl Held {
         self.shrinks(0);
     }
 
+    /// Takes up no more than `bytes` any more.
+    pub(crate) fn shrinks_to(&mut self, bytes: usize) {
+        self.shrinks(bytes.div_ceil(PAGE));
+    }
+
     fn shrinks(&mut self, pages: usize) {
         while self.pages > pages {
             self.pages -= 1;
@@ -347,6 +352,8 @@ mod tests {
         assert!(!one.grows(60 * PAGE + 1) && one.grows(50 * PAGE) && !one.is_none());
         other.lets_go();
         assert!(other.is_none() && one.grows(100 * PAGE) && !other.grows(1));
+        one.shrinks_to(90 * PAGE - 1);
+        assert!(other.grows(10 * PAGE) && !other.grows(10 * PAGE + 1));
         drop(one);
         assert!(other.grows(100 * PAGE));
     }

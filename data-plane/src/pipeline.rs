@@ -387,6 +387,7 @@ impl Request {
         record.identify(&exchange.identity);
         record.progress.trail = record.run.phases.log.then(Box::default);
         let (path, overrides) = record.run.take(exchange, method, uri);
+        body.is_seen();
         if let Some(fault) = body.fault() {
             return Err(fault);
         }

@@ -73,6 +73,12 @@ impl Body {
         }
     }
 
+    /// Filters have seen what they want to: what it takes up as they read it is gone.
+    pub(super) fn is_seen(&mut self) {
+        let read = self.read.as_ref().map_or(0, |(bytes, _)| bytes.len());
+        self.held.shrinks_to(read);
+    }
+
     /// Takes the body from its first byte.
     pub(super) fn whole(&mut self) -> RequestBody {
         self.held.lets_go();
@@ -189,7 +195,7 @@ mod tests {
     use crate::settings::Settings;
 
     /// What a client sends in two parts, on a core of a node with so much room for what has not begun.
-    fn with_body(room: usize, check: impl AsyncFnOnce(Body, &Core)) {
+    fn with_body(room: usize, check: impl AsyncFnOnce(Body, &Rc<Core>)) {
         let settings = Settings {
             proxy_listen: Vec::new(),
             proxy_tls_listen: vec!["off".parse().unwrap()],
@@ -233,6 +239,27 @@ mod tests {
             assert!(matches!(body.read(64).await, Err(BodyError::Broken)));
             let held = body.hold(64).await;
             assert!(matches!(held, Err(GatewayError::Overloaded)), "{held:?}");
+        });
+    }
+
+    #[test]
+    fn what_a_filter_took_up_to_read_it_is_free_once_it_has() {
+        // Room for what two of these may become as they are read.
+        let each = 100 * VALUE + 4096;
+        with_body(2 * each, async |_, core| {
+            let json = format!("[{}0]", "0,".repeat(99));
+            let sent = || RequestBody::Read(json.clone().into(), Box::new(RequestBody::Empty));
+            let mut bodies: Vec<Body> = Vec::new();
+            for _ in 0..2 {
+                let mut body = Body::new(sent(), Rc::clone(core));
+                assert!(body.read(4096).await.is_ok());
+                bodies.push(body);
+            }
+            let mut late = Body::new(sent(), Rc::clone(core));
+            assert!(late.read(4096).await.is_err());
+            bodies.iter_mut().for_each(Body::is_seen);
+            let mut next = Body::new(sent(), Rc::clone(core));
+            assert_eq!(next.read(4096).await.unwrap(), json);
         });
     }
 
