@@ -85,31 +85,25 @@ impl Held {
 
     /// Takes up `bytes` in all, if there is room for them; if not, it stays as it is.
     pub(crate) fn grows(&mut self, bytes: usize) -> bool {
-        let before = self.pages;
-        while self.pages < bytes.div_ceil(PAGE) {
-            if !self.room.take() {
-                self.shrinks(before);
-                return false;
-            }
-            self.pages += 1;
+        let more = bytes.div_ceil(PAGE).saturating_sub(self.pages);
+        let fits = more == 0 || self.room.take_all(more);
+        if fits {
+            self.pages += more;
         }
-        true
+        fits
     }
 
     /// Takes up nothing any more.
     pub(crate) fn lets_go(&mut self) {
-        self.shrinks(0);
+        self.shrinks_to(0);
     }
 
     /// Takes up no more than `bytes` any more.
     pub(crate) fn shrinks_to(&mut self, bytes: usize) {
-        self.shrinks(bytes.div_ceil(PAGE));
-    }
-
-    fn shrinks(&mut self, pages: usize) {
-        while self.pages > pages {
-            self.pages -= 1;
-            self.room.put();
+        let less = self.pages.saturating_sub(bytes.div_ceil(PAGE));
+        if less > 0 {
+            self.room.put_all(less);
+            self.pages -= less;
         }
     }
 }

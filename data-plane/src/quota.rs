@@ -28,14 +28,20 @@ impl Stock {
         })
     }
 
-    fn deal(&self) -> usize {
-        let dealt = &self.dealt;
-        let take = |dealt: usize| {
-            let portion = self.portion.min(self.limit.saturating_sub(dealt));
-            (portion > 0).then_some(dealt + portion)
+    /// Deals out a portion, or `least` if that is more; nothing if there are not so many.
+    fn deal(&self, least: usize) -> usize {
+        let portion = |dealt: usize| {
+            let left = self.limit.saturating_sub(dealt);
+            self.portion.max(least).min(left)
         };
-        let before = dealt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        before.map_or(0, |before| self.portion.min(self.limit - before))
+        let take = |dealt: usize| {
+            let portion = portion(dealt);
+            (portion >= least).then_some(dealt + portion)
+        };
+        let before = self
+            .dealt
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        before.map_or(0, portion)
     }
 
     /// Whether three quarters of it are dealt out.
@@ -73,21 +79,32 @@ impl Share {
 
     /// Takes one; `false` if there is none. Whoever took one puts it back.
     pub(crate) fn take(&self) -> bool {
-        let used = self.used.get();
-        if used == self.held.get() {
-            let dealt = self.stock.deal();
+        self.take_all(1)
+    }
+
+    /// Takes `count`, or none if there are not so many.
+    pub(crate) fn take_all(&self, count: usize) -> bool {
+        let (used, held) = (self.used.get().saturating_add(count), self.held.get());
+        let lacking = used.saturating_sub(held);
+        if lacking > 0 {
+            let dealt = self.stock.deal(lacking);
             if dealt == 0 {
                 return false;
             }
-            self.held.set(used + dealt);
+            self.held.set(held + dealt);
         }
-        self.used.set(used + 1);
+        self.used.set(used);
         true
     }
 
     /// Puts one back.
     pub(crate) fn put(&self) {
-        let used = self.used.get().saturating_sub(1);
+        self.put_all(1);
+    }
+
+    /// Puts `count` back.
+    pub(crate) fn put_all(&self, count: usize) {
+        let used = self.used.get().saturating_sub(count);
         self.used.set(used);
         let idle = self.held.get() - used;
         if idle > self.stock.portion {
@@ -138,6 +155,19 @@ mod tests {
                 assert!(share.take() && !share.take(), "{limit}");
             }
         }
+    }
+
+    #[test]
+    fn several_are_taken_at_once_or_not_at_all() {
+        let stock = Stock::new(100, 2);
+        let [one, other] = [(); 2].map(|()| Share::of(Arc::clone(&stock)));
+        assert!(one.take() && one.take_all(79) && other.take_all(0));
+        assert!(!other.take_all(21) && other.take_all(20) && !other.take());
+        assert_eq!((one.used(), other.used()), (80, 20));
+        one.put_all(50);
+        assert!(other.take_all(40) && !other.take_all(usize::MAX));
+        drop((one, other));
+        assert_eq!(stock.dealt.load(Ordering::Relaxed), 0);
     }
 
     proptest! {

@@ -25,11 +25,11 @@ pub(crate) struct Fair {
 struct Own(Rc<Share>);
 
 impl Fair {
-    /// Nothing so far of `stock`, which is `limit` things for so many cores.
-    pub(crate) fn of(stock: Arc<Stock>, (limit, cores): (usize, usize)) -> Self {
+    /// Nothing so far of `stock`, which is for so many `cores`.
+    pub(crate) fn of(stock: Arc<Stock>, cores: usize) -> Self {
         Self {
+            most_each: (stock.limit / 16 / cores.max(1)).max(1),
             others: Rc::new(Own(Rc::new(Share::of(stock)))),
-            most_each: (limit / 16 / cores.max(1)).max(1),
             clients: RefCell::default(),
         }
     }
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn of_what_is_scarce_each_client_has_a_little() {
-        let share = Fair::of(Stock::new(64, 1), (64, 1));
+        let share = Fair::of(Stock::new(64, 1), 1);
         let client = |last: u8| move || Some(IpAddr::from([192, 0, 2, last]));
         let take = |last| share.take(client(last));
         let mut first: Vec<Place> = std::iter::from_fn(|| take(1)).collect();

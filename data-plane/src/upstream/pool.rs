@@ -93,7 +93,7 @@ impl Pools {
             addresses: RefCell::default(),
             turn: Cell::new(0),
             used: Cell::new(monotonic()),
-            exchanges: Fair::of(origin.exchanges(self.limit.0, self.limit.1), self.limit),
+            exchanges: Fair::of(origin.exchanges(self.limit.0, self.limit.1), self.limit.1),
             retries: Retries::default(),
         });
         if let Some(slot) = pools.get_mut(number) {
