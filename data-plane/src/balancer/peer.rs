@@ -146,10 +146,7 @@ impl Peer {
         if !reached || healthy == becomes {
             return None;
         }
-        *counters = Counters::default();
-        self.by_hand.store(false, Ordering::Relaxed);
-        self.healthy.store(becomes, Ordering::Relaxed);
-        self.spotless.store(becomes, Ordering::Relaxed);
+        self.turn(&mut counters, becomes, false);
         Some(becomes)
     }
 
@@ -167,9 +164,10 @@ impl Peer {
 
     /// Is healthy again if checks have found that it is not: there are none any more that could find otherwise. Whether it was so.
     pub(super) fn forgets_checks(&self) -> bool {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let found_ill = !self.is_healthy() && !self.by_hand.load(Ordering::Relaxed);
         if found_ill {
-            self.set_health(true);
+            self.turn(&mut counters, true, false);
         }
         found_ill
     }
@@ -177,8 +175,12 @@ impl Peer {
     /// Sets the health by hand, and begins to count anew.
     pub(super) fn set_health(&self, healthy: bool) {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        self.turn(&mut counters, healthy, true);
+    }
+
+    fn turn(&self, counters: &mut Counters, healthy: bool, by_hand: bool) {
         *counters = Counters::default();
-        self.by_hand.store(true, Ordering::Relaxed);
+        self.by_hand.store(by_hand, Ordering::Relaxed);
         self.healthy.store(healthy, Ordering::Relaxed);
         self.spotless.store(healthy, Ordering::Relaxed);
     }
