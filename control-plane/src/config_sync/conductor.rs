@@ -285,7 +285,7 @@ impl Conductor {
 
     /// The revisions after `from`, up to `to`, that changed the configuration: to go back to `from` undoes these. What is not
     /// looked at, or cannot be read, counts as one.
-    pub(super) fn writes(&self, from: Revision, to: Revision) -> impl Iterator<Item = Revision> {
+    fn writes(&self, from: Revision, to: Revision) -> impl Iterator<Item = Revision> {
         let history = self.publisher.history();
         let changes = move |revision: &Revision| match history.entry(*revision) {
             Ok(Some(entry)) => !Difference::of_entry(&entry).of_configuration().is_empty(),
@@ -294,6 +294,11 @@ impl Conductor {
         let looked_at = to.0.min(from.0.saturating_add(LOOKED));
         let revisions = (from.0 + 1..=looked_at).map(Revision).filter(changes);
         revisions.chain((looked_at < to.0).then_some(to))
+    }
+
+    /// The first of these, for operators to read.
+    pub(super) fn named(&self, from: Revision, to: Revision) -> Vec<Revision> {
+        self.writes(from, to).take(NAMED).collect()
     }
 
     /// Whether to undo the roll-out under way undoes one write alone: of several perhaps only one is wrong, and all are
@@ -361,7 +366,7 @@ impl Conductor {
             self.journal.conductor = self.replica;
             self.journal.released = from;
             let rollout = Rollout {
-                revisions: self.writes(from, to).take(NAMED).collect(),
+                revisions: self.named(from, to),
                 ..Rollout::new(from, to, now)
             };
             tracing::info!(%from, revision = %to, revisions = rollout.writes(), "a roll-out begins");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 
-use super::{Conductor, NAMED};
+use super::Conductor;
 use crate::difference::Difference;
 use crate::history::HistoryFault;
 use crate::publisher::{JournalFault, Publisher};
@@ -92,7 +92,7 @@ impl Conductor {
         if let Some(open) = self.journal.open()
             && open.revisions.is_empty()
         {
-            let revisions = self.writes(open.from, open.to).take(NAMED).collect();
+            let revisions = self.named(open.from, open.to);
             if let Some(rollout) = self.journal.open_mut() {
                 rollout.revisions = revisions;
             }
