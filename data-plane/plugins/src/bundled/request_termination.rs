@@ -130,6 +130,7 @@ impl Plugin for RequestTermination {
             content_type,
             body: self.body.map(Bytes::from),
             echo: self.echo,
+            hostname: self.echo.then(hostname).unwrap_or_default(),
             trigger,
         })
     }
@@ -156,6 +157,8 @@ pub struct RequestTerminationFilter {
     content_type: HeaderValue,
     body: Option<Bytes>,
     echo: bool,
+    /// The machine that an echo names.
+    hostname: String,
     trigger: Option<(String, HeaderName)>,
 }
 
@@ -208,6 +211,7 @@ impl RequestTerminationFilter {
             content_type: JSON,
             body: None,
             echo: false,
+            hostname: String::new(),
             trigger: None,
         }
     }
@@ -229,7 +233,7 @@ impl RequestTerminationFilter {
             "kong": {
                 "node_id": host.node_id(),
                 "worker_pid": std::process::id(),
-                "hostname": hostname(),
+                "hostname": self.hostname,
             },
             "request": {
                 "scheme": if exchange.client.https { "https" } else { "http" },
