@@ -128,6 +128,11 @@ impl std::fmt::Debug for Session {
     }
 }
 
+/// When what begins `now` does so by the cluster's clock, if that says something else.
+fn begun(now: UnixTime, host: &impl Host) -> Option<UnixTime> {
+    Some(host.ahead().behind(now)).filter(|began| *began != now)
+}
+
 impl Session {
     /// Begins a session now, with a new id (OWASP, session fixation).
     pub(super) fn begin(
@@ -137,13 +142,13 @@ impl Session {
         client: usize,
         host: &impl Host,
     ) -> Self {
-        let (now, began) = (host.now(), host.cluster_now());
+        let now = host.now();
         Self {
             id: random_text::<16>(host),
             client,
             method,
             started_at: now,
-            asked_at: (began != now).then_some(began),
+            asked_at: begun(now, host),
             epoch: rules.epoch(host),
             renewed_at: now,
             used_at: now,
@@ -167,10 +172,10 @@ impl Session {
     /// The session that a browser begins anew which was to be remembered. It keeps its name, so that a logout ends
     /// every cookie that it was ever remembered by.
     pub(super) fn restored(&self, host: &impl Host) -> Self {
-        let (now, began) = (host.now(), host.cluster_now());
+        let now = host.now();
         Self {
             started_at: now,
-            asked_at: (began != now).then_some(began),
+            asked_at: begun(now, host),
             renewed_at: now,
             used_at: now,
             claimed_at: Some(self.claimed_at.unwrap_or(self.started_at)),
