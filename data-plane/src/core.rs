@@ -105,6 +105,13 @@ pub(crate) struct Node {
     pub(crate) workers: usize,
 }
 
+impl Node {
+    /// The client at `address`, if what it has is counted: what comes from a trusted proxy is many clients'.
+    pub(crate) fn counted(&self, address: IpAddr) -> Option<IpAddr> {
+        (!self.trusted.contains(address)).then_some(address)
+    }
+}
+
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").finish_non_exhaustive()
@@ -155,11 +162,6 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// The client at `address`, if what it has is counted: what comes from a trusted proxy is many clients'.
-    pub(crate) fn counted(&self, address: IpAddr) -> Option<IpAddr> {
-        (!self.node.trusted.contains(address)).then_some(address)
-    }
-
     /// A core without connections, which counts in `metrics`. Call on its runtime.
     pub(crate) fn new(node: Arc<Node>, metrics: Arc<Metrics>) -> Rc<Self> {
         let timers = Rc::new(Timers::default());

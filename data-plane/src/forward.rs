@@ -189,7 +189,7 @@ pub(crate) async fn send(
             let began = tries.is_some().then(monotonic);
             let attempt = choose(core, outgoing, &failing)?;
             let pool = core.pools.of(&attempt.origin);
-            let Some(permit) = pool.enter(|| core.counted(outgoing.client?)) else {
+            let Some(permit) = pool.enter(|| core.node.counted(outgoing.client?)) else {
                 pass_over(attempt.lease.as_ref(), &mut full, &mut failing)?;
                 continue;
             };

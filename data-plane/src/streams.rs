@@ -393,7 +393,7 @@ async fn connect(
         let (origin, lease) =
             choose(core, &snapshot, service, client, name.as_ref(), &failing).await?;
         let pool = core.pools.of(&origin);
-        let Some(permit) = pool.enter(|| core.counted(client)) else {
+        let Some(permit) = pool.enter(|| core.node.counted(client)) else {
             pass_over(lease.as_ref(), &mut full, &mut failing)?;
             continue;
         };

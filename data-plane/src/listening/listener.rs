@@ -264,8 +264,8 @@ pub(crate) fn admit(
         return Err(Full::Memory);
     }
     let limits = &node.limits;
-    // Behind a trusted proxy are many clients.
-    let each = (!node.trusted.contains(address)).then_some(limits.connections_per_address);
+    let counted = node.counted(address);
+    let each = counted.map(|_| limits.connections_per_address);
     let admitted = open.admit(address, limits.connections, each);
     admitted.inspect_err(
         |full| tracing::debug!(%address, ?full, "a connection is closed: there are too many"),
