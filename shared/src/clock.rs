@@ -15,14 +15,24 @@ pub struct UnixTime(u64);
 
 impl UnixTime {
     /// Reads the system's wall clock. A clock before 1970 reads as 1970.
+    pub fn now() -> Self {
+        Self::before_now(Duration::ZERO)
+    }
+
+    /// What the system's wall clock would have shown at a `moment` that has passed. Nothing that it shows later lies before that.
+    pub fn at(moment: Instant) -> Self {
+        Self::before_now(monotonic().saturating_duration_since(moment))
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the one place that reads the clock"
     )]
-    pub fn now() -> Self {
+    fn before_now(ago: Duration) -> Self {
         let elapsed = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
+        let elapsed = elapsed.saturating_sub(ago);
         Self(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
     }
 

@@ -260,7 +260,7 @@ impl Record {
         let nothing = Arc::default();
         let secrets = self.secrets().or_else(unrouted).unwrap_or(&nothing);
         self.core.node.access_log.write(&Line {
-            started_at: started_at(total).as_millis(),
+            started_at: UnixTime::at(progress.start).as_millis(),
             request_id: &self.request_id,
             client_ip: self.client,
             method: asked.map_or("", |(method, _)| method.as_str()),
@@ -300,7 +300,7 @@ impl Record {
             upstream_uri: trail.map_or("", |trail| &trail.upstream_uri),
             received: u64::from(self.head_length) + self.received(),
             sent: u64::from(self.sent_head) + self.sent,
-            started_at: started_at(total),
+            started_at: UnixTime::at(progress.start),
             latencies: Latencies {
                 request: total,
                 kong: before,
@@ -461,11 +461,6 @@ impl http_body::Body for Recorded {
     fn size_hint(&self) -> SizeHint {
         self.body.size()
     }
-}
-
-/// When an exchange that ends now, after `total` milliseconds, has begun.
-fn started_at(total: u64) -> UnixTime {
-    UnixTime::from_millis(UnixTime::now().as_millis().saturating_sub(total))
 }
 
 /// Whole milliseconds from one time to another.

@@ -166,6 +166,7 @@ fn told(one: &Try) -> Value {
         "ip": one.host,
         "port": one.port,
         "balancer_start": one.started_at,
+        "balancer_start_ns": one.started_at.saturating_mul(1_000_000),
         "balancer_latency": one.chosen_within / 1_000_000,
         "balancer_latency_ns": one.chosen_within,
     });
