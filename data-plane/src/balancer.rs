@@ -19,6 +19,7 @@ pub(crate) mod show;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod unhealthy;
 pub(crate) mod watch;
 
 use std::collections::{HashMap, HashSet};
@@ -395,6 +396,13 @@ impl Peers {
             .or_insert_with(|| (Arc::new(Peer::new(key)), None));
         *seen = Some(monotonic());
         Arc::clone(peer)
+    }
+
+    /// What belongs to `key` is not healthy, as was known before this process began: as an operator has said, or a check has found.
+    fn begin_unhealthy(&self, key: PeerKey, by_hand: bool) {
+        let peer = self.of(key);
+        peer.begins_unhealthy(by_hand);
+        self.found(&peer);
     }
 
     /// Drops what nobody holds, and no list has named for long.

@@ -200,7 +200,7 @@ impl Successor {
         if !self.hears {
             return;
         }
-        let telling = async { given::send(&self.words, &given?.encode()).await };
+        let telling = async { given::send(&self.words, &given?.encode()?).await };
         let told = tokio::select! {
             told = telling => told,
             () = patience => Err(io::ErrorKind::TimedOut.into()),
@@ -213,7 +213,7 @@ impl Successor {
     }
 
     async fn tell(&mut self, given: &Given) -> Result<(), SuccessionError> {
-        let bytes = given.encode();
+        let bytes = given.encode().map_err(SuccessionError::Untold)?;
         let Self {
             launched, words, ..
         } = self;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use harness::{Browser, Cluster, Relay, eventually};
+use harness::{Browser, Cluster, Demo, Relay, eventually};
 use http::Method;
 use serde_json::json;
 use shared::passing::pass;
@@ -367,6 +367,42 @@ async fn what_clients_have_used_of_a_limit_they_have_used_at_the_next_process() 
     assert_eq!([status(&url).await, status(&url).await], [200; 2]);
     cluster.data_planes[0].process.succeed("USR2").await;
     assert_eq!([status(&url).await, status(&url).await], [200, 429]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_checks_have_taken_out_is_not_asked_by_the_next_process() {
+    let mut cluster = Cluster::start(1).await;
+    let demo = Demo::start(&[]).await;
+    let passive = json!({ "unhealthy": { "tcp_failures": 1 } });
+    let upstream = json!({ "name": "servers", "healthchecks": { "passive": passive } });
+    cluster.create("/upstreams", upstream).await;
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let refuses = nobody.local_addr().unwrap().to_string();
+    drop(nobody);
+    let answers = demo.upstream();
+    let answers = answers.trim_start_matches("http://").trim_end_matches('/');
+    for target in [&refuses, answers] {
+        let target = json!({ "target": target });
+        cluster.create("/upstreams/servers/targets", target).await;
+    }
+    let service = json!({ "name": "servers", "url": "http://servers", "retries": 0 });
+    let service = cluster.create("/services", service).await;
+    let route = json!({ "paths": ["/"], "service": { "id": service["id"] } });
+    cluster.create("/routes", route).await;
+    cluster.settled().await;
+    cluster.persisted().await;
+    let url = format!("{}/", cluster.url(0));
+    let mut statuses = Vec::new();
+    while statuses.last() != Some(&502) {
+        assert!(statuses.len() < 10, "{statuses:?}");
+        statuses.push(status(&url).await);
+    }
+    for _ in 0..2 {
+        cluster.data_planes[0].process.succeed("USR2").await;
+        for _ in 0..4 {
+            assert_eq!(status(&url).await, 200);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -162,10 +162,21 @@ impl Peer {
         true
     }
 
+    /// Whether checks have found that it is not healthy.
+    pub(super) fn is_found_unhealthy(&self) -> bool {
+        !self.is_healthy() && !self.by_hand.load(Ordering::Relaxed)
+    }
+
+    /// Is not healthy, as an operator has said or a check has found before this process began.
+    pub(super) fn begins_unhealthy(&self, by_hand: bool) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        self.turn(&mut counters, false, by_hand);
+    }
+
     /// Is healthy again if checks have found that it is not: there are none any more that could find otherwise. Whether it was so.
     pub(super) fn forgets_checks(&self) -> bool {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let found_ill = !self.is_healthy() && !self.by_hand.load(Ordering::Relaxed);
+        let found_ill = self.is_found_unhealthy();
         if found_ill {
             self.turn(&mut counters, true, false);
         }

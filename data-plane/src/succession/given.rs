@@ -14,6 +14,7 @@ use shared::snapshot::Snapshot;
 
 use crate::ask::Key;
 use crate::balancer::marks;
+use crate::balancer::unhealthy::{self, Unhealthy};
 use crate::compile::CompiledSnapshot;
 use crate::config_sync::Holds;
 use crate::core::Node;
@@ -60,6 +61,8 @@ pub(crate) struct Given {
     pub(crate) kept: Vec<u8>,
     /// What its filters go on with.
     pub(crate) filters: [Vec<u8>; KINDS],
+    /// Which targets are not to be asked.
+    pub(crate) unhealthy: Vec<Unhealthy>,
 }
 
 impl std::fmt::Debug for Given {
@@ -72,6 +75,9 @@ impl Given {
     /// What this process, `node`, knows; of `withdrawn` its successor knows. With what it `holds`, also what its filters go on with.
     pub(crate) fn of(node: &Node, holds: Option<&Holds>, withdrawn: bool) -> io::Result<Self> {
         let filters = holds.map(|_| Self::of_filters(node).filters);
+        // Once: thereafter its successor finds out by itself.
+        let live = holds.and_then(|_| node.live.load().clone());
+        let ill = live.map(|live| unhealthy::give(live.balancers(&node.balancers)));
         let kept = holds.and_then(|holds| holds.kept.as_ref());
         let kept = kept.map(|(snapshot, vouched)| last_good::encode(snapshot, vouched));
         let now = node.withdrawn.load(Ordering::Relaxed);
@@ -88,6 +94,7 @@ impl Given {
             keys: holds.map(|holds| holds.keys.clone()).unwrap_or_default(),
             kept: kept.transpose()?.unwrap_or_default(),
             filters: filters.unwrap_or_default(),
+            unhealthy: ill.unwrap_or_default(),
         })
     }
 
@@ -142,14 +149,17 @@ impl Given {
         node.questions.given.are_of_another(&self.flights);
         plugins::succession::take(&node.states, &self.filters, now);
         if let Some(live) = node.live.load().as_ref() {
-            marks::heed(live.balancers(&node.balancers), &self.revocations, now);
+            let balancers = live.balancers(&node.balancers);
+            unhealthy::take(balancers, &self.unhealthy);
+            // What an operator has said a moment ago counts for more.
+            marks::heed(balancers, &self.revocations, now);
         }
         if let Some(withdrawn) = self.withdrawn {
             node.withdrawn.store(withdrawn, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
         let revocations = unstored::encode(self.revocations.iter());
         let unstored = unstored::encode(self.unstored.iter());
         let mut bytes = MAGIC.to_vec();
@@ -157,14 +167,15 @@ impl Given {
         bytes.push(u8::from(self.runs));
         bytes.extend(self.silence.to_be_bytes());
         let flights = self.flights.concat();
-        // What a version gives more than the one before stands behind what that gives.
+        // What a version gives more than the one before stands behind what that gives: so does what further filters go on with.
         let parts = [&revocations, &unstored, &self.keys, &self.kept, &flights];
-        for part in parts.into_iter().chain(&self.filters) {
+        let ill = serde_json::to_vec(&self.unhealthy)?;
+        for part in parts.into_iter().chain(&self.filters).chain([&ill]) {
             let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
             bytes.extend(length.to_be_bytes());
             bytes.extend(part);
         }
-        bytes
+        Ok(bytes)
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
@@ -204,8 +215,11 @@ impl Given {
         if let Some(part) = further.next() {
             given.flights = flights(part)?;
         }
-        for (kind, part) in given.filters.iter_mut().zip(further) {
+        for (kind, part) in given.filters.iter_mut().zip(&mut further) {
             *kind = part.to_vec();
+        }
+        if let Some(part) = further.next() {
+            given.unhealthy = serde_json::from_slice(part).ok()?;
         }
         Some(given)
     }
@@ -320,17 +334,20 @@ pub(super) mod tests {
             keys: vec![4; 100],
             kept: vec![5; size],
             filters: [vec![6; 3], Vec::new(), vec![7; 2]],
+            unhealthy: Vec::new(),
         }
     }
 
     #[test]
     fn what_is_cut_off_is_not_taken_and_what_is_not_known_is_passed_over() {
         for given in [given(10), Given::default()] {
-            let bytes = given.encode();
+            let bytes = given.encode().unwrap();
             // Processes of versions before say no less than the first of these.
             let mut ends = vec![of_four_parts(&given).len()];
             let flights = given.flights.concat();
-            for part in std::iter::once(&flights).chain(&given.filters) {
+            let ill = serde_json::to_vec(&given.unhealthy).unwrap();
+            let later = std::iter::once(&flights).chain(&given.filters);
+            for part in later.chain([&ill]) {
                 ends.push(ends.last().unwrap() + size_of::<u64>() + part.len());
             }
             assert_eq!(ends.last(), Some(&bytes.len()));
@@ -365,7 +382,7 @@ pub(super) mod tests {
         for mut given in [given(10), Given::default()] {
             let before = of_four_parts(&given);
             // What that one knows stands in front.
-            assert!(given.encode().starts_with(&before));
+            assert!(given.encode().unwrap().starts_with(&before));
             (given.flights, given.filters) = Default::default();
             assert_eq!(Given::decode(&before), Some(given));
         }
@@ -467,7 +484,7 @@ pub(super) mod tests {
                 let mut said = [0; 16];
                 let count = words.recv(&mut said).await.unwrap();
                 assert_eq!(&said[..count], ASKS);
-                send(&words, &given(size).encode()).await.unwrap();
+                send(&words, &given(size).encode().unwrap()).await.unwrap();
             });
             assert_eq!(asking.join().unwrap().unwrap(), Some(given(size)));
         }
@@ -500,7 +517,7 @@ pub(super) mod tests {
     #[test]
     fn the_last_words_of_a_process_are_heard_after_its_end() {
         let (words, before) = before(false);
-        let bytes = given(10).encode();
+        let bytes = given(10).encode().unwrap();
         let length = u64::try_from(bytes.len()).unwrap();
         words.send(&length.to_be_bytes()).unwrap();
         words.send(&bytes).unwrap();

@@ -1,0 +1,138 @@
+//! Which targets are not to be asked, as a process tells the one that takes its place (Kong 3.9 keeps that over `kong reload`):
+//! what passive checks have found would cost clients' requests again otherwise, and what an operator has said would be forgotten.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Balancer, PeerKey};
+
+/// Most addresses that are told of.
+const MOST: usize = 10_000;
+
+/// An address that is not healthy.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Unhealthy {
+    upstream: Uuid,
+    address: IpAddr,
+    port: u16,
+    host: String,
+    /// Whether an operator has said so, and no check has found it.
+    by_hand: bool,
+}
+
+/// The addresses of `balancers` that are not healthy.
+pub(crate) fn give(balancers: &[Arc<Balancer>]) -> Vec<Unhealthy> {
+    let all = balancers.iter().flat_map(|balancer| {
+        let upstream = balancer.config.id;
+        let table = balancer.table();
+        let ill = table.entries.iter().map(|entry| &entry.peer);
+        let ill = ill.filter(|peer| !peer.is_healthy()).map(|peer| Unhealthy {
+            upstream,
+            address: peer.key.address,
+            port: peer.key.port,
+            host: peer.key.host.clone(),
+            by_hand: !peer.is_found_unhealthy(),
+        });
+        ill.collect::<Vec<_>>()
+    });
+    all.take(MOST).collect()
+}
+
+/// Has `balancers` know which were `ill` in the process before, also of addresses that names have not led to yet. What a check has
+/// found ends where nothing is checked any more: nobody would take it back.
+pub(crate) fn take(balancers: &[Arc<Balancer>], ill: &[Unhealthy]) {
+    for one in ill {
+        let known = |balancer: &&Arc<Balancer>| balancer.config.id == one.upstream;
+        let Some(balancer) = balancers.iter().find(known) else {
+            continue;
+        };
+        if one.by_hand || balancer.config.checked {
+            let key = PeerKey {
+                address: one.address,
+                port: one.port,
+                host: one.host.clone(),
+            };
+            balancer.peers.begin_unhealthy(key, one.by_hand);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::{balancer, record};
+    use super::super::{Balancers, Event, Thresholds, report};
+    use super::*;
+    use crate::compile::compile;
+    use shared::snapshot::{Revision, Snapshot};
+
+    fn passive() -> serde_json::Value {
+        json!({"healthchecks": {"passive": {"unhealthy": {"tcp_failures": 1}}}})
+    }
+
+    /// Which of the addresses 127.0.0.N of a balancer are not healthy.
+    fn ill(balancer: &Balancer) -> Vec<u128> {
+        let ill = report::unhealthy(balancer);
+        ill.iter().map(|id| id.as_u128() - 100).collect()
+    }
+
+    #[test]
+    fn a_process_begins_with_those_that_were_ill_in_the_one_before_it() {
+        let before = balancer(&Balancers::default(), passive(), &[1, 1, 1]);
+        let peer = |at: usize| Arc::clone(&before.table().entries[at].peer);
+        let thresholds = Thresholds {
+            tcp_failures: 1,
+            ..Thresholds::default()
+        };
+        before.report(&peer(0), Event::TcpFailure, &thresholds);
+        before.set_health(&peer(1), false);
+        assert_eq!(ill(&before), [1, 2]);
+        let found = give(&[Arc::clone(&before)]);
+        let by_hand = |ill: &[Unhealthy]| ill.iter().map(|one| one.by_hand).collect::<Vec<_>>();
+        assert_eq!(by_hand(&found), [false, true]);
+
+        let next = balancer(&Balancers::default(), passive(), &[1, 1, 1]);
+        take(&[Arc::clone(&next)], &found);
+        assert_eq!(ill(&next), [1, 2]);
+        assert_eq!(give(&[Arc::clone(&next)]), found, "it is told on");
+        for _ in 0..3 {
+            let lease = next.pick(None, &[]).unwrap();
+            assert_eq!(lease.peer.key, peer(2).key);
+        }
+
+        let unchecked = balancer(&Balancers::default(), json!({}), &[1, 1, 1]);
+        take(&[Arc::clone(&unchecked)], &found);
+        assert_eq!(ill(&unchecked), [2], "no check would take it back");
+        take(&[], &found);
+    }
+
+    #[test]
+    fn what_was_found_holds_for_an_address_that_a_name_leads_to_later() {
+        let mut upstream = passive();
+        upstream["name"] = json!("u.test");
+        let target =
+            json!({"target": "named.test:80", "weight": 1, "upstream": {"id": Uuid::from_u128(1)}});
+        let records = vec![
+            record("upstreams", 1, upstream),
+            record("targets", 101, target),
+        ];
+        let compiled = compile(&Snapshot::new(1, Revision(1), records)).unwrap();
+        let named = Arc::clone(&compiled.balancers(&Balancers::default())[0]);
+        let address = IpAddr::from([127, 0, 0, 1]);
+        let found = Unhealthy {
+            upstream: Uuid::from_u128(1),
+            address,
+            port: 80,
+            host: "named.test".to_owned(),
+            by_hand: false,
+        };
+        take(&[Arc::clone(&named)], &[found]);
+        assert_eq!(ill(&named), []);
+        named.install(vec![named.entry(0, &address.into())], Vec::new());
+        assert_eq!(ill(&named), [1]);
+    }
+}
