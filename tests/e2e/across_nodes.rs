@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harness::{Browser, PATIENCE, Relay, Reply, eventually, read_head};
+use harness::{Browser, PATIENCE, Relay, Reply, eventually, outlive, read_head};
 use http::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +17,7 @@ const BRIEF: Duration = Duration::from_secs(2);
 /// Waits until a token that came with [`BRIEF`] has ended. Those that come from now on do not end here: however long it takes
 /// whoever asks for them, they are still good.
 async fn expire(guide: &Guide) {
-    tokio::time::sleep(BRIEF + Duration::from_millis(200)).await;
+    outlive(BRIEF).await;
     let long = Duration::from_hours(1);
     guide.demo.set_access_token_lifetime(long);
 }
@@ -193,7 +193,7 @@ async fn rule_41_the_next_process_of_a_node_that_is_alone_uses_no_token_of_the_o
     assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
     let session = browser.cookie(GATEWAY, "session").unwrap();
     guide.cluster.control_plane.take().unwrap().kill();
-    tokio::time::sleep(BRIEF + Duration::from_millis(200)).await;
+    outlive(BRIEF).await;
     let reply = browser.get(&gateway("/")).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_ne!(browser.cookie(GATEWAY, "session").unwrap(), session);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use harness::{Browser, Cluster, Reply, SECRET, eventually};
+use harness::{Browser, Cluster, Reply, SECRET, eventually, outlive};
 use http::Method;
 use serde_json::json;
 
@@ -52,6 +52,9 @@ impl Canaries {
     }
 }
 
+/// How long an access token lives.
+const LIFETIME: Duration = Duration::from_secs(2);
+
 const OPTIONS: &str = "--data config.scopes=offline_access --data config.leeway=0 \
     --data config.upstream_id_token_header=x-id-token --data config.upstream_refresh_token_header=x-refresh-token \
     --data config.logout_uri_suffix=/logout --data config.logout_revoke=true \
@@ -85,8 +88,7 @@ async fn rule_129_nothing_secret_is_told_whatever_happens() {
 
 /// Signs in, refreshes and goes. The answers to requests that somebody else could have made.
 async fn sign_in(guide: &Guide, canaries: &mut Canaries) -> Vec<Reply> {
-    let lifetime = Duration::from_secs(2);
-    guide.demo.set_access_token_lifetime(lifetime);
+    guide.demo.set_access_token_lifetime(LIFETIME);
     let browser = guide.browser(0);
     let back = browser.log_in(&gateway("/?kept=1"), "alice").await;
     canaries.add_cookies(&browser);
@@ -106,7 +108,7 @@ async fn sign_in(guide: &Guide, canaries: &mut Canaries) -> Vec<Reply> {
     canaries.add("a code that is none", "canary-code-that-is-none");
     let forged = gateway(&format!("/api?code=canary-code-that-is-none&state={state}"));
     let forged = guide.browser(0).get(&forged).await;
-    tokio::time::sleep(lifetime + Duration::from_millis(200)).await;
+    outlive(LIFETIME).await;
     let reply = browser.get(&gateway("/")).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     canaries.add_tokens(&reply);
@@ -223,7 +225,7 @@ async fn outage(guide: &mut Guide, canaries: &mut Canaries) -> Vec<Reply> {
     let code = back.query_pairs().find(|(name, _)| name == "code").unwrap();
     canaries.add("a code", code.1.into_owned());
     canaries.add_cookies(&coming);
-    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    outlive(LIFETIME).await;
     guide.demo.stop_provider().await;
     let mut answers = vec![
         known.get(&gateway("/")).await,

@@ -96,6 +96,7 @@ async fn answer(
         _ => {
             let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n";
             stream.write_all(head.as_bytes()).await?;
+            // A byte now and then, so that nobody is silent, and no end.
             loop {
                 stream.write_all(b" ").await?;
                 tokio::time::sleep(Duration::from_millis(20)).await;

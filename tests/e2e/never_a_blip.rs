@@ -403,7 +403,8 @@ async fn a_change_each_moment_costs_no_request() {
         cluster
             .patch(&format!("/services/service-{}", number / 2), retries)
             .await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Each is served while the next is not yet made: what is made together may be sent as one change.
+        cluster.settled().await;
         load.goes_on(5).await;
     }
     cluster.settled().await;

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use harness::{Cluster, curl};
+use harness::{Cluster, curl, outlive};
 
 use crate::guide::{GATEWAY, Guide, assert_sign_in_demanded, gateway};
+
+/// How long an access token lives that is to end soon. Times in tokens are whole seconds: one of a second may be over as it
+/// comes.
+const LIFETIME: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn a_session_of_one_node_is_served_by_another() {
@@ -124,11 +128,11 @@ async fn an_expired_access_token_is_refreshed_without_the_user() {
         "--data config.scopes=offline_access --data config.leeway=0",
     )
     .await;
-    guide.demo.set_access_token_lifetime(Duration::from_secs(2));
+    guide.demo.set_access_token_lifetime(LIFETIME);
     let mut browser = guide.browser(0);
     let first = browser.sign_in(&gateway("/"), "alice").await;
     let token = first.upstream_header("authorization").unwrap();
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    outlive(LIFETIME).await;
     guide
         .demo
         .set_access_token_lifetime(Duration::from_hours(1));
@@ -150,12 +154,11 @@ async fn a_session_that_the_provider_does_not_refresh_ends() {
         "--data config.scopes=offline_access --data config.leeway=0",
     )
     .await;
-    // Times in tokens are whole seconds: one of a second may be over as it comes.
-    guide.demo.set_access_token_lifetime(Duration::from_secs(2));
+    guide.demo.set_access_token_lifetime(LIFETIME);
     let browser = guide.browser(0);
     assert_eq!(browser.sign_in(&gateway("/"), "alice").await.status, 200);
     guide.demo.provider.forget_everyone();
-    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    outlive(LIFETIME).await;
     let reply = browser.get(&gateway("/")).await;
     assert!(
         [302, 401].contains(&reply.status),

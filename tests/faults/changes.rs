@@ -188,6 +188,7 @@ async fn a_control_plane_that_thaws_takes_no_node_back() {
         });
         let ((), took) = timed(moved).await;
         replicas.control_planes[frozen].as_ref().unwrap().thaw();
+        // For longer than it takes the one that thaws to offer what it has.
         let mut last = newest;
         for _ in 0..50 {
             let now = runs().await;

@@ -55,10 +55,12 @@ async fn power_cuts_lose_nothing_that_was_acknowledged() {
             tokio::spawn(write(url, writer, Arc::clone(&acknowledged)))
         });
         let writers: Vec<_> = writers.collect();
+        // In the midst of writes, each time elsewhere.
         let pause = 50 + cut * 7_919 % 550;
         tokio::time::sleep(Duration::from_millis(pause.try_into().unwrap())).await;
         let control_plane = cluster.control_plane.take().unwrap();
         control_plane.freeze();
+        // Answers that it has given are on their way to the writers.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let known = acknowledged.lock().unwrap().clone();
         image.cut(|| control_plane.kill());

@@ -115,6 +115,7 @@ async fn a_slow_disk_makes_writes_slow_and_nothing_else() {
             let (row, took) = timed(cluster.read("/clustering/data-planes")).await;
             assert_eq!(row["data"][0]["connected"], true, "{row}");
             times.push(took);
+            // A read now and then, not a load of its own.
             tokio::time::sleep(Duration::from_millis(50)).await;
             if has(&cluster, names.last().unwrap()).await {
                 return times;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use harness::{Browser, CLIENT, Demo, SECRET, eventually};
+use harness::{Browser, CLIENT, Demo, SECRET, eventually, outlive};
 use http::Method;
 use serde_json::json;
 
@@ -220,7 +220,6 @@ async fn nodes_of_two_control_planes_refresh_a_session_once() {
     assert_eq!(reply.header("x-wardgate-serving"), "node-1, node-2, node-3");
 
     let lifetime = Duration::from_secs(3);
-    let expire = async || tokio::time::sleep(lifetime + Duration::from_millis(200)).await;
     demo.set_access_token_lifetime(lifetime);
     // A token that comes twice ends the session at this provider.
     demo.provider
@@ -243,7 +242,7 @@ async fn nodes_of_two_control_planes_refresh_a_session_once() {
         (token, tab.cookie(GATEWAY, "session").unwrap())
     };
     for round in 0..3 {
-        expire().await;
+        outlive(lifetime).await;
         let tabs = (0..16).map(|tab| visit((tab + round) % 2, &session));
         let (visits, took) = timed(futures::future::join_all(tabs)).await;
         println!("16 requests at the nodes of two control planes met an expired session: {took:?}");
@@ -257,10 +256,10 @@ async fn nodes_of_two_control_planes_refresh_a_session_once() {
     // Without a majority of etcd each control plane decides alone, and refreshes go on.
     replicas.members[0].kill();
     replicas.members[1].kill();
-    expire().await;
+    outlive(lifetime).await;
     let ((token, next), took) = timed(visit(1, &session)).await;
     println!("without a majority of etcd a session is refreshed after {took:?}");
-    expire().await;
+    outlive(lifetime).await;
     assert_ne!(visit(1, &next).await.0, token);
 }
 

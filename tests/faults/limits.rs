@@ -78,6 +78,7 @@ async fn descriptors_that_run_out_refuse_new_clients_and_nothing_else() {
     for _ in 0..1_000 {
         crowd.push(TcpStream::connect(&address).await.unwrap());
     }
+    // Five seconds over which the processor's time is counted.
     let (before, started) = (used(node.process.id()), monotonic());
     for _ in 0..5 {
         for stream in &mut good {
@@ -255,6 +256,7 @@ async fn a_tenth_of_a_core_keeps_the_control_plane_in_touch() {
     let demo = Demo::start(&[]).await;
     let cluster = limited(&demo, &group.command(), &[]).await;
     let load = Load::start(100, vec![Target::of(&cluster.url(0), "/p")]);
+    // Longer than the silence that it must not exceed.
     let mut silence = 0;
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_secs(1)).await;

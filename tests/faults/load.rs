@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use harness::eventually;
 use http::header::{CONNECTION, COOKIE, HOST};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -191,9 +192,10 @@ impl Load {
             count
         };
         let until = answered() + count;
-        while answered() < until {
-            tokio::time::sleep(TICK).await;
-        }
+        eventually("requests are answered", async || {
+            (answered() >= until).then_some(())
+        })
+        .await;
     }
 
     /// What happens within `time`.
@@ -210,9 +212,10 @@ impl Load {
         if let Some(sending) = sending {
             sending.await.unwrap();
         }
-        while self.shared.under_way.load(Ordering::Relaxed) > 0 {
-            tokio::time::sleep(TICK).await;
-        }
+        eventually("the last requests are answered", async || {
+            (self.shared.under_way.load(Ordering::Relaxed) == 0).then_some(())
+        })
+        .await;
         self.lap()
     }
 }

@@ -5,9 +5,8 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
-use harness::{Browser, Cluster, Demo, Relay};
+use harness::{Browser, Cluster, Demo, Relay, eventually};
 use http::Method;
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -65,14 +64,14 @@ impl Traffic {
         }
     }
 
-    /// Waits until `count` more requests have been answered.
+    /// Waits until `count` more requests have been answered, or one has failed.
     pub(crate) async fn goes_on(&self, count: u64) {
         let until = self.answered.load(Ordering::Relaxed) + count;
-        while self.answered.load(Ordering::Relaxed) < until
-            && self.failed.lock().unwrap().is_empty()
-        {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        eventually("requests are answered", async || {
+            let answered = self.answered.load(Ordering::Relaxed) >= until;
+            (answered || !self.failed.lock().unwrap().is_empty()).then_some(())
+        })
+        .await;
     }
 
     /// Ends the requests; how many there were. None may have failed.
@@ -130,7 +129,7 @@ async fn nothing_that_comes_and_goes_costs_a_request_or_a_write() {
                 cluster.start_data_plane(&node.name).await;
                 let at = cluster.data_planes.len() - 1;
                 let url = probe(&cluster, at);
-                harness::eventually("the node serves its last good configuration", async || {
+                eventually("the node serves its last good configuration", async || {
                     let reply = Browser::new().try_get(&url).await?;
                     (reply.status == 200).then_some(())
                 })

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use harness::{Cluster, Demo, Relay, eventually};
+use harness::{Cluster, Demo, Relay, eventually, within};
 use http::Response;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -301,6 +301,7 @@ async fn speak(mut stream: tokio::net::TcpStream, acceptor: TlsAcceptor, says: S
                 return None;
             }
             let next = body.split_to(first.max(piece).min(body.len()));
+            // Piece by piece: an update that goes on for as long as it likes.
             if !body.is_empty() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -347,13 +348,13 @@ async fn a_control_plane_that_speaks_nonsense_changes_nothing_and_is_left() {
     let nonsense = Nonsense::start(&cluster, cases).await;
     relay.turn_to(&nonsense.address);
     relay.break_all();
-    // They come back after ever longer pauses, of 10 s at most.
-    for _ in 0..count {
-        if nonsense.begun.load(Ordering::Relaxed) >= count {
-            break;
-        }
-        tokio::time::sleep(Duration::from_secs(3)).await;
-    }
+    // They come back after ever longer pauses, of 10 s at most: four of them make a turn of each 3 s.
+    let patience = Duration::from_secs(3) * u32::try_from(count).unwrap();
+    within(patience, "nodes have met all of it", async || {
+        (nonsense.begun.load(Ordering::Relaxed) >= count).then_some(())
+    })
+    .await;
+    // Who has not left the last one by then is late, and is named below.
     tokio::time::sleep(ABANDONED).await;
     let ended = nonsense.ended.lock().unwrap().clone();
     for (turn, name) in names.iter().enumerate() {

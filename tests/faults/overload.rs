@@ -67,6 +67,7 @@ async fn three_times_the_capacity_of_a_node_is_served_once_and_refused_twice() {
         slowest = slowest.max(asked.elapsed());
         silent = silent.max(status["control_plane"]["silent_seconds"].as_u64().unwrap());
         assert!(node.is_ready().await);
+        // A look now and then, not a load of its own.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let over = load.lap();

@@ -93,6 +93,7 @@ async fn tokens_of_keys_that_nobody_has_cost_the_provider_and_others_nothing() {
             let (status, took) = ask(&url, &token).await;
             assert_eq!(status, 200);
             times.push(took);
+            // One client that asks now and then, not a load of its own.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         times.sort_unstable();

@@ -35,7 +35,20 @@ pub const PATIENCE: Duration = Duration::from_mins(2);
 /// # Panics
 ///
 /// If the condition is not met in time.
-pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, condition).await
+}
+
+/// Asks `condition` as [`eventually`] does, for as long as `patience`.
+///
+/// # Panics
+///
+/// If the condition is not met in time.
+pub async fn within<T>(
+    patience: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> T {
     #[expect(
         clippy::disallowed_methods,
         reason = "a test waits for real processes in real time"
@@ -46,11 +59,17 @@ pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Optio
             return value;
         }
         assert!(
-            started.elapsed() < PATIENCE,
+            started.elapsed() < patience,
             "it did not happen in time: {what}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits until what was issued with this `lifetime` has ended. Nothing says so: programs compare its end with their clocks.
+pub async fn outlive(lifetime: Duration) {
+    // A little longer: not every program looks at its clock when this one does.
+    tokio::time::sleep(lifetime + Duration::from_millis(200)).await;
 }
 
 /// Reads what comes on `stream` up to the end of a head of HTTP/1.1, and nothing of what is behind that.

@@ -40,6 +40,12 @@ async fn log_out(cluster: &Cluster, node: &Node) {
     .await;
 }
 
+/// What comes next, to a node so slow that its update is still on its way when there is more to tell.
+async fn hear_slowly(node: &mut Node) -> Kind {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    node.hear().await.unwrap()
+}
+
 /// Whether this says that the logout is stored.
 fn is_of_logout(told: &proto::v1::Answer) -> bool {
     (told.id, &told.what) == (7, &Some(answer::What::Stored(true)))
@@ -71,7 +77,7 @@ async fn before_a_large_change(cluster: &Cluster, features: &[&str]) -> (Node, B
 async fn a_logout_and_an_answer_pass_an_update_that_is_on_its_way() {
     let cluster = cluster().await;
     let (mut node, _) = before_a_large_change(&cluster, &FEATURES).await;
-    // It is slower than the update is long. Whatever begins before that is small.
+    // Whatever begins before the update is small.
     let begin = loop {
         match node.hear().await.unwrap() {
             Kind::Begin(begin) if begin.raw_bytes > 1_000_000 => break begin,
@@ -83,8 +89,7 @@ async fn a_logout_and_an_answer_pass_an_update_that_is_on_its_way() {
     log_out(&cluster, &node).await;
     let (mut chunk, mut raw, mut parts, mut answered) = (Vec::new(), Vec::new(), 0, false);
     let told = loop {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        match node.hear().await.unwrap() {
+        match hear_slowly(&mut node).await {
             Kind::Part(part) => {
                 assert!(part.data.len() < 16 * 1024, "{}", part.data.len());
                 take(&mut chunk, &part, &mut raw);
@@ -157,8 +162,7 @@ async fn a_node_that_comes_back_hears_of_a_logout_before_all_of_the_update_that_
     }
     log_out(&cluster, &node).await;
     let before = loop {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        match node.hear().await.unwrap() {
+        match hear_slowly(&mut node).await {
             Kind::Part(_) | Kind::Chunk(_) | Kind::Answer(_) => {}
             Kind::Revoke(told) => break told,
             other => panic!("before it heard of the logout: {other:?}"),
@@ -170,8 +174,7 @@ async fn a_node_that_comes_back_hears_of_a_logout_before_all_of_the_update_that_
     // Either may be first.
     let (mut target, mut told) = (None, None);
     while target.is_none() || told.is_none() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        match node.hear().await.unwrap() {
+        match hear_slowly(&mut node).await {
             Kind::Begin(begin) => target = begin.target,
             Kind::Welcome(_) | Kind::Part(_) | Kind::Chunk(_) => {}
             Kind::Revoke(revoke) => told = Some(revoke.revocations),
