@@ -17,6 +17,7 @@ mod preconditions;
 mod proxy_cache;
 mod rbac;
 mod rollback;
+mod transcript;
 mod upstreams;
 mod verbs;
 mod whole;
@@ -26,12 +27,15 @@ use std::sync::Mutex;
 
 use axum::body::Body as HttpBody;
 use http_body_util::BodyExt;
-use serde_json::json;
+use serde_json::{Value, json};
+use shared::clock::UnixTime;
+use shared::entity::Entity as _;
 use shared::snapshot::{Key, Revision};
 use shared::version::KONG_PRODUCT;
 use tower::ServiceExt;
 
 use super::*;
+use crate::config::Fields;
 use crate::history::{Entry, History, HistoryFault};
 use crate::publisher::{Journal, JournalFault};
 use crate::revocations::Revoker;
@@ -89,7 +93,11 @@ impl Api {
         if !kind.is_empty() {
             request = request.header("content-type", kind);
         }
-        let request = request.body(HttpBody::from(body.to_owned())).unwrap();
+        self.answer(request.body(HttpBody::from(body.to_owned())).unwrap())
+            .await
+    }
+
+    async fn answer(&self, request: Request) -> (u16, Value) {
         let response = self.0.clone().oneshot(request).await.unwrap();
         let status = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
@@ -139,18 +147,15 @@ impl Api {
     }
 }
 
-/// Sends each body and compares status and message.
-async fn refused(api: &Api, cases: &[(&str, &str, Value, u16, &str)]) {
-    for (method, url, body, status, message) in cases {
-        let (got, reply) = api.json(method, url, body.clone()).await;
-        assert_eq!(
-            (got, reply["message"].as_str().unwrap_or_default()),
-            (*status, *message),
-            "{method} {url} {body}"
-        );
+/// Has each body refused at `/{kind}`, with what is said of its fields.
+async fn wrong(api: &Api, kind: &str, cases: &[(Value, Value)]) {
+    for (body, fields) in cases {
+        let (status, reply) = api.json("POST", &format!("/{kind}"), body.clone()).await;
+        assert_eq!((status, &reply["fields"]), (400, fields), "{kind} {body}");
     }
 }
 
+/// Makes a record, which is returned.
 async fn made(api: &Api, url: &str, body: Value) -> Value {
     let (status, reply) = api.json("POST", url, body.clone()).await;
     assert_eq!(status, 201, "POST {url} {body}: {reply}");
@@ -215,198 +220,58 @@ async fn the_guides_commands_run() {
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "a table")]
-async fn errors_have_kongs_bodies() {
+async fn rejections_have_kongs_bodies() {
+    let transcript = r#"
+        POST /services {"name": "s", "host": "h"} => 201
+        POST /services/s/routes {"name": "r", "paths": ["/"]} => 201
+        POST /services {} => 400 code 2: schema violation (host: required field missing)
+        POST /services {"port": "80", "x": 1} => 400 code 2: 3 schema violations (host: required field missing; port: expected an integer; x: unknown field)
+        POST /routes {} => 400 code 2: schema violation (must set one of 'methods', 'hosts', 'headers', 'paths', 'snis' when 'protocols' is 'https')
+        POST /plugins {"name": "openid-connect"} => 400 code 2: schema violation (config.issuer: required field missing)
+        POST /services {"name": "s", "host": "h"} => 409 code 5: UNIQUE violation detected on '{name="s"}'
+        PATCH /services/x {} => 404 code 6: could not find the entity with '{name="x"}'
+        PATCH /plugins/x {} => 404 code 6: could not find the entity with '{instance_name="x"}'
+        PATCH /ca_certificates/x {} => 400 code 1: invalid primary key: '{id="expected a valid UUID"}'
+        DELETE /services/s => 400 code 4: an existing 'routes' entity references this 'services' entity
+        POST /routes {"paths": ["/"], "service": {"id": "00000000-0000-0000-0000-000000000000"}} => 400 code 4: the foreign key '{id="00000000-0000-0000-0000-000000000000"}' does not reference an existing 'services' entity.
+    "#;
+    Api::new().holds(transcript).await;
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_refused_in_kongs_words() {
+    let transcript = r#"
+        GET /services/x => 404 Not found
+        GET /session_keys => 404 Not found
+        GET /partials => 404 Not found
+        POST /services { => 400 Cannot parse JSON body
+        POST /services [1] => 400 Cannot parse JSON body
+        GET /services?size=0 => 400 size must be an integer between 1 and 1000
+        GET /services?size=x => 400 size must be a number
+        GET /services?offset=%25 => 400 '%' is not a valid offset: bad base64 encoding
+        GET /services?tags=a,b/c => 400 invalid option (tags: invalid filter syntax)
+        GET /schemas/nope => 404 No entity named 'nope'
+        GET /schemas/plugins/nope => 404 No plugin named 'nope'
+        POST /services {"name": "s", "host": "h"} => 201
+        POST /services/s/routes {"name": "r", "paths": ["/"]} => 201
+        DELETE /routes/r/service => 405 Method not allowed
+    "#;
     let api = Api::new();
-    api.json("POST", "/services", json!({ "name": "s", "host": "h" }))
-        .await;
-    api.json(
-        "POST",
-        "/services/s/routes",
-        json!({ "name": "r", "paths": ["/"] }),
-    )
-    .await;
-    let nil = "00000000-0000-0000-0000-000000000000";
-    for (method, url, body, status, code, message) in [
-        (
-            "POST",
-            "/services",
-            json!({}),
-            400,
-            2,
-            "schema violation (host: required field missing)",
-        ),
-        (
-            "POST",
-            "/services",
-            json!({ "port": "80", "x": 1 }),
-            400,
-            2,
-            {
-                "3 schema violations (host: required field missing; port: expected an integer; x: unknown field)"
-            },
-        ),
-        ("POST", "/routes", json!({}), 400, 2, {
-            "schema violation (must set one of 'methods', 'hosts', 'headers', 'paths', 'snis' when \
-             'protocols' is 'https')"
-        }),
-        (
-            "POST",
-            "/plugins",
-            json!({ "name": "openid-connect" }),
-            400,
-            2,
-            { "schema violation (config.issuer: required field missing)" },
-        ),
-        (
-            "POST",
-            "/services",
-            json!({ "name": "s", "host": "h" }),
-            409,
-            5,
-            { "UNIQUE violation detected on '{name=\"s\"}'" },
-        ),
-        (
-            "PATCH",
-            "/services/x",
-            json!({}),
-            404,
-            6,
-            "could not find the entity with '{name=\"x\"}'",
-        ),
-        ("DELETE", "/services/s", json!({}), 400, 4, {
-            "an existing 'routes' entity references this 'services' entity"
-        }),
-        (
-            "POST",
-            "/routes",
-            json!({ "paths": ["/"], "service": { "id": nil } }),
-            400,
-            4,
-            {
-                "the foreign key '{id=\"00000000-0000-0000-0000-000000000000\"}' does not reference an \
-             existing 'services' entity."
-            },
-        ),
-        ("PATCH", "/plugins/x", json!({}), 404, 6, {
-            "could not find the entity with '{instance_name=\"x\"}'"
-        }),
-        ("PATCH", "/ca_certificates/x", json!({}), 400, 1, {
-            "invalid primary key: '{id=\"expected a valid UUID\"}'"
-        }),
-    ] {
-        let (got, reply) = api.json(method, url, body).await;
-        assert_eq!(
-            (got, &reply["code"]),
-            (status, &json!(code)),
-            "{method} {url}: {reply}"
-        );
-        assert_eq!(reply["message"], message, "{method} {url}");
-    }
-    for (method, url, kind, body, status, message) in [
-        ("GET", "/services/x", "", "", 404, "Not found"),
-        ("GET", "/session_keys", "", "", 404, "Not found"),
-        ("GET", "/partials", "", "", 404, "Not found"),
-        (
-            "DELETE",
-            "/routes/r/service",
-            "",
-            "",
-            405,
-            "Method not allowed",
-        ),
-        (
-            "POST",
-            "/services",
-            "application/json",
-            "{",
-            400,
-            "Cannot parse JSON body",
-        ),
-        (
-            "POST",
-            "/services",
-            "application/json",
-            "[1]",
-            400,
-            "Cannot parse JSON body",
-        ),
-        (
-            "POST",
-            "/services",
-            "text/plain",
-            "x",
-            415,
-            "Unsupported media type",
-        ),
-        (
-            "GET",
-            "/services?size=0",
-            "",
-            "",
-            400,
-            "size must be an integer between 1 and 1000",
-        ),
-        (
-            "GET",
-            "/services?size=x",
-            "",
-            "",
-            400,
-            "size must be a number",
-        ),
-        (
-            "GET",
-            "/services?offset=%25",
-            "",
-            "",
-            400,
-            "'%' is not a valid offset: bad base64 encoding",
-        ),
-        (
-            "GET",
-            "/services?tags=a,b/c",
-            "",
-            "",
-            400,
-            "invalid option (tags: invalid filter syntax)",
-        ),
-        (
-            "GET",
-            "/schemas/nope",
-            "",
-            "",
-            404,
-            "No entity named 'nope'",
-        ),
-        (
-            "GET",
-            "/schemas/plugins/nope",
-            "",
-            "",
-            404,
-            "No plugin named 'nope'",
-        ),
-    ] {
-        let (got, reply) = api.send(method, url, kind, body).await;
-        assert_eq!(
-            (got, &reply["message"]),
-            (status, &json!(message)),
-            "{method} {url}"
-        );
-    }
-    let many = "a=1&".repeat(1001);
+    api.holds(transcript).await;
+    let (status, reply) = api.send("POST", "/services", "text/plain", "x").await;
     assert_eq!(
-        api.form("POST", "/services", &many).await.1["message"],
-        "Too many arguments"
+        (status, &reply["message"]),
+        (415, &json!("Unsupported media type"))
     );
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused() {
+    let api = Api::new();
+    let (_, many) = api.form("POST", "/services", &"a=1&".repeat(1001)).await;
+    assert_eq!(many["message"], "Too many arguments");
     let huge = "x".repeat(10 * 1024 * 1024 + 1);
-    assert_eq!(
-        api.send("POST", "/services", "application/json", &huge)
-            .await
-            .0,
-        413
-    );
+    assert_eq!(api.ask("", "POST", "/services", huge).await.0, 413);
 }
 
 #[tokio::test]

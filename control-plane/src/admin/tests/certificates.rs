@@ -1,7 +1,5 @@
 //! Certificates, their server names, and authorities.
 
-#![allow(clippy::too_many_lines, reason = "tables")]
-
 use rcgen::{
     BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
 };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::command::Action;
+use crate::command::{Action, Body, Command};
 
 #[tokio::test]
 async fn case_65_the_keys_are_shown_without_their_private_half_and_replaced_on_demand() {

@@ -1,7 +1,5 @@
 //! What is told without a record, and what every reply has.
 
-#![allow(clippy::too_many_lines, reason = "tables")]
-
 use super::*;
 
 impl Api {
@@ -314,79 +312,72 @@ async fn bodies_are_read_as_kong_reads_them() {
 }
 
 #[tokio::test]
-async fn services_and_routes_are_refused_in_kongs_words() {
-    let api = Api::new();
-    let family = "these sets are mutually exclusive: ('http', 'https'), ('tcp', 'tls', 'udp')";
-    let only =
-        "'snis' can only be set when 'protocols' is 'grpcs', 'https', 'tls' or 'tls_passthrough'";
-    let no_methods = "cannot set 'methods' when 'protocols' is 'grpc' or 'grpcs'";
-    for (url, body, fields) in [
+async fn services_are_refused_in_kongs_words() {
+    let protocols = "expected one of: grpc, grpcs, http, https, tcp, tls, tls_passthrough, udp";
+    let cases = [
         (
-            "/services",
             json!({ "url": 1, "port": "80" }),
             json!({ "url": "expected a string" }),
         ),
         (
-            "/services",
             json!({ "url": "test" }),
             json!({ "host": "required field missing", "path": "should start with: /" }),
         ),
         (
-            "/services",
             json!({ "url": "test:33" }),
             json!({
-                "host": "required field missing", "path": "should start with: /",
-                "protocol": "expected one of: grpc, grpcs, http, https, tcp, tls, tls_passthrough, udp",
+                "host": "required field missing", "path": "should start with: /", "protocol": protocols,
             }),
         ),
         (
-            "/services",
             json!({ "host": "h", "protocol": "tcp", "path": "/" }),
             json!({
                 "@entity": ["failed conditional validation given value of field 'protocol'"], "path": "value must be null",
             }),
         ),
+    ];
+    wrong(&Api::new(), "services", &cases).await;
+}
+
+#[tokio::test]
+async fn routes_are_refused_in_kongs_words() {
+    let protocols = "expected one of: grpc, grpcs, http, https, tcp, tls, tls_passthrough, udp";
+    let family = "these sets are mutually exclusive: ('http', 'https'), ('tcp', 'tls', 'udp')";
+    let only =
+        "'snis' can only be set when 'protocols' is 'grpcs', 'https', 'tls' or 'tls_passthrough'";
+    let no_methods = "cannot set 'methods' when 'protocols' is 'grpc' or 'grpcs'";
+    let cases = [
         (
-            "/routes",
             json!({ "methods": ["GET"], "protocols": ["foo", "http"] }),
-            json!({
-                "protocols": ["expected one of: grpc, grpcs, http, https, tcp, tls, tls_passthrough, udp"],
-            }),
+            json!({ "protocols": [protocols] }),
         ),
         (
-            "/routes",
             json!({ "methods": ["GET"], "protocols": ["http", "tcp"] }),
             json!({ "protocols": family }),
         ),
         (
-            "/routes",
             json!({ "methods": ["GET"], "service": { "name": "\\o/" } }),
             json!({
                 "service": { "name": "invalid value '\\o/': the only accepted ascii characters are alphanumerics or ., -, _, and ~" },
             }),
         ),
         (
-            "/routes",
             json!({ "methods": ["GET"], "service": { "protocol": "http" } }),
             json!({ "service": { "id": "missing primary key" } }),
         ),
         (
-            "/routes",
             json!({ "protocols": ["http"], "methods": ["GET"], "snis": ["a.test"] }),
             json!({ "@entity": [only], "snis": "length must be 0" }),
         ),
         (
-            "/routes",
             json!({ "protocols": ["grpc"], "hosts": ["a"], "methods": ["GET"] }),
             json!({ "methods": no_methods }),
         ),
         (
-            "/routes",
             json!({ "protocols": ["grpc"], "hosts": ["a"], "strip_path": true }),
             json!({ "strip_path": "cannot set 'strip_path' when 'protocols' is 'grpc' or 'grpcs'" }),
         ),
         (
-            "/routes",
             json!({ "protocols": ["tcp"], "paths": ["/"] }),
             json!({
                 "@entity": ["must set one of 'sources', 'destinations', 'snis' when 'protocols' is 'tcp', 'tls' or 'udp'"],
@@ -394,26 +385,26 @@ async fn services_and_routes_are_refused_in_kongs_words() {
             }),
         ),
         (
-            "/routes",
             json!({ "protocols": ["tls_passthrough"] }),
             json!({ "@entity": ["must set snis when 'protocols' is 'tls_passthrough'"] }),
         ),
         (
-            "/routes",
             json!({ "paths": ["/"], "headers": { "Host": ["a"] } }),
             json!({
                 "headers": "cannot contain 'host' header, which must be specified in the 'hosts' attribute",
             }),
         ),
         (
-            "/routes",
             json!({ "protocols": ["tcp"], "sources": [{ "ip": "x" }] }),
             json!({ "sources": [{ "ip": "invalid ip or cidr range: 'x'" }] }),
         ),
-    ] {
-        let (status, reply) = api.json("POST", url, body.clone()).await;
-        assert_eq!((status, &reply["fields"]), (400, &fields), "{body}");
-    }
+    ];
+    wrong(&Api::new(), "routes", &cases).await;
+}
+
+#[tokio::test]
+async fn services_and_routes_of_every_protocol_are_taken() {
+    let api = Api::new();
     for protocol in [
         "grpc",
         "grpcs",
@@ -424,26 +415,33 @@ async fn services_and_routes_are_refused_in_kongs_words() {
         "tls_passthrough",
         "udp",
     ] {
-        let body = json!({ "host": "h", "protocol": protocol });
-        assert_eq!(
-            api.json("POST", "/services", body).await.0,
-            201,
-            "{protocol}"
-        );
-    }
-    let (status, route) = api
-        .json(
-            "POST",
-            "/routes",
-            json!({ "protocols": ["grpc", "grpcs"], "hosts": ["a"] }),
+        made(
+            &api,
+            "/services",
+            json!({ "host": "h", "protocol": protocol }),
         )
         .await;
-    assert_eq!((status, &route["strip_path"]), (201, &json!(false)));
-    // What a PATCH leaves out stays: a path that is cut, here.
-    let (_, http) = api
-        .json("POST", "/routes", json!({ "paths": ["/a"] }))
-        .await;
-    let url = format!("/routes/{}", http["id"].as_str().unwrap());
+    }
+    let grpc = json!({ "protocols": ["grpc", "grpcs"], "hosts": ["a"] });
+    assert_eq!(made(&api, "/routes", grpc).await["strip_path"], false);
+    let body =
+        json!({ "protocols": ["tls", "tcp"], "sources": [{ "ip": "10.0.0.0/8" }, { "port": 1 }] });
+    let route = made(&api, "/routes", body).await;
+    assert_eq!(route["sources"][1], json!({ "ip": null, "port": 1 }));
+    let plugin = json!({ "name": "acl", "config": { "allow": ["a"] }, "protocols": ["http"] });
+    let url = format!("/routes/{}/plugins", id(&route));
+    let (_, reply) = api.json("POST", &url, plugin).await;
+    assert_eq!(
+        reply["fields"],
+        json!({ "protocols": "must match the associated route's protocols" })
+    );
+}
+
+#[tokio::test]
+async fn what_a_patch_leaves_out_has_to_fit_what_it_brings() {
+    let api = Api::new();
+    let http = made(&api, "/routes", json!({ "paths": ["/a"] })).await;
+    let url = format!("/routes/{}", id(&http));
     let (status, reply) = api
         .json("PATCH", &url, json!({ "protocols": ["grpc"] }))
         .await;
@@ -452,20 +450,6 @@ async fn services_and_routes_are_refused_in_kongs_words() {
     assert_eq!((status, &reply["fields"]), (400, &refused));
     let body = json!({ "protocols": ["grpc"], "strip_path": false });
     assert_eq!(api.json("PATCH", &url, body).await.0, 200);
-    let body =
-        json!({ "protocols": ["tls", "tcp"], "sources": [{ "ip": "10.0.0.0/8" }, { "port": 1 }] });
-    let (status, route) = api.json("POST", "/routes", body).await;
-    assert_eq!(
-        (status, &route["sources"][1]),
-        (201, &json!({ "ip": null, "port": 1 }))
-    );
-    let plugin = json!({ "name": "acl", "config": { "allow": ["a"] }, "protocols": ["http"] });
-    let url = format!("/routes/{}/plugins", route["id"].as_str().unwrap());
-    let (_, reply) = api.json("POST", &url, plugin).await;
-    assert_eq!(
-        reply["fields"],
-        json!({ "protocols": "must match the associated route's protocols" })
-    );
 }
 
 #[tokio::test]

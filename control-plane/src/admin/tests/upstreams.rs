@@ -1,7 +1,5 @@
 //! Upstreams and targets: fields, defaults, rules and shapes, in Kong's words.
 
-#![allow(clippy::too_many_lines, reason = "tables")]
-
 use shared::entity::Revocation;
 
 use super::*;
@@ -94,13 +92,7 @@ async fn what_an_upstream_hashes_and_its_algorithm_go_together() {
 #[tokio::test]
 async fn upstreams_are_refused_in_kongs_words() {
     let api = Api::new();
-    let bad_header =
-        "bad header name 'not a <> name', allowed characters are A-Z, a-z, 0-9, '_', and '-'";
-    let bad_cookie =
-        "bad cookie name 'not a <> name', allowed characters are A-Z, a-z, 0-9, '_', and '-'";
-    let given =
-        |field: &str| format!("failed conditional validation given value of field '{field}'");
-    for (body, expected) in [
+    let cases = [
         (
             json!({ "slots": 50 }),
             json!({ "name": "required field missing" }),
@@ -121,6 +113,40 @@ async fn upstreams_are_refused_in_kongs_words() {
             json!({ "name": "u", "slots": 65537 }),
             json!({ "slots": "value should be between 10 and 65536" }),
         ),
+        (
+            json!({ "name": "u", "healthchecks": { "active": { "timeout": -1, "unhealthy": { "http_statuses": [1, 200] } } } }),
+            json!({
+                "healthchecks": { "active": {
+                    "timeout": "value should be between 0 and 65535",
+                    "unhealthy": { "http_statuses": ["value should be between 100 and 999"] },
+                } },
+            }),
+        ),
+    ];
+    wrong(&api, "upstreams", &cases).await;
+    let deep = json!({ "name": "u", "healthchecks": { "active": { "timeout": -1 } } });
+    let expected = "schema violation (healthchecks.active: {\n  timeout = \"value should be between 0 and 65535\"\n})";
+    assert_eq!(
+        api.json("POST", "/upstreams", deep).await.1["message"],
+        expected
+    );
+    let name = "PUT /upstreams/a%20b {} => 400 Invalid name; must be a valid hostname";
+    api.holds(name).await;
+    assert_eq!(
+        api.get("/upstreams/a%20b").await.1["name"],
+        "invalid unique name"
+    );
+}
+
+#[tokio::test]
+async fn what_upstreams_hash_is_refused_in_kongs_words() {
+    let bad_header =
+        "bad header name 'not a <> name', allowed characters are A-Z, a-z, 0-9, '_', and '-'";
+    let bad_cookie =
+        "bad cookie name 'not a <> name', allowed characters are A-Z, a-z, 0-9, '_', and '-'";
+    let given =
+        |field: &str| format!("failed conditional validation given value of field '{field}'");
+    let cases = [
         (
             json!({ "name": "u", "hash_on": "x" }),
             json!({
@@ -179,34 +205,15 @@ async fn upstreams_are_refused_in_kongs_words() {
                 "hash_on_cookie_path": "should start with: /",
             }),
         ),
-        (
-            json!({ "name": "u", "healthchecks": { "active": { "timeout": -1, "unhealthy": { "http_statuses": [1, 200] } } } }),
-            json!({
-                "healthchecks": { "active": {
-                    "timeout": "value should be between 0 and 65535",
-                    "unhealthy": { "http_statuses": ["value should be between 100 and 999"] },
-                } },
-            }),
-        ),
-    ] {
-        let (status, reply) = api.json("POST", "/upstreams", body.clone()).await;
-        assert_eq!((status, &reply["fields"]), (400, &expected), "{body}");
-    }
-    let deep = json!({ "name": "u", "healthchecks": { "active": { "timeout": -1 } } });
-    let expected = "schema violation (healthchecks.active: {\n  timeout = \"value should be between 0 and 65535\"\n})";
-    refused(&api, &[("POST", "/upstreams", deep, 400, expected)]).await;
-    let names = "Invalid name; must be a valid hostname";
-    refused(&api, &[("PUT", "/upstreams/a%20b", json!({}), 400, names)]).await;
-    assert_eq!(
-        api.get("/upstreams/a%20b").await.1["name"],
-        "invalid unique name"
-    );
+    ];
+    wrong(&Api::new(), "upstreams", &cases).await;
 }
 
 #[tokio::test]
 async fn targets_are_only_below_their_upstream() {
     let api = Api::new();
-    let upstream = made(&api, "/upstreams", json!({ "name": "u" })).await;
+    let upstream = json!({ "id": Uuid::from_u128(9), "name": "u" });
+    let upstream = made(&api, "/upstreams", upstream).await;
     assert_eq!(api.get("/targets").await.0, 404);
     let target = made(
         &api,
@@ -220,20 +227,17 @@ async fn targets_are_only_below_their_upstream() {
     );
     assert!(target["created_at"].is_f64() || target["created_at"].is_u64());
     assert_eq!(target["upstream"], json!({ "id": upstream["id"] }));
-    let taken = format!(
-        "UNIQUE violation detected on '{{target=\"1.2.3.4:8000\",upstream={{id=\"{}\"}}}}'",
-        id(&upstream)
-    );
-    refused(&api, &[
-        ("POST", "/upstreams/u/targets", json!({ "target": "1.2.3.4:8000" }), 409, &taken),
-        ("POST", "/upstreams/u/targets", json!({ "weight": 0 }), 400, "schema violation (target: required field missing)"),
-        ("POST", "/upstreams/u/targets", json!({ "target": "a", "weight": 65536 }), 400, "schema violation (weight: value should be between 0 and 65535)"),
-        ("POST", "/upstreams/u/targets", json!({ "target": "a b" }), 400, "schema violation (target: Invalid target ('a b'); not a valid hostname or ip address)"),
-        ("POST", "/upstreams/x/targets", json!({ "target": "a" }), 404, "Not found"),
-        ("PUT", "/upstreams/u/targets", json!({ "target": "a" }), 405, "Method not allowed"),
-        ("PUT", "/upstreams/u/targets/00000000-0000-0000-0000-00000000abcd", json!({ "target": "a" }), 404, "Not found"),
-        ("PUT", "/upstreams/u/targets/nowhere:1", json!({ "target": "a" }), 404, "Not found"),
-    ]).await;
+    let transcript = r#"
+        POST /upstreams/u/targets {"target": "1.2.3.4:8000"} => 409 UNIQUE violation detected on '{target="1.2.3.4:8000",upstream={id="00000000-0000-0000-0000-000000000009"}}'
+        POST /upstreams/u/targets {"weight": 0} => 400 schema violation (target: required field missing)
+        POST /upstreams/u/targets {"target": "a", "weight": 65536} => 400 schema violation (weight: value should be between 0 and 65535)
+        POST /upstreams/u/targets {"target": "a b"} => 400 schema violation (target: Invalid target ('a b'); not a valid hostname or ip address)
+        POST /upstreams/x/targets {"target": "a"} => 404 Not found
+        PUT /upstreams/u/targets {"target": "a"} => 405 Method not allowed
+        PUT /upstreams/u/targets/00000000-0000-0000-0000-00000000abcd {"target": "a"} => 404 Not found
+        PUT /upstreams/u/targets/nowhere:1 {"target": "a"} => 404 Not found
+    "#;
+    api.holds(transcript).await;
     // By its address in any form, and PUT changes what is given only.
     for name in ["1.2.3.4:8000", "1.2.3.4", id(&target)] {
         let url = format!("/upstreams/u/targets/{name}");
@@ -277,11 +281,44 @@ async fn targets_are_only_below_their_upstream() {
 }
 
 #[tokio::test]
+async fn a_mark_names_a_target_that_there_is() {
+    let (api, publisher) = Api::revoking();
+    let transcript = r#"
+        POST /upstreams {"name": "u"} => 201
+        POST /upstreams {"name": "other"} => 201
+        POST /upstreams/u/targets {"id": "00000000-0000-0000-0000-00000000000a", "target": "10.0.0.1:80"} => 201
+
+        PUT /upstreams/other/targets/00000000-0000-0000-0000-00000000000a/healthy => 404
+        PUT /upstreams/x/targets/10.0.0.1:80/healthy => 404
+        PUT /upstreams/u/targets/10.0.0.2:80/healthy => 404
+        PUT /upstreams/u/targets/00000000-0000-0000-0000-00000000000a/well => 404
+        PUT /upstreams/u/targets/00000000-0000-0000-0000-00000000000a/somewhere/healthy => 404
+        PUT /upstreams/u/targets/00000000-0000-0000-0000-00000000000a/10.0.0.1/80/healthy => 404
+        GET /upstreams/u/targets/00000000-0000-0000-0000-00000000000a/healthy => 405
+        DELETE /upstreams/u/targets/00000000-0000-0000-0000-00000000000a/10.0.0.1/unhealthy => 405
+        OPTIONS /upstreams/x/targets/y/healthy => 204
+    "#;
+    api.holds(transcript).await;
+    assert_eq!(marks(&publisher), 0);
+    // Without a way to the nodes nothing is promised.
+    let transcript = r#"
+        POST /upstreams {"name": "u"} => 201
+        POST /upstreams/u/targets {"target": "10.0.0.1:80"} => 201
+        PUT /upstreams/u/targets/10.0.0.1:80/healthy => 404
+    "#;
+    Api::new().holds(transcript).await;
+}
+
+/// How many marks are kept.
+fn marks(publisher: &Publisher) -> usize {
+    let config = publisher.config();
+    config.keys(Revocation::KIND, Uuid::nil()).count()
+}
+
+#[tokio::test]
 async fn all_nodes_are_told_how_a_target_is() {
     let (api, publisher) = Api::revoking();
-    for name in ["u", "other"] {
-        made(&api, "/upstreams", json!({ "name": name })).await;
-    }
+    made(&api, "/upstreams", json!({ "name": "u" })).await;
     let target = json!({ "target": "10.0.0.1:80" });
     let target = made(&api, "/upstreams/u/targets", target).await;
     let said = |id| {
@@ -290,71 +327,41 @@ async fn all_nodes_are_told_how_a_target_is() {
         let stored = publisher.config().stored(key)?.json().to_vec();
         serde_json::from_slice::<Revocation>(&stored).ok()
     };
-    let all = || {
-        let config = publisher.config();
-        config.keys(Revocation::KIND, Uuid::nil()).count()
-    };
-    let own = format!("/upstreams/u/targets/{}", id(&target));
-    let foreign = format!("/upstreams/other/targets/{}", id(&target));
-    for (method, url, status) in [
-        ("PUT", format!("{foreign}/healthy"), 404),
-        (
-            "PUT",
-            "/upstreams/x/targets/10.0.0.1:80/healthy".to_owned(),
-            404,
-        ),
-        (
-            "PUT",
-            "/upstreams/u/targets/10.0.0.2:80/healthy".to_owned(),
-            404,
-        ),
-        ("PUT", format!("{own}/well"), 404),
-        ("PUT", format!("{own}/somewhere/healthy"), 404),
-        ("PUT", format!("{own}/10.0.0.1/80/healthy"), 404),
-        ("GET", format!("{own}/healthy"), 405),
-        ("DELETE", format!("{own}/10.0.0.1/unhealthy"), 405),
-        ("OPTIONS", "/upstreams/x/targets/y/healthy".to_owned(), 204),
-    ] {
-        let answer = api.send(method, &url, "", "").await;
-        assert_eq!(answer.0, status, "{method} {url}");
-    }
-    assert_eq!(all(), 0);
+    let target: Uuid = id(&target).parse().unwrap();
     let address = "10.0.0.1".parse().unwrap();
-    let target = id(&target).parse().unwrap();
     let mut last = 0;
-    for (method, url, address, healthy) in [
-        ("PUT", format!("{own}/unhealthy"), None, false),
-        ("PUT", format!("{own}/healthy"), None, true),
-        (
-            "POST",
-            "/upstreams/u/targets/10.0.0.1:80/unhealthy".to_owned(),
-            None,
-            false,
-        ),
+    for (method, target_and_word, address, healthy) in [
+        ("PUT", format!("{target}/unhealthy"), None, false),
+        ("PUT", format!("{target}/healthy"), None, true),
+        ("POST", "10.0.0.1:80/unhealthy".to_owned(), None, false),
         (
             "PUT",
-            format!("{own}/10.0.0.1/healthy/"),
+            format!("{target}/10.0.0.1/healthy/"),
             Some((address, None)),
             true,
         ),
         (
             "PUT",
-            format!("{own}/10.0.0.1:80/unhealthy"),
+            format!("{target}/10.0.0.1:80/unhealthy"),
             Some((address, Some(80))),
             false,
         ),
     ] {
+        let url = format!("/upstreams/u/targets/{target_and_word}");
         assert_eq!(api.send(method, &url, "", "").await.0, 204, "{url}");
         let mark = said(Revocation::mark(target, address, healthy)).unwrap();
         assert!(address.is_some() || mark.before > last, "{url}");
         last = mark.before;
     }
-    assert_eq!(all(), 4);
-    // Until nodes have told what has become of it, that is how it is shown.
+    assert_eq!(marks(&publisher), 4);
+}
+
+#[tokio::test]
+async fn a_mark_is_shown_until_nodes_tell_what_has_become_of_it() {
+    let (api, _) = Api::revoking();
     let checks = json!({ "passive": { "unhealthy": { "http_failures": 1 } } });
-    let other = json!({ "healthchecks": checks });
-    assert_eq!(api.json("PATCH", "/upstreams/other", other).await.0, 200);
-    let targets = "/upstreams/other/targets";
+    let upstream = json!({ "name": "u", "healthchecks": checks });
+    made(&api, "/upstreams", upstream).await;
     for (address, word, health) in [
         ("10.0.0.2", "/unhealthy", "UNHEALTHY"),
         ("10.0.0.2", "/healthy", "HEALTHY"),
@@ -362,29 +369,16 @@ async fn all_nodes_are_told_how_a_target_is() {
         ("10.0.0.4", "/10.0.0.4:80/unhealthy", "UNHEALTHY"),
         ("10.0.0.5", "", "HEALTHY"),
     ] {
-        let target = json!({ "target": format!("{address}:80") });
-        api.json("POST", targets, target).await;
+        let target = format!("{address}:80");
+        let body = json!({ "target": target });
+        api.json("POST", "/upstreams/u/targets", body).await;
         if !word.is_empty() {
-            let url = format!("{targets}/{address}:80{word}");
+            let url = format!("/upstreams/u/targets/{target}{word}");
             assert_eq!(api.send("PUT", &url, "", "").await.0, 204);
         }
-        let (_, shown) = api.get("/upstreams/other/health").await;
+        let (_, shown) = api.get("/upstreams/u/health").await;
         let mut shown = shown["data"].as_array().unwrap().iter();
-        let of = format!("{address}:80");
-        let shown = shown
-            .find(|target| target["target"] == of.as_str())
-            .unwrap();
-        assert_eq!(shown["health"], health, "{of}{word}");
+        let shown = shown.find(|one| one["target"] == target.as_str()).unwrap();
+        assert_eq!(shown["health"], health, "{target}{word}");
     }
-    // Without a way to the nodes nothing is promised.
-    let api = Api::new();
-    made(&api, "/upstreams", json!({ "name": "u" })).await;
-    made(
-        &api,
-        "/upstreams/u/targets",
-        json!({ "target": "10.0.0.1:80" }),
-    )
-    .await;
-    let url = "/upstreams/u/targets/10.0.0.1:80/healthy";
-    assert_eq!(api.send("PUT", url, "", "").await.0, 404);
 }

@@ -134,106 +134,86 @@ async fn the_past_is_listed_compared_and_returned_to() {
 #[tokio::test]
 async fn a_workspace_has_names_of_its_own() {
     let api = Api::new();
-    let (status, team) = api
-        .json("POST", "/workspaces", json!({ "name": "team" }))
-        .await;
-    assert_eq!(status, 201, "{team}");
-    let (status, theirs) = api
-        .json(
-            "POST",
-            "/team/services",
-            json!({ "name": "s", "host": "theirs" }),
-        )
-        .await;
-    assert_eq!(status, 201, "{theirs}");
+    let team = made(&api, "/workspaces", json!({ "name": "team" })).await;
+    let theirs = json!({ "name": "s", "host": "theirs" });
+    let theirs = made(&api, "/team/services", theirs).await;
     assert!(theirs.get("ws_id").is_none());
-    let (_, ours) = api
-        .json("POST", "/services", json!({ "name": "s", "host": "ours" }))
-        .await;
-    assert_eq!(api.get("/services/s").await.1["host"], "ours");
-    assert_eq!(api.get("/default/services/s").await.1["host"], "ours");
-    assert_eq!(api.get("/team/services/s").await.1["host"], "theirs");
-    let theirs = theirs["id"].as_str().unwrap();
-    let by_id = format!("/{}/services/{theirs}", team["id"].as_str().unwrap());
-    assert_eq!(api.get(&by_id).await.0, 200);
-    // What is elsewhere is not there: not to be read, changed, pointed to or made again.
-    assert_eq!(api.get(&format!("/services/{theirs}")).await.0, 404);
-    assert_eq!(
-        api.form("PATCH", &format!("/services/{theirs}"), "host=x")
-            .await
-            .0,
-        404
-    );
-    assert_eq!(
-        api.send("DELETE", &format!("/services/{theirs}"), "", "")
-            .await
-            .0,
-        204
-    );
-    let route = json!({ "paths": ["/"], "service": { "id": theirs } });
-    let (status, reply) = api.json("POST", "/routes", route).await;
-    assert_eq!((status, &reply["code"]), (400, &json!(4)));
-    let (status, reply) = api
-        .json(
-            "PUT",
-            &format!("/services/{theirs}"),
-            json!({ "host": "x" }),
-        )
-        .await;
-    assert_eq!((status, &reply["code"]), (400, &json!(3)), "{reply}");
-    assert_eq!(api.get("/team/services/s").await.1["host"], "theirs");
-    assert_eq!(
-        api.get("/team/services?size=1").await.1["data"]
-            .as_array()
-            .unwrap()
-            .len(),
-        1
-    );
-    for at in 0..2 {
-        api.json(
-            "POST",
-            "/team/consumers",
-            json!({ "username": format!("c{at}") }),
-        )
-        .await;
+    made(&api, "/services", json!({ "name": "s", "host": "ours" })).await;
+    let by_id = format!("/{}/services/{}", id(&team), id(&theirs));
+    for (url, host) in [
+        ("/services/s", "ours"),
+        ("/default/services/s", "ours"),
+        ("/team/services/s", "theirs"),
+        (&*by_id, "theirs"),
+    ] {
+        assert_eq!(api.get(url).await.1["host"], host, "{url}");
     }
-    let (_, page) = api.get("/team/consumers?size=1").await;
-    let next = page["next"].as_str().unwrap();
-    assert!(next.starts_with("/team/consumers?"), "{next}");
-    let (_, meta) = api.get("/workspaces/team/meta").await;
-    assert_eq!(meta["counts"], json!({ "services": 1, "consumers": 2 }));
-    let (_, past) = api.get("/team/revisions").await;
-    assert!(!past.to_string().contains(ours["id"].as_str().unwrap()));
-    assert_eq!(past["data"].as_array().unwrap().len(), 3);
     // decK's probes.
     assert_eq!(api.get("/team/workspaces/team").await.0, 200);
     assert_eq!(
         api.get("/team/kong").await.1["version"],
         api.get("/").await.1["version"]
     );
-    assert_eq!(
-        api.get("/nobody/workspaces/nobody").await.1["message"],
-        "Workspace 'nobody' not found"
-    );
-    // A file is for one workspace.
-    let (status, _) = api.json("POST", "/team/config", file("team")).await;
-    assert_eq!(status, 201);
+    let none = "GET /nobody/workspaces/nobody => 404 Workspace 'nobody' not found";
+    api.holds(none).await;
+}
+
+#[tokio::test]
+async fn what_is_in_another_workspace_is_not_there() {
+    let api = Api::new();
+    // Not to be read, changed, pointed to or made again.
+    let transcript = r#"
+        POST /workspaces {"name": "team"} => 201
+        POST /team/services {"id": "00000000-0000-0000-0000-00000000000a", "name": "s", "host": "theirs"} => 201
+        GET /services/00000000-0000-0000-0000-00000000000a => 404
+        PATCH /services/00000000-0000-0000-0000-00000000000a {"host": "x"} => 404
+        DELETE /services/00000000-0000-0000-0000-00000000000a => 204
+        POST /routes {"paths": ["/"], "service": {"id": "00000000-0000-0000-0000-00000000000a"}} => 400 code 4: the foreign key '{id="00000000-0000-0000-0000-00000000000a"}' does not reference an existing 'services' entity.
+        PUT /services/00000000-0000-0000-0000-00000000000a {"host": "x"} => 400 code 3: primary key violation on key '{id="00000000-0000-0000-0000-00000000000a"}'
+    "#;
+    api.holds(transcript).await;
+    assert_eq!(api.get("/team/services/s").await.1["host"], "theirs");
+}
+
+#[tokio::test]
+async fn lists_counts_and_the_past_are_of_one_workspace() {
+    let api = Api::new();
+    made(&api, "/workspaces", json!({ "name": "team" })).await;
+    let ours = made(&api, "/services", json!({ "name": "s", "host": "ours" })).await;
+    let transcript = r#"
+        POST /team/services {"name": "s", "host": "theirs"} => 201
+        POST /team/consumers {"username": "c0"} => 201
+        POST /team/consumers {"username": "c1"} => 201
+    "#;
+    api.holds(transcript).await;
+    assert_eq!(api.all("/team/services?size=1").await.len(), 1);
+    let (_, page) = api.get("/team/consumers?size=1").await;
+    let next = page["next"].as_str().unwrap();
+    assert!(next.starts_with("/team/consumers?"), "{next}");
+    let (_, meta) = api.get("/workspaces/team/meta").await;
+    assert_eq!(meta["counts"], json!({ "services": 1, "consumers": 2 }));
+    let (_, past) = api.get("/team/revisions").await;
+    assert!(!past.to_string().contains(id(&ours)));
+    assert_eq!(past["data"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_file_is_for_one_workspace() {
+    let api = Api::new();
+    let transcript = r#"
+        POST /workspaces {"name": "team"} => 201
+        POST /team/consumers {"username": "c"} => 201
+        POST /services {"name": "s", "host": "ours"} => 201
+    "#;
+    api.holds(transcript).await;
+    made(&api, "/team/config", file("team")).await;
     assert_eq!(api.get("/team/consumers").await.1["data"], json!([]));
     assert_eq!(api.get("/services/s").await.1["host"], "ours");
     let (_, read) = api.get("/team/config").await;
-    assert!(
-        read["config"]
-            .as_str()
-            .unwrap()
-            .contains("_workspace: team"),
-        "{read}"
-    );
-    assert_eq!(
-        api.json("POST", "/config", json!({ "config": read["config"] }))
-            .await
-            .0,
-        400
-    );
+    let file = read["config"].as_str().unwrap();
+    assert!(file.contains("_workspace: team"), "{file}");
+    let elsewhere = api.json("POST", "/config", json!({ "config": file })).await;
+    assert_eq!(elsewhere.0, 400);
 }
 
 #[tokio::test]

@@ -1,16 +1,6 @@
 //! What Kong's own tests fix of the schema language and of URLs, in Kong's words.
 
-#![allow(clippy::too_many_lines, reason = "tables")]
-
 use super::*;
-
-/// Sends each body to `/{kind}` and compares the errors by field.
-async fn wrong(api: &Api, kind: &str, cases: &[(Value, Value)]) {
-    for (body, fields) in cases {
-        let (status, reply) = api.json("POST", &format!("/{kind}"), body.clone()).await;
-        assert_eq!((status, &reply["fields"]), (400, fields), "{kind} {body}");
-    }
-}
 
 #[tokio::test]
 async fn null_is_no_way_to_ask_for_a_default() {
