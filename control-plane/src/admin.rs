@@ -4,6 +4,7 @@
 //!  request ─► place.rs     which workspace the URL is about
 //!          ─► endpoint.rs  which record, collection or page it means; management.rs for what is no record
 //!          ─► body.rs      JSON, form or multipart
+//!          ─► read.rs, or plan.rs and write.rs
 //!          ─► publisher    decided and durable
 //!          ─► answer, or error.rs: rejection → status and Kong's body
 //! ```
@@ -35,6 +36,7 @@ mod plan;
 mod precondition;
 mod proxy_cache;
 mod rbac;
+mod read;
 mod revisions;
 mod revocations;
 mod rollouts;
@@ -46,6 +48,7 @@ mod tags;
 mod tests;
 mod turn;
 mod wait;
+mod write;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -54,31 +57,26 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::FutureExt;
-use http::{HeaderValue, Method, StatusCode, header};
-use serde_json::Value;
-use shared::clock::{UnixTime, monotonic};
-use shared::entity::{BasicauthCredential, ConsumerGroup, Entity, definition};
+use http::{HeaderValue, Method, header};
+use shared::clock::monotonic;
 use uuid::Uuid;
 
-use crate::command::{self, Body, Command};
-use crate::config::{Change, Config, Fields, foreign_id};
+use crate::config::Config;
 use crate::config_sync::{Rollouts, Target};
 use crate::exporter::Exporter;
-use crate::fleet::{Fleet, Introduction};
+use crate::fleet::Fleet;
 use crate::history::Origin;
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
-use crate::status::{METRICS, Told, database};
+use crate::status::Told;
 pub use access::Access;
 use access::Bounds;
 use answer::Answer;
 pub use answer::Headers;
 use audit::Asked;
-use endpoint::{Endpoint, Parent};
-use error::{NO_DATABASE, Refusal};
+use endpoint::Endpoint;
+use error::Refusal;
 pub use info::Listener;
-use precondition::Precondition;
-use show::show;
 use turn::Turns;
 use wait::Wait;
 
@@ -315,205 +313,4 @@ impl Admin {
             _ => self.write(endpoint, request, config, asking).await,
         }
     }
-
-    fn read(
-        &self,
-        endpoint: &Endpoint,
-        query: Option<&str>,
-        config: &Config,
-    ) -> Result<Answer, Refusal> {
-        if let Some(text) = self.schemas.show(endpoint) {
-            return Ok(Answer {
-                text: Some(text?),
-                ..Answer::ok(Value::Null)
-            });
-        }
-        let body = match endpoint {
-            Endpoint::Root => info::root(self),
-            Endpoint::Status => {
-                let untold = || database(self.publisher.trouble().is_none(), None);
-                let database = self.told.as_ref().map_or_else(untold, Told::database);
-                status::status(config, &database, &self.counters, query)?
-            }
-            Endpoint::Timers => status::timers(),
-            Endpoint::Metrics => {
-                let told = self.told.as_ref().ok_or(Refusal::NotFound)?;
-                return Ok(Answer {
-                    written: Some(told.metrics().into()),
-                    content_type: Some(METRICS),
-                    ..Answer::ok(Value::Null)
-                });
-            }
-            Endpoint::DnsStatus => return Err(Refusal::NoDnsClient),
-            Endpoint::LogLevel => log_level::show(),
-            Endpoint::Health(upstream) => {
-                let fleet = self.clustering.as_ref().map(|clustering| &clustering.fleet);
-                let told = fleet.map(|fleet| health::told(config, *upstream, fleet));
-                let told = told.unwrap_or_default();
-                let said = self.marks();
-                health::health(config, *upstream, self.node.id, query, &told, said)
-            }
-            Endpoint::Endpoints => info::endpoints(),
-            Endpoint::Tags(tag) => tags::list(config, tag.as_deref(), query)?,
-            Endpoint::EnabledPlugins => info::enabled_plugins(),
-            Endpoint::DataPlanes => {
-                let clustering = self.clustering.as_ref().ok_or(Refusal::NotFound)?;
-                let targets = clustering.target.borrow().clone();
-                let target = |node: &Introduction| targets.position_of(node);
-                page::of_named("/clustering/data-planes", query, |from, most| {
-                    let nodes = (from, most);
-                    clustering.fleet.list_from(nodes, target, UnixTime::now())
-                })?
-            }
-            Endpoint::ClusteringStatus => {
-                let clustering = self.clustering.as_ref().ok_or(Refusal::NotFound)?;
-                clustering.fleet.status()
-            }
-            Endpoint::Cache(_) | Endpoint::Unborn { .. } => return Err(Refusal::NotFound),
-            Endpoint::DeclarativeConfig => return Err(Refusal::NeedsSetting(NO_DATABASE)),
-            Endpoint::Collection { entity, parent } => {
-                let query = page::Query::parse(query, entity.kind)?;
-                page::list(config, entity, parent.as_ref(), &query)
-            }
-            Endpoint::Record {
-                entity,
-                selector,
-                parent,
-            } => {
-                let key = command::find(config, entity, selector)?
-                    .ok_or_else(|| endpoint::missing(entity, selector))?;
-                let fields = config.record(key).ok_or(Refusal::NotFound)?;
-                if !below(&fields, parent.as_ref())
-                    || command::has_expired(entity, &fields, UnixTime::now())
-                {
-                    return Err(Refusal::NotFound);
-                }
-                if entity.kind == ConsumerGroup::KIND {
-                    groups::group(config, key, &fields, query)
-                } else {
-                    show(config, key, &fields)
-                }
-            }
-            Endpoint::Foreign { key, .. } => {
-                let key = key.ok_or(Refusal::NotFound)?;
-                show(config, key, &*config.record(key).ok_or(Refusal::NotFound)?)
-            }
-            Endpoint::Membership(membership) => membership.read(config)?,
-            Endpoint::ValidateEntity(_)
-            | Endpoint::ValidatePlugin
-            | Endpoint::SetLogLevel(_)
-            | Endpoint::Mark { .. }
-            | Endpoint::Schema(_)
-            | Endpoint::TagsSchema
-            | Endpoint::PluginSchema(_)
-            | Endpoint::ConfigSchema(_)
-            | Endpoint::VaultSchema(_) => {
-                return Err(Refusal::Method(endpoint.methods()));
-            }
-        };
-        Ok(Answer {
-            deprecated: matches!(endpoint, Endpoint::ClusteringStatus),
-            etag: precondition::record_of(endpoint, config)
-                .and_then(|key| precondition::etag(config, key)),
-            ..Answer::ok(body)
-        })
-    }
-
-    async fn write(
-        &self,
-        endpoint: Endpoint,
-        request: Request,
-        config: Config,
-        (origin, bounds): (Origin, Bounds),
-    ) -> Result<Answer, Refusal> {
-        let method = request.method().clone();
-        let query = request.uri().query().map(str::to_owned);
-        let condition = Precondition::of(request.headers(), &endpoint)?;
-        let mut body = body::read(request).await?;
-        match endpoint {
-            Endpoint::SetLogLevel(level) => return log_level::set(&level, query.as_deref()),
-            // No answer is made from a cache here: there is nothing to drop.
-            Endpoint::Cache(_) => return Ok(Answer::without_body(StatusCode::NO_CONTENT)),
-            Endpoint::Mark {
-                target,
-                address,
-                healthy,
-                ..
-            } => {
-                return self.mark(origin, (target.id, address), healthy).await;
-            }
-            Endpoint::ValidateEntity(entity) => return schemas::validate(entity, &body),
-            Endpoint::ValidatePlugin => {
-                let entity = definition("plugins").ok_or(Refusal::NotFound)?;
-                return schemas::validate(entity, &body);
-            }
-            // Kong takes it from the query, decK's check of a file has it in the body.
-            Endpoint::Record { entity, .. } | Endpoint::Collection { entity, .. }
-                if entity.kind == BasicauthCredential::KIND
-                    && body::is_set(query.as_deref(), "skip_hash") =>
-            {
-                let (Body::Json(fields) | Body::Form(fields)) = &mut body;
-                fields.insert("skip_hash".to_owned(), true.into());
-            }
-            _ => {}
-        }
-        let plan::Plan {
-            entity,
-            action,
-            parent,
-            status,
-            joined,
-        } = plan::plan(endpoint, &method, body, &config)?;
-        let command = Command {
-            entity: entity.kind,
-            action,
-            parents: parent
-                .iter()
-                .map(|parent| (parent.field, parent.key.id))
-                .collect(),
-        };
-        let publisher = self.publisher.clone();
-        let origin = origin.answered(status);
-        let workspace = origin.workspace;
-        let executing = move || {
-            let holds = |config: &Config| condition.as_ref().is_none_or(|one| one.holds(config));
-            let permits = |config: &Config, change: &Change| bounds.check(config, change);
-            let now = UnixTime::now();
-            let mut outcome = publisher.execute_if(&origin, &command, now, holds, permits)?;
-            // Who follows revisions by what is answered sees none that comes by itself.
-            let mut puts = outcome.decision.change.puts.iter();
-            if puts.any(|(key, record)| crate::client_keys::may_sign(*key, record))
-                && let Some(made) = crate::client_keys::make_needed(&publisher)
-            {
-                outcome.revision = made;
-            }
-            Ok(outcome)
-        };
-        let outcome = self.turns.take(executing).await?;
-        let outcome = outcome.map_err(|error| Refusal::of(error, entity))?;
-        let config = self.publisher.config().within(workspace);
-        let record = outcome.decision.record;
-        // Of what was written here: somebody else may have gone on since.
-        let shown = record.as_ref().filter(|_| joined.is_none());
-        let etag = shown.and_then(|(key, _)| {
-            let mut puts = outcome.decision.change.puts.iter();
-            let (_, stored) = puts.find(|(put, _)| put == key)?;
-            precondition::etag_of(stored)
-        });
-        let body = match joined {
-            Some(joined) => Some(joined.show(&config)?),
-            None => record.map(|(key, fields)| show(&config, key, &fields)),
-        };
-        Ok(Answer {
-            body: body.filter(|_| status != StatusCode::NO_CONTENT),
-            etag,
-            revision: Some(outcome.revision),
-            ..Answer::new(status, Value::Null)
-        })
-    }
-}
-
-/// Whether a record is below the parent that the URL names.
-fn below(fields: &Fields, parent: Option<&Parent>) -> bool {
-    parent.is_none_or(|parent| foreign_id(fields, parent.field) == Some(parent.key.id))
 }

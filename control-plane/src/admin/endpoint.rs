@@ -15,7 +15,7 @@ use shared::types::{check_format, with_target_port};
 use super::error::Refusal;
 use super::groups::{Membership, absent};
 use crate::command::{Rejection, Selector, find, find_local, local_name};
-use crate::config::{Config, foreign_id};
+use crate::config::{Config, Fields, foreign_id};
 
 /// What a URL means.
 #[derive(Debug)]
@@ -246,6 +246,11 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         }
         _ => Err(Refusal::NotFound),
     }
+}
+
+/// Whether a record is below the parent that the URL names.
+pub(super) fn below(fields: &Fields, parent: Option<&Parent>) -> bool {
+    parent.is_none_or(|parent| foreign_id(fields, parent.field) == Some(parent.key.id))
 }
 
 /// The refusal of a tag that no record can have.

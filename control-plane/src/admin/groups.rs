@@ -13,7 +13,7 @@ use shared::snapshot::Key;
 use uuid::Uuid;
 
 use super::error::Refusal;
-use super::show;
+use super::show::show;
 use crate::command::{Action, Body, Command, Selector, find};
 use crate::config::{Config, Fields, foreign_id};
 

@@ -8,7 +8,7 @@ use shared::entity::{Entity, Target};
 use shared::snapshot::Key;
 use uuid::Uuid;
 
-use super::show;
+use super::show::show;
 use crate::config::{Config, Fields};
 use crate::fleet::{Address, Fleet, Targets};
 

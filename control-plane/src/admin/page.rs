@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::endpoint::Parent;
 use super::error::Refusal;
-use super::show;
+use super::show::show;
 use crate::command::has_expired;
 use crate::config::{Config, Fields};
 

@@ -3,8 +3,7 @@
 use http::{Method, StatusCode};
 use shared::entity::{Certificate, ConsumerGroupConsumer, Definition, Entity, Target, definition};
 
-use super::below;
-use super::endpoint::{Endpoint, Parent, missing};
+use super::endpoint::{Endpoint, Parent, below, missing};
 use super::error::{NO_DATABASE, Refusal};
 use super::groups::Joined;
 use crate::command::{Action, Body, Selector, find};
