@@ -301,6 +301,29 @@ impl Serving {
         }
     }
 
+    /// How one connection is read and written, and how long its client may say nothing. One of HTTP/2 that does not answer a
+    /// ping is left after `farewell`.
+    fn protocol(&self, http2: bool, farewell: Duration) -> Builder<TokioExecutor> {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            // Runs from the connection's beginning, and from the end of each answer: it covers idle ones too.
+            .header_read_timeout(self.limits.idle);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD)
+            .keep_alive_interval(self.limits.idle)
+            .keep_alive_timeout(farewell);
+        if http2 {
+            builder.http2_only()
+        } else {
+            builder.http1_only()
+        }
+    }
+
     /// Answers the requests of one connection.
     async fn speak<S>(&self, stream: S, address: SocketAddr, http2: bool)
     where
@@ -336,24 +359,7 @@ impl Serving {
             }
         });
         let farewell = self.limits.idle.saturating_mul(SPELLS);
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            // Runs from the connection's beginning, and from the end of each answer: it covers idle ones too.
-            .header_read_timeout(self.limits.idle);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(MAX_HEAD)
-            .keep_alive_interval(self.limits.idle)
-            .keep_alive_timeout(farewell);
-        let builder = if http2 {
-            builder.http2_only()
-        } else {
-            builder.http1_only()
-        };
+        let builder = self.protocol(http2, farewell);
         let stream = Watched::new(stream, Arc::clone(&requests));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut stopped = self.stopped.clone();
