@@ -35,7 +35,7 @@ pub enum ExecuteError {
     #[error("forbidden")]
     Forbidden(#[from] Forbidden),
     /// The store's trouble.
-    #[error("committing")]
+    #[error("committing the change to the store")]
     Fault(#[from] JournalFault),
 }
 
@@ -212,20 +212,11 @@ impl Publisher {
     /// Carries `command` out for the control plane itself. Blocks on the store: not for an asynchronous
     /// thread.
     pub fn execute(&self, command: &Command, now: UnixTime) -> Result<Outcome, ExecuteError> {
-        self.execute_for(&Origin::system(), command, now)
+        self.execute_if(&Origin::system(), command, now, |_| true, |_, _| Ok(()))
     }
 
-    /// Carries `command` out in the workspace that `origin` asks. Blocks on the store.
-    pub fn execute_for(
-        &self,
-        origin: &Origin,
-        command: &Command,
-        now: UnixTime,
-    ) -> Result<Outcome, ExecuteError> {
-        self.execute_if(origin, command, now, |_| true, |_, _| Ok(()))
-    }
-
-    /// The same, if the workspace is as `holds` wants it, and `permits` has nothing against the change of it.
+    /// Carries `command` out in the workspace that `origin` asks, if that is as `holds` wants it and `permits` has nothing
+    /// against the change of it. Blocks on the store.
     pub fn execute_if(
         &self,
         origin: &Origin,
