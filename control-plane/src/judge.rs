@@ -89,12 +89,15 @@ fn check_key(settings: &Settings) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Draws the conclusions.
-pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
+/// Anyone who reaches the Admin API or the console beyond loopback could configure the gateway.
+fn check_exposure(
+    settings: &Settings,
+    admins: &[(&'static str, AdminListen)],
+    addresses: &[(&'static str, SocketAddr)],
+) -> Result<(), StartError> {
     let exposed =
         |address: &SocketAddr| !address.ip().is_loopback() && !settings.admin_allow_insecure;
-    let admins = settings.admins().map_err(StartError::Listeners)?;
-    for &(setting, AdminListen { address, tls, .. }) in &admins {
+    for &(setting, AdminListen { address, tls, .. }) in admins {
         let missing = if !tls {
             "TLS (`ssl` behind the address) and tokens (enforce_rbac)"
         } else if !settings.enforce_rbac {
@@ -110,8 +113,6 @@ pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
             });
         }
     }
-    let headers = Headers::read(&settings.headers).map_err(StartError::Headers)?;
-    let addresses = settings.addresses().map_err(StartError::Listeners)?;
     let mut consoles = addresses
         .iter()
         .filter(|(setting, _)| *setting == "console_listen");
@@ -122,6 +123,15 @@ pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
             missing: "TLS, which it has not: put a proxy in front, or forward a port",
         });
     }
+    Ok(())
+}
+
+/// Draws the conclusions.
+pub(crate) fn judge(settings: &Settings) -> Result<Judged, StartError> {
+    let admins = settings.admins().map_err(StartError::Listeners)?;
+    let headers = Headers::read(&settings.headers).map_err(StartError::Headers)?;
+    let addresses = settings.addresses().map_err(StartError::Listeners)?;
+    check_exposure(settings, &admins, &addresses)?;
     distinct(addresses).map_err(StartError::Listeners)?;
     let data = &settings.data_directory;
     for directory in [data.clone(), store_path(data)] {
