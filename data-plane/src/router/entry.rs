@@ -258,6 +258,19 @@ impl Values {
     }
 }
 
+/// The hosts of `route`, those with a port apart from the others. One empty group, if it has none.
+fn host_groups(route: &Route) -> Vec<Vec<HostRule>> {
+    let hosts = route.hosts.iter().flatten();
+    let hosts = hosts.map(|host| HostRule::parse(host.as_str()));
+    let (with_port, without): (Vec<_>, Vec<_>) = hosts.partition(|host| host.port.is_some());
+    let mut groups = vec![with_port, without];
+    groups.retain(|hosts| !hosts.is_empty());
+    if groups.is_empty() {
+        groups.push(Vec::new());
+    }
+    groups
+}
+
 /// The entries of `route`; what cannot be compiled goes to `faults`. None once there is no room to go on.
 pub(super) fn entries(
     number: usize,
@@ -298,21 +311,10 @@ pub(super) fn entries(
     if let Err(message) = methods(route) {
         fault("methods", message);
     }
-    let hosts: Vec<HostRule> = route
-        .hosts
-        .iter()
-        .flatten()
-        .map(|host| HostRule::parse(host.as_str()))
-        .collect();
+    let groups = host_groups(route);
+    let hosts = || groups.iter().flatten();
     let plain_hosts_only =
-        !hosts.is_empty() && hosts.iter().all(|host| host.kind == HostKind::Exact);
-    let (with_port, without): (Vec<_>, Vec<_>) =
-        hosts.into_iter().partition(|host| host.port.is_some());
-    let mut groups = vec![with_port, without];
-    groups.retain(|hosts| !hosts.is_empty());
-    if groups.is_empty() {
-        groups.push(Vec::new());
-    }
+        hosts().next().is_some() && hosts().all(|host| host.kind == HostKind::Exact);
     let named = route
         .snis
         .as_ref()
