@@ -211,6 +211,24 @@ fn document(
     keys: &ClientKeys,
     findings: &mut Findings,
 ) {
+    own_name(rules, metadata, findings);
+    let is_signed = rules.config.sign_in.require_signed_request_object;
+    if rules.methods.authorization_code
+        && is_signed.unwrap_or_else(|| announces(metadata, "require_signed_request_object"))
+    {
+        armed::requests(rules, keys, findings);
+    }
+    endpoints(rules, metadata, findings);
+    supported(rules, metadata, findings);
+}
+
+/// Whether the provider says of itself what `name` means.
+fn announces(metadata: &Map<String, Value>, name: &str) -> bool {
+    metadata.get(name) == Some(&Value::Bool(true))
+}
+
+/// Whether the provider names itself as it is configured.
+fn own_name(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Findings) {
     let found = metadata
         .get("issuer")
         .and_then(Value::as_str)
@@ -231,18 +249,15 @@ fn document(
             fix,
         );
     }
+}
+
+/// Whether the provider offers the endpoints that are needed and not configured.
+fn endpoints(rules: &Rules, metadata: &Map<String, Value>, findings: &mut Findings) {
     let config = &rules.config;
     // Theirs is another, which is known.
     let own = [Some(Preset::Cognito), Some(Preset::Auth0)].contains(&config.provider.preset);
     let logs_out = logs_out(config) && !own;
     let vouches = listed(rules, AuthMethod::Userinfo);
-    let announces = |name: &str| metadata.get(name) == Some(&Value::Bool(true));
-    let is_signed = config.sign_in.require_signed_request_object;
-    if rules.methods.authorization_code
-        && is_signed.unwrap_or_else(|| announces("require_signed_request_object"))
-    {
-        armed::requests(rules, keys, findings);
-    }
     for (name, own, needed, fatal) in [
         (
             "authorization_endpoint",
@@ -263,7 +278,10 @@ fn document(
             "pushed_authorization_request_endpoint",
             &config.sign_in.pushed_authorization_request_endpoint,
             rules.methods.authorization_code
-                && pushes(rules, announces("require_pushed_authorization_requests")),
+                && pushes(
+                    rules,
+                    announces(metadata, "require_pushed_authorization_requests"),
+                ),
             true,
         ),
         (
@@ -304,7 +322,6 @@ fn document(
             findings.warn("endpoints", &detail, &fix);
         }
     }
-    supported(rules, metadata, findings);
 }
 
 /// Whether the configuration says what means logout.

@@ -10,9 +10,10 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use super::config::ProofOfPossession;
+use super::config::access::Access;
 use super::page;
 use super::possession::ALGORITHMS;
-use super::rules::Rules;
+use super::rules::{Client, Rules};
 use crate::answer;
 
 /// Reasons that say that somebody made a token up, or shows one that is not theirs.
@@ -298,19 +299,13 @@ impl Failure {
         challenge
     }
 
-    /// The answer for the client at position `client`.
-    ///
-    /// A person who was signing in gets a page, if `page` says that one can be shown.
-    pub(super) fn answer(
+    /// The status, what it means to a person, and where `client` has them sent instead.
+    fn shown<'a>(
         &self,
-        rules: &Rules,
-        client: usize,
-        request_id: &str,
-        page: bool,
-    ) -> Response<Bytes> {
-        let access = &rules.config.access;
-        let client = rules.client(client);
-        let (status, text, target) = match self.class {
+        access: &'a Access,
+        client: &'a Client,
+    ) -> (StatusCode, &'a str, Option<&'a str>) {
+        match self.class {
             Class::BadRequest => (StatusCode::BAD_REQUEST, "Bad request", None),
             Class::Unauthorized => (
                 StatusCode::UNAUTHORIZED,
@@ -343,7 +338,21 @@ impl Failure {
                 "The OpenID provider is unavailable",
                 client.unexpected_redirect_uri.as_deref(),
             ),
-        };
+        }
+    }
+
+    /// The answer for the client at position `client`.
+    ///
+    /// A person who was signing in gets a page, if `page` says that one can be shown.
+    pub(super) fn answer(
+        &self,
+        rules: &Rules,
+        client: usize,
+        request_id: &str,
+        page: bool,
+    ) -> Response<Bytes> {
+        let access = &rules.config.access;
+        let (status, text, target) = self.shown(access, rules.client(client));
         if let Some(target) = target {
             return answer::redirect(target, request_id);
         }

@@ -24,7 +24,7 @@ use super::failure::{Failure, LOGOUT_FORGED};
 use super::loops;
 use super::opened::{self, Opened, Sought};
 use super::page;
-use super::provider;
+use super::provider::{self, Document};
 use super::request;
 use super::rules::{Ends, Rules};
 use super::session::Session;
@@ -153,23 +153,7 @@ pub(super) async fn run(
     }
     opened::destroy(rules, exchange, host, jar);
     loops::forget(rules, exchange, jar);
-    let now = host.now();
-    let ring = &exchange.environment.session_keys;
-    let ids = match (sought, &rules.storage) {
-        (Ok(Sought::Open(open)), _) => vec![open.session.id.clone()],
-        (Err(_), Some(_)) => session_store::tickets(rules, ring, jar, now)
-            .map(|(_, id)| id)
-            .collect(),
-        _ => Vec::new(),
-    };
-    for id in ids {
-        let revocation = Revocation {
-            id: Revocation::session(&id),
-            before: Revocation::FOR_GOOD,
-            expires_at: rules.forgotten_at(Ends::Session, ring, now),
-        };
-        end_everywhere(host, revocation).await;
-    }
+    end_here(rules, exchange, host, jar, sought).await;
     let client = match session {
         Some(open) => open.session.client,
         None => request::client(rules, exchange).await,
@@ -181,14 +165,7 @@ pub(super) async fn run(
         revoke(rules, host, client, &open.session);
     }
     let after = rules.client(client).logout_redirect_uri.as_deref();
-    let configured = rules.config.client.end_session_endpoint.as_deref();
-    let discovered = document
-        .as_ref()
-        .and_then(|document| document.end_session_endpoint.as_deref());
-    // Cognito discovers one that takes arguments of its own.
-    let cognito = rules.config.provider.preset == Some(Preset::Cognito);
-    let endpoint = configured.or(discovered.filter(|_| !cognito));
-    let Some(endpoint) = endpoint.and_then(|endpoint| Url::parse(endpoint).ok()) else {
+    let Some(endpoint) = end_session_endpoint(rules, document.as_deref()) else {
         let known = document
             .as_ref()
             .and_then(|document| document.authorization_endpoint.as_deref());
@@ -214,6 +191,43 @@ pub(super) async fn run(
         }
     }
     Ok(Flow::Answer(to_provider(exchange, &endpoint, arguments)))
+}
+
+/// Ends the sessions of a browser on all nodes.
+async fn end_here(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    sought: &Result<Sought, Failure>,
+) {
+    let now = host.now();
+    let ring = &exchange.environment.session_keys;
+    let ids = match (sought, &rules.storage) {
+        (Ok(Sought::Open(open)), _) => vec![open.session.id.clone()],
+        (Err(_), Some(_)) => session_store::tickets(rules, ring, jar, now)
+            .map(|(_, id)| id)
+            .collect(),
+        _ => Vec::new(),
+    };
+    for id in ids {
+        let revocation = Revocation {
+            id: Revocation::session(&id),
+            before: Revocation::FOR_GOOD,
+            expires_at: rules.forgotten_at(Ends::Session, ring, now),
+        };
+        end_everywhere(host, revocation).await;
+    }
+}
+
+/// Where the provider ends its own session, if it can be asked to (OpenID Connect RP-Initiated Logout §2).
+fn end_session_endpoint(rules: &Rules, document: Option<&Document>) -> Option<Url> {
+    let configured = rules.config.client.end_session_endpoint.as_deref();
+    let discovered = document.and_then(|document| document.end_session_endpoint.as_deref());
+    // Cognito discovers one that takes arguments of its own.
+    let cognito = rules.config.provider.preset == Some(Preset::Cognito);
+    let endpoint = configured.or(discovered.filter(|_| !cognito))?;
+    Url::parse(endpoint).ok()
 }
 
 /// The logout of a provider that has one with arguments of its own: Cognito's and Auth0's, beside their authorization

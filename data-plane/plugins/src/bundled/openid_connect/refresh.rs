@@ -120,15 +120,6 @@ pub(super) async fn refresh(
             pilot.land(&outcome);
             return of_now(rules, host, ring, &want, asked, outcome).await;
         }
-        let Asked {
-            client,
-            id_token,
-            session,
-            spared_until,
-            passed_on,
-            steps,
-            ..
-        } = asked;
         let mut refresh = Refresh {
             rules: Arc::clone(rules),
             host: host.clone(),
@@ -136,13 +127,13 @@ pub(super) async fn refresh(
             first,
             key,
             refreshes: Arc::clone(&refreshes),
-            client,
+            client: asked.client,
             want,
-            id_token: id_token.map(str::to_owned),
-            session: session.map(str::to_owned),
-            spared_until,
-            passed_on,
-            steps,
+            id_token: asked.id_token.map(str::to_owned),
+            session: asked.session.map(str::to_owned),
+            spared_until: asked.spared_until,
+            passed_on: asked.passed_on,
+            steps: asked.steps,
         };
         host.spawn(Box::pin(async move {
             let (outcome, is_ours) = refresh.run().await;
@@ -151,20 +142,7 @@ pub(super) async fn refresh(
                 Ok(_) => debug!(issuer = rules.issuer, "tokens refreshed"),
                 Err(failure) => info!(issuer = rules.issuer, error = %failure, "refresh failed"),
             }
-            let late = now.saturating_add(LATE);
-            let until = match &outcome {
-                Ok(tokens) if refresh.session.is_none() => {
-                    let lasts = lasts_until(rules, tokens, now);
-                    match (refresh.want.is_kept, refresh.want.used_up(tokens)) {
-                        (true, _) => lasts,
-                        (false, true) => lasts.min(late),
-                        (false, false) => now,
-                    }
-                }
-                // No session hangs on it, and it may be taken the next time.
-                Err(_) if refresh.session.is_none() => now,
-                _ => late,
-            };
+            let until = refresh.remembered_until(&outcome, now);
             refreshes.results.remember(key, &outcome, until, now);
             pilot.land(&outcome);
             if is_ours {
@@ -248,6 +226,24 @@ fn lasts_until(rules: &Rules, tokens: &Tokens, now: UnixTime) -> UnixTime {
 }
 
 impl<H: Host> Refresh<H> {
+    /// Until when the outcome serves whoever comes later with the same token.
+    fn remembered_until(&self, outcome: &Outcome, now: UnixTime) -> UnixTime {
+        let late = now.saturating_add(LATE);
+        match outcome {
+            Ok(tokens) if self.session.is_none() => {
+                let lasts = lasts_until(&self.rules, tokens, now);
+                match (self.want.is_kept, self.want.used_up(tokens)) {
+                    (true, _) => lasts,
+                    (false, true) => lasts.min(late),
+                    (false, false) => now,
+                }
+            }
+            // No session hangs on it, and it may be taken the next time.
+            Err(_) if self.session.is_none() => now,
+            _ => late,
+        }
+    }
+
     /// The result, and whether it was for this node to have it.
     async fn run(&mut self) -> (Outcome, bool) {
         let Some(claim) = self.claim().await else {

@@ -11,7 +11,20 @@ const LONGEST_ATTRIBUTE: usize = 1024;
 
 /// Finds them.
 pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &mut FieldErrors) {
-    let (session, sign_in, logout) = (&config.session, &config.sign_in, &config.logout);
+    cookies(config, errors);
+    if has_idle_certificate(config) {
+        errors.add(
+            &["tls_client_auth_cert_id"],
+            "would be presented nowhere: set client_auth to tls_client_auth or self_signed_tls_client_auth, or leave it out",
+        );
+    }
+    redirect_uris(config, errors);
+    suffixes(config, errors);
+}
+
+/// Cookies that no browser keeps, or of which one is taken for another.
+fn cookies(config: &OpenidConnect, errors: &mut FieldErrors) {
+    let (session, sign_in) = (&config.session, &config.sign_in);
     let places = config.credentials.bearer_token_param_type.as_deref();
     let in_cookie = places.unwrap_or_default().contains(&TokenPlace::Cookie);
     let ours = [
@@ -24,12 +37,6 @@ pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &
         errors.add(
             &["bearer_token_cookie_name"],
             "must differ from the names of the gateway's own cookies",
-        );
-    }
-    if has_idle_certificate(config) {
-        errors.add(
-            &["tls_client_auth_cert_id"],
-            "would be presented nowhere: set client_auth to tls_client_auth or self_signed_tls_client_auth, or leave it out",
         );
     }
     for (field, path) in [
@@ -46,19 +53,29 @@ pub(in crate::bundled::openid_connect) fn find(config: &OpenidConnect, errors: &
             );
         }
     }
-    let returns = sign_in.redirect_uri.iter().flatten();
+}
+
+/// URLs of which no sign-in comes back.
+fn redirect_uris(config: &OpenidConnect, errors: &mut FieldErrors) {
+    let sign_in = &config.sign_in;
+    let mut returns = sign_in.redirect_uri.iter().flatten();
     if sign_in.response_mode.is_posted() && returns.clone().any(|uri| is_plain(uri)) {
         errors.add(
             &["redirect_uri"],
             "must be https where response_mode is form_post or form_post.jwt, but for loopback addresses: no browser keeps the sign-in's cookie for a form of another site otherwise",
         );
     }
-    if returns.clone().any(|uri| is_never_asked_for(uri)) {
+    if returns.any(|uri| is_never_asked_for(uri)) {
         errors.add(
             &["redirect_uri"],
             "no request for it would be accepted: a % in its path must begin two hexadecimal digits, which are not 00",
         );
     }
+}
+
+/// Ends of paths of which one hides another, or takes the requests of a sign-in.
+fn suffixes(config: &OpenidConnect, errors: &mut FieldErrors) {
+    let (sign_in, logout) = (&config.sign_in, &config.logout);
     // In the order in which a path is held against them.
     let suffixes = [
         (
