@@ -1,6 +1,7 @@
 //! Requests to the token and revocation endpoints (RFC 6749 §3.2, RFC 7009).
 
 mod answer;
+mod client;
 mod discovered;
 mod endpoint;
 mod parameters;
@@ -10,37 +11,29 @@ mod rotation;
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use form_urlencoded::{Serializer, byte_serialize};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::clock::UnixTime;
-use shared::secret::Secret;
 use shared::telemetry::chain;
 use tracing::{error, warn};
 
 use self::answer::{explains, is_for_now, is_named, is_of_client, read, refusal};
+pub(super) use self::client::{Caller, Post, presenting};
 pub(super) use self::discovered::discovered;
 pub(super) use self::endpoint::Endpoint;
 pub(super) use self::parameters::{have_same_words, verify_parameters};
 pub(super) use self::pushed_request::{push, push_failure};
 pub(super) use self::revocation::revoke;
 pub(super) use self::rotation::{Exchanged, post, post_guarded};
-use super::assertion::{self, Audience};
-use super::config::{ClientAuth, SigningAlgorithm};
 use super::failure::Failure;
 use super::provider::{self, Document, ProviderError, is_missing};
 use super::request;
 use super::rules::{Rules, is_ours};
 use super::session::Session;
-use crate::client_keys;
-use crate::client_keys::signer::Signer;
 use crate::exchange::Exchange;
-use crate::host::{FetchLimits, Host, Repeatable};
+use crate::host::{Host, Repeatable};
 
 /// Longest answer of the token endpoint, in bytes.
 const ANSWER_LIMIT: usize = 1024 * 1024;
@@ -135,20 +128,6 @@ impl PassedOn {
     }
 }
 
-/// A form to be posted to the provider.
-#[derive(Clone)]
-pub(super) struct Post<'a> {
-    pub(super) endpoint: &'a str,
-    pub(super) form: Vec<(String, String)>,
-    /// Further headers. An `Authorization` among them takes the place of the client's.
-    pub(super) headers: &'a [(HeaderName, HeaderValue)],
-    pub(super) accept: &'static str,
-    /// Whether it may be sent twice.
-    pub(super) repeatable: Repeatable,
-}
-
-shared::unsaid!(Post<'a>);
-
 /// Adds the arguments whose names are not taken: what comes from a client never replaces or doubles
 /// what the gateway says itself.
 pub(super) fn add_missing(form: &mut Vec<(String, String)>, given: Vec<(String, String)>) {
@@ -208,44 +187,6 @@ impl TokenError {
                 ..Failure::faulty(code, what)
             },
             Self::Provider(error) => error.failure(),
-        }
-    }
-}
-
-/// Who a request to the provider comes from.
-#[derive(Clone, Copy)]
-pub(super) struct Caller<'a> {
-    pub(super) id: &'a str,
-    pub(super) secret: Option<&'a str>,
-    /// How it proves that. `None`: as discovery says.
-    pub(super) auth: Option<ClientAuth>,
-    /// Its other secret, if it has two.
-    pub(super) spare: Option<&'a str>,
-    pub(super) key_signer: Option<&'a Signer>,
-    /// Its position among those that are configured, for which the cluster's keys may speak.
-    pub(super) position: Option<usize>,
-    /// The algorithm of its assertions, if one is configured.
-    pub(super) algorithm: Option<SigningAlgorithm>,
-    /// Whom they are for.
-    pub(super) audience: Audience,
-}
-
-impl<'a> Caller<'a> {
-    /// The configured client at `position`.
-    pub(super) fn configured(rules: &'a Rules, position: usize) -> Self {
-        let client = rules.client(position);
-        let text = |secret: &'a Option<Secret<String>>| {
-            secret.as_ref().map(|secret| secret.expose().as_str())
-        };
-        Self {
-            id: &client.id,
-            secret: text(&client.secret),
-            auth: client.auth,
-            spare: text(&client.spare),
-            key_signer: client.key_signer.as_ref(),
-            position: Some(position),
-            algorithm: client.algorithm,
-            audience: Audience::default(),
         }
     }
 }
@@ -348,27 +289,29 @@ pub(super) async fn request_as(
         warn!(issuer = rules.issuer, error = %chain(error), "the token endpoint failed");
     })?;
     if !answer.status().is_success() {
-        let code = refusal(answer.body());
-        warn!(
-            issuer = rules.issuer,
-            status = answer.status().as_u16(),
-            code,
-            "the token endpoint refused"
-        );
-        let status = answer.status().as_u16();
-        return Err(if is_for_now(code) {
-            TokenError::Provider(ProviderError::Status(status))
-        } else if explains(answer.status(), code) {
-            TokenError::Refused(code)
-        } else {
-            TokenError::Unexplained(status)
-        });
+        return Err(refused(rules, &answer));
     }
     let mut tokens = read(answer.body(), host.now()).inspect_err(|error| {
         warn!(issuer = rules.issuer, %error, "the token endpoint's answer is unusable");
     })?;
     tokens.headers = replayed(rules, &grant, answer.headers());
     Ok(tokens)
+}
+
+/// What an answer means that brings no tokens.
+fn refused(rules: &Rules, answer: &Response<Bytes>) -> TokenError {
+    let (code, status) = (refusal(answer.body()), answer.status().as_u16());
+    warn!(
+        issuer = rules.issuer,
+        status, code, "the token endpoint refused"
+    );
+    if is_for_now(code) {
+        TokenError::Provider(ProviderError::Status(status))
+    } else if explains(answer.status(), code) {
+        TokenError::Refused(code)
+    } else {
+        TokenError::Unexplained(status)
+    }
 }
 
 /// The headers of the token endpoint's answer that the client shall see (Kong 3.9, `token_headers_*`).
@@ -391,127 +334,6 @@ fn replayed(rules: &Rules, grant: &str, answer: &HeaderMap) -> Vec<(HeaderName, 
                 .map(move |value| (name.clone(), value.clone()))
         })
         .collect()
-}
-
-/// Posts a form as the client, with one of its secrets.
-async fn post_once(
-    rules: &Rules,
-    document: &Document,
-    caller: Caller<'_>,
-    host: &impl Host,
-    post: Post<'_>,
-) -> Result<Response<Bytes>, ProviderError> {
-    let Post {
-        endpoint,
-        mut form,
-        headers: extra,
-        accept,
-        repeatable,
-    } = post;
-    let offered = document.token_auth_methods.as_deref();
-    let auth = caller.auth.unwrap_or_else(|| discovered(offered, caller));
-    let mut authorization = None;
-    let keys = if auth == ClientAuth::PrivateKeyJwt && caller.key_signer.is_none() {
-        client_keys::made(host).await
-    } else {
-        host.client_keys()
-    };
-    let mut limits = FetchLimits {
-        repeatable,
-        ..provider::limits(rules, ANSWER_LIMIT)
-    };
-    match (auth, caller.secret) {
-        (ClientAuth::ClientSecretBasic, Some(secret)) => {
-            // Both are form-encoded first (RFC 6749 §2.3.1).
-            let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-            let pair = format!("{}:{}", encode(caller.id), encode(secret));
-            let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair)))
-                .map_err(|_| ProviderError::Unusable("the client id is no header value"))?;
-            value.set_sensitive(true);
-            authorization = Some(value);
-        }
-        (ClientAuth::ClientSecretPost, Some(secret)) => {
-            name_client(&mut form, caller.id);
-            form.push(("client_secret".to_owned(), secret.to_owned()));
-        }
-        (ClientAuth::ClientSecretJwt | ClientAuth::PrivateKeyJwt, _) => {
-            let of_secret = |secret| Signer::of_secret(secret, caller.algorithm);
-            let by_secret = caller.secret.map(of_secret);
-            let signer = match auth {
-                ClientAuth::PrivateKeyJwt => {
-                    caller.key_signer.or_else(|| keys.signer(caller.algorithm))
-                }
-                _ => by_secret.as_ref(),
-            };
-            let audience = match caller.audience {
-                Audience::Endpoint => endpoint,
-                Audience::Issuer => &document.issuer,
-            };
-            let assertion = signer
-                .and_then(|signer| assertion::sign(signer, caller.id, audience, host))
-                .ok_or(ProviderError::Unarmed(
-                    "there is no key that signs the client's assertion",
-                ))?;
-            // Some providers refuse a client_id beside it.
-            form.push((
-                "client_assertion_type".to_owned(),
-                assertion::KIND.to_owned(),
-            ));
-            form.push(("client_assertion".to_owned(), assertion));
-        }
-        (ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth, _) => {
-            name_client(&mut form, caller.id);
-            limits = presenting(rules, host, limits)?;
-        }
-        _ => name_client(&mut form, caller.id),
-    }
-    let body = Serializer::new(String::new()).extend_pairs(form).finish();
-    let mut request = Request::post(provider::target(endpoint)?)
-        .body(Bytes::from(body))
-        .map_err(|_| ProviderError::Unusable("an endpoint cannot be asked"))?;
-    let headers = request.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/x-www-form-urlencoded"),
-    );
-    headers.insert(ACCEPT, HeaderValue::from_static(accept));
-    for (name, value) in extra {
-        headers.append(name, value.clone());
-    }
-    if let Some(authorization) = authorization
-        && !headers.contains_key(AUTHORIZATION)
-    {
-        headers.insert(AUTHORIZATION, authorization);
-    }
-    host.fetch(request, limits)
-        .await
-        .map_err(ProviderError::Fetch)
-}
-
-/// The limits of a call that presents the client's certificate.
-pub(super) fn presenting(
-    rules: &Rules,
-    host: &impl Host,
-    limits: FetchLimits,
-) -> Result<FetchLimits, ProviderError> {
-    let keys = host.client_keys();
-    let found = rules.certificate.and_then(|id| keys.certificates.get(&id));
-    let certificate = found.ok_or(ProviderError::Unarmed(
-        "the certificate of tls_client_auth_cert_id is not there",
-    ))?;
-    Ok(FetchLimits {
-        certificate: Some(Arc::clone(certificate)),
-        verify_tls: rules.config.client.tls_client_auth_ssl_verify,
-        ..limits
-    })
-}
-
-/// Says which client it is that asks, if it is one and the form does not say so yet.
-fn name_client(form: &mut Vec<(String, String)>, id: &str) {
-    if id.is_empty() {
-        return;
-    }
-    add_missing(form, vec![("client_id".to_owned(), id.to_owned())]);
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use tracing::{info, warn};
 use url::Url;
 
 use super::answer::{is_named, refusal};
+use super::client::post_once;
 use super::discovered::algorithm;
-use super::{Caller, Endpoint, Post, discovered, post_once};
+use super::{Caller, Endpoint, Post, discovered};
 use crate::bundled::openid_connect::assertion::Audience;
 use crate::bundled::openid_connect::config::ClientAuth;
 use crate::bundled::openid_connect::provider::{self, Document, ProviderError};
