@@ -1,6 +1,5 @@
 //! The gateway's own cookies in a request's `Cookie` header and in `Set-Cookie`.
 
-mod attributes;
 mod glimpse;
 
 use std::cell::Cell;
@@ -9,25 +8,19 @@ use std::ops::Range;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
-pub(crate) use self::attributes::Attributes;
 pub(super) use self::glimpse::Glimpse;
 use super::config::OpenidConnect;
 use super::rules::Methods;
 use crate::credentials::cookies::{Cookie, split};
+use crate::sessions::cookie::HOST_PREFIX;
+pub(super) use crate::sessions::cookie::{Attributes, CHUNK};
 use crate::sessions::seal::claimed_chunks;
-
-/// Characters of a chunk: with its name and attributes it stays under the 4,096 bytes that browsers
-/// keep (RFC 6265bis §5.6).
-pub(crate) const CHUNK: usize = 3800;
 
 /// Most chunks of a session (Kong 3.9: nine).
 pub(super) const MOST_CHUNKS: u8 = 9;
 
 /// How many characters of its digest name an audience. No chunk has as many.
 pub(super) const AUDIENCE: usize = 16;
-
-/// What browsers take from nobody but the very host over TLS (RFC 6265bis §4.1.3.2).
-const HOST_PREFIX: &str = "__Host-";
 
 /// The names that are ours.
 #[derive(Debug)]

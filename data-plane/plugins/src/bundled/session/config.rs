@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 use shared::types::Set;
 
-use crate::bundled::openid_connect::config::{SameSite, SessionHeader};
 use crate::config::values::{Number, SecretText, yes};
+use crate::sessions::cookie::SameSite;
+use crate::sessions::facts::SessionHeader;
 use crate::sessions::session_keys::first_of;
 
 /// Configuration of `session`.

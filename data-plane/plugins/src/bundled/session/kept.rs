@@ -10,9 +10,9 @@ use shared::clock::UnixTime;
 use shared::entity::{Consumer, Revocation};
 use uuid::Uuid;
 
-use crate::bundled::openid_connect::config::SessionHeader;
 use crate::credentials::identity_headers;
 use crate::host::Host;
+use crate::sessions::facts::SessionHeader;
 
 /// Longest time between two notes of a session's use. Each one is a `Set-Cookie`.
 const TOUCH: Duration = Duration::from_mins(1);

@@ -1,12 +1,13 @@
 //! The values that parameters take.
 
-use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use shared::entity::SigningAlgorithm;
 
 pub use crate::config::values::{Number, SecretText};
+pub use crate::sessions::cookie::SameSite;
+pub use crate::sessions::facts::SessionHeader;
 
 /// A credential or grant.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -167,20 +168,6 @@ impl ResponseMode {
     }
 }
 
-/// `SameSite` attribute of a cookie.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum SameSite {
-    /// Only with requests from our own site.
-    Strict,
-    /// Also when another site links to us.
-    Lax,
-    /// With every request.
-    None,
-    /// No attribute: what the browser takes as its default.
-    #[default]
-    Default,
-}
-
 /// Where a bearer token may be.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -296,35 +283,6 @@ pub enum Bind {
     Scheme,
     /// The header `User-Agent`.
     UserAgent,
-}
-
-/// A fact of a session that may be sent as a header.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum SessionHeader {
-    Id,
-    Audience,
-    Subject,
-    Timeout,
-    IdlingTimeout,
-    RollingTimeout,
-    AbsoluteTimeout,
-}
-
-impl SessionHeader {
-    /// The header that carries it (Kong 3.9, `session_request_headers`).
-    pub const fn header(self) -> HeaderName {
-        HeaderName::from_static(match self {
-            Self::Id => "session-id",
-            Self::Audience => "session-audience",
-            Self::Subject => "session-subject",
-            Self::Timeout => "session-timeout",
-            Self::IdlingTimeout => "session-idling-timeout",
-            Self::RollingTimeout => "session-rolling-timeout",
-            Self::AbsoluteTimeout => "session-absolute-timeout",
-        })
-    }
 }
 
 /// Whether a token must be bound to a key of the client.

@@ -1,13 +1,34 @@
-//! The attributes that cookies are set with, and taken back by.
+//! Cookies as browsers keep them: the attributes that they are set with and taken back by, and how long one may be.
 
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 
-use super::HOST_PREFIX;
-use crate::bundled::openid_connect::config::SameSite;
-use crate::sessions::session_keys::LONGEST;
+use super::session_keys::LONGEST;
+
+/// Characters of a chunk: with its name and attributes it stays under the 4,096 bytes that browsers
+/// keep (RFC 6265bis §5.6).
+pub(crate) const CHUNK: usize = 3800;
+
+/// What browsers take from nobody but the very host over TLS (RFC 6265bis §4.1.3.2).
+pub(crate) const HOST_PREFIX: &str = "__Host-";
+
+/// `SameSite` attribute of a cookie.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum SameSite {
+    /// Only with requests from our own site.
+    Strict,
+    /// Also when another site links to us.
+    Lax,
+    /// With every request.
+    None,
+    /// No attribute: what the browser takes as its default.
+    #[default]
+    Default,
+}
 
 /// The attributes of a cookie.
 #[derive(Clone, Debug)]
@@ -26,7 +47,7 @@ pub(crate) struct Attributes {
 
 impl Attributes {
     /// Whether names get the prefix `__Host-`: such a cookie is secure, for one host, and for all of it.
-    pub(in crate::bundled::openid_connect) fn is_prefixed(&self, https: bool) -> bool {
+    pub(crate) fn is_prefixed(&self, https: bool) -> bool {
         self.host_prefix
             && self.secure.unwrap_or(https)
             && self.domain.is_none()
@@ -39,7 +60,7 @@ impl Attributes {
     }
 
     /// `Set-Cookie` for `value`, kept for `lifetime`.
-    pub(in crate::bundled::openid_connect) fn set_for(
+    pub(crate) fn set_for(
         &self,
         name: &str,
         value: &str,
