@@ -25,7 +25,7 @@ pub mod request_id;
 pub mod sessions;
 pub mod state;
 pub mod stream;
-pub mod succession;
+mod succession;
 #[cfg(test)]
 mod testing;
 pub mod trace;

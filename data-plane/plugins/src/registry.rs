@@ -4,6 +4,7 @@
 mod absent;
 mod references;
 mod sealing;
+pub mod succession;
 
 use std::net::IpAddr;
 use std::sync::LazyLock;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use plugins::succession::KINDS;
+use plugins::registry::succession::KINDS;
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
 use shared::signature::Verifier;
@@ -101,7 +101,7 @@ impl Given {
     /// What the filters of `node` go on with, and nothing else: it may be long, and is of less matter than the rest.
     pub(crate) fn of_filters(node: &Node) -> Self {
         Self {
-            filters: plugins::succession::give(&node.states, UnixTime::now()),
+            filters: plugins::registry::succession::give(&node.states, UnixTime::now()),
             ..Self::default()
         }
     }
@@ -147,7 +147,7 @@ impl Given {
         node.revocations.add(self.revocations.iter().copied(), now);
         node.unstored.take_over(&self.unstored, now);
         node.questions.given.are_of_another(&self.flights);
-        plugins::succession::take(&node.states, &self.filters, now);
+        plugins::registry::succession::take(&node.states, &self.filters, now);
         if let Some(live) = node.live.load().as_ref() {
             let balancers = live.balancers(&node.balancers);
             unhealthy::take(balancers, &self.unhealthy);
@@ -450,7 +450,7 @@ pub(super) mod tests {
             [&proof[..], &until.to_be_bytes()].concat()
         });
         let counted = [proofs.collect(), Vec::new(), Vec::new()];
-        plugins::succession::take(&proxy.node().states, &counted, UnixTime::now());
+        plugins::registry::succession::take(&proxy.node().states, &counted, UnixTime::now());
         (proxy, counted)
     }
 

@@ -12,7 +12,7 @@ use super::super::possession::thumbprint;
 use super::gateway::{Browser, Gateway, Reply, judged};
 use super::provider::SigningKey;
 use crate::host::redis;
-use crate::succession;
+use crate::registry::succession;
 use crate::testing::{Request, START};
 
 fn gateway(more: &Value) -> Gateway {
