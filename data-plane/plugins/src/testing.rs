@@ -24,7 +24,7 @@ pub(crate) use self::answer::{Answer, answer_of};
 use self::cores::OfCore;
 pub(crate) use self::reply::{Replied, left, log_of, logged, reply_of, unrouted};
 pub(crate) use self::request::{Request, glance};
-pub(crate) use self::values::{config, consumer, key_ring, session_key};
+pub(crate) use self::values::{consumer, key_ring, session_key};
 use crate::client_keys::ClientKeys;
 use crate::host::ldap::{LdapError, LdapServer};
 use crate::host::redis::{Command, RedisError, RedisServer, Reply};

@@ -7,7 +7,6 @@ use shared::entity::Consumer;
 use shared::secret::Secret;
 use uuid::Uuid;
 
-use crate::bundled::openid_connect::OpenidConnect;
 use crate::sessions::session_keys::{KeyRing, SessionKey};
 
 /// A ring with one key that is active.
@@ -32,9 +31,4 @@ pub(crate) fn consumer(username: &str, custom_id: Option<&str>) -> Arc<Consumer>
         "id": id, "username": username, "custom_id": custom_id, "tags": null,
     });
     Arc::new(serde_json::from_value(consumer).unwrap())
-}
-
-/// A configuration with defaults only.
-pub(crate) fn config(issuer: &str) -> OpenidConnect {
-    serde_json::from_value(json!({ "issuer": issuer })).unwrap()
 }

@@ -498,11 +498,8 @@ fn rule_69_an_upstream_may_not_set_our_cookies() {
 #[test]
 fn rule_61_cookies_of_the_first_format_stay_readable() {
     let value = include_str!("../../../../testdata/session-1.cookie").trim();
-    let rules = super::super::rules::Rules::new(
-        crate::testing::config("https://idp.example"),
-        uuid::Uuid::from_u128(7),
-    )
-    .unwrap();
+    let config = serde_json::from_value(json!({ "issuer": "https://idp.example" })).unwrap();
+    let rules = super::super::rules::Rules::new(config, uuid::Uuid::from_u128(7)).unwrap();
     let start = crate::testing::START;
     let (session, key) =
         super::super::session::open("session", &rules, &key_ring(), value, start).unwrap();
