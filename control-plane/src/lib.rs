@@ -116,7 +116,7 @@ pub enum StartError {
     )]
     NoCertificate,
     /// The Admin API's certificate.
-    #[error("admin_certificate, admin_key")]
+    #[error("loading the Admin API's certificate (admin_certificate, admin_key)")]
     AdminCertificate(#[source] shared::tls::TlsError),
     /// The file with the token cannot be used.
     #[error(transparent)]

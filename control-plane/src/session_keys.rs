@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_mins(15);
 /// the default absolute limit of a remembered session.
 const LEAST: Duration = Duration::from_hours(30 * 24);
 
-/// Clocks differ.
+/// How far the clocks of nodes and control planes may differ.
 const LEEWAY: Duration = Duration::from_mins(5);
 
 /// How long a revoked key stays in sight.
@@ -43,11 +43,11 @@ const SHOWN: Duration = Duration::from_hours(24);
 /// Why keys are not revoked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RevokeError {
-    /// There is no such key that could be.
-    #[error("no such key")]
+    /// No key has this id, or it is revoked already.
+    #[error("there is no session key with this id to revoke")]
     Unknown,
-    /// The store's trouble.
-    #[error("committing")]
+    /// The store does not take the change.
+    #[error("committing the change to the store")]
     Journal(#[from] JournalFault),
 }
 

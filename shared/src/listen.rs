@@ -12,7 +12,7 @@ pub const BACKLOG: i32 = 4096;
 pub enum Listen<T> {
     /// `off`: there are none.
     Off,
-    /// Here is one.
+    /// An address, or whatever `T` stands for.
     At(T),
 }
 
@@ -106,11 +106,11 @@ pub fn distinct(
 /// What may stand behind an address, besides what every listener may have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Flag {
-    /// TLS is spoken.
+    /// The listener speaks TLS.
     Ssl,
-    /// Both versions of HTTP are spoken, as they always are.
+    /// The listener speaks HTTP/2 beside HTTP/1.1. Ours always do: without effect.
     Http2,
-    /// Datagrams are taken.
+    /// The listener takes datagrams (UDP).
     Udp,
     /// Each connection begins with a header of the PROXY protocol.
     ProxyProtocol,
@@ -132,11 +132,11 @@ impl Flag {
 pub struct Flags {
     /// The address.
     pub address: SocketAddr,
-    /// Whether `ssl` is there.
+    /// Whether the flag `ssl` is given.
     pub ssl: bool,
-    /// Whether `udp` is.
+    /// Whether the flag `udp` is given.
     pub udp: bool,
-    /// Whether `proxy_protocol` is.
+    /// Whether the flag `proxy_protocol` is given.
     pub proxy_protocol: bool,
     /// Most connections that wait to be accepted.
     pub backlog: i32,

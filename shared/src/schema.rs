@@ -126,9 +126,9 @@ pub struct Range {
 /// Limits of a length.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Length {
-    /// Shortest.
+    /// Shortest length.
     pub min: Option<u64>,
-    /// Longest.
+    /// Longest length.
     pub max: Option<u64>,
 }
 

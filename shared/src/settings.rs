@@ -339,7 +339,7 @@ mod tests {
         /// A list.
         #[arg(long, value_delimiter = ',', default_value = "a,b")]
         names: Vec<String>,
-        /// A truth.
+        /// A switch.
         #[arg(long, alias = "switched-on", default_value_t = true, action = clap::ArgAction::Set)]
         enabled: bool,
         /// A key.

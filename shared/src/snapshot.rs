@@ -145,11 +145,11 @@ impl fmt::Debug for Snapshot {
 /// Why changes do not fit a snapshot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PatchFault {
-    /// A record is to go that is not there.
-    #[error("a record is to be removed that is not there")]
+    /// A record that is to be removed does not exist.
+    #[error("a change removes a record that does not exist")]
     Missing,
     /// A record is named twice.
-    #[error("a record is changed twice")]
+    #[error("two changes are of the same record")]
     Twice,
 }
 

@@ -9,7 +9,7 @@ use rustls::CertificateError;
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Mistrust {
     /// No authority that is trusted has issued it.
-    #[error("no authority that is trusted here has issued it")]
+    #[error("its issuer is not a trusted authority")]
     Issuer,
     /// Its time is over.
     #[error("it has expired")]
@@ -18,10 +18,10 @@ pub enum Mistrust {
     #[error("it is not valid yet")]
     NotYet,
     /// It names other hosts.
-    #[error("it is for another name")]
+    #[error("it is for another host name")]
     Name,
     /// Anything else: an authority's own, one for clients, a weak or a broken one.
-    #[error("it is none that a server may have")]
+    #[error("it is not valid as the certificate of a server")]
     Other,
 }
 

@@ -7,18 +7,18 @@ use crate::network::Network;
 /// A host, as one can be written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Host<'a> {
-    /// A name.
+    /// A DNS name.
     Name(&'a str),
-    /// An address.
+    /// An IP address.
     Address(IpAddr),
 }
 
 /// Why a text is no host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum NoHost {
-    /// What stands after the colon is no port.
+    /// The text after the colon is not a port.
     Port,
-    /// The rest.
+    /// It is neither a DNS name nor an IP address.
     Form,
 }
 

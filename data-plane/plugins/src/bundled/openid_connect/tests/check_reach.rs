@@ -41,11 +41,15 @@ fn a_certificate_that_is_not_believed_is_told_from_a_provider_that_is_not_reache
         told(&report, "discovery")
     };
     for (why, detail, fix) in [
-        (Mistrust::Issuer, "no authority", "add that authority"),
+        (
+            Mistrust::Issuer,
+            "not a trusted authority",
+            "add that authority",
+        ),
         (Mistrust::Expired, "has expired", "renewed"),
         (Mistrust::NotYet, "not valid yet", "clock"),
-        (Mistrust::Name, "another name", "subjectAltName"),
-        (Mistrust::Other, "none that a server", "version 3"),
+        (Mistrust::Name, "another host name", "subjectAltName"),
+        (Mistrust::Other, "certificate of a server", "version 3"),
     ] {
         let told = fails(untrusted(why));
         assert!(
