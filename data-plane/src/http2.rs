@@ -1,23 +1,28 @@
 //! Connections of HTTP/2 as their bytes pass. The library that speaks it serves as many frames as come that carry nothing, for
-//! which the other end pays less than we do; so they are counted (RFC 9113 §10.5).
+//! which the other end pays less than we do; so they are counted (RFC 9113 §10.5). Nor does it mind how long a head takes to its
+//! end.
 //!
 //! ```text
-//!  Stream ─► Counted: received ─► Allowance ─► the library that speaks HTTP/2
-//!     ▲                                │               │
-//!     └── GOAWAY if it is used up ◄────┘◄──── sent ◄───┘
+//!  Stream ─► Counted: received ─► Allowance, Unfinished ─► the library that speaks HTTP/2
+//!     ▲                                │                           │
+//!     └── GOAWAY if one is used up ◄───┘◄───────── sent ◄──────────┘
 //! ```
+
+mod frames;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use shared::clock::monotonic;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::frames::{CONTINUATION, DATA, Frames, HEADERS, Head, PREFACE};
 use crate::memory::Held;
 use crate::stream::Stream;
+use crate::timer::Timer;
 
 /// Frames that carry nothing, of which the other end may send so many without a reason, in [`WITHIN`].
 const MOST: u32 = 1000;
@@ -30,28 +35,20 @@ const EACH: u32 = 10;
 const PART: u32 = 16 * 1024;
 /// As many as it may have left: it may come to read only after as much as its windows hold (RFC 9113 §6.9.1).
 const MOST_LEFT: u32 = (1 << 31) / PART * EACH;
-
-/// What a client says before its first frame (RFC 9113 §3.4).
-const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
-
-/// Kinds of frames (RFC 9113 §6).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const CONTINUATION: u8 = 9;
-
-/// The flag of the last frame of a head (RFC 9113 §6.2, §6.10).
-const END_HEADERS: u8 = 4;
+/// The same for heads that it has sent, whose answers earn it more.
+const MOST_OF_HEADS: u32 = 10 * MOST;
 
 /// What a head takes up, at most, that has not ended with its first frame: the library keeps its fields as it will hand them on,
 /// of which 3,900 fit into the list that it takes.
 const UNFINISHED: usize = 320 * 1024;
 
-/// GOAWAY with `ENHANCE_YOUR_CALM` (RFC 9113 §6.8, §7): any request may have been served.
-const FAREWELL: [u8; 17] = [
-    0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0xb,
-];
+/// GOAWAY with `ENHANCE_YOUR_CALM` (RFC 9113 §6.8, §7): no request of a stream behind the `last` has been served.
+fn farewell(last: u32) -> [u8; 17] {
+    let [a, b, c, d] = last.to_be_bytes();
+    [0, 0, 8, 7, 0, 0, 0, 0, 0, a, b, c, d, 0, 0, 0, 0xb]
+}
 
-/// A connection whose other end is cut off for sending too many frames that carry nothing.
+/// A connection whose other end is cut off for sending too many frames that carry nothing, or a head that does not end.
 #[derive(Debug)]
 pub(crate) struct Counted {
     stream: Stream,
@@ -61,13 +58,50 @@ pub(crate) struct Counted {
     sent: Frames,
     allowance: Allowance,
     head: Head,
-    /// What the head takes up, if it is unfinished, and a client's: of servers there are few, and somebody has chosen them.
-    held: Option<Held>,
+    /// The stream of the last head that is whole.
+    last: u32,
+    /// Whether the other end has been told that the connection ends.
+    left: bool,
+    /// Bounds what a client leaves unfinished: of servers there are few, and somebody has chosen them.
+    unfinished: Option<Unfinished>,
+}
+
+/// What is known of a head that a client has not sent to its end.
+#[derive(Debug)]
+struct Unfinished {
+    /// What it takes up, if it has not ended with its first frame.
+    held: Held,
+    /// Watches from the first byte on.
+    timer: Timer,
+    /// How long it may take.
+    limit: Duration,
+    /// Whether the timer watches.
+    watched: bool,
+    /// Whether there was no room for the head: nothing is read any more, and what is under way may end until the time is over.
+    crowded: bool,
+}
+
+impl Unfinished {
+    /// Watches over a head that has `begun`, `anew` if the one that was watched over until now has ended; or over nothing.
+    fn watch(&mut self, begun: bool, anew: bool) {
+        if begun && (anew || !self.watched) {
+            self.timer.set(self.limit);
+        } else if !begun && self.watched {
+            self.timer.clear();
+        }
+        self.watched = begun;
+    }
 }
 
 impl Counted {
-    /// One to a client, which has sent `early`, and for which nothing is `held` so far.
-    pub(crate) fn to_client(stream: Stream, early: BytesMut, held: Held) -> Self {
+    /// One to a client, which has sent `early`, and for which nothing is `held` so far. It may take as long as `limit` for a head,
+    /// over which `timer` watches.
+    pub(crate) fn to_client(
+        stream: Stream,
+        early: BytesMut,
+        held: Held,
+        (timer, limit): (Timer, Duration),
+    ) -> Self {
         Self {
             stream,
             early,
@@ -75,7 +109,15 @@ impl Counted {
             sent: Frames::behind(0),
             allowance: Allowance::new(monotonic()),
             head: Head::Whole,
-            held: Some(held),
+            last: 0,
+            left: false,
+            unfinished: Some(Unfinished {
+                held,
+                timer,
+                limit,
+                watched: false,
+                crowded: false,
+            }),
         }
     }
 
@@ -88,17 +130,30 @@ impl Counted {
             sent: Frames::behind(PREFACE),
             allowance: Allowance::new(monotonic()),
             head: Head::Whole,
-            held: None,
+            last: 0,
+            left: false,
+            unfinished: None,
         }
     }
 
-    /// Counts what has been `read`, or refuses it.
-    fn hear(&mut self, cx: &mut Context<'_>, mut read: &[u8]) -> io::Result<()> {
-        while let Some(frame) = self.received.next(&mut read) {
+    /// Counts what has been `read`, or refuses it. How many bytes of it go on to the library: all, unless there is no room for the
+    /// head that begins in them.
+    fn hear(&mut self, cx: &mut Context<'_>, read: &[u8]) -> io::Result<usize> {
+        let (mut rest, mut anew, mut before_head) = (read, false, 0);
+        loop {
+            self.received.skip(&mut rest);
+            if self.received.before == 0 {
+                self.head = self.head.through();
+                anew |= self.head == Head::Whole;
+            }
+            let Some(frame) = self.received.next(&mut rest) else {
+                break;
+            };
             self.head = self.head.with(frame);
             let within = match frame.kind {
                 HEADERS => {
-                    self.allowance.grow(0);
+                    before_head = read.len() - rest.len();
+                    self.allowance.grow(0, MOST_OF_HEADS);
                     true
                 }
                 // The library has limits for these.
@@ -106,31 +161,65 @@ impl Counted {
                 DATA if frame.length > 0 => true,
                 _ => self.allowance.take(monotonic),
             };
+            if matches!(frame.kind, HEADERS | CONTINUATION) && self.head != Head::Begun {
+                self.last = self.last.max(frame.stream);
+            }
             if !within {
                 self.take_leave(cx);
                 return Err(io::Error::other("too many frames that carry nothing"));
             }
         }
-        if self.head == Head::Ending && self.received.is_between() {
-            self.head = Head::Whole;
+        let begun = self.head != Head::Whole || self.received.is_within_head();
+        let Some(unfinished) = &mut self.unfinished else {
+            return Ok(read.len());
+        };
+        unfinished.watch(begun, anew);
+        if self.head == Head::Whole {
+            unfinished.held.lets_go();
+        } else if !unfinished.held.grows(UNFINISHED) {
+            unfinished.crowded = true;
+            return Ok(before_head);
         }
-        let Some(held) = &mut self.held else {
+        Ok(read.len())
+    }
+
+    /// Whether there was no room for what the client has begun.
+    fn is_crowded(&self) -> bool {
+        self.unfinished.as_ref().is_some_and(|one| one.crowded)
+    }
+
+    /// Nothing more comes now: whether a head that a client has not sent to its end may still take a while.
+    fn wait(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(unfinished) = self.unfinished.as_mut().filter(|one| one.watched) else {
             return Ok(());
         };
-        if self.head == Head::Whole {
-            held.lets_go();
-        } else if !held.grows(UNFINISHED) {
-            let error = "no memory for a head that does not end";
+        let (is_over, crowded) = (unfinished.timer.poll_fired(cx), unfinished.crowded);
+        if crowded || is_over {
+            self.take_leave(cx);
+        }
+        if is_over {
+            let error = if crowded {
+                "no memory for a head in several frames"
+            } else {
+                "a head that does not end"
+            };
             return Err(io::Error::other(error));
         }
         Ok(())
     }
 
-    /// Says why the connection ends (RFC 9113 §6.8), if that can be said at once: within a frame of ours, of which the other
+    /// Says why the connection ends (RFC 9113 §6.8), once, if that can be said now: within a frame of ours, of which the other
     /// end has not taken all, it could not be told from that.
     fn take_leave(&mut self, cx: &mut Context<'_>) {
         let mut stream = Pin::new(&mut self.stream);
-        if self.sent.is_between() && stream.as_mut().poll_write(cx, &FAREWELL).is_ready() {
+        if !self.left
+            && self.sent.is_between()
+            && stream
+                .as_mut()
+                .poll_write(cx, &farewell(self.last))
+                .is_ready()
+        {
+            self.left = true;
             let _ = stream.poll_flush(cx);
         }
     }
@@ -146,9 +235,13 @@ impl Counted {
             for part in parts {
                 let mut sent = part.get(..left.min(part.len())).unwrap_or_default();
                 left -= sent.len();
-                while let Some(frame) = self.sent.next(&mut sent) {
+                loop {
+                    self.sent.skip(&mut sent);
+                    let Some(frame) = self.sent.next(&mut sent) else {
+                        break;
+                    };
                     if matches!(frame.kind, DATA | HEADERS) {
-                        self.allowance.grow(frame.length);
+                        self.allowance.grow(frame.length, MOST_LEFT);
                     }
                 }
             }
@@ -166,14 +259,27 @@ impl AsyncRead for Counted {
         let this = self.get_mut();
         let before = buffer.filled().len();
         if this.early.is_empty() {
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+            let read = Pin::new(&mut this.stream).poll_read(cx, buffer)?;
+            if read.is_pending() {
+                this.wait(cx)?;
+                return Poll::Pending;
+            }
         } else {
             let count = this.early.len().min(buffer.remaining());
             buffer.put_slice(this.early.get(..count).unwrap_or_default());
             this.early.advance(count);
         }
         let read = buffer.filled().get(before..).unwrap_or_default();
-        Poll::Ready(this.hear(cx, read))
+        if !read.is_empty() && this.is_crowded() {
+            // It is not kept, and that the other end leaves is heard all the same.
+            buffer.set_filled(before);
+            this.wait(cx)?;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let heard = this.hear(cx, read)?;
+        buffer.set_filled(before + heard);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -227,10 +333,11 @@ impl Allowance {
         }
     }
 
-    /// Something has come, or `length` bytes were sent, for which there is a reason.
-    fn grow(&mut self, length: u32) {
+    /// Something has come, or `length` bytes were sent, for which there is a reason: of such there are so many left at `most`.
+    fn grow(&mut self, length: u32, most: u32) {
         let more = EACH * (1 + length / PART);
-        self.left = self.left.saturating_add(more).min(MOST_LEFT);
+        let left = self.left.saturating_add(more).min(most);
+        self.left = self.left.max(left);
     }
 
     /// Takes one away; whether there was one. The time is asked for only where there was none.
@@ -247,147 +354,9 @@ impl Allowance {
     }
 }
 
-/// How much has come of the last head.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Head {
-    /// All of it, or no more than a part of its only frame.
-    Whole,
-    /// Some of its frames.
-    Begun,
-    /// A part of the last of several.
-    Ending,
-}
-
-impl Head {
-    /// The same once the head of `frame` has passed.
-    const fn with(self, frame: Frame) -> Self {
-        let is_last = frame.flags & END_HEADERS != 0;
-        match (frame.kind, is_last, self) {
-            (HEADERS, false, _) | (CONTINUATION, false, Self::Begun) => Self::Begun,
-            (CONTINUATION, true, Self::Begun) => Self::Ending,
-            _ => Self::Whole,
-        }
-    }
-}
-
-/// What is known of a frame once its head has passed (RFC 9113 §4.1).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Frame {
-    length: u32,
-    kind: u8,
-    flags: u8,
-}
-
-/// The frames in one direction of a connection, wherever its bytes are cut.
-#[derive(Debug)]
-struct Frames {
-    /// Bytes that come before the next head.
-    before: usize,
-    head: [u8; 9],
-    /// How much of that has passed.
-    passed: usize,
-}
-
-impl Frames {
-    /// Those that begin behind so many bytes.
-    const fn behind(before: usize) -> Self {
-        Self {
-            before,
-            head: [0; 9],
-            passed: 0,
-        }
-    }
-
-    /// Whether no frame has passed in part.
-    const fn is_between(&self) -> bool {
-        self.before == 0 && self.passed == 0
-    }
-
-    /// The next frame whose head ends in `bytes`, of which it takes away what has passed until then.
-    fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
-        let skipped = self.before.min(bytes.len());
-        self.before -= skipped;
-        let (_, rest) = bytes.split_at(skipped);
-        let (passing, rest) = rest.split_at(rest.len().min(self.head.len() - self.passed));
-        let head = self.head.iter_mut().skip(self.passed);
-        head.zip(passing).for_each(|(to, from)| *to = *from);
-        self.passed += passing.len();
-        *bytes = rest;
-        if self.passed < self.head.len() {
-            return None;
-        }
-        self.passed = 0;
-        let [a, b, c, kind, flags, ..] = self.head;
-        let length = u32::from_be_bytes([0, a, b, c]);
-        self.before = usize::try_from(length).unwrap_or(usize::MAX);
-        Some(Frame {
-            length,
-            kind,
-            flags,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A frame as it passes.
-    fn bytes(kind: u8, payload: &[u8]) -> Vec<u8> {
-        let [_, length @ ..] = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[..], &[kind, 0, 0, 0, 0, 1], payload].concat()
-    }
-
-    #[test]
-    fn frames_are_found_wherever_their_bytes_are_cut() {
-        let all = [
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-            bytes(4, &[]),
-            bytes(DATA, &[0; 300]),
-            bytes(6, &[1; 8]),
-        ]
-        .concat();
-        let frame = |length, kind| Frame {
-            length,
-            kind,
-            flags: 0,
-        };
-        let expected = [frame(0, 4), frame(300, DATA), frame(8, 6)];
-        for size in 1..=all.len() {
-            let mut frames = Frames::behind(PREFACE);
-            let mut found = Vec::new();
-            for mut part in all.chunks(size) {
-                while let Some(frame) = frames.next(&mut part) {
-                    found.push(frame);
-                }
-                assert!(part.is_empty());
-            }
-            assert_eq!(found, expected, "{size}");
-            assert!(frames.is_between());
-        }
-        let mut frames = Frames::behind(0);
-        frames.next(&mut &all[PREFACE..=PREFACE]);
-        assert!(!frames.is_between());
-    }
-
-    #[test]
-    fn a_head_is_unfinished_until_the_last_byte_of_its_last_frame() {
-        let of = |kind, flags| Frame {
-            length: 1,
-            kind,
-            flags,
-        };
-        let whole = Head::Whole.with(of(HEADERS, END_HEADERS));
-        assert_eq!(whole, Head::Whole);
-        let begun = whole.with(of(HEADERS, 1));
-        assert_eq!(begun, Head::Begun);
-        let begun = begun.with(of(CONTINUATION, 0));
-        assert_eq!(begun, Head::Begun);
-        let ending = begun.with(of(CONTINUATION, END_HEADERS));
-        assert_eq!(ending, Head::Ending);
-        assert_eq!(ending.with(of(DATA, 0)), Head::Whole);
-        assert_eq!(ending.with(of(HEADERS, 0)), Head::Begun);
-    }
 
     #[test]
     fn so_many_may_come_and_more_with_each_that_has_a_reason_or_some_time_later() {
@@ -396,16 +365,19 @@ mod tests {
         let mut allowance = Allowance::new(begun);
         assert!((0..MOST).all(|_| allowance.take(at(0))));
         assert!(!allowance.take(at(9)));
-        allowance.grow(PART - 1);
+        allowance.grow(PART - 1, MOST_LEFT);
         assert!((0..EACH).all(|_| allowance.take(at(9))));
         // It is read by 4 KiB, and each has room made for it on the stream and on the connection.
-        allowance.grow(4 * PART);
+        allowance.grow(4 * PART, MOST_LEFT);
         assert!((0..5 * EACH).all(|_| allowance.take(at(9))));
         assert!(!allowance.take(at(9)));
         // Then there are as many again, and no more for having waited longer.
         assert!((0..MOST).all(|_| allowance.take(at(100))));
         assert!(!allowance.take(at(109)));
-        (0..MOST_LEFT).for_each(|_| allowance.grow(0));
+        (0..MOST_OF_HEADS).for_each(|_| allowance.grow(0, MOST_OF_HEADS));
+        assert_eq!(allowance.left, MOST_OF_HEADS);
+        (0..MOST_LEFT).for_each(|_| allowance.grow(0, MOST_LEFT));
+        allowance.grow(0, MOST_OF_HEADS);
         assert!((0..MOST_LEFT).all(|_| allowance.take(at(109))));
         assert!(!allowance.take(at(109)));
     }

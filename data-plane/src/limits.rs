@@ -118,10 +118,19 @@ impl Default for Limits {
 /// More than a system takes for who reads nothing: its buffer grows only as it is read (Linux: 128 KiB).
 const TAKEN: u64 = 1024 * 1024;
 
+/// Whether so many bytes may have been sent to who reads nothing.
+pub(crate) const fn is_little(sent: u64) -> bool {
+    sent < TAKEN
+}
+
 impl Limits {
     /// How long a client that has been sent so many bytes may make no room for more.
     pub(crate) const fn patience(&self, sent: u64) -> Duration {
-        if sent < TAKEN { self.take } else { self.send }
+        if is_little(sent) {
+            self.take
+        } else {
+            self.send
+        }
     }
 
     /// What `settings` say, within the memory that the system gives this process.

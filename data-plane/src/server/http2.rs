@@ -346,7 +346,12 @@ impl Watched {
     /// The client at the other end of `stream`, which has sent `early` and is `taking` nothing so far.
     fn new(core: &Core, stream: Stream, early: BytesMut, taking: &Rc<Taking>) -> Self {
         Self {
-            stream: Counted::to_client(stream, early, Held::of(Rc::clone(&core.held))),
+            stream: Counted::to_client(
+                stream,
+                early,
+                Held::of(Rc::clone(&core.held)),
+                (core.timers.timer(), core.node.limits.head),
+            ),
             timer: core.timers.timer(),
             limits: core.node.limits,
             stalled: false,

@@ -21,7 +21,7 @@ use crate::gateway::{
     OK, PATIENCE, configuration, connect, eventually, plugin, record, settings, start_with, stop,
     upstream,
 };
-use crate::overload::frame;
+use crate::overload::{frame, patient_server};
 
 const ROOM: usize = 400 * 1024;
 const SMALL: usize = 10_000;
@@ -55,6 +55,7 @@ fn limits() -> Limits {
         // Nothing here ends because it takes long.
         handshake: Duration::from_hours(1),
         body: Duration::from_hours(1),
+        head: Duration::from_hours(1),
         ..Limits::default()
     }
 }
@@ -177,6 +178,7 @@ fn an_answer_that_a_plugin_has_to_read_is_refused_where_there_is_no_room_and_ano
 }
 
 const HEADERS: u8 = 1;
+const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -206,6 +208,15 @@ fn is_answered(stream: &mut TcpStream, rest: &[u8]) -> bool {
     }
 }
 
+/// Which request on `stream` is the last that is served, as the other side takes its leave (RFC 9113 §6.8).
+fn last_served(stream: &mut TcpStream) -> Option<[u8; 4]> {
+    loop {
+        if let (GOAWAY, 0, payload) = next(stream)? {
+            return payload.first_chunk().copied();
+        }
+    }
+}
+
 /// Whether the other side ends `stream`, rather than waits for more of it.
 fn has_ended(stream: &mut TcpStream) -> bool {
     match stream.read_to_end(&mut Vec::new()) {
@@ -221,15 +232,60 @@ fn over_http_2_there_is_room_for_so_many_unfinished_heads() {
     let proxy = start_with(&one_worker(), limits(), records);
     let (mut first, rest) = begun(&proxy);
     let (mut second, _) = begun(&proxy);
-    assert!(has_ended(&mut second), "there is no room for two");
+    let served = last_served(&mut second);
+    assert_eq!(served, Some([0; 4]), "there is no room for two");
     // That of a head that has all its frames but not the whole of the last counts until that is there.
     let (most, last) = rest.split_at(rest.len() - 1);
     first.write_all(most).unwrap();
     let (mut third, _) = begun(&proxy);
-    assert!(has_ended(&mut third));
+    assert_eq!(last_served(&mut third), Some([0; 4]));
+    // One that comes at once needs none, whatever else has begun to come behind it.
+    let mut at_once = begin(&proxy);
+    assert!(next(&mut at_once).is_some());
+    let fields = sound();
+    let (begins, ends) = fields.split_at(5);
+    let frames = [
+        frame(HEADERS, END_STREAM, 1, begins),
+        frame(CONTINUATION, END_HEADERS, 1, ends),
+        vec![0],
+    ];
+    assert!(is_answered(&mut at_once, &frames.concat()));
     assert!(is_answered(&mut first, last));
     let (mut fourth, rest) = begun(&proxy);
     assert!(is_answered(&mut fourth, &rest), "there is room again");
+    stop(proxy);
+}
+
+#[test]
+fn over_http_2_what_is_under_way_ends_beside_a_head_without_room() {
+    let (port, arrived) = patient_server();
+    let records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    let proxy = start_with(&one_worker(), limits(), records);
+    let (mut first, rest) = begun(&proxy);
+    let mut shared = begin(&proxy);
+    let whole = frame(HEADERS, END_STREAM | END_HEADERS, 1, &sound());
+    shared.write_all(&whole).unwrap();
+    let go = arrived.recv_timeout(PATIENCE).unwrap();
+    let fields = sound();
+    let (begins, ends) = fields.split_at(5);
+    // What comes of it in one piece, and later, is not kept.
+    let many = [
+        frame(HEADERS, END_STREAM, 3, begins),
+        frame(CONTINUATION, 0, 3, ends),
+    ];
+    shared.write_all(&many.concat()).unwrap();
+    assert_eq!(last_served(&mut shared), Some([0, 0, 0, 1]));
+    let end = frame(CONTINUATION, END_HEADERS, 3, &[]);
+    shared.write_all(&end).unwrap();
+    go.send(()).unwrap();
+    assert!(is_answered(&mut shared, &[]));
+    assert!(arrived.try_recv().is_err(), "the other was served");
+    drop(shared);
+    let served = std::thread::spawn(move || {
+        arrived.recv_timeout(PATIENCE).unwrap().send(()).unwrap();
+    });
+    assert!(is_answered(&mut first, &rest));
+    served.join().unwrap();
     stop(proxy);
 }
 

@@ -40,6 +40,7 @@ mod streams;
 mod tls;
 mod trailers;
 mod transcoding;
+mod unfinished;
 mod unfit;
 mod upgraded;
 mod upstreams;

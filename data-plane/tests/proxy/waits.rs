@@ -22,9 +22,9 @@ use crate::gateway::{
 };
 use crate::http2::{plain, run};
 
-const SHORT: Duration = Duration::from_millis(300);
+pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
-fn impatient(port: u16, limits: Limits) -> Proxy {
+pub(crate) fn impatient(port: u16, limits: Limits) -> Proxy {
     start_with(
         &settings(),
         limits,
