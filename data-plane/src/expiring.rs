@@ -17,17 +17,17 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Written by config sync, read by whoever asks for the node's status.
 #[derive(Debug)]
 pub(crate) struct Expiring {
-    /// What clients are shown who ask for nothing that is configured.
-    default: Arc<DefaultCertificate>,
+    /// What clients are shown who ask for nothing that is configured, by the settings that name the files.
+    defaults: Vec<(&'static str, Arc<DefaultCertificate>)>,
     /// Of what this node is in the cluster by.
     cluster: Mutex<Vec<Expiry>>,
 }
 
 impl Expiring {
-    /// Looks after the `default` certificate, too.
-    pub(crate) const fn new(default: Arc<DefaultCertificate>) -> Self {
+    /// Looks after the `defaults`, too.
+    pub(crate) const fn new(defaults: Vec<(&'static str, Arc<DefaultCertificate>)>) -> Self {
         Self {
-            default,
+            defaults,
             cluster: Mutex::new(Vec::new()),
         }
     }
@@ -45,8 +45,10 @@ impl Expiring {
     /// All of them, those that are shown by the live configuration last.
     pub(crate) fn all(&self, live: &Live) -> Vec<Expiry> {
         let mut all = self.cluster();
-        let default = self.default.expires_at();
-        all.extend(default.map(|at| ("proxy_tls_certificate".to_owned(), at)));
+        let defaults = self.defaults.iter();
+        all.extend(
+            defaults.filter_map(|(name, one)| Some(((*name).to_owned(), one.expires_at()?))),
+        );
         if let Some(snapshot) = live.load().as_ref() {
             all.extend_from_slice(snapshot.server_names.expiries());
         }
@@ -73,7 +75,9 @@ impl Expiring {
     pub(crate) async fn watch(&self, live: &Live) {
         let mut notices = Notices::default();
         loop {
-            self.default.renew(monotonic());
+            for (_, default) in &self.defaults {
+                default.renew(monotonic());
+            }
             notices.tell(&self.all(live), UnixTime::now(), monotonic());
             tokio::time::sleep(LOOK).await;
         }
@@ -92,9 +96,9 @@ mod tests {
         let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
         std::fs::write(certificate, made.cert.pem()).unwrap();
         std::fs::write(key, made.signing_key.serialize_pem()).unwrap();
-        let default = DefaultCertificate::new(Some((certificate, key))).unwrap();
+        let default = DefaultCertificate::new("ours", Some((certificate, key))).unwrap();
         let ends = default.expires_at().unwrap().as_secs();
-        let expiring = Expiring::new(Arc::new(default));
+        let expiring = Expiring::new(vec![("proxy_tls_certificate", Arc::new(default))]);
         let end = |what: &str, at| (what.to_owned(), UnixTime::from_secs(at));
         let live = Live::default();
         assert!(!expiring.metrics(&live).contains("kong_"));

@@ -13,13 +13,17 @@ pub(crate) mod tls;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::Type;
 
 use crate::limits::Limits;
+use crate::live::Live;
 use crate::proxy::{Addresses, ProxyError};
 use crate::settings::{Settings, StreamKind};
+use certificates::{CertificateError, DefaultCertificate};
 use inherited::Inherited;
 use listener::{Bound, OfCore, Takes};
 use sockets::{Asked, Sockets};
@@ -31,14 +35,63 @@ pub(crate) struct Listeners {
     /// The same sockets once more, with their names.
     pub(crate) kept: Vec<(String, OwnedFd)>,
     pub(crate) of_cores: Vec<OfCore>,
-    pub(crate) status: Vec<std::net::TcpListener>,
+    /// Each with the TLS that is spoken there, if any.
+    pub(crate) status: Vec<(std::net::TcpListener, Option<Tls>)>,
+}
+
+/// The TLS of all listeners.
+pub(crate) struct Security {
+    proxies: Tls,
+    /// There is none if none of them speaks it.
+    statuses: Option<Tls>,
+    /// The certificates that are shown where the configuration has none for a name, by the settings that name the files.
+    pub(crate) defaults: Vec<(&'static str, Arc<DefaultCertificate>)>,
+}
+
+impl Security {
+    /// What `settings` say, with the certificates of what is `live`.
+    pub(crate) fn of(settings: &Settings, live: &Live) -> Result<Self, ProxyError> {
+        let statuses = settings.statuses().map_err(ProxyError::Listeners)?;
+        let suites = &settings.proxy_tls_cipher_suites;
+        let secured = |what, certificate: Option<&Path>, key, live: &Live| {
+            let default = DefaultCertificate::new(what, certificate.zip(key))?;
+            let default = Arc::new(default);
+            let tls = Tls::new(suites, Arc::clone(&default), Arc::clone(live))?;
+            Ok::<_, CertificateError>((tls, default))
+        };
+        let (proxies, default) = secured(
+            "the proxy's certificates",
+            settings.proxy_tls_certificate.as_deref(),
+            settings.proxy_tls_key.as_deref(),
+            live,
+        )
+        .map_err(ProxyError::Certificate)?;
+        let mut security = Self {
+            proxies,
+            statuses: None,
+            defaults: vec![("proxy_tls_certificate", default)],
+        };
+        if statuses.iter().any(|one| one.tls) {
+            let (tls, default) = secured(
+                "the certificates for status",
+                settings.status_tls_certificate.as_deref(),
+                settings.status_tls_key.as_deref(),
+                // What is configured there is for clients.
+                &Live::default(),
+            )
+            .map_err(ProxyError::StatusCertificate)?;
+            security.statuses = Some(tls.without_protocols());
+            security.defaults.push(("status_tls_certificate", default));
+        }
+        Ok(security)
+    }
 }
 
 /// Listens at every address of `settings`, for clients within `limits`, on what was passed on as far as there is any.
 pub(crate) fn listen(
     settings: &Settings,
     limits: &Limits,
-    tls: &Tls,
+    security: &Security,
     workers: usize,
     inherited: &mut Inherited,
 ) -> Result<Listeners, ProxyError> {
@@ -56,9 +109,9 @@ pub(crate) fn listen(
             status: Vec::new(),
         },
     };
-    opening.proxies(tls)?;
-    opening.streams(&tls.without_protocols())?;
-    opening.statuses()?;
+    opening.proxies(&security.proxies)?;
+    opening.streams(&security.proxies.without_protocols())?;
+    opening.statuses(security.statuses.as_ref())?;
     Ok(opening.opened)
 }
 
@@ -145,7 +198,7 @@ impl Opening<'_> {
     }
 
     /// Where operators ask for status and metrics.
-    fn statuses(&mut self) -> Result<(), ProxyError> {
+    fn statuses(&mut self, tls: Option<&Tls>) -> Result<(), ProxyError> {
         let statuses = self.settings.statuses().map_err(ProxyError::Listeners)?;
         for (listen, number) in statuses.into_iter().zip(1_u16..) {
             let asked = self.asked(listen.address, listen.backlog);
@@ -153,7 +206,9 @@ impl Opening<'_> {
             let addresses = &mut self.opened.addresses;
             addresses.status.get_or_insert(sockets.address);
             let sockets = sockets.by_core.into_iter().flatten();
-            self.opened.status.extend(sockets.map(Into::into));
+            let tls = tls.filter(|_| listen.tls);
+            let secured = sockets.map(|socket| (socket.into(), tls.cloned()));
+            self.opened.status.extend(secured);
         }
         Ok(())
     }

@@ -25,12 +25,12 @@ use crate::discovered::Discovered;
 use crate::error::ErrorStyle;
 use crate::expiring::Expiring;
 use crate::limits::{Limits, Opened};
-use crate::listening::certificates::{CertificateError, DefaultCertificate};
+use crate::listening::certificates::CertificateError;
 use crate::listening::connections::Connections;
 use crate::listening::inherited::Inherited;
 use crate::listening::listener::{OfCore, run};
 use crate::listening::tls::Tls;
-use crate::listening::{Listeners, listen};
+use crate::listening::{Listeners, Security, listen};
 use crate::live::Live;
 use crate::memory::{self, Memory};
 use crate::orders::{Orders, stopped};
@@ -61,9 +61,12 @@ pub enum ProxyError {
     /// A listening socket cannot be kept for a successor.
     #[error("keeping the listening sockets")]
     Sockets(#[source] io::Error),
-    /// The TLS listener has no certificate.
+    /// The TLS listeners have no certificate.
     #[error("proxy_tls_certificate, proxy_tls_key")]
-    Certificate(#[from] CertificateError),
+    Certificate(#[source] CertificateError),
+    /// Those of status have none.
+    #[error("status_tls_certificate, status_tls_key")]
+    StatusCertificate(#[source] CertificateError),
     /// `headers` or `headers_upstream` names something unknown.
     #[error("{0}")]
     Headers(String),
@@ -165,9 +168,7 @@ impl Proxy {
             tracing::error!(%error, "it is not known whether this node was told to drain");
             false
         });
-        let default = Arc::new(default_certificate(settings)?);
-        let suites = &settings.proxy_tls_cipher_suites;
-        let tls = Tls::new(suites, Arc::clone(&default), Arc::clone(&live))?;
+        let security = Security::of(settings, &live)?;
         let workers = workers(settings);
         let revocations = Arc::new(Revocations::default());
         if let Some(snapshot) = live.load().as_ref() {
@@ -186,7 +187,7 @@ impl Proxy {
             holds: watch::Sender::new(None),
             questions: Questions::default(),
             background,
-            expiring: Expiring::new(default),
+            expiring: Expiring::new(security.defaults.clone()),
             trusted: settings.trusted_ips.clone().into(),
             states: plugins::state::NodeStates::default(),
             access_log: AccessLog::open(&settings.access_log, format(settings)?)
@@ -221,7 +222,7 @@ impl Proxy {
             kept,
             of_cores,
             status,
-        } = listen(settings, &limits, &tls, workers, inherited)?;
+        } = listen(settings, &limits, &security, workers, inherited)?;
         let opened = Opened {
             descriptors: number(open_descriptors()),
             listening: kept.len(),
@@ -343,8 +344,7 @@ fn number(count: u64) -> usize {
 /// Reads the files that the settings of the proxy name, and looks where it writes to. What keeps nothing from running is
 /// returned.
 pub(crate) fn check(settings: &Settings) -> Result<Vec<String>, ProxyError> {
-    let default = Arc::new(default_certificate(settings)?);
-    Tls::new(&settings.proxy_tls_cipher_suites, default, Live::default())?;
+    Security::of(settings, &Live::default())?;
     told(settings)?;
     real_ip(settings)?;
     check_listeners(settings)?;
@@ -379,11 +379,6 @@ fn check_listeners(settings: &Settings) -> Result<(), ProxyError> {
     distinct(of_tcp).map_err(ProxyError::Listeners)?;
     let datagrams = datagrams.iter().map(|one| ("stream_listen", one.address));
     distinct(datagrams).map_err(ProxyError::Listeners)
-}
-
-fn default_certificate(settings: &Settings) -> Result<DefaultCertificate, CertificateError> {
-    let certificate = settings.proxy_tls_certificate.as_deref();
-    DefaultCertificate::new(certificate.zip(settings.proxy_tls_key.as_deref()))
 }
 
 fn told(settings: &Settings) -> Result<Told, ProxyError> {
@@ -429,7 +424,7 @@ fn watch_over(runtime: &LocalRuntime, node: Arc<Node>, orders: watch::Sender<Ord
 fn serve_status(
     runtime: &LocalRuntime,
     node: Arc<Node>,
-    socket: std::net::TcpListener,
+    (socket, tls): (std::net::TcpListener, Option<Tls>),
     mut orders: watch::Receiver<Orders>,
     succeeds: bool,
 ) -> io::Result<()> {
@@ -441,7 +436,7 @@ fn serve_status(
                 if succeeds {
                     node.contact.settled().await;
                 }
-                status::serve(node, listener).await;
+                status::serve(node, listener, tls).await;
             } => {}
             () = stopped(&mut orders) => {}
         }

@@ -11,11 +11,11 @@ use clap::{Args, Parser};
 use shared::network::Network;
 use shared::telemetry::LogFormat;
 
-pub use self::listen::{PortMap, ProxyListen, StreamKind, StreamListen};
+pub use self::listen::{PortMap, ProxyListen, StatusListen, StreamKind, StreamListen};
 use crate::error::ErrorForm;
 use crate::listening::tls::CIPHER_SUITES;
 pub use crate::listening::tls::Cipher;
-pub use shared::listen::{Listen, PlainListen};
+pub use shared::listen::Listen;
 use shared::told::USUAL;
 
 /// The program `wardgate-data-plane`.
@@ -66,14 +66,14 @@ pub struct Settings {
     /// former.
     #[arg(long, value_delimiter = ',', value_name = "PUBLISHED:INTERNAL,…")]
     pub port_maps: Vec<PortMap>,
-    /// Addresses of status and metrics, or `off`.
+    /// Addresses of status and metrics, or `off`. With `ssl` behind it, TLS is spoken at an address.
     #[arg(
         long,
         value_delimiter = ',',
         default_value = "127.0.0.1:8100",
         value_name = "ADDRESS [FLAG]…,…"
     )]
-    pub status_listen: Vec<Listen<PlainListen>>,
+    pub status_listen: Vec<Listen<StatusListen>>,
     /// URLs of the control planes, tried in random order.
     #[arg(
         long,
@@ -173,6 +173,22 @@ pub struct Settings {
         requires = "proxy_tls_certificate"
     )]
     pub proxy_tls_key: Option<PathBuf>,
+    /// The certificate of status and metrics over TLS, PEM. Self-signed if absent.
+    #[arg(
+        long,
+        alias = "status-ssl-cert",
+        value_name = "FILE",
+        requires = "status_tls_key"
+    )]
+    pub status_tls_certificate: Option<PathBuf>,
+    /// The private key of `status_tls_certificate`, PEM.
+    #[arg(
+        long,
+        alias = "status-ssl-cert-key",
+        value_name = "FILE",
+        requires = "status_tls_certificate"
+    )]
+    pub status_tls_key: Option<PathBuf>,
     /// Cipher suites that clients are spoken to with over TLS, by OpenSSL's names, the best first; a client that puts
     /// `ChaCha20` first gets its own order. Without those of TLS 1.3, or of TLS 1.2, there is no such version.
     #[arg(

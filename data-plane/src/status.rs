@@ -6,11 +6,12 @@ mod upstreams;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -27,12 +28,14 @@ use shared::shares::Shares;
 use shared::snapshot::{Position, short_hash};
 use shared::telemetry::chain;
 use shared::version::KONG_VERSION;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::balancer::show;
 use crate::core::Node;
+use crate::listening::tls::Tls;
 use crate::metrics::{Sum, escape, family};
+use crate::stream::{Corked, Stream};
 
 /// Where balancers ask whether to send traffic here, and operators say whether they are to.
 const READY: &str = "/status/ready";
@@ -48,8 +51,8 @@ const OF_AN_ADDRESS: usize = 32;
 /// How long a connection may be without a request.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Answers until the runtime ends.
-pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
+/// Answers until the runtime ends, over `tls` if there is any.
+pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, tls: Option<Tls>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let shares = Shares::new(OF_AN_ADDRESS);
     loop {
@@ -62,8 +65,15 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
             tracing::debug!(%address, "a status connection is closed: its address has too many");
             continue;
         };
-        let node = Arc::clone(&node);
+        let (node, tls) = (Arc::clone(&node), tls.clone());
         tokio::spawn(async move {
+            let stream = match secured(stream, tls).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::debug!(%address, %error, "TLS handshake with a status client");
+                    return;
+                }
+            };
             let service = service_fn(move |request| {
                 let node = Arc::clone(&node);
                 async move { Ok::<_, Infallible>(answer(&node, request).await) }
@@ -80,6 +90,16 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener) {
             drop((place, share));
         });
     }
+}
+
+/// The connection after its handshake, if it has one.
+async fn secured(stream: TcpStream, tls: Option<Tls>) -> io::Result<Stream> {
+    let Some(tls) = tls else {
+        return Ok(Stream::Plain(stream));
+    };
+    let socket = Corked::to_client(stream, BytesMut::new());
+    let (stream, _) = tokio::time::timeout(IDLE, tls.accept(socket)).await??;
+    Ok(stream)
 }
 
 async fn answer(node: &Node, request: Request<Incoming>) -> Response<Full<Bytes>> {

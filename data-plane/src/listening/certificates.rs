@@ -52,8 +52,11 @@ struct Files {
 }
 
 impl DefaultCertificate {
-    /// That of `files`, a certificate and its key.
-    pub(crate) fn new(files: Option<(&Path, &Path)>) -> Result<Self, CertificateError> {
+    /// That of `files`, a certificate and its key, which the log calls `what`.
+    pub(crate) fn new(
+        what: &'static str,
+        files: Option<(&Path, &Path)>,
+    ) -> Result<Self, CertificateError> {
         let Some((certificate, key)) = files else {
             return Ok(Self {
                 files: None,
@@ -61,10 +64,7 @@ impl DefaultCertificate {
             });
         };
         let (certificate, key) = (certificate.to_owned(), key.to_owned());
-        let renewal = Renewal::of(
-            "the proxy's certificates",
-            vec![certificate.clone(), key.clone()],
-        );
+        let renewal = Renewal::of(what, vec![certificate.clone(), key.clone()]);
         Ok(Self {
             key: ArcSwap::new(read(&certificate, &key)?),
             files: Some(Mutex::new(Files {
@@ -246,7 +246,7 @@ mod tests {
         let (first, second) = (make(), make());
         put(certificate, first.cert.pem());
         put(key, first.signing_key.serialize_pem());
-        let default = DefaultCertificate::new(Some((certificate, key))).unwrap();
+        let default = DefaultCertificate::new("ours", Some((certificate, key))).unwrap();
         let shown = || default.key.load().cert[0].clone();
         assert_eq!(shown(), *first.cert.der());
         assert!(default.expires_at().is_some());
@@ -256,7 +256,7 @@ mod tests {
         put(key, second.signing_key.serialize_pem());
         default.renew(monotonic());
         assert_eq!(shown(), *second.cert.der());
-        let none = DefaultCertificate::new(None).unwrap();
+        let none = DefaultCertificate::new("ours", None).unwrap();
         none.renew(monotonic());
         assert_eq!(none.expires_at(), None);
     }

@@ -211,7 +211,8 @@ mod tests {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         std::fs::write(&certificate, made.cert.pem()).unwrap();
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-        let default = Arc::new(DefaultCertificate::new(Some((&certificate, &key))).unwrap());
+        let default =
+            Arc::new(DefaultCertificate::new("ours", Some((&certificate, &key))).unwrap());
         let tls = Tls::new(&suites(server), default, Live::default()).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).unwrap();

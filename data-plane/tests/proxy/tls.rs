@@ -23,11 +23,11 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use shared::snapshot::{Record, Revision, Snapshot};
-use shared::tls::{certified, provider};
+use shared::tls::{Unverified, certified, provider};
 use uuid::Uuid;
 
 use crate::gateway::{
-    OK, ask, configuration, read_until, record, serve_each, settings, start, stop,
+    OK, ask, configuration, read_until, record, serve_each, settings, start, start_with, stop,
 };
 
 /// An authority, or one that another has made.
@@ -440,4 +440,55 @@ fn each_client_is_shown_the_key_that_it_can_check() {
         "the cheaper one"
     );
     stop(proxy);
+}
+
+#[test]
+fn status_is_told_over_tls_where_its_listener_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = leaf(&authority("root"), "status.test");
+    let files = ["pem", "key"].map(|name| directory.path().join(name));
+    let [certificate, key] = &files;
+    std::fs::write(certificate, &own.pem).unwrap();
+    std::fs::write(key, own.key.serialize_pem()).unwrap();
+    for files in [Some((certificate, key)), None] {
+        let settings = Settings {
+            status_listen: vec!["127.0.0.1:0 ssl".parse().unwrap()],
+            status_tls_certificate: files.map(|(certificate, _)| certificate.clone()),
+            status_tls_key: files.map(|(_, key)| key.clone()),
+            ..settings()
+        };
+        let proxy = start_with(&settings, Limits::default(), Vec::new());
+        let address = proxy.addresses().status.unwrap();
+        // A client that believes whoever shows one.
+        let mut client = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Unverified))
+            .with_no_client_auth();
+        client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let name = ServerName::try_from("status.test").unwrap();
+        let mut tls = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut tcp = TcpStream::connect(address).unwrap();
+        let mut stream = Stream::new(&mut tls, &mut tcp);
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let told = r#"wardgate_certificate_expiry_timestamp{certificate="status_tls_certificate"}"#;
+        assert_eq!(answer.contains(told), files.is_some(), "{answer}");
+        let shown = &tls.peer_certificates().unwrap()[0];
+        assert_eq!(*shown == own.der, files.is_some());
+        // Who speaks none is told nothing.
+        let mut plain = TcpStream::connect(address).unwrap();
+        plain
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = Vec::new();
+        let _ = plain.read_to_end(&mut answer);
+        assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+        stop(proxy);
+    }
 }
