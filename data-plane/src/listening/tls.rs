@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, Ticketer};
-use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 use shared::tls::provider;
 use tokio::net::TcpStream;
@@ -19,7 +19,7 @@ use crate::listening::certificates::{ByName, CertificateError, DefaultCertificat
 use crate::listening::client_certificates::AnyIssuer;
 use crate::listening::handshake::{Handshake, cipher};
 use crate::live::Live;
-use crate::stream::{Corked, Stream};
+use crate::stream::{Corked, MOST_GREETING, Stream};
 
 /// The suites that are taken unless a setting says otherwise, the best first. AES of 128 bits with SHA-256 stands before
 /// that of 256 bits with SHA-384: no attack tells them apart, and processors have instructions for all of the former, which
@@ -95,7 +95,7 @@ impl Tls {
             };
             let mut config = builder.with_cert_resolver(Arc::clone(&resolver));
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            config.ticketer = Ticketer::new()?;
+            config.ticketer = Arc::new(Fitting(Ticketer::new()?));
             Ok::<_, CertificateError>(Ordered::of(config))
         };
         Ok(Self {
@@ -155,6 +155,32 @@ impl Tls {
     fn is_asked(&self, name: Option<&str>) -> bool {
         let live = self.live.load();
         live.as_ref().is_some_and(|live| live.asking.is_for(name))
+    }
+}
+
+/// Tickets, but none that would not fit into a client's next greeting: it holds the certificates that the client has shown.
+#[derive(Debug)]
+struct Fitting(Arc<dyn ProducesTickets>);
+
+/// Room for all else that a greeting says.
+const MOST_TICKET: usize = MOST_GREETING - 4 * 1024;
+
+impl ProducesTickets for Fitting {
+    fn enabled(&self) -> bool {
+        self.0.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.0.lifetime()
+    }
+
+    fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
+        let ticket = self.0.encrypt(session);
+        ticket.filter(|ticket| ticket.len() <= MOST_TICKET)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.0.decrypt(ticket)
     }
 }
 
@@ -273,6 +299,16 @@ mod tests {
         // A client's wish is not for what is not taken.
         let wish = format!("{CHACHA},{AES_128},{AES_256}");
         assert_eq!(agreed(&modern, &wish).await.as_deref(), Some(AES_256));
+    }
+
+    #[test]
+    fn no_ticket_is_longer_than_a_greeting_may_be() {
+        let tickets = Fitting(Ticketer::new().unwrap());
+        let session = vec![7; MOST_TICKET / 2];
+        let ticket = tickets.encrypt(&session).unwrap();
+        assert_eq!(tickets.decrypt(&ticket), Some(session));
+        assert_eq!(tickets.encrypt(&[7; MOST_TICKET]), None);
+        assert!(tickets.enabled() && tickets.lifetime() > 0);
     }
 
     #[test]
