@@ -153,10 +153,9 @@ pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
 /// A new attempt is made after a failure to connect, and after a later failure only for a method that
 /// may be repeated (RFC 9110 §9.2.2) and a body that is still at hand; it goes to another target, if
 /// there is one. A pooled connection that turns out to be dead costs no attempt, nor does a target that has no room, which is
-/// passed over. Attempts after a
-/// later failure are bounded for each server that fails or is asked next, but for those at targets, or addresses of a
-/// name, that had not failed the request, if it is answered in the end. So a server that is well is asked for all that
-/// others fail, and if none is, no request is tried at all of them.
+/// passed over. Attempts after a later failure are bounded for each server that fails or is asked next, but for those at targets,
+/// or addresses of a name, that had neither failed the request nor been passed over, if it is answered in the end. So a server
+/// that is well is asked for all that others fail, and if none is, no request is tried at all of them.
 pub(crate) async fn send(
     core: &Core,
     outgoing: &mut Outgoing<'_>,
@@ -190,7 +189,8 @@ pub(crate) async fn send(
             let attempt = choose(core, outgoing, &failing)?;
             let pool = core.pools.of(&attempt.origin);
             let Some(permit) = pool.enter(|| core.node.counted(outgoing.client?)) else {
-                pass_over(attempt.lease.as_ref(), &mut full, &mut failing)?;
+                pass_over(attempt.lease.as_ref(), &mut full, &mut failing)
+                    .map_err(|busy| sent.take().map_or(busy, |(failed, _)| failed))?;
                 continue;
             };
             let next = || Server::next(Rc::clone(&pool), &failed_at);
@@ -257,8 +257,7 @@ pub(crate) async fn send(
             continue;
         }
         let is_sent = failed.stage != Stage::Connecting;
-        let may = !is_sent || (repeatable && failed.stage != Stage::Hopeless);
-        if attempts_left == 0 || !may {
+        if attempts_left == 0 || (is_sent && (!repeatable || failed.stage == Stage::Hopeless)) {
             return Err(failed.error);
         }
         attempts_left -= 1;

@@ -135,6 +135,31 @@ fn where_no_target_has_room_a_request_is_refused() {
     stop(proxy);
 }
 
+#[test]
+fn how_a_target_has_failed_a_request_is_told_where_no_other_has_room() {
+    let (told, tells) = channel();
+    let (hanging, (ill, _)) = (hanging_server(told.clone()), server(("127.0.0.1", 0), true));
+    let targets = [hanging, ill].map(|port| format!("127.0.0.1:{port}"));
+    let service = json!({"retries": 5, "read_timeout": 60_000});
+    let settings = Settings {
+        workers: 1,
+        drain_timeout_ms: 100,
+        ..settings()
+    };
+    let limits = Limits {
+        upstream_in_flight: 1,
+        ..Limits::default()
+    };
+    let proxy = start_with(&settings, limits, balanced(json!({}), &targets, &service));
+    ask_aside(&proxy, "/", &told);
+    assert_eq!(tells.recv_timeout(PATIENCE), Ok(Told::Arrived));
+    for number in 0..6 {
+        let failed = get(&proxy, "/", "");
+        assert!(failed.starts_with("HTTP/1.1 502 "), "{number}: {failed}");
+    }
+    stop(proxy);
+}
+
 /// A server that reads requests and closes their connections without a word, while it is ill.
 fn server(address: (&str, u16), ill: bool) -> (u16, Arc<AtomicBool>) {
     let listener = TcpListener::bind(address).unwrap();
