@@ -77,7 +77,7 @@ pub(crate) enum Turn {
     Found(HashSet<Changed>),
 }
 
-/// Most changes that are told apart.
+/// Most changes that are told apart; what there is more of is in the same report, and may be news once more.
 const CHANGES: usize = 10_000;
 
 impl Turned {
@@ -99,10 +99,18 @@ impl Turned {
 impl Balancers {
     /// Waits until something has changed of what is told of targets: their health, or where their names lead.
     pub(crate) async fn turned(&self) -> Turn {
-        tokio::select! {
-            biased;
-            () = self.turned.said.notified() => Turn::Said,
-            () = self.turned.finds.notified() => Turn::Found(self.turned.take()),
+        loop {
+            tokio::select! {
+                biased;
+                () = self.turned.said.notified() => return Turn::Said,
+                () = self.turned.finds.notified() => {
+                    let found = self.turned.take();
+                    // It has gone with the one before, unless there is something.
+                    if !found.is_empty() {
+                        return Turn::Found(found);
+                    }
+                }
+            }
         }
     }
 

@@ -102,6 +102,9 @@ mod tests {
         assert_eq!(news(), None, "its health is what it was");
         known.report(&peer, Event::TcpFailure, &thresholds);
         assert_eq!([news(), news()], [Some(false), None]);
+        // What told of it may come once more.
+        node.turned.finds.notify_one();
+        assert_eq!(news(), None);
         known.set_health(&peer, true);
         assert_eq!([news(), news()], [Some(true), None], "by an operator");
 
