@@ -62,7 +62,9 @@ impl Reporting {
     /// A report is made, the next of which comes after `every`, or 20 % less or more: so that a fleet does not report as one.
     pub(super) fn report(&mut self, now: Instant, every: Duration, random: u64) {
         if now < self.regular {
-            self.soon = self.soon.saturating_sub(1);
+            // What an operator says comes rarely, and costs none.
+            let found = u32::from(!self.found.is_empty());
+            self.soon = self.soon.saturating_sub(found);
         } else if self.found.iter().all(|found| self.told.contains_key(found)) {
             self.soon = SOON.min(self.soon + 1);
         }
@@ -195,5 +197,14 @@ mod tests {
         assert!(reporting.due() > now + NEWS);
         reporting.change(now, Turn::Said, 0);
         assert!(reporting.due() < now + NEWS);
+        // Nor does it take anything away from what is found.
+        let mut reporting = Reporting::begin(start);
+        reporting.report(start, EVERY, 0);
+        for _ in 0..2 * SOON {
+            reporting.change(start, Turn::Said, 0);
+            reporting.report(start, EVERY, 0);
+        }
+        reporting.change(start, found([2]), 0);
+        assert!(reporting.due() < start + NEWS);
     }
 }
