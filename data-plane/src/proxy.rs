@@ -322,17 +322,18 @@ fn keep_within(limits: &mut Limits, opened: &Opened, workers: usize) -> Result<(
             needed,
         });
     }
+    // Each core may have served all clients in its turn.
+    let kept = affordable.div_ceil(workers);
     if affordable < limits.connections {
         tracing::warn!(
             max_connections = limits.connections,
             affordable,
+            upstream_keepalive_pool_size = limits.keep_alive.connections.min(kept),
             "fewer connections than max_connections are taken: each may need three descriptors (LimitNOFILE)"
         );
     }
     limits.connections = limits.connections.min(affordable);
-    // Each core may have served all clients in its turn.
-    let waiting = &mut limits.keep_alive.connections;
-    *waiting = (*waiting).min(affordable.div_ceil(workers));
+    limits.keep_alive.connections = limits.keep_alive.connections.min(kept);
     Ok(())
 }
 
