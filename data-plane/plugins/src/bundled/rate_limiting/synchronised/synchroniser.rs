@@ -3,9 +3,11 @@
 
 use std::borrow::Cow;
 use std::mem::{replace, take};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use shared::clock::UnixTime;
 use uuid::Uuid;
 
@@ -202,15 +204,42 @@ impl Synchroniser {
             let mut work = self.lock();
             (Arc::clone(&work.server), take(&mut work.urgent))
         };
+        // What is left half done is counts, which are told again.
+        let speaking = AssertUnwindSafe(self.speak(host, &server, due, &urgent));
+        let Ok(spoke) = speaking.catch_unwind().await else {
+            // Whoever waits would wait for ever, and nobody begin anew.
+            let failure = broken(&server, "the task that asks it has panicked".to_owned());
+            for client in &urgent {
+                client.stops_waiting(&Err(failure.clone()));
+            }
+            for client in due.iter().chain(&urgent) {
+                client.is_untold();
+            }
+            let mut work = self.lock();
+            work.due.extend_from_slice(due);
+            work.note(Some(&failure));
+            return false;
+        };
+        spoke
+    }
+
+    /// The same with `server`, of those who are `urgent`.
+    async fn speak(
+        &self,
+        host: &impl Host,
+        server: &Arc<RedisServer>,
+        due: &[Arc<Client>],
+        urgent: &[Arc<Client>],
+    ) -> bool {
         let now = host.now();
         let (mut commands, mut sent) = (Vec::new(), Vec::new());
-        for client in due.iter().chain(&urgent) {
+        for client in due.iter().chain(urgent) {
             sent.push(client.send(self.instance, now, &mut commands));
         }
         let replies = if commands.is_empty() {
             Ok(Vec::new())
         } else {
-            host.redis(&server, commands).await
+            host.redis(server, commands).await
         };
         let heard_at = host.now();
         let mut replies = replies.map(Vec::into_iter);
@@ -219,11 +248,11 @@ impl Synchroniser {
             Err(error) => Err(error.clone()),
         };
         let (mut answered, mut again, mut failure) = (0, Vec::new(), None);
-        for (number, (client, sent)) in due.iter().chain(&urgent).zip(sent).enumerate() {
+        for (number, (client, sent)) in due.iter().chain(urgent).zip(sent).enumerate() {
             let mut outcome = Ok(());
             for sent in sent {
                 let total = next().and_then(|reply| {
-                    total(reply).map_err(|reason| broken(&server, reason.to_string()))
+                    total(reply).map_err(|reason| broken(server, reason.to_string()))
                 });
                 if sent.count > 0 {
                     // That of the other command.
@@ -235,8 +264,8 @@ impl Synchroniser {
                     Err(error) => outcome = Err(error),
                 }
             }
-            let mut counts = client.lock();
             if number < due.len() {
+                let mut counts = client.lock();
                 // Some have come again meanwhile.
                 counts.due =
                     outcome.is_err() || counts.windows.iter().any(|window| window.since > 0);
@@ -244,10 +273,7 @@ impl Synchroniser {
                     again.push(Arc::clone(client));
                 }
             } else {
-                for waiting in counts.waiting.drain(..) {
-                    // Some have left meanwhile.
-                    let _ = waiting.send(outcome.clone());
-                }
+                client.stops_waiting(&outcome);
             }
             failure = failure.or(outcome.err());
         }
@@ -311,6 +337,21 @@ impl Client {
             });
         }
         sent
+    }
+
+    /// Tells the requests that wait what has come of it.
+    fn stops_waiting(&self, outcome: &Result<(), RedisError>) {
+        for waiting in self.lock().waiting.drain(..) {
+            // Some have left meanwhile.
+            let _ = waiting.send(outcome.clone());
+        }
+    }
+
+    /// What was told last may not have been heard.
+    fn is_untold(&self) {
+        for window in &mut self.lock().windows {
+            window.since += take(&mut window.telling);
+        }
     }
 
     /// Takes over the `total` that was heard at `now`. Without one what was `sent` is told again.

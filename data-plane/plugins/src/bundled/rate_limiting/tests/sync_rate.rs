@@ -460,3 +460,22 @@ fn without_a_rate_redis_is_asked_with_every_request_and_told_of_nothing_else() {
         assert_eq!(host.redis_asked().len(), asked);
     }
 }
+
+#[test]
+fn a_turn_with_redis_that_panics_is_one_that_fails() {
+    let (one, other) = (FakeHost::default(), FakeHost::default());
+    one.connect_redis(Rc::new(|_| panic!("what nobody has thought of")));
+    let config = json!({
+        "hour": 3, "policy": "redis", "redis": {"host": "redis"}, "sync_rate": 1,
+    });
+    let filter = filter(config);
+    for _ in 0..2 {
+        assert_eq!(ask(&filter, &one).status, 200);
+        one.run(one.sleep(Duration::from_secs(10)));
+    }
+    // What could not be told is told later.
+    redis_of(&[&one, &other]);
+    one.run(one.sleep(Duration::from_secs(10)));
+    assert_eq!(ask(&filter, &other).header("ratelimit-remaining"), "0");
+    assert_eq!(ask(&filter, &other).status, 429);
+}
