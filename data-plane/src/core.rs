@@ -32,9 +32,10 @@ use crate::expiring::Expiring;
 use crate::limits::Limits;
 use crate::listening::connections::Connections;
 use crate::live::Live;
-use crate::memory::Memory;
+use crate::memory::{self, Memory};
 use crate::metrics::Metrics;
 use crate::pipeline::Signature;
+use crate::quota::fair::Fair;
 use crate::quota::{Share, Stock};
 use crate::server::Date;
 use crate::settings::PortMap;
@@ -140,7 +141,7 @@ pub(crate) struct Core {
     /// Requests under way.
     pub(crate) requests: Rc<Share>,
     /// What is held for clients.
-    pub(crate) held: Rc<Share>,
+    pub(crate) held: Rc<Fair>,
     pub(crate) states: CoreStates,
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the node waits no longer for what is under way.
@@ -176,8 +177,8 @@ impl Core {
         tokio::task::spawn_local(Rc::clone(&timers).drive());
         tokio::task::spawn_local(Rc::clone(&pools).sweep());
         let (salt, start) = uuid::Uuid::new_v4().as_u64_pair();
-        let [requests, held] =
-            [&node.requests, &node.held].map(|stock| Rc::new(Share::of(Arc::clone(stock))));
+        let requests = Rc::new(Share::of(Arc::clone(&node.requests)));
+        let held = Rc::new(Fair::of(Arc::clone(&node.held), node.workers));
         Rc::new(Self {
             live: RefCell::new(Cache::new(Arc::clone(&node.live))),
             node,
@@ -214,6 +215,11 @@ impl Core {
         let fresh = Rc::new(Held(Arc::clone(live)));
         *kept = Some(Rc::clone(&fresh));
         Some(fresh)
+    }
+
+    /// What memory is held for a client at `address`: none so far.
+    pub(crate) fn hold(&self, address: IpAddr) -> memory::Held {
+        memory::Held::of(Rc::clone(&self.held), self.node.counted(address))
     }
 
     /// Waits no longer for what is under way.

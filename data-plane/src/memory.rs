@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use tokio::sync::watch;
 
 use crate::core::{Core, Node};
 use crate::orders::{Orders, changed};
-use crate::quota::{Share, Stock};
+use crate::quota::Stock;
+use crate::quota::fair::{Fair, Part};
 
 /// How often the process is weighed: at least, and at most.
 const SELDOM: Duration = Duration::from_millis(250);
@@ -64,33 +66,36 @@ pub(crate) fn held(most: usize, limit: Option<u64>, cores: usize) -> Arc<Stock> 
     Stock::new(most / PAGE, cores)
 }
 
-/// Memory that is held for a client: by a head that has not ended, by a body before any of it goes upstream, by an answer that
-/// is read whole before any of it goes to the client.
+/// Memory that is held for a client: by a head that has not ended, by a body that may still be needed here, by an answer that is
+/// read whole before any of it goes to the client.
 #[derive(Debug)]
-pub(crate) struct Held {
-    room: Rc<Share>,
-    pages: usize,
-}
+pub(crate) struct Held(Part);
 
 impl Held {
-    /// Nothing so far, of the `room` of a core.
-    pub(crate) const fn of(room: Rc<Share>) -> Self {
-        Self { room, pages: 0 }
+    /// Nothing so far, of the `room` of a core, for `client` if it is counted.
+    pub(crate) const fn of(room: Rc<Fair>, client: Option<IpAddr>) -> Self {
+        Self(Part::of(room, client))
     }
 
     /// Whether it takes up nothing.
-    pub(crate) const fn is_none(&self) -> bool {
-        self.pages == 0
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.count() == 0
     }
 
     /// Takes up `bytes` in all, if there is room for them; if not, it stays as it is.
     pub(crate) fn grows(&mut self, bytes: usize) -> bool {
-        let more = bytes.div_ceil(PAGE).saturating_sub(self.pages);
-        let fits = more == 0 || self.room.take_all(more);
-        if fits {
-            self.pages += more;
-        }
-        fits
+        let more = self.lacks(bytes);
+        more == 0 || self.0.take(more)
+    }
+
+    /// The same for what can go on without: if there is plenty of room then.
+    pub(crate) fn grows_in_plenty(&mut self, bytes: usize) -> bool {
+        let more = self.lacks(bytes);
+        more == 0 || (self.0.leaves_plenty(more) && self.0.take(more))
+    }
+
+    fn lacks(&self, bytes: usize) -> usize {
+        bytes.div_ceil(PAGE).saturating_sub(self.0.count())
     }
 
     /// Takes up nothing any more.
@@ -100,17 +105,10 @@ impl Held {
 
     /// Takes up no more than `bytes` any more.
     pub(crate) fn shrinks_to(&mut self, bytes: usize) {
-        let less = self.pages.saturating_sub(bytes.div_ceil(PAGE));
+        let less = self.0.count().saturating_sub(bytes.div_ceil(PAGE));
         if less > 0 {
-            self.room.put_all(less);
-            self.pages -= less;
+            self.0.put(less);
         }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.lets_go();
     }
 }
 
@@ -307,9 +305,9 @@ mod tests {
     }
 
     /// The rooms of so many cores.
-    fn rooms(most: usize, limit: Option<u64>, cores: usize) -> Vec<Rc<Share>> {
+    fn rooms(most: usize, limit: Option<u64>, cores: usize) -> Vec<Rc<Fair>> {
         let stock = held(most, limit, cores);
-        let room = |_| Rc::new(Share::of(Arc::clone(&stock)));
+        let room = |_| Rc::new(Fair::of(Arc::clone(&stock), cores));
         (0..cores).map(room).collect()
     }
 
@@ -341,7 +339,7 @@ mod tests {
     #[test]
     fn what_has_not_begun_has_its_part_of_the_memory() {
         let room = &rooms(usize::MAX, Some(400 * 4096), 1)[0];
-        let [mut one, mut other] = [(); 2].map(|()| Held::of(Rc::clone(room)));
+        let [mut one, mut other] = [(); 2].map(|()| Held::of(Rc::clone(room), None));
         assert!(one.is_none() && one.grows(60 * PAGE) && other.grows(40 * PAGE));
         assert!(!one.grows(60 * PAGE + 1) && one.grows(50 * PAGE) && !one.is_none());
         other.lets_go();
@@ -353,14 +351,30 @@ mod tests {
     }
 
     #[test]
+    fn what_can_go_on_without_room_leaves_half_of_it() {
+        let room = &rooms(100 * PAGE, None, 1)[0];
+        let client = Some(IpAddr::from([192, 0, 2, 1]));
+        let [mut needed, mut other] = [(); 2].map(|()| Held::of(Rc::clone(room), client));
+        assert!(other.grows_in_plenty(40 * PAGE) && !other.grows_in_plenty(60 * PAGE));
+        assert!(other.grows_in_plenty(20 * PAGE), "it has as much");
+        assert!(needed.grows(30 * PAGE) && !needed.grows(60 * PAGE));
+        drop(other);
+        assert!(needed.grows(60 * PAGE) && !needed.grows_in_plenty(61 * PAGE));
+    }
+
+    #[test]
     fn a_core_of_many_has_room_for_a_large_body_where_others_hold_little() {
         let of_many = rooms(usize::MAX, Some(256 << 20), 64);
-        let mut small: Vec<Held> = of_many.iter().cloned().map(Held::of).collect();
+        let mut small: Vec<Held> = of_many
+            .iter()
+            .cloned()
+            .map(|room| Held::of(room, None))
+            .collect();
         assert!(small.iter_mut().all(|held| held.grows(8 * 1024)));
-        let [mut one, mut other] = [0, 1].map(|core| Held::of(Rc::clone(&of_many[core])));
+        let [mut one, mut other] = [0, 1].map(|core| Held::of(Rc::clone(&of_many[core]), None));
         assert!(one.grows(32 << 20) && !other.grows(32 << 20));
         let unlimited = rooms(usize::MAX, None, 1);
-        let mut unlimited = Held::of(Rc::clone(&unlimited[0]));
+        let mut unlimited = Held::of(Rc::clone(&unlimited[0]), None);
         assert!(unlimited.grows(1 << 30));
     }
 

@@ -228,7 +228,7 @@ async fn answer(
         captures: snapshot
             .router
             .captures(found, normal_path, readable.as_deref()),
-        body: Body::new(body, Rc::clone(&core)),
+        body: Body::new(body, Rc::clone(&core), client.address),
         path,
         client,
         trusted,

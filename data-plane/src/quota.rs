@@ -44,9 +44,9 @@ impl Stock {
         before.map_or(0, portion)
     }
 
-    /// Whether three quarters of it are dealt out.
-    fn is_scarce(&self) -> bool {
-        self.dealt.load(Ordering::Relaxed) >= self.limit - self.limit / 4
+    /// How many are dealt out once a core has taken so many more.
+    fn dealt_with(&self, more: usize) -> usize {
+        self.dealt.load(Ordering::Relaxed).saturating_add(more)
     }
 
     fn give_back(&self, count: usize) {
@@ -77,6 +77,23 @@ impl Share {
         self.used.get()
     }
 
+    /// How many the core lacks to take `count`.
+    fn lacks(&self, count: usize) -> usize {
+        let used = self.used.get().saturating_add(count);
+        used.saturating_sub(self.held.get())
+    }
+
+    /// Whether `count` cannot be taken without the last quarter of the stock.
+    fn is_scarce_for(&self, count: usize) -> bool {
+        let stock = &self.stock;
+        stock.dealt_with(self.lacks(count).max(1)) > stock.limit - stock.limit / 4
+    }
+
+    /// Whether less than half of the stock is dealt out once `count` are taken.
+    fn has_plenty_for(&self, count: usize) -> bool {
+        self.stock.dealt_with(self.lacks(count)) < self.stock.limit / 2
+    }
+
     /// Takes one; `false` if there is none. Whoever took one puts it back.
     pub(crate) fn take(&self) -> bool {
         self.take_all(1)
@@ -84,16 +101,15 @@ impl Share {
 
     /// Takes `count`, or none if there are not so many.
     pub(crate) fn take_all(&self, count: usize) -> bool {
-        let (used, held) = (self.used.get().saturating_add(count), self.held.get());
-        let lacking = used.saturating_sub(held);
+        let lacking = self.lacks(count);
         if lacking > 0 {
             let dealt = self.stock.deal(lacking);
             if dealt == 0 {
                 return false;
             }
-            self.held.set(held + dealt);
+            self.held.set(self.held.get() + dealt);
         }
-        self.used.set(used);
+        self.used.set(self.used.get() + count);
         true
     }
 

@@ -43,7 +43,6 @@ use crate::body::RequestBody;
 use crate::core::Core;
 use crate::http1::headers::Headers;
 use crate::http1::request::Refusal;
-use crate::memory::Held;
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, Peer, Recorded, Returned, handle};
 use crate::stream::Stream;
@@ -91,7 +90,7 @@ pub(crate) async fn serve(
     let limits = core.node.limits;
     let is_http2 = stream.agreed().map(|protocol| protocol == b"h2");
     let metrics = Arc::clone(&core.metrics);
-    let held = Held::of(Rc::clone(&core.held));
+    let held = core.hold(peer.client());
     let client = Client::new((stream, early), core.timers.timer(), limits, metrics, held);
     let client = Rc::new(RefCell::new(client));
     let mut stopping = Stopping::new(&orders);

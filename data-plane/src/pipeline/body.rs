@@ -1,5 +1,6 @@
 //! A request's body before it goes upstream.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -28,10 +29,10 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// The body `rest` of a request on `core`.
-    pub(super) fn new(rest: RequestBody, core: Rc<Core>) -> Self {
+    /// The body `rest` of a request of `client` on `core`.
+    pub(super) fn new(rest: RequestBody, core: Rc<Core>, client: IpAddr) -> Self {
         Self {
-            held: Held::of(Rc::clone(&core.held)),
+            held: core.hold(client),
             core,
             rest,
             read: None,
@@ -51,8 +52,8 @@ impl Body {
         self.read.is_none() && self.rest.is_empty()
     }
 
-    /// Waits for the whole body, if it is no longer than `limit` and the core has room for it: a server is then not kept waiting by a slow
-    /// client, and can be asked again with the same bytes.
+    /// Waits for the whole body, if it is no longer than `limit` and there is plenty of room for it: a server is then not kept
+    /// waiting by a slow client, and can be asked again with the same bytes.
     pub(super) async fn hold(&mut self, limit: usize) -> Result<(), GatewayError> {
         if self.rest.is_empty() {
             return Ok(());
@@ -95,8 +96,8 @@ impl Body {
         }
     }
 
-    /// Reads all of it, if it is no longer than `limit`. Where there is no room for it, one that only `is_held` goes on as it
-    /// comes, and one that a filter has to see is given up; where memory is critical, either.
+    /// Reads all of it, if it is no longer than `limit`. One that only `is_held` goes on as it comes where there is not plenty of
+    /// room, and one that a filter has to see is given up where there is none; where memory is critical, either.
     async fn read_all(&mut self, limit: usize, is_held: bool) -> Result<Bytes, BodyError> {
         if let Some((bytes, true)) = &self.read {
             return if bytes.len() > limit {
@@ -113,7 +114,11 @@ impl Body {
         let mut end = Err(BodyError::TooLarge(limit));
         let limits = self.core.node.limits;
         while held.len() <= limit {
-            let has_room = self.held.grows(held.capacity());
+            let has_room = if is_held {
+                self.held.grows_in_plenty(held.capacity())
+            } else {
+                self.held.grows(held.capacity())
+            };
             if is_held && !has_room {
                 break;
             }
@@ -184,6 +189,7 @@ impl BodySource for Body {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::sync::Arc;
 
     use tokio::task::LocalSet;
@@ -193,6 +199,8 @@ mod tests {
     use crate::live::Live;
     use crate::proxy::Proxy;
     use crate::settings::Settings;
+
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     /// What a client sends in two parts, on a core of a node with so much room for what has not begun.
     fn with_body(room: usize, check: impl AsyncFnOnce(Body, &Rc<Core>)) {
@@ -219,7 +227,7 @@ mod tests {
                 RequestBody::Read(Bytes::from_static(text.as_bytes()), Box::new(rest))
             };
             let sent = part("one,", part("two", RequestBody::Empty));
-            check(Body::new(sent, Rc::clone(&core)), &core).await;
+            check(Body::new(sent, Rc::clone(&core), CLIENT), &core).await;
         };
         runtime.block_on(LocalSet::new().run_until(checking));
     }
@@ -244,21 +252,21 @@ mod tests {
 
     #[test]
     fn what_a_filter_took_up_to_read_it_is_free_once_it_has() {
-        // Room for what two of these may become as they are read.
+        // Room for what two of these may become as they are read, and its last quarter.
         let each = 100 * VALUE + 4096;
-        with_body(2 * each, async |_, core| {
+        with_body(3 * each, async |_, core| {
             let json = format!("[{}0]", "0,".repeat(99));
             let sent = || RequestBody::Read(json.clone().into(), Box::new(RequestBody::Empty));
             let mut bodies: Vec<Body> = Vec::new();
             for _ in 0..2 {
-                let mut body = Body::new(sent(), Rc::clone(core));
+                let mut body = Body::new(sent(), Rc::clone(core), CLIENT);
                 assert!(body.read(4096).await.is_ok());
                 bodies.push(body);
             }
-            let mut late = Body::new(sent(), Rc::clone(core));
+            let mut late = Body::new(sent(), Rc::clone(core), CLIENT);
             assert!(late.read(4096).await.is_err());
             bodies.iter_mut().for_each(Body::is_seen);
-            let mut next = Body::new(sent(), Rc::clone(core));
+            let mut next = Body::new(sent(), Rc::clone(core), CLIENT);
             assert_eq!(next.read(4096).await.unwrap(), json);
         });
     }

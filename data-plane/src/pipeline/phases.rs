@@ -158,7 +158,8 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
         let keeps_length = keeps_length(&seen.method, status, &wishes);
         let longest = wishes.iter().map(|(_, wish)| limit(*wish)).max();
         let longest = longest.unwrap_or_default();
-        match read(body, longest, &mut seen.notes, &record.core).await {
+        let held = record.core.hold(record.client);
+        match read(body, longest, held, &mut seen.notes, &record.core).await {
             Ok(Whole::All(mut bytes)) => {
                 let mut complete = true;
                 for (filter, wish) in wishes {
@@ -252,18 +253,18 @@ enum Whole {
     Begun(ResponseBody, GatewayError),
 }
 
-/// Reads all of `body`, if it is no longer than `limit` and there is memory for it, and `notes` what it takes up until the client
+/// Reads all of `body`, if it is no longer than `limit` and there is memory for it, and `notes` what is `held` until the client
 /// has taken it.
 async fn read(
     mut body: ResponseBody,
     limit: usize,
+    mut held: memory::Held,
     notes: &mut Notes,
     core: &Core,
 ) -> Result<Whole, UpstreamError> {
     if let ResponseBody::Full(bytes) = body {
         return Ok(Whole::All(bytes));
     }
-    let mut held = memory::Held::of(Rc::clone(&core.held));
     let mut read = BytesMut::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
         read.extend_from_slice(&frame?.into_data().unwrap_or_default());

@@ -32,7 +32,6 @@ use crate::http1::headers::{Headers, written_length};
 use crate::http1::request::{NO_TARGET, Refusal, RequestHead, SAID_TWICE};
 use crate::http2::Counted;
 use crate::limits::Limits;
-use crate::memory::Held;
 use crate::orders::{Orders, changed};
 use crate::pipeline::{Arrival, GivenUp, Peer, Recorded, Returned, handle};
 use crate::stream::Stream;
@@ -82,7 +81,7 @@ pub(super) async fn serve(
     ));
     let mut patience = Patience::new(core.timers.timer(), &limits);
     let lingering = Rc::new(Lingering::new(core.timers.timer(), limits));
-    let io = TokioIo::new(Watched::new(&core, stream, early, &taking));
+    let io = TokioIo::new(Watched::new(&core, &peer, (stream, early), &taking));
     let stream_window = match core.node.memory.level() {
         0 => STREAM_WINDOW,
         _ => SHORT_STREAM_WINDOW,
@@ -343,13 +342,18 @@ struct Watched {
 }
 
 impl Watched {
-    /// The client at the other end of `stream`, which has sent `early` and is `taking` nothing so far.
-    fn new(core: &Core, stream: Stream, early: BytesMut, taking: &Rc<Taking>) -> Self {
+    /// `peer` at the other end of a stream, which has sent what is `early` and is `taking` nothing so far.
+    fn new(
+        core: &Core,
+        peer: &Peer,
+        (stream, early): (Stream, BytesMut),
+        taking: &Rc<Taking>,
+    ) -> Self {
         Self {
             stream: Counted::to_client(
                 stream,
                 early,
-                Held::of(Rc::clone(&core.held)),
+                core.hold(peer.client()),
                 (core.timers.timer(), core.node.limits.head),
             ),
             timer: core.timers.timer(),

@@ -21,9 +21,11 @@ use crate::gateway::{
     OK, PATIENCE, configuration, connect, eventually, plugin, record, settings, start_with, stop,
     upstream,
 };
+use crate::limits::connect_from;
 use crate::overload::{frame, patient_server};
 
-const ROOM: usize = 400 * 1024;
+/// A hundred and twenty pages: ninety of them for one client.
+const ROOM: usize = 120 * 4096;
 const SMALL: usize = 10_000;
 const LARGE: usize = 600_000;
 
@@ -79,35 +81,43 @@ fn answer(mut stream: TcpStream, sent: &str) -> String {
     answer
 }
 
+/// It lets everybody pass whose body has no key.
+fn key_in_body() -> Value {
+    json!({"key_in_body": true, "anonymous": Uuid::from_u128(50)})
+}
+
 #[test]
 fn a_body_that_a_plugin_reads_goes_upstream_whole_or_not_at_all() {
-    // It lets everybody pass whose body has no key.
-    let config = json!({"key_in_body": true, "anonymous": Uuid::from_u128(50)});
-    let (proxy, heads) = gateway(limits(), "key-auth", &config, &[OK]);
-    let ask = |length| answer(connect(&proxy), &(form(length) + END));
-    let served = ask(SMALL);
+    let (proxy, heads) = gateway(limits(), "key-auth", &key_in_body(), &[OK]);
+    let ask = |from, length| answer(connect_from(&proxy, from), &(form(length) + END));
+    let served = ask("127.0.0.1", SMALL);
     assert!(served.starts_with("HTTP/1.1 200 "), "{served}");
     heads.recv_timeout(PATIENCE).unwrap();
-    let refused = ask(LARGE);
-    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
-    assert!(refused.contains("retry-after: 1"), "{refused}");
+    // There is never room for these.
+    let many = form(SMALL).replace("xx", "&&") + END;
+    for refused in [ask("127.0.0.1", LARGE), answer(connect(&proxy), &many)] {
+        assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    }
     assert!(
         heads.try_recv().is_err(),
         "the server has seen a part of it"
     );
-    let many = form(SMALL).replace("xx", "&&");
-    let refused = answer(connect(&proxy), &(many + END));
-    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
-    assert!(heads.try_recv().is_err());
-    // What one takes up there is no room for in another, until it has gone.
-    let mut first = connect(&proxy);
-    first.write_all(form(ROOM / 2).as_bytes()).unwrap();
-    eventually("what has come of the first is counted", || {
-        ask(ROOM / 3).starts_with("HTTP/1.1 503 ")
+    // A client leaves room for others, until it has gone itself.
+    let mut crowd = Vec::new();
+    for length in [6 * SMALL; 8].into_iter().chain([SMALL; 20]) {
+        let mut stream = connect(&proxy);
+        stream.write_all(form(length).as_bytes()).unwrap();
+        crowd.push(stream);
+    }
+    eventually("what has come of them is counted", || {
+        let refused = ask("127.0.0.1", 10 * SMALL);
+        refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: 1")
     });
-    drop(first);
-    eventually("the first is forgotten", || {
-        ask(ROOM / 3).starts_with("HTTP/1.1 200 ")
+    let served = ask("127.0.0.2", SMALL / 2);
+    assert!(served.starts_with("HTTP/1.1 200 "), "{served}");
+    drop(crowd);
+    eventually("they are forgotten", || {
+        ask("127.0.0.1", 10 * SMALL).starts_with("HTTP/1.1 200 ")
     });
     stop(proxy);
 }
@@ -121,10 +131,7 @@ fn a_body_that_stops_while_a_plugin_reads_it_is_late() {
     // One answers what it cannot read, the other lets it pass.
     for (name, config) in [
         ("request-transformer", json!({"add": {"body": ["a:b"]}})),
-        (
-            "key-auth",
-            json!({"key_in_body": true, "anonymous": Uuid::from_u128(50)}),
-        ),
+        ("key-auth", key_in_body()),
     ] {
         let (proxy, heads) = gateway(limits, name, &config, &[OK]);
         let late = answer(connect(&proxy), &form(SMALL));
@@ -134,16 +141,18 @@ fn a_body_that_stops_while_a_plugin_reads_it_is_late() {
     }
 }
 
-/// Answers in JSON, a small one and then large ones.
+/// An answer in JSON.
+fn json_answer(body: &str) -> &'static str {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    Box::leak((head + body).into_boxed_str())
+}
+
+/// A small one, and then large ones.
 fn answers() -> &'static [&'static str] {
-    let answer = |length: usize| -> &'static str {
-        let body = format!("{{\"a\":\"{}\"}}", "x".repeat(length));
-        let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        Box::leak((head + &body).into_boxed_str())
-    };
+    let answer = |length: usize| json_answer(&format!("{{\"a\":\"{}\"}}", "x".repeat(length)));
     Box::leak(Box::new([answer(SMALL), answer(LARGE)]))
 }
 

@@ -37,7 +37,7 @@ fn gateway(limits: Limits, trusted: &[&str]) -> (Proxy, Receiver<String>) {
 }
 
 /// A connection from an address of this machine.
-fn connect_from(proxy: &Proxy, address: &str) -> TcpStream {
+pub(crate) fn connect_from(proxy: &Proxy, address: &str) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let from: SocketAddr = format!("{address}:0").parse().unwrap();
     socket.bind(&from.into()).unwrap();

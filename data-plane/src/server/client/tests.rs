@@ -9,12 +9,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::memory;
-use crate::quota::Share;
+use crate::quota::fair::Fair;
 use crate::timer::Timers;
 
 /// Nothing of as much as anybody likes.
 fn held() -> Held {
-    Held::of(Rc::new(Share::of(memory::held(usize::MAX, None, 1))))
+    let stock = memory::held(usize::MAX, None, 1);
+    Held::of(Rc::new(Fair::of(stock, 1)), None)
 }
 
 const STREAM: &[u8] = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n\
