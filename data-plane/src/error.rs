@@ -36,6 +36,9 @@ pub(crate) enum GatewayError {
     /// The request's target is longer than allowed.
     #[error("the target is longer than allowed")]
     TargetTooLong,
+    /// There is never memory for what a plugin has to read of the request.
+    #[error("there is never memory for the body")]
+    BodyTooLarge,
     /// The request did not come in time.
     #[error("the request took too long")]
     RequestTimeout,
@@ -122,6 +125,7 @@ impl GatewayError {
                 "Request header or cookie too large",
             ),
             Self::TargetTooLong => (StatusCode::URI_TOO_LONG, "URI too long"),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Payload too large"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),
             Self::Bare => (
                 StatusCode::BAD_REQUEST,
@@ -204,6 +208,7 @@ impl GatewayError {
             | Self::Version
             | Self::HeadTooLarge
             | Self::TargetTooLong
+            | Self::BodyTooLarge
             | Self::RequestTimeout
             | Self::Bare
             | Self::Method

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::carry::as_u64;
 use crate::settings::Settings;
 
 /// Limits on clients. The defaults are for a gateway that faces the internet.
@@ -11,7 +12,8 @@ pub struct Limits {
     pub head: Duration,
     /// Longest wait for a request on a connection that has none under way, a new one included.
     pub idle: Duration,
-    /// Longest wait for the next bytes of a request's body.
+    /// Longest wait for the next bytes of a request's body. All of one that is read here before any of it goes upstream may take
+    /// so long, and a second more for each KiB.
     pub body: Duration,
     /// Longest wait for a client to take as much of its answer as makes room for more, once it has taken more than its system may
     /// have taken without it: one that reads slowly says seldom that it has room (Linux: when a sixteenth of its buffer is free),
@@ -46,7 +48,8 @@ pub struct Limits {
     /// Longest part of a request's body that is held back until all of it is there, for routes with
     /// `request_buffering`. A longer body streams from there on.
     pub held_body: usize,
-    /// Most bytes that the node holds for clients whose requests have not begun, and of answers that it reads whole.
+    /// Most bytes that the node holds of heads that have not ended, of bodies that may still be needed here, and of answers that
+    /// it reads whole.
     pub held: usize,
     /// Memory that the process may have, in bytes. Close to it connections are closed and work is refused.
     pub memory: Option<u64>,
@@ -123,7 +126,16 @@ pub(crate) const fn is_little(sent: u64) -> bool {
     sent < TAKEN
 }
 
+/// How many bytes of a body that is waited for have to come in a second: the slowest network that is in use carries more.
+const SLOWEST: u64 = 1024;
+
 impl Limits {
+    /// How long a body may take until `received` bytes of it have come, and more.
+    pub(crate) fn for_body(&self, received: usize) -> Duration {
+        let seconds = as_u64(received) / SLOWEST;
+        self.body.saturating_add(Duration::from_secs(seconds))
+    }
+
     /// How long a client that has been sent so many bytes may make no room for more.
     pub(crate) const fn patience(&self, sent: u64) -> Duration {
         if is_little(sent) {
@@ -214,6 +226,15 @@ mod tests {
         );
         let default = KeepAlive::of(&Settings::default());
         assert_eq!(told(default), told(KeepAlive::default()));
+    }
+
+    #[test]
+    fn a_body_has_a_second_more_for_each_kib() {
+        let limits = Limits::default();
+        for (received, seconds) in [(0, 30), (1023, 30), (1024, 31), (64 * 1024, 94)] {
+            let expected = Duration::from_secs(seconds);
+            assert_eq!(limits.for_body(received), expected, "{received}");
+        }
     }
 
     #[test]

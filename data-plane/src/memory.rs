@@ -53,8 +53,8 @@ fn share(limit: Option<u64>, of: u64) -> Option<usize> {
     limit.map(|limit| usize::try_from(limit / of).unwrap_or(usize::MAX))
 }
 
-/// The share of the limit that the node holds at most for clients whose requests have not begun, and of answers that it reads
-/// whole: one part of so many. It is filled sooner than anybody looks at how much memory the process has.
+/// The share of the limit that the node holds at most for heads that have not ended, for bodies that may still be needed here,
+/// and for answers that it reads whole: one part of so many. It is filled sooner than anybody looks at how much memory the process has.
 const HELD: u64 = 4;
 
 /// What is held is counted in so many bytes.
@@ -80,6 +80,11 @@ impl Held {
     /// Whether it takes up nothing.
     pub(crate) fn is_none(&self) -> bool {
         self.0.count() == 0
+    }
+
+    /// Whether there can ever be room for `bytes` in all.
+    pub(crate) fn may_have(&self, bytes: usize) -> bool {
+        self.0.may_have(bytes.div_ceil(PAGE))
     }
 
     /// Takes up `bytes` in all, if there is room for them; if not, it stays as it is.
@@ -358,6 +363,8 @@ mod tests {
         assert!(other.grows_in_plenty(40 * PAGE) && !other.grows_in_plenty(60 * PAGE));
         assert!(other.grows_in_plenty(20 * PAGE), "it has as much");
         assert!(needed.grows(30 * PAGE) && !needed.grows(60 * PAGE));
+        // Alone it had had room.
+        assert!(needed.may_have(60 * PAGE) && !needed.may_have(64 * PAGE));
         drop(other);
         assert!(needed.grows(60 * PAGE) && !needed.grows_in_plenty(61 * PAGE));
     }

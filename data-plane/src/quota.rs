@@ -15,15 +15,20 @@ pub(crate) struct Stock {
     /// What a core takes at a time. All that idle cores hold together is at most an eighth of the limit,
     /// or one each.
     portion: usize,
+    /// What one can have while nobody else has anything, and no more than the part that is not kept for who has little: cores
+    /// hold some that nobody uses.
+    most_at_once: usize,
     dealt: AtomicUsize,
 }
 
 impl Stock {
     /// `limit` things for `cores`.
     pub(crate) fn new(limit: usize, cores: usize) -> Arc<Self> {
+        let portion = (limit / (8 * cores.max(1))).clamp(1, 64);
         Arc::new(Self {
             limit,
-            portion: (limit / (8 * cores.max(1))).clamp(1, 64),
+            portion,
+            most_at_once: (limit - limit / 4).saturating_sub(portion * cores),
             dealt: AtomicUsize::new(0),
         })
     }

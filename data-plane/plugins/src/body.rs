@@ -5,7 +5,7 @@ use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
 
 use crate::credentials::arguments::Arguments;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Parsing};
 use crate::logs::log_record::grouped;
 
 /// Largest body that filters look into, in bytes.
@@ -36,6 +36,16 @@ impl MediaType {
     }
 }
 
+impl From<MediaType> for Parsing {
+    fn from(media_type: MediaType) -> Self {
+        match media_type {
+            MediaType::Json => Self::Json,
+            MediaType::Form => Self::Form,
+            MediaType::Multipart => Self::Multipart,
+        }
+    }
+}
+
 /// A body that has been looked into.
 #[derive(Debug)]
 pub(crate) enum Form {
@@ -53,7 +63,7 @@ pub(crate) async fn form(exchange: &mut Exchange<'_>) -> Form {
     };
     let read = match &exchange.upstream.body {
         Some(bytes) => Ok(bytes.clone()),
-        None => exchange.body.read(LARGEST).await,
+        None => exchange.body.read(LARGEST, media_type.into()).await,
     };
     let Ok(bytes) = read else {
         return Form::Opaque;

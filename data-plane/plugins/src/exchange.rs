@@ -417,8 +417,28 @@ pub struct Identity {
 
 /// A request's body before it is forwarded.
 pub trait BodySource {
-    /// Reads the whole body; it is still forwarded afterwards. A second call returns the same bytes.
-    fn read(&mut self, limit: usize) -> LocalBoxFuture<'_, Result<Bytes, BodyError>>;
+    /// Reads the whole body, to be parsed as `parsing` says; it is still forwarded afterwards. A second call returns the same
+    /// bytes.
+    fn read(
+        &mut self,
+        limit: usize,
+        parsing: Parsing,
+    ) -> LocalBoxFuture<'_, Result<Bytes, BodyError>>;
+}
+
+/// What a filter parses a body as, which takes up memory beside its bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Parsing {
+    /// It stays bytes.
+    Nothing,
+    /// The arguments of a form.
+    Form,
+    /// Values of JSON, alone or in frames.
+    Json,
+    /// The same, of which nothing can be told before it is decoded.
+    JsonInBase64,
+    /// The parts of `multipart/form-data`.
+    Multipart,
 }
 
 /// Why a body could not be read.
@@ -427,7 +447,7 @@ pub enum BodyError {
     /// It is larger than the caller's limit. What was read so far is still forwarded.
     #[error("the request body is larger than {0} bytes")]
     TooLarge(usize),
-    /// The client went away or broke the framing.
+    /// The client went away or broke the framing, or there is no memory for it: the request is answered for that.
     #[error("the request body ended early")]
     Broken,
 }

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use http::HeaderMap;
-use plugins::exchange::{BodyError, BodySource};
+use plugins::exchange::{BodyError, BodySource, Parsing};
+use tokio::time::{Instant, timeout_at};
 
 use crate::body::{RequestBody, RequestBodyError};
 use crate::core::Core;
@@ -17,26 +18,30 @@ use crate::memory::Held;
 /// The request's body, which a filter may read before it is forwarded.
 pub(super) struct Body {
     core: Rc<Core>,
+    client: IpAddr,
     rest: RequestBody,
     /// What a filter has read, and whether that is all.
     read: Option<(Bytes, bool)>,
     /// What has come behind the last byte.
     trailers: Option<Box<HeaderMap>>,
-    /// What of it takes up memory while the request has not begun.
-    held: Held,
+    /// The memory that it takes up, as long as it is here, and so much of that for its bytes.
+    held: Option<Held>,
+    size: usize,
     /// Why it was not read to its end, if that is not that it broke.
     fault: Option<GatewayError>,
 }
 
 impl Body {
     /// The body `rest` of a request of `client` on `core`.
-    pub(super) fn new(rest: RequestBody, core: Rc<Core>, client: IpAddr) -> Self {
+    pub(super) const fn new(rest: RequestBody, core: Rc<Core>, client: IpAddr) -> Self {
         Self {
-            held: core.hold(client),
             core,
+            client,
             rest,
             read: None,
             trailers: None,
+            held: None,
+            size: 0,
             fault: None,
         }
     }
@@ -74,15 +79,25 @@ impl Body {
         }
     }
 
-    /// Filters have seen what they want to: what it takes up as they read it is gone.
+    /// Filters have seen what they want to: nobody parses it any more.
     pub(super) fn is_seen(&mut self) {
-        let read = self.read.as_ref().map_or(0, |(bytes, _)| bytes.len());
-        self.held.shrinks_to(read);
+        if let Some(held) = &mut self.held {
+            held.shrinks_to(self.size);
+        }
     }
 
-    /// Takes the body from its first byte.
+    /// A filter sends so many bytes in its place.
+    pub(super) fn gives_way(&mut self, length: usize) {
+        self.read = None;
+        if let Some(held) = &mut self.held {
+            // They are here already: should there be no room, they count for less.
+            let _ = held.grows(length);
+            held.shrinks_to(length);
+        }
+    }
+
+    /// Takes the body from its first byte. One that is here whole is kept until the server has answered, and counts as long.
     pub(super) fn whole(&mut self) -> RequestBody {
-        self.held.lets_go();
         let rest = std::mem::replace(&mut self.rest, RequestBody::Empty);
         let rest = match (self.trailers.take(), &self.read) {
             (Some(trailers), _) => RequestBody::Trailers(trailers),
@@ -90,6 +105,9 @@ impl Body {
             (None, Some((_, true))) => RequestBody::Empty,
             (None, _) => rest,
         };
+        if !rest.is_empty() {
+            self.held = None;
+        }
         match self.read.take() {
             Some((bytes, _)) if !bytes.is_empty() => RequestBody::Read(bytes, Box::new(rest)),
             _ => rest,
@@ -109,42 +127,41 @@ impl Body {
         if self.fault.is_some() {
             return Err(BodyError::Broken);
         }
-        let mut held =
-            bytes::BytesMut::from(self.read.take().map(|(bytes, _)| bytes).unwrap_or_default());
+        let before = self.read.take().map(|(bytes, _)| bytes).unwrap_or_default();
+        let known = before.len();
+        let mut read = BytesMut::from(before);
         let mut end = Err(BodyError::TooLarge(limit));
         let limits = self.core.node.limits;
-        while held.len() <= limit {
-            let has_room = if is_held {
-                self.held.grows_in_plenty(held.capacity())
-            } else {
-                self.held.grows(held.capacity())
-            };
-            if is_held && !has_room {
+        let held = self.held.get_or_insert_with(|| self.core.hold(self.client));
+        let begun = Instant::now();
+        while read.len() <= limit {
+            let bytes = read.capacity();
+            if is_held && !held.grows_in_plenty(bytes) {
                 break;
             }
+            if !is_held && !held.grows(bytes) {
+                self.fault = Some(lack(held, bytes));
+                break;
+            }
+            let in_all = begun + limits.for_body(read.len() - known);
+            let until = in_all.min(Instant::now() + limits.body);
             let next = std::future::poll_fn(|cx| self.rest.poll_frame(cx));
             let next = tokio::select! {
                 // What is here already is taken.
                 biased;
-                next = tokio::time::timeout(limits.body, next), if has_room => Some(next),
-                () = self.core.until_critical(), if has_room => None,
-                else => None,
-            };
-            let Some(next) = next else {
-                self.fault = Some(GatewayError::Overloaded);
-                break;
-            };
-            match next.unwrap_or(Some(Err(RequestBodyError::Timeout))) {
-                None if is_held || self.held.grows(held.capacity() + read_as(&held)) => {
-                    end = Ok(());
-                    break;
-                }
-                None => {
+                next = timeout_at(until, next) => next,
+                () = self.core.until_critical() => {
                     self.fault = Some(GatewayError::Overloaded);
                     break;
                 }
+            };
+            match next.unwrap_or(Some(Err(RequestBodyError::Timeout))) {
+                None => {
+                    end = Ok(());
+                    break;
+                }
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => held.extend_from_slice(&data),
+                    Ok(data) => read.extend_from_slice(&data),
                     Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
                 },
                 Some(Err(error)) => {
@@ -157,13 +174,36 @@ impl Body {
         }
         if self.fault.is_some() {
             // Nobody has seen anything of it: it ends here.
-            self.held.lets_go();
-            held = bytes::BytesMut::new();
+            self.held = None;
+            read = BytesMut::new();
             end = Err(BodyError::Broken);
         }
-        let bytes = held.freeze();
+        self.size = read.capacity();
+        let bytes = read.freeze();
         self.read = Some((bytes.clone(), end.is_ok()));
         end.map(|()| bytes)
+    }
+
+    /// Makes room for what `bytes` of it become as they are parsed.
+    fn make_room(&mut self, bytes: &[u8], parsing: Parsing) -> Result<(), BodyError> {
+        let needed = self.size + needed(bytes, parsing);
+        let held = self.held.get_or_insert_with(|| self.core.hold(self.client));
+        if held.grows(needed) {
+            return Ok(());
+        }
+        self.fault = Some(lack(held, needed));
+        self.held = None;
+        self.read = Some((Bytes::new(), false));
+        Err(BodyError::Broken)
+    }
+}
+
+/// Why what is `held` cannot become so many bytes.
+fn lack(held: &Held, bytes: usize) -> GatewayError {
+    if held.may_have(bytes) {
+        GatewayError::Overloaded
+    } else {
+        GatewayError::BodyTooLarge
     }
 }
 
@@ -171,25 +211,38 @@ impl Body {
 const VALUE: usize = 256;
 const OBJECT: usize = 512;
 
-/// How much memory a filter may need that reads `body` as what it looks like: 2 bytes of it can be a value of 72, in a list that
+/// How much memory is needed, beside that of `bytes`, to parse them: 2 bytes of JSON can be a value of 72, in a list that
 /// has room for twice as many and was copied to grow.
-fn read_as(body: &[u8]) -> usize {
-    let count = |wanted: u8| memchr::memchr_iter(wanted, body).count();
-    match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'{' | b'[') => (count(b',') + count(b'[')) * VALUE + count(b'{') * OBJECT,
-        _ => count(b'&') * VALUE,
+pub(super) fn needed(bytes: &[u8], parsing: Parsing) -> usize {
+    let count = |wanted: u8| memchr::memchr_iter(wanted, bytes).count();
+    let length = bytes.len();
+    match parsing {
+        Parsing::Nothing => 0,
+        Parsing::Multipart => length,
+        Parsing::Form => length + count(b'&') * VALUE,
+        Parsing::Json => length + (count(b',') + count(b'[')) * VALUE + count(b'{') * OBJECT,
+        // A third less once it is decoded, and a value in every other byte of that.
+        Parsing::JsonInBase64 => length / 4 * 3 / 2 * VALUE,
     }
 }
 
 impl BodySource for Body {
-    fn read(&mut self, limit: usize) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
-        self.read_all(limit, false).boxed_local()
+    fn read(
+        &mut self,
+        limit: usize,
+        parsing: Parsing,
+    ) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
+        let reading = async move {
+            let bytes = self.read_all(limit, false).await?;
+            self.make_room(&bytes, parsing)?;
+            Ok(bytes)
+        };
+        reading.boxed_local()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
+pub(super) mod tests {
     use std::sync::Arc;
 
     use tokio::task::LocalSet;
@@ -200,10 +253,8 @@ mod tests {
     use crate::proxy::Proxy;
     use crate::settings::Settings;
 
-    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-    /// What a client sends in two parts, on a core of a node with so much room for what has not begun.
-    fn with_body(room: usize, check: impl AsyncFnOnce(Body, &Rc<Core>)) {
+    /// On a core of a node with so much room for what is held.
+    pub(in crate::pipeline) fn on_core(room: usize, check: impl AsyncFnOnce(&Rc<Core>)) {
         let settings = Settings {
             proxy_listen: Vec::new(),
             proxy_tls_listen: vec!["off".parse().unwrap()],
@@ -223,17 +274,29 @@ mod tests {
             .unwrap();
         let checking = async {
             let core = Core::new(Arc::clone(proxy.node()), Arc::default());
-            let part = |text: &'static str, rest| {
-                RequestBody::Read(Bytes::from_static(text.as_bytes()), Box::new(rest))
-            };
-            let sent = part("one,", part("two", RequestBody::Empty));
-            check(Body::new(sent, Rc::clone(&core), CLIENT), &core).await;
+            check(&core).await;
         };
         runtime.block_on(LocalSet::new().run_until(checking));
     }
 
+    /// The same with what a client sends in two parts.
+    fn with_body(room: usize, check: impl AsyncFnOnce(Body, &Rc<Core>)) {
+        on_core(room, async |core| {
+            let rest = body("two", RequestBody::Empty, core).rest;
+            check(body("one,", rest, core), core).await;
+        });
+    }
+
+    const PAGE: usize = 4096;
+
+    /// The body of a client that has sent `text` and then the `rest`.
+    fn body(text: &str, rest: RequestBody, core: &Rc<Core>) -> Body {
+        let sent = RequestBody::Read(Bytes::copy_from_slice(text.as_bytes()), Box::new(rest));
+        Body::new(sent, Rc::clone(core), IpAddr::from([192, 0, 2, 1]))
+    }
+
     /// What goes upstream.
-    async fn upstream(mut body: Body) -> Bytes {
+    async fn upstream(body: &mut Body) -> Bytes {
         let (mut whole, mut sent) = (body.whole(), Vec::new());
         while let Some(frame) = std::future::poll_fn(|cx| whole.poll_frame(cx)).await {
             sent.extend(frame.unwrap().into_data().unwrap());
@@ -242,32 +305,70 @@ mod tests {
     }
 
     #[test]
-    fn what_a_filter_has_no_room_to_read_goes_nowhere() {
-        with_body(0, async |mut body, _| {
-            assert!(matches!(body.read(64).await, Err(BodyError::Broken)));
+    fn what_a_filter_never_has_room_to_read_goes_nowhere() {
+        with_body(0, async |mut body, core| {
+            let read = body.read(64, Parsing::Nothing).await;
+            assert!(matches!(read, Err(BodyError::Broken)));
             let held = body.hold(64).await;
-            assert!(matches!(held, Err(GatewayError::Overloaded)), "{held:?}");
+            assert!(matches!(held, Err(GatewayError::BodyTooLarge)), "{held:?}");
+            assert_eq!(core.held.used(), 0);
         });
     }
 
     #[test]
-    fn what_a_filter_took_up_to_read_it_is_free_once_it_has() {
-        // Room for what two of these may become as they are read, and its last quarter.
-        let each = 100 * VALUE + 4096;
-        with_body(3 * each, async |_, core| {
+    fn what_is_parsed_takes_up_more_until_filters_have_seen_it() {
+        // Room for what two of these may become, and its last quarter.
+        let each = (100 * VALUE).div_ceil(PAGE);
+        with_body(2 * each * PAGE * 4 / 3 + PAGE, async |_, core| {
             let json = format!("[{}0]", "0,".repeat(99));
-            let sent = || RequestBody::Read(json.clone().into(), Box::new(RequestBody::Empty));
+            let sent = || body(&json, RequestBody::Empty, core);
             let mut bodies: Vec<Body> = Vec::new();
             for _ in 0..2 {
-                let mut body = Body::new(sent(), Rc::clone(core), CLIENT);
-                assert!(body.read(4096).await.is_ok());
+                let mut body = sent();
+                assert!(body.read(PAGE, Parsing::Json).await.is_ok());
                 bodies.push(body);
             }
-            let mut late = Body::new(sent(), Rc::clone(core), CLIENT);
-            assert!(late.read(4096).await.is_err());
+            let mut late = sent();
+            assert_eq!(late.read(PAGE, Parsing::Nothing).await.unwrap(), json);
+            assert!(late.read(PAGE, Parsing::Json).await.is_err());
+            assert!(matches!(late.fault(), Some(GatewayError::Overloaded)));
             bodies.iter_mut().for_each(Body::is_seen);
-            let mut next = Body::new(sent(), Rc::clone(core), CLIENT);
-            assert_eq!(next.read(4096).await.unwrap(), json);
+            assert_eq!(core.held.used(), 2);
+            assert_eq!(sent().read(PAGE, Parsing::Json).await.unwrap(), json);
+            let large = json.replace('0', "0,0,0");
+            let mut large = body(&large, RequestBody::Empty, core);
+            assert!(large.read(PAGE, Parsing::Json).await.is_err());
+            assert!(matches!(large.fault(), Some(GatewayError::BodyTooLarge)));
+            drop(bodies);
+            assert_eq!(core.held.used(), 0);
+        });
+    }
+
+    #[test]
+    fn what_is_here_whole_takes_up_memory_until_it_is_answered() {
+        with_body(64 * PAGE, async |mut small, core| {
+            let text = "x".repeat(3 * PAGE);
+            let mut large = body(&text, RequestBody::Empty, core);
+            for body in [&mut small, &mut large] {
+                body.hold(4 * PAGE).await.unwrap();
+                upstream(body).await;
+            }
+            assert_eq!(core.held.used(), 1 + 3);
+            // Another is sent in its place.
+            let mut replaced = body(&text, RequestBody::Empty, core);
+            assert!(replaced.read(4 * PAGE, Parsing::Nothing).await.is_ok());
+            replaced.gives_way(PAGE + 1);
+            assert_eq!(core.held.used(), 1 + 3 + 2);
+            drop((small, large, replaced));
+            assert_eq!(core.held.used(), 0);
+            // The server is sent the rest as it comes.
+            let rest = body(&text, RequestBody::Empty, core).rest;
+            let rest = body(&text, rest, core).rest;
+            let mut begun = body(&text, rest, core);
+            begun.hold(4 * PAGE).await.unwrap();
+            assert!(core.held.used() > 0);
+            assert_eq!(upstream(&mut begun).await, text.repeat(3));
+            assert_eq!(core.held.used(), 0);
         });
     }
 
@@ -276,21 +377,28 @@ mod tests {
         with_body(5, async |mut body, _| {
             body.hold(64).await.unwrap();
             assert_eq!(body.length(), None);
-            assert_eq!(upstream(body).await, "one,two");
+            assert_eq!(upstream(&mut body).await, "one,two");
         });
     }
 
     #[test]
-    fn what_looks_like_json_or_a_form_takes_what_its_values_do() {
-        for (body, expected) in [
-            ("", 0),
-            ("a=b", 0),
-            ("a=b&c&&d=[,{", 3 * VALUE),
-            ("x,[{&", VALUE),
-            (" [0,1,2]", 3 * VALUE),
-            ("\n{\"a\":[{},{}],\"b&\":0}", 3 * VALUE + 3 * OBJECT),
+    fn what_is_parsed_takes_what_its_values_do() {
+        use Parsing::{Form, Json, JsonInBase64, Multipart, Nothing};
+        for (body, parsing, expected) in [
+            ("a=b&c&&d=[,{", Nothing, 0),
+            ("a=b&c&&d=[,{", Multipart, 12),
+            ("a=b&c&&d=[,{", Form, 12 + 3 * VALUE),
+            ("a=b", Form, 3),
+            ("", Json, 0),
+            (" [0,1,2]", Json, 8 + 3 * VALUE),
+            (
+                "{\"a\":[{},{}],\"b&\":0}",
+                Json,
+                20 + 3 * VALUE + 3 * OBJECT,
+            ),
+            ("WzAsMCww", JsonInBase64, 3 * VALUE),
         ] {
-            assert_eq!(read_as(body.as_bytes()), expected, "{body}");
+            assert_eq!(needed(body.as_bytes(), parsing), expected, "{body}");
         }
     }
 }

@@ -151,7 +151,7 @@ impl Ways<'_> {
             trail.upstream_uri.clone_from(&target);
         }
         let (framing, body) = match overrides.body.take() {
-            Some(bytes) => in_place(bytes),
+            Some(bytes) => in_place(bytes, body),
             None => framed(headers, body, overrides.body_limit)?,
         };
         let (body, replaced) = with_trailers(route, trusted, framing, body);
@@ -394,8 +394,9 @@ fn with_trailers(
     (body, replaced)
 }
 
-/// A body that a filter sends in place of the client's.
-fn in_place(bytes: Bytes) -> (Framing, RequestBody) {
+/// A body that a filter sends in place of the `client`'s.
+fn in_place(bytes: Bytes, client: &mut Body) -> (Framing, RequestBody) {
+    client.gives_way(bytes.len());
     let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let body = if bytes.is_empty() {
         RequestBody::Empty

@@ -127,6 +127,11 @@ impl Part {
         self.plenty + self.scarce.as_ref().map_or(0, |(_, count)| *count)
     }
 
+    /// Whether anybody can have so many at once, if there is nobody else.
+    pub(crate) fn may_have(&self, count: usize) -> bool {
+        count <= self.share.others.share.stock.most_at_once
+    }
+
     /// Whether there is plenty once it has taken `count`.
     pub(crate) fn leaves_plenty(&self, count: usize) -> bool {
         self.share.others.share.has_plenty_for(count)
@@ -200,6 +205,7 @@ mod tests {
             Part::of(Rc::clone(&share), client)
         };
         let [mut first, mut again, mut other] = [1, 1, 2].map(|last| part(Some(last)));
+        assert!(first.may_have(400) && !first.may_have(401));
         // All at once or by and by: three quarters, and its part of the last one.
         assert!(!first.take(481) && first.take(400) && !first.take(101) && first.take(80));
         assert!(first.take(15) && !again.take(6) && again.take(5) && !first.take(1));

@@ -8,6 +8,7 @@ use http::Method;
 use plugins::environment::Environment;
 use plugins::exchange::{
     BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides,
+    Parsing,
 };
 use plugins::filter::{Filter as _, Flow, Instance};
 use plugins::registry::{self, AnyFilter};
@@ -122,7 +123,11 @@ pub fn send(
 struct Body(Bytes);
 
 impl BodySource for Body {
-    fn read(&mut self, limit: usize) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
+    fn read(
+        &mut self,
+        limit: usize,
+        _: Parsing,
+    ) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
         let body = if self.0.len() > limit {
             Err(BodyError::TooLarge(limit))
         } else {

@@ -22,7 +22,7 @@ use shared::schema::FieldErrors;
 use self::binding::Binding;
 use crate::body::LARGEST;
 use crate::credentials::arguments::Arguments;
-use crate::exchange::{BodyError, BodyMap, Exchange, Reply, Source};
+use crate::exchange::{BodyError, BodyMap, Exchange, Parsing, Reply, Source};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
 use crate::transcoding::definitions::Loaded;
@@ -89,7 +89,7 @@ impl Filter for GrpcGatewayFilter {
         let captures: Vec<(&str, String)> = captures;
         let query = Arguments::of(&exchange.request.uri);
         let body = if binding.has_body() {
-            match exchange.body.read(LARGEST).await {
+            match exchange.body.read(LARGEST, Parsing::Json).await {
                 Ok(body) => body,
                 Err(BodyError::TooLarge(_)) => {
                     return refuse(StatusCode::PAYLOAD_TOO_LARGE, "Payload too large");

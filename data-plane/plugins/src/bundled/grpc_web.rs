@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use shared::schema::FieldErrors;
 
 use crate::body::LARGEST;
-use crate::exchange::{BodyError, BodyMap, Exchange, Reply, Source};
+use crate::exchange::{BodyError, BodyMap, Exchange, Parsing, Reply, Source};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
 use crate::transcoding::definitions::{Definitions, Loaded, Method as Call};
@@ -144,7 +144,12 @@ impl Filter for GrpcWebFilter {
             forget_compression(&mut exchange.request.headers);
         }
         if dialect.text || dialect.call.is_some() {
-            let mut body = match exchange.body.read(LARGEST).await {
+            let parsing = match &dialect.call {
+                None => Parsing::Nothing,
+                Some(_) if dialect.text => Parsing::JsonInBase64,
+                Some(_) => Parsing::Json,
+            };
+            let mut body = match exchange.body.read(LARGEST, parsing).await {
                 Ok(body) => body,
                 Err(BodyError::TooLarge(_)) => {
                     return refuse(StatusCode::PAYLOAD_TOO_LARGE, "Payload too large");

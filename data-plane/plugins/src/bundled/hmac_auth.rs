@@ -20,7 +20,7 @@ use crate::config::values::Number;
 use crate::credentials::authentication::{
     Authenticated, Refusal, challenge, is_settled, settle, take,
 };
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Parsing};
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
 
@@ -268,7 +268,7 @@ const fn version(version: Version) -> &'static str {
 
 /// Whether the body is the one that `Digest` is of.
 async fn is_intact(exchange: &mut Exchange<'_>) -> bool {
-    let Ok(body) = exchange.body.read(LARGEST).await else {
+    let Ok(body) = exchange.body.read(LARGEST, Parsing::Nothing).await else {
         return false;
     };
     match exchange.request.headers.get(DIGEST) {

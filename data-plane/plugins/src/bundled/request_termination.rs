@@ -15,7 +15,7 @@ use shared::schema::FieldErrors;
 use crate::body::{self, LARGEST};
 use crate::config::values::whole_error;
 use crate::credentials::arguments::Arguments;
-use crate::exchange::{Exchange, Named};
+use crate::exchange::{Exchange, Named, Parsing};
 use crate::filter::{Filter, Flow, Instance, Phases, Plugin};
 use crate::host::Host;
 use crate::logs::log_record::grouped;
@@ -218,7 +218,8 @@ impl RequestTerminationFilter {
 
     /// The request, as its own answer.
     async fn describe(&self, exchange: &mut Exchange<'_>, host: &impl Host) -> Value {
-        let raw = exchange.body.read(LARGEST).await.unwrap_or_default();
+        let raw = exchange.body.read(LARGEST, Parsing::Nothing).await;
+        let raw = raw.unwrap_or_default();
         let body = body::form(exchange).await.shown();
         let (request, matched) = (&exchange.request, exchange.matched);
         let headers = request.headers.iter().map(|(name, value)| {

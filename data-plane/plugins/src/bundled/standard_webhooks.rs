@@ -16,7 +16,7 @@ use shared::schema::FieldErrors;
 use crate::answer;
 use crate::body::LARGEST;
 use crate::config::values::SecretText;
-use crate::exchange::{BodyError, Exchange};
+use crate::exchange::{BodyError, Exchange, Parsing};
 use crate::filter::{Filter, Flow, Instance, Plugin, Scope};
 use crate::host::Host;
 
@@ -96,7 +96,7 @@ impl StandardWebhooksFilter {
         let signed = format!("{id}.{timestamp}.").into_bytes();
         let body = exchange
             .body
-            .read(LARGEST)
+            .read(LARGEST, Parsing::Nothing)
             .await
             .map_err(|error| match error {
                 BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,

@@ -14,7 +14,8 @@ use super::{FakeHost, key_ring};
 use crate::credentials::secret_names::SecretNames;
 use crate::environment::Environment;
 use crate::exchange::{
-    BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides, Try,
+    BodyError, BodySource, Captures, Client, Exchange, Identity, Matched, Notes, Overrides,
+    Parsing, Try,
 };
 use crate::filter::Filter;
 use crate::glance::{Fields, Glance, Looks, Made, Pass, Usual, Value};
@@ -187,7 +188,7 @@ pub(crate) fn glance(
 struct Body(Bytes);
 
 impl BodySource for Body {
-    fn read(&mut self, limit: usize) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
+    fn read(&mut self, limit: usize, _: Parsing) -> LocalBoxFuture<'_, Result<Bytes, BodyError>> {
         let body = if self.0.len() > limit {
             Err(BodyError::TooLarge(limit))
         } else {

@@ -37,7 +37,7 @@ use super::rules::Rules;
 use super::session::random_text;
 use super::session_store::Aside;
 use super::under_way::suffix;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Parsing};
 use crate::host::Host;
 use crate::sessions::seal;
 use crate::succession::{Succeeded, counted, number};
@@ -214,7 +214,7 @@ pub(super) async fn keep(
     if !asked || origin(exchange) != Origin::Ours {
         return None;
     }
-    let form = exchange.body.read(LONGEST).await.ok()?;
+    let form = exchange.body.read(LONGEST, Parsing::Nothing).await.ok()?;
     if !is_repeatable(&form) {
         return None;
     }

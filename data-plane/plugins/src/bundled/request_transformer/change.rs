@@ -13,7 +13,7 @@ use super::template::{Facts, Template};
 use crate::body::{self, Form, LARGEST, MediaType, Multipart};
 use crate::config::pairs::split;
 use crate::credentials::arguments::Arguments;
-use crate::exchange::{BodyError, Exchange};
+use crate::exchange::{BodyError, Exchange, Parsing};
 use crate::raw_text::{self, to_bytes};
 
 /// Why a request cannot be changed as configured.
@@ -142,7 +142,7 @@ impl RequestTransformerFilter {
         if !bodiless || MediaType::of(&exchange.request.headers) != Some(MediaType::Form) {
             return Ok(());
         }
-        let body = read(exchange).await?;
+        let body = read(exchange, Parsing::Form).await?;
         let mut query = Arguments::of(&exchange.request.uri);
         query.extend(Arguments::parse_bytes(&body));
         query.write(&mut exchange.request.uri);
@@ -154,7 +154,7 @@ impl RequestTransformerFilter {
         let Some(media_type) = MediaType::of(headers) else {
             return Ok(());
         };
-        let bytes = read(exchange).await?;
+        let bytes = read(exchange, media_type.into()).await?;
         let parsed = if bytes.is_empty() {
             match media_type {
                 MediaType::Json => Some(Form::Json(Map::new())),
@@ -198,13 +198,13 @@ fn shown(template: &Template, facts: &Facts) -> Result<String, Failure> {
     render(template, facts).map(|text| raw_text::shown(&text))
 }
 
-async fn read(exchange: &mut Exchange<'_>) -> Result<Bytes, Failure> {
+async fn read(exchange: &mut Exchange<'_>, parsing: Parsing) -> Result<Bytes, Failure> {
     if let Some(bytes) = &exchange.upstream.body {
         return Ok(bytes.clone());
     }
     exchange
         .body
-        .read(LARGEST)
+        .read(LARGEST, parsing)
         .await
         .map_err(|error| match error {
             BodyError::TooLarge(_) => Failure::TooLarge,

@@ -28,7 +28,7 @@ use crate::bundled::openid_connect::request;
 use crate::bundled::openid_connect::rules::{Ends, Rules};
 use crate::bundled::openid_connect::single_flight::Flights;
 use crate::bundled::openid_connect::verify::{Refusal, Verifier};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Parsing};
 use crate::host::{Claim, Host, RevokeError, Work};
 use crate::sessions::session_keys::KeyRing;
 
@@ -105,7 +105,7 @@ async fn end(
     exchange: &mut Exchange<'_>,
     host: &impl Host,
 ) -> Result<(), Failure> {
-    let body = exchange.body.read(LONGEST).await;
+    let body = exchange.body.read(LONGEST, Parsing::Nothing).await;
     let body = body.map_err(|_| refused("the form is too long or broken"))?;
     let mut tokens = form_urlencoded::parse(&body).filter(|(name, _)| name == "logout_token");
     let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {

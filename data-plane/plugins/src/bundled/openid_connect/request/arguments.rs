@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{has_type, is_form};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Parsing};
 
 /// Longest body that is searched for arguments, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -39,7 +39,7 @@ pub(in crate::bundled::openid_connect) async fn has_body_argument(
 pub(in crate::bundled::openid_connect) async fn has_empty_body(
     exchange: &mut Exchange<'_>,
 ) -> bool {
-    let body = exchange.body.read(BODY_LIMIT).await;
+    let body = exchange.body.read(BODY_LIMIT, Parsing::Nothing).await;
     body.is_ok_and(|body| body.is_empty())
 }
 
@@ -50,7 +50,8 @@ async fn body_members(exchange: &mut Exchange<'_>) -> Vec<(String, Value)> {
     if !form && !has_type(headers, "application/json") {
         return Vec::new();
     }
-    let Ok(body) = exchange.body.read(BODY_LIMIT).await else {
+    let parsing = if form { Parsing::Form } else { Parsing::Json };
+    let Ok(body) = exchange.body.read(BODY_LIMIT, parsing).await else {
         return Vec::new();
     };
     if form {

@@ -256,6 +256,7 @@ impl crate::exchange::BodySource for Nothing {
     fn read(
         &mut self,
         _: usize,
+        _: crate::exchange::Parsing,
     ) -> futures::future::LocalBoxFuture<'_, Result<bytes::Bytes, crate::exchange::BodyError>> {
         Box::pin(std::future::ready(Ok(bytes::Bytes::new())))
     }
