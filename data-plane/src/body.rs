@@ -16,6 +16,7 @@ use plugins::exchange::BodyMap;
 
 use crate::http1::body::bounded;
 use crate::http1::{Framing, FramingError};
+use crate::memory::Held;
 use crate::server::{ClientBody, Upload};
 use crate::upstream::exchange::UpstreamBody;
 use crate::upstream::http2::Http2Body;
@@ -255,11 +256,28 @@ pub(crate) enum ResponseBody {
     Http2(Box<Http2Body>),
     /// Bytes that were read already, and then what was not.
     Read(Bytes, Box<ResponseBody>),
+    /// The same where the client may take its time.
+    Begun(Box<Begun>),
     /// A body that a filter changes on its way.
     Mapped(Box<Mapped>),
     /// No body but a connection: the upstream has switched protocols.
     Tunnel(Box<Connection>),
 }
+
+/// A body of which more has been read than a client is sent at a time.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    read: Bytes,
+    rest: ResponseBody,
+    #[expect(
+        dead_code,
+        reason = "it counts until the last of what was read has gone"
+    )]
+    held: Held,
+}
+
+/// How much a client is sent of that at a time: a copy, so that no part of it keeps all of it in memory.
+const AT_A_TIME: usize = 64 * 1024;
 
 /// A body and what changes it on its way.
 #[derive(Debug)]
@@ -298,6 +316,11 @@ impl Mapped {
 }
 
 impl ResponseBody {
+    /// What was `read`, which is `held` in memory, and then the `rest`.
+    pub(crate) fn begun(read: Bytes, rest: Self, held: Held) -> Self {
+        Self::Begun(Box::new(Begun { read, rest, held }))
+    }
+
     /// The same body, changed by `map` on its way.
     pub(crate) fn mapped(self, map: Box<dyn BodyMap>) -> Self {
         Self::Mapped(Box::new(Mapped {
@@ -326,6 +349,14 @@ impl ResponseBody {
                 *self = std::mem::replace(&mut **rest, Self::Empty);
                 Poll::Ready(Some(Ok(frame)))
             }
+            Self::Begun(begun) => {
+                let part = begun.read.split_to(begun.read.len().min(AT_A_TIME));
+                let frame = Frame::data(Bytes::copy_from_slice(&part));
+                if begun.read.is_empty() {
+                    *self = std::mem::replace(&mut begun.rest, Self::Empty);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
         }
     }
 
@@ -335,6 +366,7 @@ impl ResponseBody {
             Self::Upstream(body) => body.rest(),
             Self::Mapped(mapped) => mapped.body.rest(),
             Self::Read(_, rest) => rest.rest(),
+            Self::Begun(begun) => begun.rest.rest(),
             Self::Empty | Self::Full(_) | Self::Http2(_) | Self::Tunnel(_) => {}
         }
     }
@@ -344,7 +376,7 @@ impl ResponseBody {
         match self {
             Self::Empty | Self::Tunnel(_) => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Upstream(_) | Self::Http2(_) | Self::Read(..) => false,
+            Self::Upstream(_) | Self::Http2(_) | Self::Read(..) | Self::Begun(_) => false,
             Self::Mapped(body) => body.map.is_none(),
         }
     }
@@ -363,7 +395,7 @@ impl ResponseBody {
             },
             Self::Http2(body) => body.size(),
             // What the server has announced counts bytes that were read already.
-            Self::Read(..) | Self::Mapped(_) => SizeHint::default(),
+            Self::Read(..) | Self::Begun(_) | Self::Mapped(_) => SizeHint::default(),
         }
     }
 }

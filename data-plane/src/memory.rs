@@ -82,6 +82,11 @@ impl Held {
         self.0.count() == 0
     }
 
+    /// How many bytes it takes up.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.count() * PAGE
+    }
+
     /// Whether there can ever be room for `bytes` in all.
     pub(crate) fn may_have(&self, bytes: usize) -> bool {
         self.0.may_have(bytes.div_ceil(PAGE))

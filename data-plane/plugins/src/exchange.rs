@@ -307,7 +307,7 @@ pub enum BodyWish {
     Nothing,
     /// To see all of it, if it is no longer than so many bytes; else it passes unseen.
     Look(usize),
-    /// To see all of it. A body that is longer than so many bytes never reaches the client.
+    /// To see all of it, and parse it as JSON. A body that is longer than so many bytes never reaches the client.
     Need(usize),
     /// That the client gets none of it.
     Discard,

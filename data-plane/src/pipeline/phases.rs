@@ -5,15 +5,17 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use http::{Response, header};
 use plugins::environment::{Consumers, Membership};
-use plugins::exchange::{BodyWish, Exchange, Notes, Reply, Source, WholeBody};
+use plugins::exchange::{BodyWish, Exchange, Parsing, Reply, Source, WholeBody};
 use plugins::filter::{Filter as _, Flow, Phases};
 use plugins::glance::{Glance, Pass};
 use shared::telemetry::chain;
 use uuid::Uuid;
 
+use super::body::needed;
 use super::record::{Record, Run};
 use super::returned::Returned;
 use crate::body::ResponseBody;
+use crate::carry::as_u64;
 use crate::compile::filters::Slot;
 use crate::compile::{CompiledRoute, CompiledSnapshot};
 use crate::core::{Core, Held};
@@ -156,15 +158,19 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
     let known = body.size().exact().is_some() || headers.contains_key(header::CONTENT_LENGTH);
     if !wishes.is_empty() && !tunnel {
         let keeps_length = keeps_length(&seen.method, status, &wishes);
-        let longest = wishes.iter().map(|(_, wish)| limit(*wish)).max();
-        let longest = longest.unwrap_or_default();
         let held = record.core.hold(record.client);
-        match read(body, longest, held, &mut seen.notes, &record.core).await {
-            Ok(Whole::All(mut bytes)) => {
-                let mut complete = true;
+        match read(body, &wishes, held, &record.core).await {
+            Ok(Whole::All(mut bytes, mut held)) => {
+                let (mut failed, size) = (None, held.bytes());
                 for (filter, wish) in wishes {
-                    if bytes.len() > limit(wish) {
-                        complete &= !matches!(wish, BodyWish::Need(_));
+                    let is_too_long = bytes.len() > limit(wish);
+                    if let BodyWish::Need(_) = wish {
+                        let parsed = size.saturating_add(needed(&bytes, Parsing::Json));
+                        if is_too_long || !held.grows(parsed) {
+                            failed = Some(why(&held, parsed, is_too_long));
+                            continue;
+                        }
+                    } else if is_too_long {
                         continue;
                     }
                     let mut whole = WholeBody {
@@ -177,27 +183,23 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
                     filter.on_body(&mut whole, &host);
                     bytes = whole.body;
                 }
-                if complete {
-                    if !(keeps_length && bytes.is_empty()) {
-                        headers.remove(header::CONTENT_LENGTH);
-                    }
-                    body = if known {
-                        ResponseBody::Full(bytes)
-                    } else {
-                        ResponseBody::Read(bytes, Box::new(ResponseBody::Empty))
-                    };
+                if let Some(error) = failed {
+                    return fail(returned, record, &error);
+                }
+                // Until the client has taken it.
+                held.shrinks_to(size.max(bytes.len()));
+                seen.notes.put(held);
+                if !(keeps_length && bytes.is_empty()) {
+                    headers.remove(header::CONTENT_LENGTH);
+                }
+                body = if known {
+                    ResponseBody::Full(bytes)
                 } else {
-                    return fail(returned, record, &UpstreamError::TooLarge.into());
-                }
+                    ResponseBody::Read(bytes, Box::new(ResponseBody::Empty))
+                };
             }
-            Ok(Whole::Begun(rest, why)) => {
-                let is_needed = |(_, wish): &(_, _)| matches!(wish, BodyWish::Need(_));
-                if wishes.iter().any(is_needed) {
-                    return fail(returned, record, &why);
-                }
-                body = rest;
-            }
-            Err(error) => return fail(returned, record, &error.into()),
+            Ok(Whole::Begun(rest)) => body = rest,
+            Err(error) => return fail(returned, record, &error),
         }
     }
     for map in maps.into_iter().filter(|_| !tunnel) {
@@ -247,38 +249,136 @@ const fn limit(wish: BodyWish) -> usize {
     }
 }
 
+/// What has been read of a body.
 enum Whole {
-    All(Bytes),
-    /// It is longer than allowed, or than there is memory for: what was read comes first.
-    Begun(ResponseBody, GatewayError),
+    /// All of it, and the memory that it takes up.
+    All(Bytes, memory::Held),
+    /// It is longer than allowed, or than there is memory for, and may pass unseen: what was read comes first.
+    Begun(ResponseBody),
 }
 
-/// Reads all of `body`, if it is no longer than `limit` and there is memory for it, and `notes` what is `held` until the client
-/// has taken it.
-async fn read(
+/// Reads all of `body`, if it is no longer than the longest of `wishes` and there is memory for it, which is `held`: plenty,
+/// unless one needs it.
+///
+/// # Errors
+///
+/// It broke, or one that needs it does not get it.
+async fn read<F>(
     mut body: ResponseBody,
-    limit: usize,
+    wishes: &[(F, BodyWish)],
     mut held: memory::Held,
-    notes: &mut Notes,
     core: &Core,
-) -> Result<Whole, UpstreamError> {
+) -> Result<Whole, GatewayError> {
     if let ResponseBody::Full(bytes) = body {
-        return Ok(Whole::All(bytes));
+        return Ok(Whole::All(bytes, held));
+    }
+    let is_needed = wishes
+        .iter()
+        .any(|(_, wish)| matches!(wish, BodyWish::Need(_)));
+    let limits = wishes.iter().map(|(_, wish)| limit(*wish));
+    let limit = limits.max().unwrap_or_default();
+    if let ResponseBody::Upstream(_) = &body
+        && body.size().exact() > Some(as_u64(limit))
+    {
+        return if is_needed {
+            Err(UpstreamError::TooLarge.into())
+        } else {
+            Ok(Whole::Begun(body))
+        };
     }
     let mut read = BytesMut::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
         read.extend_from_slice(&frame?.into_data().unwrap_or_default());
-        let why = if read.len() > limit {
-            UpstreamError::TooLarge.into()
-        } else if core.node.memory.is_critical() || !held.grows(read.capacity()) {
-            GatewayError::Overloaded
+        let (bytes, is_too_long) = (read.capacity(), read.len() > limit);
+        let has_room = if is_needed {
+            // The server has done its work for it.
+            held.grows(bytes)
         } else {
-            continue;
+            !core.node.memory.is_critical() && held.grows_in_plenty(bytes)
         };
-        notes.put(held);
-        let read = ResponseBody::Read(read.freeze(), Box::new(body));
-        return Ok(Whole::Begun(read, why));
+        if is_needed && (is_too_long || !has_room) {
+            return Err(why(&held, bytes, is_too_long));
+        }
+        if is_too_long || !has_room {
+            let begun = ResponseBody::begun(read.freeze(), body, held);
+            return Ok(Whole::Begun(begun));
+        }
     }
-    notes.put(held);
-    Ok(Whole::All(read.freeze()))
+    Ok(Whole::All(read.freeze(), held))
+}
+
+/// Why a body that takes up `bytes` is not to be had.
+fn why(held: &memory::Held, bytes: usize, is_too_long: bool) -> GatewayError {
+    if is_too_long || !held.may_have(bytes) {
+        UpstreamError::TooLarge.into()
+    } else {
+        GatewayError::Overloaded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Pressure;
+    use crate::pipeline::body::tests::on_core;
+
+    const PAGE: usize = 4096;
+    const LIMIT: usize = 64 * PAGE;
+
+    /// What becomes of an answer of so many bytes.
+    async fn read_of(length: usize, wish: BodyWish, core: &Core) -> Result<Whole, GatewayError> {
+        let rest = Box::new(ResponseBody::Empty);
+        let body = ResponseBody::Read(vec![b'x'; length].into(), rest);
+        let held = core.hold([192, 0, 2, 1].into());
+        read(body, &[((), wish)], held, core).await
+    }
+
+    #[test]
+    fn what_the_server_has_done_is_told_the_client_as_long_as_there_is_room() {
+        const NEED: BodyWish = BodyWish::Need(LIMIT);
+        const LOOK: BodyWish = BodyWish::Look(LIMIT);
+        on_core(64 * PAGE, async |core| {
+            core.node.memory.note(Pressure::Critical);
+            let needed = read_of(20 * PAGE, NEED, core).await;
+            let Ok(Whole::All(bytes, held)) = &needed else {
+                panic!("there is room for it");
+            };
+            assert_eq!((bytes.len(), held.bytes()), (20 * PAGE, 20 * PAGE));
+            let passed = read_of(PAGE, LOOK, core).await;
+            assert!(matches!(passed, Ok(Whole::Begun(_))));
+            core.node.memory.note(Pressure::None);
+            let seen = read_of(PAGE, LOOK, core).await;
+            assert!(matches!(seen, Ok(Whole::All(..))));
+            drop(seen);
+            // There is not plenty, and no room for both.
+            let passed = read_of(20 * PAGE, LOOK, core).await;
+            assert!(matches!(passed, Ok(Whole::Begun(_))));
+            let refused = read_of(30 * PAGE, NEED, core).await;
+            assert!(matches!(refused, Err(GatewayError::Overloaded)));
+            for length in [60 * PAGE, LIMIT + 1] {
+                let never = read_of(length, NEED, core).await;
+                let Err(GatewayError::Upstream(UpstreamError::TooLarge)) = never else {
+                    panic!("there is never room for it");
+                };
+            }
+            drop((needed, passed));
+            assert_eq!(core.held.used(), 0);
+        });
+    }
+
+    #[test]
+    fn what_passes_on_takes_up_memory_until_the_last_of_it_has_gone() {
+        on_core(64 * PAGE, async |core| {
+            let mut held = core.hold([192, 0, 2, 1].into());
+            assert!(held.grows(40 * PAGE));
+            let read = vec![b'x'; 40 * PAGE].into();
+            let mut body = ResponseBody::begun(read, ResponseBody::Empty, held);
+            let mut sent = 0;
+            while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
+                sent += frame.unwrap().into_data().unwrap().len();
+                assert_eq!(core.held.used() > 0, sent < 40 * PAGE, "{sent}");
+            }
+            assert_eq!(sent, 40 * PAGE);
+        });
+    }
 }

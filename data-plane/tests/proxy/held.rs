@@ -202,11 +202,19 @@ fn an_answer_that_a_plugin_has_to_read_is_refused_where_there_is_no_room_and_ano
     assert!(changed.starts_with("HTTP/1.1 200 "), "{changed}");
     assert!(changed.ends_with(r#""b":"c"}"#), "{changed}");
     let refused = answer(connect(&proxy), GET);
-    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.starts_with("HTTP/1.1 502 "), "{refused}");
+    stop(proxy);
+
+    // So is one of which much would be made.
+    let many = json_answer(&format!("[{}0]", "0,".repeat(SMALL)));
+    let answers = Box::leak(Box::new([many]));
+    let (proxy, _heads) = gateway(limits(), "response-transformer", &config, answers);
+    let refused = answer(connect(&proxy), GET);
+    assert!(refused.starts_with("HTTP/1.1 502 "), "{refused}");
     stop(proxy);
 
     let config = json!({"strategy": "memory", "content_type": ["application/json"]});
-    let (proxy, heads) = gateway(limits(), "proxy-cache", &config, answers());
+    let (proxy, heads) = gateway(limits(), "proxy-cache", &config, self::answers());
     let other = GET.replace(" / ", " /other ");
     for (request, length, asked) in [
         (GET, SMALL, 1),
@@ -218,6 +226,37 @@ fn an_answer_that_a_plugin_has_to_read_is_refused_where_there_is_no_room_and_ano
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.len() > length);
         assert_eq!(heads.try_iter().count(), asked, "{request}");
     }
+    stop(proxy);
+}
+
+#[test]
+fn an_answer_that_is_passed_on_leaves_no_room_taken() {
+    // The server never comes to the end of it.
+    let begun = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{}\r\n",
+        ROOM,
+        "x".repeat(ROOM)
+    );
+    let begun: &str = Box::leak(begun.into_boxed_str());
+    let answers = Box::leak(Box::new([begun, begun, begun, OK]));
+    let (port, _heads) = upstream(answers);
+    let routes = [json!({"paths": ["/"]}), json!({"paths": ["/form"]})];
+    let mut records = configuration(port, &json!({}), &routes);
+    records.push(record("consumers", 50, json!({"username": "nobody"})));
+    let config = json!({"strategy": "memory", "content_type": ["application/json"]});
+    records.push(plugin(60, "proxy-cache", &config));
+    records.push(plugin(61, "key-auth", &key_in_body()));
+    let proxy = start_with(&one_worker(), limits(), records);
+    let slow = [(); 3].map(|()| {
+        let mut slow = connect(&proxy);
+        slow.write_all(GET.as_bytes()).unwrap();
+        slow.read_exact(&mut vec![0; ROOM]).unwrap();
+        slow
+    });
+    let form = form(8 * SMALL).replace("POST / ", "POST /form ") + END;
+    let served = answer(connect(&proxy), &form);
+    assert!(served.starts_with("HTTP/1.1 200 "), "{served}");
+    drop(slow);
     stop(proxy);
 }
 
