@@ -89,10 +89,15 @@ pub trait Host: Clone + 'static {
         Ahead::default()
     }
 
-    /// The wall clock of the cluster, for what one node says and another compares: when a session began, and when what began
-    /// before is over.
-    fn cluster_now(&self) -> UnixTime {
-        self.ahead().behind(self.now())
+    /// The earliest that it is `at` by our clock and the control plane's, for what one node says and another compares: when a
+    /// session began. Either clock may be wrong, and a logout reaches it nevertheless.
+    fn earliest(&self, at: UnixTime) -> UnixTime {
+        at.min(self.ahead().behind(at))
+    }
+
+    /// The latest that it is `at` by these two: what began before a logout is over.
+    fn latest(&self, at: UnixTime) -> UnixTime {
+        at.max(self.ahead().behind(at))
     }
 
     /// What names this node in its cluster.

@@ -238,11 +238,16 @@ impl FakeHost {
     /// Sets the wall clock to one that differs from the cluster's by `seconds`, and is known to.
     pub(crate) fn set_ahead(&self, seconds: i64) {
         let ahead = Ahead::from_millis(seconds * 1000);
-        let true_time = self.cluster_now();
+        let true_time = self.0.ahead.get().behind(self.now());
         self.0.ahead.set(ahead);
         self.0
             .now
             .set(Ahead::from_millis(-ahead.as_millis()).behind(true_time));
+    }
+
+    /// The control plane's clock is behind the wall clock by `seconds`, which is right.
+    pub(crate) fn mislead(&self, seconds: i64) {
+        self.0.ahead.set(Ahead::from_millis(seconds * 1000));
     }
 
     pub(crate) fn set_clock(&self, now: UnixTime) {

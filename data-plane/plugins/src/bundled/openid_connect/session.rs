@@ -50,7 +50,7 @@ pub(super) struct Session {
     pub(super) method: AuthMethod,
     /// When the user signed in.
     pub(super) started_at: UnixTime,
-    /// When they began to, by the cluster's clock, if that was before or that clock says something else.
+    /// When they began to, by the clock of the node or of its control plane, if one of these says that it was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) asked_at: Option<UnixTime>,
     /// The provider's epoch that they did so in.
@@ -128,9 +128,9 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// When what begins `now` does so by the cluster's clock, if that says something else.
+/// When what begins `now` has begun at the earliest, if that is before.
 fn begun(now: UnixTime, host: &impl Host) -> Option<UnixTime> {
-    Some(host.ahead().behind(now)).filter(|began| *began != now)
+    Some(host.earliest(now)).filter(|began| *began != now)
 }
 
 impl Session {

@@ -364,8 +364,8 @@ pub(super) async fn complete(
     let mut session = Session::begin(rules, tokens, method, pending.client, host);
     session.id = pending.session_id();
     // The node where it began may be another, with another clock: that it did not begin after now is certain.
-    let asked_at = host.ahead().behind(pending.started_at);
-    session.asked_at = Some(asked_at.min(host.cluster_now()));
+    let asked_at = pending.started_at.min(host.now());
+    session.asked_at = Some(host.earliest(asked_at));
     session.epoch = pending.epoch;
     if opened::tenure(rules, &session).is_ended(host.revocations()) {
         let again = again(rules, exchange, host, &session, pending);

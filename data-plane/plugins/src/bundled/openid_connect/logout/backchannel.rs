@@ -315,6 +315,9 @@ fn ends(
     made_at: UnixTime,
 ) -> Result<Revocation, Refusal> {
     let now = ahead.behind(verifier.now);
+    // Either of our clocks may be wrong, but hardly so that the provider's agrees. It names whole seconds.
+    let stated = made_at.saturating_add(Duration::from_millis(999));
+    let latest = verifier.now.max(now).max(made_at);
     let named = |name| match claims.get(name) {
         None => Ok(None),
         Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
@@ -327,17 +330,16 @@ fn ends(
         // whatever the provider calls it.
         (Some(sid), _) => Ok(Revocation {
             id: Revocation::provider_session(issuer, sid),
-            before: now.max(made_at).as_millis(),
+            before: now.max(stated.min(latest)).as_millis(),
             expires_at,
         }),
         // A sign-in after the logout stays. That was within the second that the token names, by the provider's clock.
         (None, Some(subject)) => Ok(Revocation {
             id: Revocation::subject(issuer, subject),
             before: ahead
-                .behind(made_at.saturating_add(verifier.document.behind))
-                .max(made_at)
-                .saturating_add(Duration::from_millis(999))
-                .min(now.max(made_at))
+                .behind(stated.saturating_add(verifier.document.behind))
+                .max(stated)
+                .min(latest)
                 .as_millis(),
             expires_at,
         }),

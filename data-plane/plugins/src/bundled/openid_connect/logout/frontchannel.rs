@@ -70,7 +70,7 @@ pub(super) async fn answer(
     };
     let (before, kind) = match &session {
         Some(_) => (Revocation::FOR_GOOD, Ends::Session),
-        None => (host.cluster_now().as_millis(), Ends::OnHearsay),
+        None => (host.latest(now).as_millis(), Ends::OnHearsay),
     };
     if let Some(id) = ends {
         if session.is_some() {

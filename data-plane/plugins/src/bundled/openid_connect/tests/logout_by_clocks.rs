@@ -4,6 +4,7 @@ use serde_json::json;
 use shared::clock::UnixTime;
 
 use super::gateway::{Browser, Gateway};
+use super::provider::ISSUER;
 use super::logout::{back_channel, log_out};
 use crate::testing::START;
 
@@ -44,10 +45,39 @@ fn rule_104_a_logout_ends_what_began_where_the_clock_is_ahead() {
             assert_eq!(log_out(&mut gateway, &of).status, 200);
             let reply = browser.get(&mut gateway, "/api");
             assert_eq!(reply.status, 302, "{where_it_began} {where_it_ends} {of}");
-            // Who signs in again stays.
+            // Who signs in again stays, where the clock is not behind.
+            gateway.host.set_ahead(where_it_ends.max(0));
             gateway.advance(2);
             assert_eq!(browser.sign_in(&mut gateway, "/api").status, 200);
             assert_eq!(browser.get(&mut gateway, "/api").status, 200);
+        }
+    }
+}
+
+#[test]
+fn rule_104_a_logout_holds_where_the_clock_of_one_control_plane_is_wrong() {
+    let frame = format!("/frontchannel?iss={ISSUER}&sid=s1");
+    // Of the node where the session begins, and of that which hears of the logout.
+    for [there, here] in [[-50, 0], [50, 0], [0, -50], [0, 50]] {
+        for ask in 0..3 {
+            let mut gateway = Gateway::new(json!({
+                "backchannel_logout_uri_suffix": "/backchannel",
+                "frontchannel_logout_uri_suffix": "/frontchannel",
+            }));
+            gateway.provider.script.borrow_mut().id_claims = vec![("sid", json!("s1"))];
+            gateway.host.mislead(there);
+            let mut browser = Browser::default();
+            browser.sign_in(&mut gateway, "/api");
+            gateway.host.mislead(here);
+            gateway.advance(2);
+            let asked = match ask {
+                0 => log_out(&mut gateway, &json!({})),
+                1 => log_out(&mut gateway, &json!({ "sid": null })),
+                _ => Browser::default().get(&mut gateway, &frame),
+            };
+            assert_eq!(asked.status, 200);
+            let reply = browser.get(&mut gateway, "/api");
+            assert_eq!(reply.status, 302, "{there} {here} {ask}");
         }
     }
 }
