@@ -7,6 +7,7 @@
 
 mod keeping;
 mod strays;
+mod writes;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,20 +19,14 @@ use uuid::Uuid;
 use super::rollouts::{Order, OrderError};
 use super::targets::{Staged, Strays, Targets};
 use crate::config::Config;
-use crate::difference::Difference;
 use crate::fleet::View;
 use crate::publisher::Publisher;
 use crate::rollout::{Action, Journal, JournalError, Keeper, Plan, Rollout, State, step};
 use crate::snapshot::{Follower, Published, is_rolled_out};
+use writes::Writes;
 
 /// Revisions that are looked through for the last that needed no roll-out.
 const QUIET: u64 = 1_000;
-
-/// Revisions that are looked through for what else would be undone: as many as are kept, since each logout is one.
-const LOOKED: u64 = 10_000;
-
-/// Revisions of a roll-out that are named.
-const NAMED: usize = 50;
 
 /// How often a turn is taken anew because other control planes were faster.
 const ATTEMPTS: u32 = 5;
@@ -62,6 +57,8 @@ pub(super) struct Conductor {
     kept: Option<Arc<Published>>,
     /// The state with the change under way.
     candidate: Option<Arc<Published>>,
+    /// What was written since the state before the change under way.
+    writes: Writes,
     /// What those are led to that cannot run what they are to.
     strays: Arc<Strays>,
 }
@@ -101,6 +98,7 @@ impl Conductor {
             unread: None,
             kept: Some(newest),
             candidate: None,
+            writes: Writes::default(),
             strays: Arc::default(),
         };
         if conductor.staging.plan.is_none() {
@@ -216,6 +214,7 @@ impl Conductor {
             self.candidate.clone(),
         );
         self.arrange(now);
+        self.look();
         self.withdraw();
         let done = order.map_or(Ok(()), |(id, order)| self.order(id, order, situation));
         if self.conducts(situation.present, now) {
@@ -283,39 +282,35 @@ impl Conductor {
         candidate.is_none_or(|candidate| candidate.position.root != newest)
     }
 
-    /// The revisions after `from`, up to `to`, that changed the configuration: to go back to `from` undoes these. What is not
-    /// looked at, or cannot be read, counts as one.
-    fn writes(&self, from: Revision, to: Revision) -> impl Iterator<Item = Revision> {
-        let history = self.publisher.history();
-        let changes = move |revision: &Revision| match history.entry(*revision) {
-            Ok(Some(entry)) => !Difference::of_entry(&entry).of_configuration().is_empty(),
-            _ => true,
+    /// Reads on what was written since the state before the change under way, and notes which of it is part of that.
+    fn look(&mut self) {
+        let newest = self.newest().position.revision;
+        let generation = self.journal.generation;
+        let Some(rollout) = self.journal.open_mut() else {
+            return;
         };
-        let looked_at = to.0.min(from.0.saturating_add(LOOKED));
-        let revisions = (from.0 + 1..=looked_at).map(Revision).filter(changes);
-        revisions.chain((looked_at < to.0).then_some(to))
-    }
-
-    /// The first of these, for operators to read.
-    pub(super) fn named(&self, from: Revision, to: Revision) -> Vec<Revision> {
-        self.writes(from, to).take(NAMED).collect()
+        self.writes.begin(generation, rollout.from);
+        if let Err(error) = self.writes.read_on(self.publisher.history(), newest) {
+            tracing::debug!(%error, "what was written beside a change is not known yet");
+        }
+        let found = self.writes.up_to(rollout.to);
+        if found.len() > rollout.revisions.len() {
+            rollout.revisions = found;
+        }
     }
 
     /// Whether to undo the roll-out under way undoes one write alone: of several perhaps only one is wrong, and all are
-    /// acknowledged.
-    fn is_of_one(&self) -> bool {
-        let newest = self.publisher.config().revision();
-        self.journal.open().is_some_and(|open| {
-            open.revisions.len() == 1 && self.writes(open.to, newest).next().is_none()
-        })
+    /// acknowledged. None if that is not known yet. What is not published yet is told apart as it is undone.
+    fn is_of_one(&self) -> Option<bool> {
+        let newest = self.newest().position.revision;
+        self.writes.is_one(self.journal.open()?.from, newest)
     }
 
     /// Drops an order to roll back once others have written, and says so.
     fn withdraw(&mut self) {
-        let rolls_back = |open: &Rollout| open.state == State::Halted && open.rolls_back;
-        if self.journal.open().is_some_and(rolls_back)
-            && !self.is_of_one()
-            && let Some(rollout) = self.journal.open_mut()
+        let rolls_back = |open: &&mut Rollout| open.state == State::Halted && open.rolls_back;
+        if self.is_of_one() == Some(false)
+            && let Some(rollout) = self.journal.open_mut().filter(rolls_back)
         {
             rollout.rolls_back = false;
             rollout.is_not_undone();
@@ -365,13 +360,11 @@ impl Conductor {
             let (from, to) = (self.quiet(), newest.position.revision);
             self.journal.conductor = self.replica;
             self.journal.released = from;
-            let rollout = Rollout {
-                revisions: self.named(from, to),
-                ..Rollout::new(from, to, now)
-            };
-            tracing::info!(%from, revision = %to, revisions = rollout.writes(), "a roll-out begins");
-            self.journal.begin(rollout);
+            self.journal.begin(Rollout::new(from, to, now));
             self.candidate = Some(newest);
+            self.look();
+            let revisions = self.journal.open().map(Rollout::writes);
+            tracing::info!(%from, revision = %to, revisions, "a roll-out begins");
         }
     }
 
@@ -399,14 +392,13 @@ impl Conductor {
                         self.arrange(now);
                         continue;
                     }
-                    let undoes = plan.rollback && self.is_of_one();
+                    // Whether others wrote beside it is seen next.
+                    let is_possible = plan.rollback && self.kept.is_some();
                     if let Some(rollout) = self.journal.open_mut() {
-                        rollout.rolls_back = undoes;
-                        if plan.rollback && !undoes {
-                            rollout.is_not_undone();
-                        }
-                        return;
+                        rollout.rolls_back = is_possible;
                     }
+                    self.withdraw();
+                    return;
                 }
             }
         }
@@ -430,7 +422,7 @@ impl Conductor {
         situation: &Situation<'_>,
     ) -> Result<(), OrderError> {
         let (is_newer, now) = (self.is_newer(), situation.now);
-        let undoes_more = order == Order::RollBack && (is_newer || !self.is_of_one());
+        let is_alone = if is_newer { Some(false) } else { self.is_of_one() };
         let is_forgotten = self.kept.is_none();
         let known = self.journal.rollouts.iter().any(|rollout| rollout.to == id);
         let open = self.journal.open_mut().filter(|rollout| rollout.to == id);
@@ -444,7 +436,11 @@ impl Conductor {
         match (order, rollout.state) {
             (Order::RollBack, _) if is_forgotten => return Err(OrderError::Forgotten),
             // What others wrote would be undone as well, and nobody has asked for that.
-            (Order::RollBack, _) if undoes_more => return Err(OrderError::Several),
+            (Order::RollBack, _) if is_alone == Some(false) => return Err(OrderError::Several),
+            (Order::RollBack, _) if is_alone.is_none() => {
+                tracing::error!(revision = %id, "not rolled back: what else was written could not be read yet");
+                return Err(OrderError::Unkept);
+            }
             (Order::Halt | Order::RollBack, state) => {
                 if state == State::Running {
                     let reason = "an operator halted it".to_owned();
@@ -472,7 +468,8 @@ impl Conductor {
     pub(super) fn rollback(&self) -> Option<(Revision, Revision)> {
         let rollout = self.journal.open()?;
         let halted = rollout.state == State::Halted;
-        let due = halted && rollout.rolls_back && self.is_conductor();
+        let is_alone = self.is_of_one() == Some(true);
+        let due = halted && rollout.rolls_back && is_alone && self.is_conductor();
         due.then(|| (rollout.from, self.newest().position.revision))
     }
 }

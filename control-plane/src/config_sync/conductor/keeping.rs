@@ -88,15 +88,6 @@ impl Conductor {
             // What it leads to is not in the history any more. One that is halted stays so: what it leads to may be in the newest.
             rollout.end(State::Superseded, None, now);
         }
-        // One that the version before began does not say what is in it.
-        if let Some(open) = self.journal.open()
-            && open.revisions.is_empty()
-        {
-            let revisions = self.named(open.from, open.to);
-            if let Some(rollout) = self.journal.open_mut() {
-                rollout.revisions = revisions;
-            }
-        }
         self.candidate = candidate;
         Ok(())
     }

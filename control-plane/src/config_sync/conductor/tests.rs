@@ -6,6 +6,7 @@ mod several;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -26,9 +27,9 @@ use crate::publisher::{Journal as StoreJournal, JournalFault};
 use crate::rollout::rollback;
 use crate::snapshot::SharedSigner;
 
-/// A store in memory, with its history.
+/// A store in memory, with its history, and whether that is out of reach.
 #[derive(Clone, Default)]
-pub(in crate::config_sync) struct Memory(Arc<Mutex<BTreeMap<Revision, Entry>>>);
+pub(in crate::config_sync) struct Memory(Arc<Mutex<BTreeMap<Revision, Entry>>>, Arc<AtomicBool>);
 
 impl StoreJournal for Memory {
     fn commit(&mut self, entry: &Entry) -> Result<(), JournalFault> {
@@ -47,6 +48,9 @@ impl StoreJournal for Memory {
 
 impl History for Memory {
     fn entry(&self, revision: Revision) -> Result<Option<Entry>, HistoryFault> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(HistoryFault::Unreachable("no leader".to_owned()));
+        }
         Ok(self.0.lock().unwrap().get(&revision).cloned())
     }
 }

@@ -103,6 +103,45 @@ fn keys_and_revocations_make_no_other_write_of_a_change() {
 }
 
 #[test]
+fn what_cannot_be_read_is_no_write_of_others() {
+    let mut stage = Stage::new(4);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(400);
+    let good = stage.newest();
+    // A node refuses it, and who is logged out beside it, while etcd chooses its leader.
+    stage.memory.1.store(true, Ordering::Relaxed);
+    commit(&stage.publisher, Service::KIND, 1, 81);
+    refuse(&mut stage);
+    stage.commit(Revocation::KIND, 7, 7);
+    let newest = stage.newest();
+    let id = newest.revision;
+    stage.pass(10);
+    assert_eq!(stage.state(), Some(State::Halted));
+    assert_eq!(stage.order(id, Order::RollBack), Err(OrderError::Unkept));
+    assert_eq!(stage.newest(), newest, "nothing is undone yet");
+    stage.memory.1.store(false, Ordering::Relaxed);
+    stage.conduct();
+    // It is undone, and what does that is no write of others while it is not published.
+    let (to, from) = stage.conductor.rollback().unwrap();
+    rollback::carry_out(&stage.publisher, from, to).unwrap();
+    stage.conduct();
+    stage.publish();
+    let rollout = stage.conductor.journal().rollouts[0].clone();
+    assert_eq!(rollout.state, State::RolledBack);
+    assert_eq!(rollout.revisions, [good.revision.next()]);
+    let reason = rollout.reason.unwrap();
+    assert!(!reason.contains("not rolled back"), "{reason}");
+    let services = |config: &Config| {
+        let keys = config.keys(Service::KIND, Uuid::nil());
+        keys.filter_map(|key| config.stored(key).cloned())
+            .collect::<Vec<_>>()
+    };
+    let before = stage.memory.entry(good.revision).unwrap().unwrap();
+    let service = before.edits[0].after.clone().unwrap();
+    assert_eq!(services(&stage.publisher.config()), [service]);
+}
+
+#[test]
 fn what_an_operator_halts_stays_halted_whatever_is_written() {
     let mut stage = Stage::new(4);
     stage.commit(Service::KIND, 1, 80);
