@@ -347,7 +347,10 @@ impl Fleet {
             .filter(|row| row.running == running)
             .map_or(now, |row| row.running_since);
         let stuck = same_run && before.as_ref().is_some_and(|row| row.stuck);
-        let after_crash = !same_run && introduction.crash_restarts > 0;
+        // A run says so for as long as it lives, also as it comes back after another one.
+        let run_before = before.as_ref().and_then(|row| row.before.as_ref());
+        let returns = run_before.is_some_and(|run| run.boot == introduction.boot);
+        let after_crash = !same_run && !returns && introduction.crash_restarts > 0;
         let crashes = before.as_ref().map_or(0, |row| row.crashes) + u32::from(after_crash);
         let (run_before, mut contested) = member::turns(before.as_ref(), &introduction);
         // That one of two comes anew ends nothing.

@@ -243,6 +243,11 @@ mod tests {
             ("b", 1, 1),
             ("c", 1, 2),
             ("d", 0, 2),
+            // Nor has one of two that take turns.
+            ("d", 0, 3),
+            ("e", 2, 3),
+            ("d", 0, 3),
+            ("f", 1, 4),
             ("e", 2, 3),
         ] {
             let joins = Introduction {
