@@ -54,8 +54,9 @@ pub struct Fleet {
     nodes: Arc<Mutex<Nodes>>,
     /// Told when a node has come, gone, or says something.
     changed: Arc<watch::Sender<()>>,
-    /// Told when a node has come that was not known, here or elsewhere.
-    newcomers: Arc<Notify>,
+    /// Told when there is something that is not to be lost: a node has come that was not known, here or elsewhere, or has
+    /// refused something.
+    news: Arc<Notify>,
 }
 
 /// What a node says of itself when it connects.
@@ -202,6 +203,9 @@ struct Row {
     /// Since when it runs that.
     running_since: UnixTime,
     last_seen: UnixTime,
+    /// For how long of the time since then no control plane was there to hear it.
+    #[serde(default)]
+    unheard: Duration,
     report: Report,
     /// How often what it tells of targets has changed.
     #[serde(skip)]
@@ -262,7 +266,6 @@ struct Nodes {
     leaving: room::Leaving,
     /// Who is on its way back after a restart.
     awaited: kept::Awaited,
-    unheard: kept::Unheard,
     /// How long a node that is gone stays on the list; none: as usual.
     purge_delay: Option<Duration>,
 }
@@ -361,7 +364,7 @@ impl Fleet {
             .map(|row| (row.last_refusal, row.samples))
             .unwrap_or_default();
         if !known {
-            self.newcomers.notify_one();
+            self.news.notify_one();
         } else if !same_run {
             samples.restart();
         }
@@ -376,6 +379,7 @@ impl Fleet {
             running,
             running_since,
             last_seen: now,
+            unheard: Duration::ZERO,
             report,
             turns: 0,
             samples,
@@ -460,12 +464,7 @@ impl Fleet {
 
     /// Every node, as roll-outs judge it.
     pub fn views(&self) -> Vec<View> {
-        let nodes = self.nodes();
-        let view = |row: &Row| View {
-            last_seen: nodes.unheard.heard(&row.introduction.name, row.last_seen),
-            ..row.view()
-        };
-        nodes.rows().into_iter().map(view).collect()
+        self.nodes().rows().into_iter().map(Row::view).collect()
     }
 
     /// Tells when [`Self::progress_of`] may have changed.

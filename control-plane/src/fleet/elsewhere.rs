@@ -305,7 +305,7 @@ impl Fleet {
         let is_here = |name: &str| nodes.here.contains_key(name);
         let mut news = nodes.elsewhere.news(part, &told.rows).into_iter();
         if news.any(|name| !is_here(name)) {
-            self.newcomers.notify_one();
+            self.news.notify_one();
         }
         for row in told.rows.iter().filter(|row| row.connected) {
             let name = &row.introduction.name;

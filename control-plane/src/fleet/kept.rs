@@ -59,6 +59,9 @@ impl Had {
 #[derive(Deserialize, Serialize)]
 struct Nodes {
     rows: Vec<Row>,
+    /// When that was so. Absent in files of earlier versions.
+    #[serde(default)]
+    at: Option<UnixTime>,
     /// Absent in files of earlier versions.
     #[serde(default)]
     had: Option<Had>,
@@ -88,23 +91,6 @@ impl Process {
 /// Who had a stream when the process before this one ended and has not come back yet, and until when they are expected.
 #[derive(Debug, Default)]
 pub(super) struct Awaited(Option<(BTreeSet<Process>, Instant)>);
-
-/// The nodes that had a stream when the process before this one ended, and when this one began: before that, nobody could hear
-/// them.
-#[derive(Debug, Default)]
-pub(super) struct Unheard(BTreeSet<String>, UnixTime);
-
-impl Unheard {
-    /// When a node was heard last that was heard `last_seen`, as far as it could be.
-    pub(super) fn heard(&self, name: &str, last_seen: UnixTime) -> UnixTime {
-        let Self(names, began) = self;
-        if names.contains(name) {
-            last_seen.max(*began)
-        } else {
-            last_seen
-        }
-    }
-}
 
 impl Awaited {
     /// The process that introduces itself so is back.
@@ -202,7 +188,7 @@ impl Kept {
     pub(crate) fn stop(self) {
         self.writing.abort();
         let had = (self.had)();
-        if let Err(error) = self.fleet.keep(&self.file, had, monotonic()) {
+        if let Err(error) = self.fleet.keep(&self.file, had, monotonic(), UnixTime::now()) {
             tracing::warn!(file = %self.file.display(), %error, "the list of data planes is not kept");
         }
     }
@@ -213,9 +199,9 @@ async fn write(fleet: Fleet, file: PathBuf, had: Tell) {
     loop {
         tokio::time::sleep(PAUSE).await;
         // Whoever came meanwhile is told of at once.
-        _ = tokio::time::timeout(WRITE, fleet.newcomers.notified()).await;
+        _ = tokio::time::timeout(WRITE, fleet.news.notified()).await;
         let (fleet, path, had) = (fleet.clone(), file.clone(), had());
-        let writing = move || fleet.keep(&path, had, monotonic());
+        let writing = move || fleet.keep(&path, had, monotonic(), UnixTime::now());
         let written = tokio::task::spawn_blocking(writing).await;
         match written.map_err(io::Error::other).flatten() {
             Ok(()) => trouble.ends(),
@@ -228,9 +214,9 @@ async fn write(fleet: Fleet, file: PathBuf, had: Tell) {
 }
 
 impl Fleet {
-    /// Writes every node to `file`, without what roll-outs are judged by, who is on its way back at `clock`, and what the
+    /// Writes every node to `file`, `now`, without what roll-outs are judged by, who is on its way back at `clock`, and what the
     /// control plane `had`.
-    fn keep(&self, file: &Path, had: Had, clock: Instant) -> io::Result<()> {
+    fn keep(&self, file: &Path, had: Had, clock: Instant, now: UnixTime) -> io::Result<()> {
         let mut nodes = self.nodes();
         let mut rows: Vec<Row> = nodes.rows().into_iter().cloned().collect();
         // Who was not back yet from the restart before is on its way still.
@@ -248,6 +234,7 @@ impl Fleet {
         }
         let nodes = Nodes {
             rows,
+            at: Some(now),
             had: Some(had),
             processes,
         };
@@ -274,7 +261,10 @@ impl Fleet {
     /// Takes in the nodes of `file`, if there is one: they are away until they come.
     fn recall(&self, file: &Path, clock: Instant, now: UnixTime) -> io::Result<()> {
         let Some(Nodes {
-            rows, processes, ..
+            mut rows,
+            at,
+            processes,
+            ..
         }) = read(file)?
         else {
             return Ok(());
@@ -282,10 +272,11 @@ impl Fleet {
         let mut awaited = processes;
         let connected = rows.iter().filter(|row| row.connected);
         awaited.extend(connected.map(|row| Process::of(&row.introduction)));
-        let names = awaited.iter().map(|process| process.node.clone());
-        let unheard = Unheard(names.collect(), now);
+        let unheard = at.map_or(Duration::ZERO, |at| now.saturating_since(at));
+        for row in &mut rows {
+            row.unheard = row.unheard.saturating_add(unheard);
+        }
         let mut nodes = self.nodes();
-        nodes.unheard = unheard;
         nodes.elsewhere.leave(rows);
         nodes.awaited = Awaited(Some((awaited, clock + RETURN)));
         Ok(())
@@ -325,7 +316,7 @@ mod tests {
             name.clone_into(&mut joins.name);
             members.push(fleet.join(joins, NOW).unwrap());
         }
-        fleet.keep(&file, HAD, monotonic()).unwrap();
+        fleet.keep(&file, HAD, monotonic(), NOW).unwrap();
         assert_eq!(generation_told(&file, NOW), 20_000);
         assert_eq!(had(&file), Some(HAD));
         // An earlier version says nothing of that.
@@ -339,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_node_that_nobody_knew_is_written_down_at_once() {
+    async fn a_node_that_nobody_knew_is_written_down_at_once_and_so_is_what_it_refuses() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("nodes.json");
         let fleet = Fleet::default();
@@ -373,6 +364,19 @@ mod tests {
             }
             assert!(joined.elapsed() <= PAUSE * 2, "{name}");
         }
+        // So is what it refuses: an operator may have it go on with others.
+        tokio::time::sleep(WRITE * 3 / 2).await;
+        let refused = tokio::time::Instant::now();
+        members[0].0.refused(at(2), vec![fault("no")], NOW);
+        let is_kept = || {
+            let rows = read(&file).unwrap().map(|nodes| nodes.rows);
+            let mut rows = rows.into_iter().flatten();
+            rows.any(|row| row.last_refusal.is_some())
+        };
+        while !is_kept() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(refused.elapsed() <= PAUSE * 2);
         // What is told again is nothing new.
         tokio::time::sleep(PAUSE * 2).await;
         fs::remove_file(&file).unwrap();
@@ -390,7 +394,7 @@ mod tests {
         before.recall(&file, start, LATER).unwrap();
         let (member, _) = before.join(introduction("a", at(1)), NOW).unwrap();
         member.refused(at(2), vec![fault("no")], NOW);
-        before.keep(&file, HAD, start).unwrap();
+        before.keep(&file, HAD, start, NOW).unwrap();
 
         let after = Fleet::default();
         after.recall(&file, start, LATER).unwrap();
@@ -400,9 +404,16 @@ mod tests {
         assert_eq!(rows[0]["last_seen"], NOW.as_secs());
         assert_eq!(rows[0]["progress"], "refused");
         assert!(after.refusing(at(2).revision).is_empty(), "it is away");
-        // For roll-outs it is one of the fleet, however long nobody could hear it.
+        // For roll-outs it is one of the fleet, however long nobody could hear it, and however often that was so.
         let view = after.views().remove(0);
         assert_eq!((view.connected, view.last_seen), (false, LATER));
+        let away = Duration::from_secs(7);
+        let (written, started) = (LATER.saturating_add(away), LATER.saturating_add(away * 3));
+        after.keep(&file, HAD, start, written).unwrap();
+        let again = Fleet::default();
+        again.recall(&file, start, started).unwrap();
+        let heard = again.views().remove(0).last_seen;
+        assert_eq!(started.saturating_since(heard), away);
         assert_eq!(after.awaited(start), BTreeSet::from(["node-1".to_owned()]));
         // The same run of it comes back.
         let (_member, refused) = after.join(introduction("a", at(1)), LATER).unwrap();
@@ -444,7 +455,7 @@ mod tests {
             named("node-2", "a", false),
         ];
         let members = joined.map(|joins| first.join(joins, NOW).unwrap());
-        first.keep(&file, HAD, start).unwrap();
+        first.keep(&file, HAD, start, NOW).unwrap();
 
         // One is back as the second ends; of the other node neither process is.
         let second = Fleet::default();
@@ -460,7 +471,7 @@ mod tests {
             second.awaited_processes(start),
             all[..2].iter().cloned().collect()
         );
-        second.keep(&file, HAD, start + RETURN / 2).unwrap();
+        second.keep(&file, HAD, start + RETURN / 2, NOW).unwrap();
 
         let third = Fleet::default();
         third.recall(&file, start, LATER).unwrap();
@@ -469,7 +480,7 @@ mod tests {
         assert_eq!(third.awaited(start), both.into());
 
         // Who has not come for long is not awaited for ever.
-        second.keep(&file, HAD, start + RETURN).unwrap();
+        second.keep(&file, HAD, start + RETURN, NOW).unwrap();
         let later = Fleet::default();
         later.recall(&file, start, LATER).unwrap();
         assert_eq!(
@@ -479,7 +490,7 @@ mod tests {
 
         // A process that has ended is not awaited.
         drop(members);
-        first.keep(&file, HAD, start).unwrap();
+        first.keep(&file, HAD, start, NOW).unwrap();
         let later = Fleet::default();
         later.recall(&file, start, LATER).unwrap();
         assert!(later.awaited_processes(start).is_empty());

@@ -256,6 +256,7 @@ impl Membership {
                 faults,
             });
         });
+        self.fleet.news.notify_one();
     }
 
     /// The node is not sent `position`: what is configured there is what it refused last.

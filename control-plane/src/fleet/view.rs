@@ -33,8 +33,7 @@ pub struct View {
     pub connected: bool,
     /// Whether it has said that it stops.
     pub draining: bool,
-    /// When it was heard last, as far as it could be: not before the start of this process if it had a stream as the one before
-    /// ended.
+    /// When it was heard last, or would have been had a control plane always been there.
     pub last_seen: UnixTime,
     /// When it reported last; the start of all times before it has.
     pub reported_at: UnixTime,
@@ -209,7 +208,7 @@ impl Row {
             canary: introduction.labels.get(label).is_some_and(|is| is == value),
             connected: self.connected,
             draining: self.report.draining,
-            last_seen: self.last_seen,
+            last_seen: self.last_seen.saturating_add(self.unheard),
             reported_at: self.samples.reported_at,
             running: self.running,
             refusal,
@@ -243,12 +242,12 @@ mod tests {
             ("b", 1, 1),
             ("c", 1, 2),
             ("d", 0, 2),
+            ("e", 2, 3),
             // Nor has one of two that take turns.
             ("d", 0, 3),
             ("e", 2, 3),
             ("d", 0, 3),
             ("f", 1, 4),
-            ("e", 2, 3),
         ] {
             let joins = Introduction {
                 crash_restarts,
