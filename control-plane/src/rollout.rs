@@ -30,8 +30,11 @@ const GONE: Duration = Duration::from_mins(1);
 /// How long a node may take to serve what it was given, or to refuse it. A stream ends before.
 const PATIENCE: Duration = Duration::from_mins(4);
 
-/// How long a node that is away counts as one of the fleet: it may be back any moment, and then takes what it is led to.
+/// How long a node that is away is waited for: it may be back any moment, and then takes what it is led to.
 const LATELY: Duration = Duration::from_mins(15);
+
+/// How long it counts as one of the fleet: one of which few are left for now is no small one.
+const COUNTED: Duration = Duration::from_hours(24);
 
 /// A fleet of at most so many nodes is small: what one node has done well with, all get.
 const SMALL: usize = 3;
@@ -270,7 +273,7 @@ pub(crate) fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime
     let fleet = Fleet::of(nodes, now);
     if fleet.connected.is_empty() && rollout.members.is_empty() {
         let since_start = now.saturating_since(rollout.started_at);
-        let alone = fleet.away.is_empty() && since_start >= GONE;
+        let alone = fleet.size() == 0 && since_start >= GONE;
         return if alone {
             Action::Complete
         } else {
@@ -342,10 +345,12 @@ pub(crate) fn waits_for(
         let Wanted { names, lacking } = fleet.wanted(rollout, stage, plan);
         (names.is_empty() && lacking > 0).then(|| {
             let (connected, all) = (fleet.connected.len(), fleet.size());
-            let (stage, minutes) = (stage.word(), LATELY.as_secs() / 60);
+            let lately = !fleet.away.is_empty();
+            let minutes = if lately { LATELY } else { COUNTED }.as_secs() / 60;
             format!(
-                "{connected} of {all} data planes are connected, {lacking} too few for the stage {stage}: it waits for those that were \
-                 heard within {minutes} minutes"
+                "{connected} of {all} data planes are connected, {lacking} too few for the stage {}: it waits for those that were heard \
+                 within {minutes} minutes",
+                stage.word()
             )
         })
     })
@@ -357,6 +362,8 @@ struct Fleet<'a> {
     connected: Vec<&'a View>,
     /// Those that were heard lately.
     away: Vec<&'a View>,
+    /// How many more were heard within the time that they count.
+    gone: usize,
 }
 
 /// Who is to be given a change in a stage, and has not been yet.
@@ -370,15 +377,24 @@ impl<'a> Fleet<'a> {
     fn of(nodes: &'a [View], now: UnixTime) -> Self {
         let stay = nodes.iter().filter(|node| !node.draining);
         let (connected, mut away): (Vec<_>, Vec<_>) = stay.partition(|node| node.connected);
-        away.retain(|node| now.saturating_since(node.last_seen) < LATELY);
+        let silence = |node: &View| now.saturating_since(node.last_seen);
+        away.retain(|node| silence(node) < COUNTED);
+        let counted = away.len();
+        away.retain(|node| silence(node) < LATELY);
         Self {
             nodes,
             connected,
+            gone: counted - away.len(),
             away,
         }
     }
 
     const fn size(&self) -> usize {
+        self.there() + self.gone
+    }
+
+    /// Those that are there, or may be any moment.
+    const fn there(&self) -> usize {
         self.connected.len() + self.away.len()
     }
 
@@ -404,7 +420,7 @@ impl<'a> Fleet<'a> {
             let connected = self.connected.iter().any(|node| node.name == **name);
             !connected && !rollout.excused.contains(*name) && !self.leaves(name)
         });
-        let there = serving.count() + gone.count();
+        let given = serving.count() + gone.count();
         let (_, mut others): (Vec<&&View>, Vec<&&View>) =
             self.connected.iter().filter(able).partition(is_member);
         let labelled: Vec<&&&View> = others.iter().filter(|node| node.canary).collect();
@@ -418,16 +434,19 @@ impl<'a> Fleet<'a> {
         let most = match stage {
             Stage::Canary => 1,
             Stage::Share => {
-                let of_all = self.size().saturating_mul(plan.share.into());
+                let of_all = self.there().saturating_mul(plan.share.into());
                 of_all.div_ceil(100).max(1)
             }
-            Stage::All => self.size(),
+            Stage::All => self.there(),
         };
         // Another order each time, so that it is not always the same node that is first.
         others.sort_by_cached_key(|node| turn(&node.name, rollout.to));
-        let missing = most.saturating_sub(there);
+        let missing = most.saturating_sub(given);
         let away = self.away.iter().filter(able);
         let may_come = away.filter(|node| !is_member(node)).count();
+        // Where nobody is there, whoever comes is first.
+        let is_empty = self.connected.is_empty();
+        let may_come = may_come + if is_empty { self.gone } else { 0 };
         Wanted {
             lacking: missing.saturating_sub(others.len()).min(may_come),
             names: others

@@ -36,14 +36,49 @@ fn who_is_away_counts_for_a_while() {
     // Who stays away is not waited for any longer, nor is who has said that it stops.
     let (rollout, counts) = cut_off(30, 1, 2_000);
     assert_eq!((rollout.state, counts.len()), (State::Completed, 901));
-    let (rollout, counts) = cut_off(5, 0, 2_000);
-    assert_eq!((rollout.state, counts.len()), (State::Completed, 901));
     let mut nodes = fleet(30);
     for node in nodes.iter_mut().skip(1) {
         (node.connected, node.draining) = (false, true);
     }
     let (rollout, counts) = play(&mut nodes, 100, |_, _, _| {});
     assert_eq!((rollout.state, counts.len()), (State::Completed, 3));
+}
+
+#[test]
+fn a_fleet_is_no_smaller_for_a_long_outage() {
+    let lost = |count, there, back| {
+        let mut nodes = fleet(count);
+        for node in &mut nodes {
+            node.last_seen = UnixTime::from_secs(second(0).as_secs() - 3_600);
+        }
+        play(&mut nodes, 1_200, |at, _, nodes| {
+            for node in nodes.iter_mut().skip(there) {
+                node.connected = at >= back;
+            }
+        })
+    };
+    // Two of ten are there, and are watched in turn; the others are not waited for.
+    let (rollout, counts) = lost(10, 2, 2_000);
+    assert_eq!(rollout.state, State::Completed);
+    assert!(counts[..30].iter().all(|count| *count == 1), "{counts:?}");
+    assert_eq!(counts.len(), 31);
+    // Whoever is the first of all to come back is the first to have it.
+    let (rollout, counts) = lost(5, 0, 1_000);
+    assert_eq!(rollout.state, State::Completed);
+    assert!(counts[..1_000].iter().all(|count| *count == 0));
+    assert_eq!(counts[1_000..], [1; 31]);
+    let mut nodes = fleet(5);
+    for node in &mut nodes {
+        node.connected = false;
+    }
+    let rollout = Rollout::new(FROM, TO, second(0));
+    let told = |at| waits_for(&rollout, &PLAN, &nodes, second(at)).unwrap_or_default();
+    for at in [0, 1_000] {
+        assert!(told(at).contains("0 of 5"), "{}", told(at));
+    }
+    assert_eq!(told(90_000), "");
+    let action = step(&rollout, &PLAN, &nodes, second(90_000));
+    assert_eq!(action, Action::Complete);
 }
 
 #[test]
