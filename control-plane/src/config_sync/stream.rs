@@ -154,11 +154,11 @@ impl NodeStream {
             }
             let newest = Arc::clone(target.borrow().newest());
             if !self.session.is_waiting() {
-                let told = self.told.take().filter(Told::is_without_way);
                 let running = self.session.running();
                 let finds_way = is_led || target.borrow().may_lead(&self.member, running);
-                let all = || Told::without_way(&newest);
-                self.told = (!finds_way).then(|| told.unwrap_or_else(all));
+                let hears = self.member.features().contains(BESIDE);
+                let is_ahead = hears && self.session.is_ahead_of(&newest.position);
+                self.told = Told::instead(self.told.take(), [finds_way, is_ahead], &newest);
             }
             self.tell_beside(&newest).await;
             if !self.session.is_waiting() || !self.update.is_sent() {

@@ -19,7 +19,7 @@ pub struct Targets {
 }
 
 /// By the revision that nodes run which cannot run what they are led to: that state, with the keys and revocations of
-/// now. None where that state is not known any more.
+/// now. None where that state is not known any more: they are told of keys and revocations alone.
 pub(super) type Strays = BTreeMap<Revision, Option<Arc<Published>>>;
 
 /// A change that not every node is to have yet.
@@ -29,7 +29,7 @@ pub(super) struct Staged {
     pub(super) candidate: Option<Arc<Published>>,
     /// Who is given it.
     pub(super) members: BTreeSet<String>,
-    /// What all others stay at. None if that is not known any more: then they are sent nothing.
+    /// What all others stay at. None if that is not known any more: then they are told of keys and revocations alone.
     pub(super) kept: Option<Arc<Published>>,
 }
 
@@ -52,7 +52,8 @@ impl Targets {
         state.filter(|state| state.position.generation == running.generation)
     }
 
-    /// Whether nobody knows any more what a node holds that runs `running` and cannot run what it is to: it is given nothing.
+    /// Whether nobody knows any more what a node holds that runs `running` and cannot run what it is to: it is led nowhere, and
+    /// does not say that it has heard of keys.
     pub fn has_lost(&self, running: &Position) -> bool {
         matches!(self.strays.get(&running.revision), Some(None))
     }

@@ -53,7 +53,7 @@ impl Told {
     }
 
     /// There is no way from what the node runs, which nobody remembers: it is told all that there is at `newest`.
-    pub(super) fn without_way(newest: &Arc<Published>) -> Self {
+    fn without_way(newest: &Arc<Published>) -> Self {
         Self {
             base: Some(Base::Unknown),
             at: Arc::clone(newest),
@@ -61,6 +61,30 @@ impl Told {
             is_without_way: true,
             next: Instant::now(),
         }
+    }
+
+    /// What the node runs is newer than `newest`, as far as is known here, and stays so: it is told of what comes from now on.
+    fn of_one_ahead(newest: &Arc<Published>) -> Self {
+        Self {
+            base: None,
+            whole: false,
+            ..Self::without_way(newest)
+        }
+    }
+
+    /// What a node is told that no update goes to, `before` and from now on: all where it does not find a way, and what is new where
+    /// it is ahead.
+    pub(super) fn instead(
+        before: Option<Self>,
+        [finds_way, is_ahead]: [bool; 2],
+        newest: &Arc<Published>,
+    ) -> Option<Self> {
+        let before = before.filter(Self::is_without_way);
+        if !finds_way {
+            let all = before.filter(|told| told.whole);
+            return Some(all.unwrap_or_else(|| Self::without_way(newest)));
+        }
+        is_ahead.then(|| before.unwrap_or_else(|| Self::of_one_ahead(newest)))
     }
 
     /// Whether that is all that the node is sent.
@@ -212,11 +236,14 @@ mod tests {
         assert_eq!(keys(last), (9, vec![id]));
         assert_eq!(told(before), (2_000, 9));
         assert_eq!(node.whole(), Some(newest.position));
-        // Then of what comes.
-        assert!(node.due(&newest).is_none());
+        // Then of what comes, which is all that one hears of that is ahead.
+        let mut ahead = Told::of_one_ahead(&newest);
+        assert!(node.due(&newest).is_none() && ahead.due(&newest).is_none());
         let newest = Arc::clone(follower.publish(without(&many, 2_000..2_001)));
         assert_eq!(told(&node.go_on(&newest).await), (1, 10));
         assert_eq!(node.whole(), Some(newest.position));
+        assert_eq!(told(&ahead.go_on(&newest).await), (1, 10));
+        assert!(ahead.whole().is_none());
     }
 
     /// The session keys in `message`, and the revision that they are of.

@@ -74,6 +74,36 @@ async fn before_a_large_change(cluster: &Cluster, features: &[&str]) -> (Node, B
 }
 
 #[tokio::test]
+async fn a_node_ahead_of_the_control_plane_hears_of_logouts() {
+    let cluster = cluster().await;
+    cluster.certify("node-2");
+    let running = Position {
+        generation: u64::MAX,
+        revision: 1_000_000,
+        root: vec![9; 32].into(),
+        ..Position::default()
+    };
+    let first = hello_with("node-2", "a", Some(running), &FEATURES);
+    let mut ahead = subscribe_as(&cluster, "node-2", first).await.unwrap();
+    assert!(matches!(ahead.hear().await, Some(Kind::Welcome(_))));
+    let first = hello_with("node-1", "a", None, &FEATURES);
+    let mut node = subscribe(&cluster, first).await.unwrap();
+    let (begin, _) = node.whole_update().await;
+    node.ack(&begin).await;
+    log_out(&cluster, &node).await;
+    let told = loop {
+        match ahead.hear().await.unwrap() {
+            Kind::Revoke(told) => break told,
+            Kind::Heartbeat(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let told: Value = serde_json::from_slice(&told.revocations).unwrap();
+    assert_eq!(told[0]["id"], json!(Uuid::from_u128(7)));
+    assert_eq!(told.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_logout_and_an_answer_pass_an_update_that_is_on_its_way() {
     let cluster = cluster().await;
     let (mut node, _) = before_a_large_change(&cluster, &FEATURES).await;
