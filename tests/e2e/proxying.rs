@@ -222,7 +222,9 @@ async fn an_operator_takes_a_target_out_on_all_nodes() {
     let turns = turns.iter().cycle().take(11);
     for (place, word, status) in turns {
         let url = format!("/upstreams/servers/targets/{place}/{word}");
-        let reply = cluster.admin(Method::PUT, &url, &json!({})).await;
+        // Without a wait it is answered after two seconds, too, however busy the nodes are.
+        let waiting = format!("{url}?wait=60");
+        let reply = cluster.admin(Method::PUT, &waiting, &json!({})).await;
         assert_eq!(reply.status, 204, "{url}: {}", reply.text());
         // Nodes serve by it once it is answered.
         for node in [0, 1] {

@@ -296,7 +296,9 @@ mod tests {
         assert_eq!(answer.rollout, None);
         // One that stands still keeps nobody waiting for long.
         member.runs(base.position, UnixTime::default());
+        let asked = tokio::time::Instant::now();
         assert_eq!(answered(true).await.status, StatusCode::NO_CONTENT);
+        assert_eq!(asked.elapsed(), UNASKED);
     }
 
     #[tokio::test]
