@@ -53,7 +53,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, steady};
 use crate::publisher::Publisher;
 use crate::revocations::Revoker;
 use crate::rollout::JournalError;
@@ -265,7 +265,7 @@ impl Streams {
             return Ok(messages);
         }
         let abilities = wire::abilities(&introduction);
-        let joined = self.fleet.join(introduction, UnixTime::now());
+        let joined = self.fleet.join(introduction, steady());
         let (member, refused) =
             joined.map_err(|full| Status::resource_exhausted(full.to_string()))?;
         tracing::info!(node_id = node, revision = %running.revision, "data plane connected");

@@ -27,6 +27,8 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::snapshot::Missing;
+use clocks::on_the_wall;
+pub(crate) use clocks::{by_another_clock, steady};
 use elsewhere::Elsewhere;
 pub(crate) use kept::{Had, Kept, Process, generation_told, had, is_generation};
 pub(crate) use member::Membership;
@@ -451,7 +453,8 @@ impl Fleet {
     ) -> Vec<T> {
         let mut nodes = self.nodes();
         let delay = nodes.purge_delay();
-        let stays = |row: &Row| row.connected || now.saturating_since(row.last_seen) < delay;
+        let silence = |row: &Row| now.saturating_since(on_the_wall(row.last_seen));
+        let stays = |row: &Row| row.connected || silence(row) < delay;
         nodes.here.retain(|_, node| stays(&node.row));
         nodes.elsewhere.retain(stays);
         let rows = nodes.rows();
@@ -489,7 +492,7 @@ impl Fleet {
                 "config_hash": row.config_hash(),
                 "hostname": row.introduction.hostname,
                 "ip": row.introduction.ip,
-                "last_seen": row.last_seen.as_secs(),
+                "last_seen": on_the_wall(row.last_seen).as_secs(),
             });
             (row.id().to_string(), status)
         });

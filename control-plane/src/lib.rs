@@ -426,7 +426,7 @@ async fn rotate_session_keys(
             now,
             agreed: fleet.agreed_time(now).filter(|_| !jumped),
             rotation,
-            behind: fleet.is_behind(|node| targets.position_of(node), LIVES, now),
+            behind: fleet.is_behind(|node| targets.position_of(node), LIVES, fleet::steady()),
         };
         let kept = tokio::task::spawn_blocking(move || {
             if let Some(agreed) = occasion.agreed

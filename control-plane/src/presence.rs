@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use shared::clock::{UnixTime, monotonic};
+use shared::clock::monotonic;
 use shared::snapshot::Hash;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, steady};
 use crate::store::etcd::{Board, EtcdError, Post};
 
 /// How often it is looked at what others tell, and whether there is something to tell them.
@@ -193,7 +193,7 @@ impl Teller {
     fn tell_part(&mut self, number: u8) -> Result<(), EtcdError> {
         let packed = self
             .fleet
-            .tell(number, self.samples, UnixTime::now())
+            .tell(number, self.samples, steady())
             .map_err(|error| EtcdError::Content(error.to_string()))?;
         self.board.tell(&Post::Part(self.replica, number), &packed)
     }
@@ -233,7 +233,7 @@ impl Teller {
     fn take(&self, post: &Post, told: &[u8]) {
         match post {
             Post::Part(replica, part) => {
-                if let Err(error) = self.fleet.take(*replica, *part, told, UnixTime::now()) {
+                if let Err(error) = self.fleet.take(*replica, *part, told, steady()) {
                     tracing::error!(%error, %replica, "what another control plane tells cannot be read");
                 }
             }

@@ -8,6 +8,7 @@ use shared::snapshot::Revision;
 use super::error::Refusal;
 use super::{Admin, Answer, Clustering};
 use crate::config_sync::{Order, OrderError, Rollouts};
+use crate::fleet::steady;
 use crate::publisher::JournalFault;
 use crate::rollout::{Rollout, State, waits_for};
 
@@ -139,7 +140,7 @@ fn show(rollout: &Rollout, rollouts: &Rollouts, clustering: Option<&Clustering>)
     let running = clustering.filter(|_| rollout.state == State::Running);
     let waits = running.zip(rollouts.plan.as_ref());
     let waits = waits.and_then(|(clustering, plan)| {
-        waits_for(rollout, plan, &clustering.fleet.views(), UnixTime::now())
+        waits_for(rollout, plan, &clustering.fleet.views(), steady())
     });
     json!({
         "id": rollout.to,

@@ -422,7 +422,11 @@ impl Conductor {
         situation: &Situation<'_>,
     ) -> Result<(), OrderError> {
         let (is_newer, now) = (self.is_newer(), situation.now);
-        let is_alone = if is_newer { Some(false) } else { self.is_of_one() };
+        let is_alone = if is_newer {
+            Some(false)
+        } else {
+            self.is_of_one()
+        };
         let is_forgotten = self.kept.is_none();
         let known = self.journal.rollouts.iter().any(|rollout| rollout.to == id);
         let open = self.journal.open_mut().filter(|rollout| rollout.to == id);

@@ -27,7 +27,7 @@ use super::update::{Plan, Update};
 use super::waits::{at, changed, stopped};
 use super::wire::{fault, position, report};
 use super::{Streams, Target};
-use crate::fleet::{Fault, Membership, Order, is_generation};
+use crate::fleet::{Fault, Membership, Order, by_another_clock, is_generation, steady};
 use crate::revocations::Hearing;
 use crate::snapshot::{Published, frame, tell_of};
 
@@ -401,7 +401,7 @@ impl NodeStream {
 
     fn receive(&mut self, received: NodeMessage) -> Result<(), Ended> {
         let protocol = |reason: &dyn std::fmt::Display| Ended::Protocol(reason.to_string());
-        let now = UnixTime::now();
+        let now = steady();
         match received.kind {
             Some(node_message::Kind::Ack(ack)) => {
                 let before = self.session.running().revision;
@@ -435,7 +435,9 @@ impl NodeStream {
                 self.member.refused(shunned, faults, now);
             }
             Some(node_message::Kind::Status(status)) => {
-                let report = report(status).map_err(|error| protocol(&error.message()))?;
+                let mut report = report(status).map_err(|error| protocol(&error.message()))?;
+                // It tells how far its clock is from ours as that is set now.
+                report.clock = by_another_clock(report.clock, UnixTime::now(), now);
                 self.member.reports(report, now);
             }
             Some(node_message::Kind::Need(need)) => self.needs(need)?,
@@ -489,7 +491,7 @@ impl NodeStream {
         match need.what {
             Some(What::Everything(_)) => {
                 self.session.lacks_everything();
-                self.member.unrefused(UnixTime::now());
+                self.member.unrefused(steady());
             }
             Some(What::Digests(digests)) => {
                 let digests = proto::decode_digests(&digests)

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::Revision;
 use shared::telemetry::chain;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,7 +16,7 @@ use super::conductor::{Conductor, Situation, Staging};
 use super::rollouts::{OrderError, Request, Rollouts};
 use super::targets::{Strays, Targets};
 use crate::config::Config;
-use crate::fleet::{Fleet, View};
+use crate::fleet::{Fleet, steady};
 use crate::publisher::Publisher;
 use crate::rollout::rollback::{self, RollbackError};
 use crate::rollout::{Journal, JournalError};
@@ -47,8 +46,7 @@ pub(super) fn follow(
 ) -> Result<(Target, Rollouts, JoinHandle<()>), JournalError> {
     let revisions = publisher.watch();
     let follower = Follower::new(publisher.config(), publisher.generation(), signer);
-    let clock = Clock::new();
-    let conductor = Conductor::new(follower, staging, publisher, replica, clock.now())?;
+    let conductor = Conductor::new(follower, staging, publisher, replica, steady())?;
     let (sender, target) = watch::channel(conductor.targets());
     let (told, journal) = watch::channel(Arc::new(conductor.journal().clone()));
     let (orders, received) = mpsc::channel(ORDERS);
@@ -60,40 +58,12 @@ pub(super) fn follow(
     let leader = Leader {
         publisher: publisher.clone(),
         fleet: fleet.clone(),
-        clock,
         targets: sender,
         told,
         attempt: None,
     };
     let task = tokio::spawn(leader.lead(conductor, revisions, received));
     Ok((target, rollouts, task))
-}
-
-/// Time that only goes on, told as the wall clock told it at the start: stages are timed by it.
-struct Clock {
-    began: UnixTime,
-    at: std::time::Instant,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Self {
-            began: UnixTime::now(),
-            at: monotonic(),
-        }
-    }
-
-    fn now(&self) -> UnixTime {
-        self.began.saturating_add(self.at.elapsed())
-    }
-
-    /// `nodes` as it tells their times. The fleet knows these by the wall clock, which says `wall` now and may have been set since
-    /// the start.
-    fn tell(&self, nodes: Vec<View>, wall: UnixTime) -> Vec<View> {
-        let now = self.now();
-        let nodes = nodes.into_iter();
-        nodes.map(|node| node.by_another_clock(wall, now)).collect()
-    }
 }
 
 /// What happened that may lead nodes elsewhere.
@@ -106,7 +76,6 @@ enum Event {
 struct Leader {
     publisher: Publisher,
     fleet: Fleet,
-    clock: Clock,
     targets: watch::Sender<Targets>,
     told: watch::Sender<Arc<Journal>>,
     /// What was last gone back to, or was to be, and when that may be tried again.
@@ -148,10 +117,10 @@ impl Leader {
             strays.at = self.fleet.strays(generation);
             let published = matches!(event, Event::Changed(_));
             let nodes = match conductor.plan() {
-                Some(_) => self.clock.tell(self.fleet.views(), UnixTime::now()),
+                Some(_) => self.fleet.views(),
                 None => Vec::new(),
             };
-            let (present, now) = (self.fleet.present(), self.clock.now());
+            let (present, now) = (self.fleet.present(), steady());
             let turning = tokio::task::spawn_blocking(move || {
                 let situation = Situation {
                     nodes: &nodes,

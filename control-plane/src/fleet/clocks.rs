@@ -1,15 +1,16 @@
 //! What time it is, by more clocks than one.
 
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
-use shared::clock::UnixTime;
+use shared::clock::{UnixTime, monotonic};
 
-use super::{Fleet, View};
+use super::{Fleet, Row};
 
 const START: UnixTime = UnixTime::from_millis(0);
 
 /// A `time` by a clock that says `at`, as another one tells it that says `now`: what counts is how long ago it was.
-pub(super) fn by_another_clock(time: UnixTime, at: UnixTime, now: UnixTime) -> UnixTime {
+pub(crate) fn by_another_clock(time: UnixTime, at: UnixTime, now: UnixTime) -> UnixTime {
     if time > at {
         return now.saturating_add(time.saturating_since(at));
     }
@@ -17,18 +18,58 @@ pub(super) fn by_another_clock(time: UnixTime, at: UnixTime, now: UnixTime) -> U
     UnixTime::from_millis(now.as_millis().saturating_sub(ago))
 }
 
-impl View {
-    /// The same by another clock, which says `now` while that of the fleet says `at`.
-    #[must_use]
-    pub fn by_another_clock(mut self, at: UnixTime, now: UnixTime) -> Self {
-        let samples = self.samples.iter_mut().map(|sample| &mut sample.at);
-        for time in [&mut self.last_seen, &mut self.reported_at]
-            .into_iter()
-            .chain(samples)
-        {
-            *time = by_another_clock(*time, at, now);
+/// How far the wall clock may be from where it was until times are told by it anew.
+const APART: Duration = Duration::from_secs(1);
+
+/// Time that only goes on. What is known of nodes is known by it, since the wall clock may be set any time: it begins where that was.
+#[derive(Clone, Copy, Debug)]
+struct Steady {
+    began: UnixTime,
+    at: Instant,
+}
+
+impl Steady {
+    fn now(self, at: Instant) -> UnixTime {
+        self.began
+            .saturating_add(at.saturating_duration_since(self.at))
+    }
+
+    /// A `time` of its own as the wall clock tells it that says `wall` at the moment `at`.
+    fn told(self, time: UnixTime, at: Instant, wall: UnixTime) -> UnixTime {
+        let now = self.now(at);
+        if now.saturating_since(wall).max(wall.saturating_since(now)) < APART {
+            return time;
         }
-        self
+        by_another_clock(time, now, wall)
+    }
+}
+
+static STEADY: LazyLock<Steady> = LazyLock::new(|| Steady {
+    began: UnixTime::now(),
+    at: monotonic(),
+});
+
+/// The time that nodes are known by.
+pub(crate) fn steady() -> UnixTime {
+    STEADY.now(monotonic())
+}
+
+/// A `time` by that, as the wall clock tells it now.
+pub(super) fn on_the_wall(time: UnixTime) -> UnixTime {
+    STEADY.told(time, monotonic(), UnixTime::now())
+}
+
+impl Row {
+    /// The same by another clock.
+    pub(super) fn shift(&mut self, by: impl Fn(UnixTime) -> UnixTime) {
+        let shift = |time: &mut UnixTime| *time = by(*time);
+        shift(&mut self.last_seen);
+        shift(&mut self.running_since);
+        self.connected_since.iter_mut().for_each(shift);
+        self.samples.shift(shift);
+        if let Some(refusal) = &mut self.last_refusal {
+            shift(&mut refusal.at);
+        }
     }
 }
 
@@ -58,5 +99,27 @@ impl Fleet {
         let mut ahead: Vec<i64> = connected.filter_map(|node| node.row.clock_offset).collect();
         ahead.sort_unstable();
         ahead
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_clock_that_is_set_makes_no_node_silent() {
+        let (began, at) = (UnixTime::from_secs(100_000), monotonic());
+        let clock = Steady { began, at };
+        let after = |seconds| at + Duration::from_secs(seconds);
+        // Before it was set, and after it.
+        for heard in [10, 40] {
+            let seen = clock.now(after(heard));
+            let silent = clock.now(after(60)).saturating_since(seen);
+            assert_eq!(silent.as_secs(), 60 - heard);
+            for wall in [50_000, 100_060, 200_000] {
+                let shown = clock.told(seen, after(60), UnixTime::from_secs(wall));
+                assert_eq!(shown.as_secs(), wall - silent.as_secs());
+            }
+        }
     }
 }

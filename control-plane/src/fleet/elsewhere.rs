@@ -291,16 +291,8 @@ impl Fleet {
         let mut told: Told = serde_json::from_slice(&json)?;
         // Its clock is not ours: what counts is how long ago something was.
         let at = told.at;
-        let shift = |time: &mut UnixTime| *time = by_another_clock(*time, at, now);
-        for row in &mut told.rows {
-            shift(&mut row.last_seen);
-            shift(&mut row.running_since);
-            row.connected_since.iter_mut().for_each(shift);
-            row.samples.shift(shift);
-            if let Some(refusal) = &mut row.last_refusal {
-                shift(&mut refusal.at);
-            }
-        }
+        let ours = |time| by_another_clock(time, at, now);
+        told.rows.iter_mut().for_each(|row| row.shift(ours));
         let mut nodes = self.nodes();
         let is_here = |name: &str| nodes.here.contains_key(name);
         let mut news = nodes.elsewhere.news(part, &told.rows).into_iter();

@@ -15,6 +15,7 @@ use shared::snapshot::{Hash, Revision};
 use shared::telemetry::Trouble;
 use tokio::task::JoinHandle;
 
+use super::clocks::on_the_wall;
 use super::{Fleet, Introduction, Row};
 use crate::publisher::Publisher;
 
@@ -188,7 +189,10 @@ impl Kept {
     pub(crate) fn stop(self) {
         self.writing.abort();
         let had = (self.had)();
-        if let Err(error) = self.fleet.keep(&self.file, had, monotonic(), UnixTime::now()) {
+        if let Err(error) = self
+            .fleet
+            .keep(&self.file, had, monotonic(), UnixTime::now())
+        {
             tracing::warn!(file = %self.file.display(), %error, "the list of data planes is not kept");
         }
     }
@@ -225,6 +229,7 @@ impl Fleet {
         processes.extend(leaving.map(|(node, run)| Process { node, run }));
         drop(nodes);
         for row in &mut rows {
+            row.shift(on_the_wall);
             row.samples.clear();
             // Each node tells them anew, and they are many.
             row.report.targets = Arc::default();

@@ -10,6 +10,7 @@ use shared::snapshot::{Hash, Position, Revision, short_hash};
 use shared::tls::CLUSTER_CERTIFICATE;
 use uuid::Uuid;
 
+use super::clocks::on_the_wall;
 use super::{Fault, Refusal, Row};
 use crate::snapshot::Missing;
 
@@ -143,7 +144,7 @@ impl Row {
             hostname: self.introduction.hostname.clone(),
             version: self.introduction.version.clone(),
             ip: self.introduction.ip,
-            last_seen: self.last_seen,
+            last_seen: on_the_wall(self.last_seen),
             certificate_expires_at: self.certificate_expires_at(),
             root: self.running.root,
             revision: self.running.revision,
@@ -173,7 +174,7 @@ impl Row {
             json!({
                 "revision": refusal.position.revision,
                 "config_hash": short_hash(&refusal.position.root),
-                "at": refusal.at.as_secs(),
+                "at": on_the_wall(refusal.at).as_secs(),
                 "faults": refusal.faults,
             })
         });
@@ -184,6 +185,7 @@ impl Row {
                 "entity_id": missing.record.map(|key| key.id),
             })
         });
+        let last_seen = on_the_wall(self.last_seen);
         let seen = introduction.certificate_expires_at;
         let seen = seen.filter(|_| self.reported_expiry().is_none());
         let own = seen.map(|at| (CLUSTER_CERTIFICATE.to_owned(), at));
@@ -204,7 +206,7 @@ impl Row {
             "revision": self.running.revision,
             "urgent": (self.running.urgent > self.running.revision).then_some(self.running.urgent),
             "revoked": (self.revoked > self.running.revision.max(self.running.urgent)).then_some(self.revoked),
-            "running_since": self.running_since.as_secs(),
+            "running_since": on_the_wall(self.running_since).as_secs(),
             "sync_status": self.sync_status(),
             "progress": self.standing(target).word(),
             "missing": missing.collect::<Vec<_>>(),
@@ -223,8 +225,8 @@ impl Row {
             "crash_restarts": self.report.crash_restarts,
             "clock_offset_ms": self.clock_offset,
             "expiring": expiring.collect::<Vec<_>>(),
-            "last_seen": self.last_seen.as_secs(),
-            "updated_at": self.last_seen.as_secs(),
+            "last_seen": last_seen.as_secs(),
+            "updated_at": last_seen.as_secs(),
             "ttl": purge_delay.as_secs(),
         })
     }

@@ -3,6 +3,7 @@
 use std::sync::{Condvar, Mutex};
 
 use proto::features::URGENT;
+use shared::clock::UnixTime;
 use shared::entity::{Entity, Revocation, Service};
 use shared::snapshot::Position;
 use tokio::sync::Notify;
@@ -11,7 +12,6 @@ use super::super::conductor::tests::{Memory, commit};
 use super::*;
 use crate::config_sync::Targets;
 use crate::config_sync::rollouts::Order;
-use crate::fleet::Sample;
 use crate::fleet::tests::introduction;
 use crate::history::{Entry, History, HistoryFault};
 use crate::publisher::{Journal as StoreJournal, JournalFault};
@@ -156,34 +156,4 @@ async fn a_burst_is_one_change_and_ends_in_bounded_time() {
     let started = Instant::now();
     quiet(&mut changes).await;
     assert!((QUIET..QUIET + exact).contains(&started.elapsed()));
-}
-
-#[test]
-fn a_wall_clock_that_is_set_makes_no_node_silent() {
-    let clock = Clock::new();
-    let hour = Duration::from_hours(1);
-    let minute = Duration::from_mins(1);
-    let earlier = UnixTime::now().as_millis() - u64::try_from(hour.as_millis()).unwrap();
-    for wall in [
-        UnixTime::now().saturating_add(hour),
-        UnixTime::from_millis(earlier),
-    ] {
-        // It was heard after the clock was set, and a while before now.
-        let heard = UnixTime::from_millis(wall.as_millis() - 61_000);
-        let sample = Sample {
-            at: heard,
-            ..Sample::default()
-        };
-        let node = View {
-            last_seen: heard,
-            reported_at: heard,
-            samples: vec![sample],
-            ..View::default()
-        };
-        let node = clock.tell(vec![node], wall).remove(0);
-        for time in [node.last_seen, node.reported_at, node.samples[0].at] {
-            let silent = clock.now().saturating_since(time);
-            assert!((minute..hour).contains(&silent), "{silent:?}");
-        }
-    }
 }

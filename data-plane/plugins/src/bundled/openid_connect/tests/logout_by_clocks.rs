@@ -4,8 +4,8 @@ use serde_json::json;
 use shared::clock::UnixTime;
 
 use super::gateway::{Browser, Gateway};
-use super::provider::ISSUER;
 use super::logout::{back_channel, log_out};
+use super::provider::ISSUER;
 use crate::testing::START;
 
 #[test]
