@@ -70,6 +70,9 @@ pub(crate) enum Phase {
 /// A stream that lived this long was a good one: the next attempt comes soon.
 const GOOD: Duration = Duration::from_secs(10);
 
+/// The longest wait that a control plane may ask for.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
+
 /// How often it is kept that a control plane is heard.
 const NOTE: Duration = Duration::from_secs(1);
 
@@ -225,9 +228,9 @@ async fn follow_any(
                 backoff = Backoff::default();
             }
             let pause = match ended {
-                Ended::Goodbye { within, .. } => spread(within, random()),
+                Ended::Goodbye { within, .. } => spread(within.min(LONGEST_WAIT), random()),
                 // Spread already, by who counts all that wait.
-                Ended::Held { wait, .. } => wait,
+                Ended::Held { wait, .. } => wait.min(LONGEST_WAIT),
                 Ended::HandedOver | Ended::Turned | Ended::Again => Duration::ZERO,
                 _ => backoff.next(gateway.contact.is_expected(monotonic()), random()),
             };
@@ -287,8 +290,8 @@ async fn judge_sessions(gateway: &Gateway) {
         return std::future::pending().await;
     };
     loop {
-        let silence = gateway.contact.silence(monotonic());
-        gateway.revocations.lose(silence > longest);
+        let misses = gateway.contact.misses(longest, monotonic());
+        gateway.revocations.lose(misses);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

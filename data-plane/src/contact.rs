@@ -34,6 +34,8 @@ pub(crate) struct Contact {
     back: AtomicU64,
     /// Milliseconds since the start. The wall clock may jump: it says nothing of silence.
     heard: AtomicU64,
+    /// Whether nothing had been heard for longer than sessions are to go on without, and what ended meanwhile is not known yet.
+    misses: AtomicBool,
     /// The newest revision that a control plane told of.
     target: AtomicU64,
     /// The root of what the last good file holds.
@@ -65,6 +67,7 @@ impl Contact {
             begun: AtomicU64::new(0),
             back: AtomicU64::new(0),
             heard: AtomicU64::new(0),
+            misses: AtomicBool::new(false),
             target: AtomicU64::new(0),
             kept: Mutex::default(),
             crash_restarts: AtomicU64::new(0),
@@ -191,6 +194,18 @@ impl Contact {
         self.crash_restarts.store(crashes, Ordering::Relaxed);
     }
 
+    /// Whether nothing has been heard for longer than `longest`, or had been and what ended meanwhile is not known yet: a control
+    /// plane that is there again takes its time to tell.
+    pub(crate) fn misses(&self, longest: Duration, now: Instant) -> bool {
+        let silent = self.silence(now) > longest;
+        self.misses.fetch_or(silent, Ordering::Relaxed) || silent
+    }
+
+    /// A control plane has told what there was to tell.
+    pub(crate) fn catches_up(&self) {
+        self.misses.store(false, Ordering::Relaxed);
+    }
+
     /// How long nothing has been heard.
     pub(crate) fn silence(&self, now: Instant) -> Duration {
         let since = now.saturating_duration_since(self.started);
@@ -218,6 +233,19 @@ mod tests {
         assert_eq!(silence(10), 10);
         contact.hears(at(30));
         assert_eq!((silence(30), silence(90), silence(20)), (0, 60, 0));
+    }
+
+    #[test]
+    fn who_has_heard_nothing_for_long_has_caught_up_once_it_is_told_all() {
+        let started = shared::clock::monotonic();
+        let contact = Contact::new(started);
+        let longest = Duration::from_secs(15);
+        let misses = |seconds| contact.misses(longest, started + Duration::from_secs(seconds));
+        assert!(!misses(15) && misses(16));
+        contact.hears(started + Duration::from_secs(17));
+        assert!(misses(17) && misses(20));
+        contact.catches_up();
+        assert!(!misses(21) && misses(33));
     }
 
     #[test]

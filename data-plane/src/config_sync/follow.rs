@@ -37,11 +37,9 @@ const CLOSING: Duration = Duration::from_millis(500);
 /// Missed heartbeats after which the control plane counts as gone.
 const MISSED: u32 = 3;
 /// Bounds of what a control plane may ask for.
-const CADENCE: std::ops::RangeInclusive<u32> = 100..=60_000;
+const CADENCE: [u32; 2] = [100, 10_000];
 /// Messages that may wait until something is in force; a control plane that waits for that has little to say.
 const LATE: usize = 16;
-/// The longest wait that a control plane may ask for.
-const LONGEST_HOLD: Duration = Duration::from_mins(1);
 /// How long the stream that speaks for the node stays once a successor serves, whose own takes its place: so the node is never
 /// without one, and what an operator orders of it finds its way.
 const SUCCEEDED: Duration = Duration::from_secs(3);
@@ -226,14 +224,17 @@ impl Following<'_> {
             Some(Kind::Heartbeat(heartbeat)) => {
                 self.led_to(heartbeat.target.as_ref());
                 self.compare_clocks(heartbeat.wall_clock_ms, false);
+                // What it had to tell first has come.
+                if !self.receiver.is_receiving() {
+                    self.settle();
+                }
             }
             Some(Kind::AskDigests(_)) => {
-                let digests = need::What::Digests(self.applier.digests());
-                return self.need(digests);
+                return self.need(need::What::Digests(self.applier.digests()));
             }
             Some(Kind::Hold(hold)) => {
                 return Err(Ended::Held {
-                    wait: Duration::from_millis(u64::from(hold.retry_after_ms)).min(LONGEST_HOLD),
+                    wait: Duration::from_millis(u64::from(hold.retry_after_ms)),
                     reason: hold.reason,
                 });
             }
@@ -272,6 +273,7 @@ impl Following<'_> {
     /// What runs is as new as a control plane says: who is logged out is known.
     fn settle(&self) {
         if self.gateway.sessions_max_silence.is_some() {
+            self.gateway.contact.catches_up();
             self.gateway.revocations.lose(false);
         }
         self.gateway.contact.settle();
@@ -301,10 +303,8 @@ impl Following<'_> {
     }
 
     fn welcome(&mut self, welcome: &Welcome) {
-        let bounded = |milliseconds: u32| {
-            let bounded = milliseconds.clamp(*CADENCE.start(), *CADENCE.end());
-            Duration::from_millis(u64::from(bounded))
-        };
+        let [least, most] = CADENCE;
+        let bounded = |asked: u32| Duration::from_millis(asked.clamp(least, most).into());
         self.heartbeat = bounded(welcome.heartbeat_ms);
         self.status = bounded(welcome.status_ms);
         tracing::info!(replica = welcome.replica, "following a control plane");
