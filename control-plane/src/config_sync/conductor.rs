@@ -21,7 +21,7 @@ use super::targets::{Staged, Strays, Targets};
 use crate::config::Config;
 use crate::fleet::View;
 use crate::publisher::Publisher;
-use crate::rollout::{Action, Journal, JournalError, Keeper, Plan, Rollout, State, step};
+use crate::rollout::{Action, Journal, JournalError, Keeper, Plan, Rollout, Stage, State, step};
 use crate::snapshot::{Follower, Published, is_rolled_out};
 use writes::Writes;
 
@@ -107,7 +107,7 @@ impl Conductor {
         }
         for _ in 0..ATTEMPTS {
             conductor.read(now)?;
-            conductor.arrange(now);
+            conductor.arrange(&[], now);
             if conductor.save()? {
                 break;
             }
@@ -213,7 +213,7 @@ impl Conductor {
             self.kept.clone(),
             self.candidate.clone(),
         );
-        self.arrange(now);
+        self.arrange(situation.nodes, now);
         self.look();
         self.withdraw();
         let done = order.map_or(Ok(()), |(id, order)| self.order(id, order, situation));
@@ -327,7 +327,7 @@ impl Conductor {
     }
 
     /// Brings what nodes are led to in line with what is published.
-    fn arrange(&mut self, now: UnixTime) {
+    fn arrange(&mut self, nodes: &[View], now: UnixTime) {
         let newest = Arc::clone(self.newest());
         if self.staging.plan.is_none() {
             self.kept = Some(newest);
@@ -360,12 +360,31 @@ impl Conductor {
             let (from, to) = (self.quiet(), newest.position.revision);
             self.journal.conductor = self.replica;
             self.journal.released = from;
-            self.journal.begin(Rollout::new(from, to, now));
+            let given = self.given(from, nodes);
+            let mut rollout = Rollout::new(from, to, now);
+            rollout.apply(&Action::Admit(Stage::Canary, given), nodes, now);
+            self.journal.begin(rollout);
             self.candidate = Some(newest);
             self.look();
             let revisions = self.journal.open().map(Rollout::writes);
             tracing::info!(%from, revision = %to, revisions, "a roll-out begins");
         }
+    }
+
+    /// The nodes that what begins after `from` goes to first of all: those that what it takes the place of was given to, which
+    /// cannot go back. Otherwise each that follows would harm one more, and leave those before with what harms them.
+    fn given(&self, from: Revision, nodes: &[View]) -> Vec<String> {
+        let replaced = self.journal.rollouts.first();
+        let replaced =
+            replaced.filter(|before| before.state == State::Superseded && before.from == from);
+        let names = replaced
+            .into_iter()
+            .flat_map(|before| before.members.keys());
+        let stays = |name: &&String| {
+            let node = nodes.iter().find(|node| node.name == **name);
+            node.is_none_or(|node| node.running.revision > from && !node.draining)
+        };
+        names.filter(stays).cloned().collect()
     }
 
     /// Does what is to be done, as `nodes` do at `now`.
@@ -384,12 +403,12 @@ impl Conductor {
                 Action::Admit(stage, names) => {
                     tracing::info!(revision = %to, ?stage, nodes = names.join(", "), "rolled out further");
                 }
-                Action::Complete => self.release(now),
+                Action::Complete => self.release(nodes, now),
                 Action::Halt(reason) => {
                     tracing::error!(revision = %to, reason, "the roll-out is halted");
                     if self.is_newer() {
                         self.end(State::Superseded, now);
-                        self.arrange(now);
+                        self.arrange(nodes, now);
                         continue;
                     }
                     // Whether others wrote beside it is seen next.
@@ -405,13 +424,13 @@ impl Conductor {
     }
 
     /// Leads every node to the change under way; to the newest where that is not known any more.
-    fn release(&mut self, now: UnixTime) {
+    fn release(&mut self, nodes: &[View], now: UnixTime) {
         let candidate = self.candidate.take();
         let candidate = candidate.unwrap_or_else(|| Arc::clone(self.newest()));
         tracing::info!(revision = %candidate.position.revision, "rolled out");
         self.journal.released = candidate.position.revision;
         self.kept = Some(candidate);
-        self.arrange(now);
+        self.arrange(nodes, now);
     }
 
     /// Carries out what an operator wants.
@@ -456,13 +475,13 @@ impl Conductor {
             // What was written since may be what mends it, and goes to the first nodes again.
             (Order::Resume, State::Halted) if is_newer => {
                 self.end(State::Superseded, now);
-                self.arrange(now);
+                self.arrange(situation.nodes, now);
             }
             (Order::Resume, State::Halted) => rollout.resume(situation.nodes, now),
             (Order::Resume, _) => {}
             (Order::Release, _) => {
                 rollout.apply(&Action::Complete, &[], now);
-                self.release(now);
+                self.release(situation.nodes, now);
             }
         }
         Ok(())

@@ -157,8 +157,9 @@ impl NodeStream {
                 let running = self.session.running();
                 let finds_way = is_led || target.borrow().may_lead(&self.member, running);
                 let hears = self.member.features().contains(BESIDE);
-                let is_ahead = hears && self.session.is_ahead_of(&newest.position);
-                self.told = Told::instead(self.told.take(), [finds_way, is_ahead], &newest);
+                let led = &goal.as_ref().unwrap_or(&newest).position;
+                let ways = [finds_way, hears && self.session.is_ahead_of(led)];
+                self.told = Told::instead(self.told.take(), ways, running.root, &newest);
             }
             self.tell_beside(&newest).await;
             if !self.session.is_waiting() || !self.update.is_sent() {

@@ -63,11 +63,13 @@ impl Told {
         }
     }
 
-    /// What the node runs is newer than `newest`, as far as is known here, and stays so: it is told of what comes from now on.
-    fn of_one_ahead(newest: &Arc<Published>) -> Self {
+    /// What the node runs has the root `runs` and is newer than what it is led to, and stays so: it is told of what comes from now on,
+    /// and of what came since that if it is known.
+    fn of_one_ahead(runs: Hash, newest: &Arc<Published>) -> Self {
+        let base = newest.knows(&runs).then_some(Base::At(runs));
         Self {
-            base: None,
-            whole: false,
+            base,
+            whole: base.is_some(),
             ..Self::without_way(newest)
         }
     }
@@ -77,6 +79,7 @@ impl Told {
     pub(super) fn instead(
         before: Option<Self>,
         [finds_way, is_ahead]: [bool; 2],
+        runs: Hash,
         newest: &Arc<Published>,
     ) -> Option<Self> {
         let before = before.filter(Self::is_without_way);
@@ -84,7 +87,7 @@ impl Told {
             let all = before.filter(|told| told.whole);
             return Some(all.unwrap_or_else(|| Self::without_way(newest)));
         }
-        is_ahead.then(|| before.unwrap_or_else(|| Self::of_one_ahead(newest)))
+        is_ahead.then(|| before.unwrap_or_else(|| Self::of_one_ahead(runs, newest)))
     }
 
     /// Whether that is all that the node is sent.
@@ -108,6 +111,7 @@ impl Told {
         let before = std::mem::replace(&mut self.at, Arc::clone(newest));
         self.next = Instant::now() + BESIDE;
         let (base, most) = match self.base.take() {
+            Some(Base::At(root)) if self.is_without_way => (newest.before(&root), usize::MAX),
             Some(Base::At(root)) => (newest.before(&root), MOST),
             // No update brings it.
             Some(Base::Unknown) => (Some(Inventory::default()), usize::MAX),
@@ -237,13 +241,18 @@ mod tests {
         assert_eq!(told(before), (2_000, 9));
         assert_eq!(node.whole(), Some(newest.position));
         // Then of what comes, which is all that one hears of that is ahead.
-        let mut ahead = Told::of_one_ahead(&newest);
+        let mut ahead = Told::of_one_ahead([9; 32], &newest);
+        let runs = newest.position.root;
         assert!(node.due(&newest).is_none() && ahead.due(&newest).is_none());
         let newest = Arc::clone(follower.publish(without(&many, 2_000..2_001)));
         assert_eq!(told(&node.go_on(&newest).await), (1, 10));
         assert_eq!(node.whole(), Some(newest.position));
         assert_eq!(told(&ahead.go_on(&newest).await), (1, 10));
         assert!(ahead.whole().is_none());
+        // Of what is known it hears what came since.
+        let mut ahead = Told::of_one_ahead(runs, &newest);
+        assert_eq!(told(&ahead.go_on(&newest).await), (1, 10));
+        assert_eq!(ahead.whole(), Some(newest.position));
     }
 
     /// The session keys in `message`, and the revision that they are of.

@@ -81,7 +81,8 @@ pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Opt
                 elsewhere.extend((sample.at >= rollout.stage_since).then_some(sample));
             } else if sample.revision == rollout.to {
                 with.push(sample);
-            } else {
+            } else if sample.revision <= rollout.from {
+                // What it did with a change that this one took the place of is no measure.
                 before.push(sample);
             }
         }
@@ -194,8 +195,9 @@ fn silence(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Option<String>
         member && node.connected && !node.draining && !node.blocked
     };
     nodes.iter().filter(is_judged).find_map(|node| {
-        let (mut with, before): (Vec<&Sample>, Vec<&Sample>) =
+        let (mut with, mut before): (Vec<&Sample>, Vec<&Sample>) =
             node.samples.iter().partition(|sample| sample.revision == rollout.to);
+        before.retain(|sample| sample.revision <= rollout.from);
         // As it takes it up it reports what it answered without.
         let start = Sample {
             at: with.first().map_or(since, |first| first.at),

@@ -1,6 +1,7 @@
 //! What roll-outs do with nodes that do well, badly, or nothing.
 
 mod away;
+mod replaced;
 
 use proptest::prelude::*;
 use shared::snapshot::Position;
@@ -93,10 +94,8 @@ fn sample(at: u64, revision: Revision, requests: u64, failed: u64, p99_us: u32) 
 fn one_node_is_first_then_a_share_then_all() {
     let mut nodes = fleet(50);
     let (rollout, counts) = play(&mut nodes, 200, |_, _, _| {});
-    assert_eq!(
-        (rollout.state, rollout.stage),
-        (State::Completed, Stage::All)
-    );
+    let ended = (rollout.state, rollout.stage);
+    assert_eq!(ended, (State::Completed, Stage::All));
     assert!(counts[..30].iter().all(|count| *count == 1), "{counts:?}");
     assert!(counts[30..90].iter().all(|count| *count == 5), "{counts:?}");
     assert_eq!(counts.len(), 91);

@@ -29,6 +29,42 @@ fn what_was_written_beside_a_change_that_fails_goes_on_in_its_place() {
 }
 
 #[test]
+fn what_takes_the_place_of_a_change_goes_first_to_the_nodes_that_have_it() {
+    for by_operator in [true, false] {
+        let mut stage = Stage::new(10);
+        fail(&mut stage);
+        let first = stage.conductor.journal().rollouts[0].clone();
+        let given: BTreeSet<_> = first.members.into_keys().collect();
+        assert_eq!(given.len(), 1);
+        if by_operator {
+            stage.order(first.to, Order::Halt).unwrap();
+        }
+        // Everybody writes, and what is wrong with the first change stays so.
+        for number in 2..8 {
+            stage.commit(Service::KIND, number, 82);
+            if by_operator {
+                let open = stage.conductor.journal().rollouts[0].to;
+                stage.order(open, Order::Resume).unwrap();
+                stage.turn();
+            }
+            let rollout = stage.conductor.journal().rollouts[0].clone();
+            assert_eq!(rollout.to, stage.newest().revision);
+            let members: BTreeSet<_> = rollout.members.into_keys().collect();
+            assert_eq!(members, given, "{number}");
+            let runs = stage
+                .nodes
+                .iter()
+                .filter(|node| node.running.revision > first.from);
+            let runs: BTreeSet<_> = runs.map(|node| node.name.clone()).collect();
+            assert_eq!(runs, given, "{number}");
+            for node in &mut stage.nodes {
+                node.crash_restarts += u32::from(given.contains(&node.name));
+            }
+        }
+    }
+}
+
+#[test]
 fn what_was_written_beside_a_change_that_fails_is_not_undone_with_it() {
     let mut stage = Stage::new(4);
     fail(&mut stage);

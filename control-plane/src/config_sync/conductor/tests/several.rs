@@ -381,7 +381,8 @@ proptest! {
         if let Some(open) = several.journal().open().map(|open| open.to) {
             let ids = several.ids();
             let now = UnixTime::from_secs(several.seconds);
-            let situation = Situation { nodes: &[], present: Some(&ids), now };
+            let views: Vec<View> = several.nodes.iter().map(|node| node.0.clone()).collect();
+            let situation = Situation { nodes: &views, present: Some(&ids), now };
             let _ = several.planes[0].conductor.turn(Some((open, Order::Resume)), &situation);
         }
         several.pass(600);
