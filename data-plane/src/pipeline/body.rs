@@ -115,7 +115,7 @@ impl Body {
     }
 
     /// Reads all of it, if it is no longer than `limit`. One that only `is_held` goes on as it comes where there is not plenty of
-    /// room, and one that a filter has to see is given up where there is none; where memory is critical, either.
+    /// room or it takes too long, and one that a filter has to see is given up then; where memory is critical, either.
     async fn read_all(&mut self, limit: usize, is_held: bool) -> Result<Bytes, BodyError> {
         if let Some((bytes, true)) = &self.read {
             return if bytes.len() > limit {
@@ -144,7 +144,14 @@ impl Body {
                 break;
             }
             let in_all = begun + limits.for_body(read.len() - known);
-            let until = in_all.min(Instant::now() + limits.body);
+            let stalled = Instant::now() + limits.body;
+            // Who dawdles, and does not stand still, may have a server wait that needs not have it whole.
+            let in_all = if is_held {
+                in_all + limits.body
+            } else {
+                in_all
+            };
+            let until = in_all.min(stalled);
             let next = std::future::poll_fn(|cx| self.rest.poll_frame(cx));
             let next = tokio::select! {
                 // What is here already is taken.
@@ -155,6 +162,9 @@ impl Body {
                     break;
                 }
             };
+            if next.is_err() && is_held && in_all < stalled {
+                break;
+            }
             match next.unwrap_or(Some(Err(RequestBodyError::Timeout))) {
                 None => {
                     end = Ok(());

@@ -158,6 +158,26 @@ fn a_body_that_a_plugin_waits_for_has_an_end_however_its_client_dawdles() {
 }
 
 #[test]
+fn a_body_that_is_held_back_goes_on_to_its_server_where_its_client_dawdles() {
+    let limits = Limits {
+        body: Duration::from_millis(400),
+        ..limits()
+    };
+    let (port, heads) = upstream(&[OK]);
+    let records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    let proxy = start_with(&one_worker(), limits, records);
+    let mut stream = connect(&proxy);
+    stream.write_all((form(1) + "\r\n").as_bytes()).unwrap();
+    let pause = Duration::from_millis(20);
+    let is_asked = (0..500).any(|_| {
+        stream.write_all(b"1\r\nx\r\n").unwrap();
+        heads.recv_timeout(pause).is_ok()
+    });
+    assert!(is_asked);
+    stop(proxy);
+}
+
+#[test]
 fn a_body_that_stops_while_a_plugin_reads_it_is_late() {
     let limits = Limits {
         body: Duration::from_millis(50),
