@@ -178,7 +178,7 @@ impl Core {
         tokio::task::spawn_local(Rc::clone(&pools).sweep());
         let (salt, start) = uuid::Uuid::new_v4().as_u64_pair();
         let requests = Rc::new(Share::of(Arc::clone(&node.requests)));
-        let held = Rc::new(Fair::of(Arc::clone(&node.held), node.workers));
+        let held = memory::room_of_core(Arc::clone(&node.held), node.workers);
         Rc::new(Self {
             live: RefCell::new(Cache::new(Arc::clone(&node.live))),
             node,

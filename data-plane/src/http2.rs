@@ -40,7 +40,7 @@ const MOST_OF_HEADS: u32 = 10 * MOST;
 
 /// What a head takes up, at most, that has not ended with its first frame: the library keeps its fields as it will hand them on,
 /// of which 3,900 fit into the list that it takes.
-const UNFINISHED: usize = 320 * 1024;
+pub(crate) const UNFINISHED: usize = 320 * 1024;
 
 /// GOAWAY with `ENHANCE_YOUR_CALM` (RFC 9113 §6.8, §7): no request of a stream behind the `last` has been served.
 fn farewell(last: u32) -> [u8; 17] {
@@ -58,7 +58,8 @@ pub(crate) struct Counted {
     sent: Frames,
     allowance: Allowance,
     head: Head,
-    /// The stream of the last head that is whole.
+    /// The stream of the head that has come last, and of the last one that is whole.
+    stream_of_head: u32,
     last: u32,
     /// Whether the other end has been told that the connection ends.
     left: bool,
@@ -109,6 +110,7 @@ impl Counted {
             sent: Frames::behind(0),
             allowance: Allowance::new(monotonic()),
             head: Head::Whole,
+            stream_of_head: 0,
             last: 0,
             left: false,
             unfinished: Some(Unfinished {
@@ -130,6 +132,7 @@ impl Counted {
             sent: Frames::behind(PREFACE),
             allowance: Allowance::new(monotonic()),
             head: Head::Whole,
+            stream_of_head: 0,
             last: 0,
             left: false,
             unfinished: None,
@@ -144,7 +147,10 @@ impl Counted {
             self.received.skip(&mut rest);
             if self.received.before == 0 {
                 self.head = self.head.through();
-                anew |= self.head == Head::Whole;
+                if self.head == Head::Whole {
+                    anew = true;
+                    self.last = self.last.max(self.stream_of_head);
+                }
             }
             let Some(frame) = self.received.next(&mut rest) else {
                 break;
@@ -161,8 +167,8 @@ impl Counted {
                 DATA if frame.length > 0 => true,
                 _ => self.allowance.take(monotonic),
             };
-            if matches!(frame.kind, HEADERS | CONTINUATION) && self.head != Head::Begun {
-                self.last = self.last.max(frame.stream);
+            if frame.kind == HEADERS {
+                self.stream_of_head = frame.stream;
             }
             if !within {
                 self.take_leave(cx);

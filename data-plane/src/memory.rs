@@ -17,6 +17,7 @@ use shared::machine::resident_bytes;
 use tokio::sync::watch;
 
 use crate::core::{Core, Node};
+use crate::http2::UNFINISHED;
 use crate::orders::{Orders, changed};
 use crate::quota::Stock;
 use crate::quota::fair::{Fair, Part};
@@ -64,6 +65,11 @@ const PAGE: usize = 4 * 1024;
 pub(crate) fn held(most: usize, limit: Option<u64>, cores: usize) -> Arc<Stock> {
     let most = share(limit, HELD).map_or(most, |share| most.min(share));
     Stock::new(most / PAGE, cores)
+}
+
+/// What one of `cores` holds of the `stock`: room for a head in several frames is room for some thousand values, too.
+pub(crate) fn room_of_core(stock: Arc<Stock>, cores: usize) -> Rc<Fair> {
+    Rc::new(Fair::in_pieces(stock, cores, UNFINISHED / PAGE))
 }
 
 /// Memory that is held for a client: by a head that has not ended, by a body that may still be needed here, by an answer that is
@@ -317,7 +323,7 @@ mod tests {
     /// The rooms of so many cores.
     fn rooms(most: usize, limit: Option<u64>, cores: usize) -> Vec<Rc<Fair>> {
         let stock = held(most, limit, cores);
-        let room = |_| Rc::new(Fair::of(Arc::clone(&stock), cores));
+        let room = |_| room_of_core(Arc::clone(&stock), cores);
         (0..cores).map(room).collect()
     }
 

@@ -16,24 +16,18 @@ pub struct UnixTime(u64);
 impl UnixTime {
     /// Reads the system's wall clock. A clock before 1970 reads as 1970.
     pub fn now() -> Self {
-        Self::before_now(Duration::ZERO)
+        Self::of(wall())
     }
 
     /// What the system's wall clock would have shown at a `moment` that has passed. Nothing that it shows later lies before that.
     pub fn at(moment: Instant) -> Self {
-        Self::before_now(monotonic().saturating_duration_since(moment))
+        // In this order: what passes between the two readings makes it no later than it was.
+        let now = wall();
+        Self::of(now.saturating_sub(monotonic().saturating_duration_since(moment)))
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place that reads the clock"
-    )]
-    fn before_now(ago: Duration) -> Self {
-        let elapsed = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let elapsed = elapsed.saturating_sub(ago);
-        Self(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+    fn of(since_1970: Duration) -> Self {
+        Self(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// The point `milliseconds` after 1970 began.
@@ -69,6 +63,16 @@ impl UnixTime {
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// What the system's wall clock shows, since 1970.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the clock"
+)]
+fn wall() -> Duration {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
+    elapsed.unwrap_or_default()
 }
 
 /// How far a clock is ahead of another one, by the milliseconds; less than nothing: how far it is behind.

@@ -230,9 +230,40 @@ pub(super) fn needed(bytes: &[u8], parsing: Parsing) -> usize {
         Parsing::Nothing => 0,
         Parsing::Multipart => length,
         Parsing::Form => length + count(b'&') * VALUE,
-        Parsing::Json => length + (count(b',') + count(b'[')) * VALUE + count(b'{') * OBJECT,
+        Parsing::Json => length + json(bytes),
         // A third less once it is decoded, and a value in every other byte of that.
         Parsing::JsonInBase64 => length / 4 * 3 / 2 * VALUE,
+    }
+}
+
+/// What the values of `text` take up: there is one more with each comma and bracket, but for those within strings.
+fn json(mut text: &[u8]) -> usize {
+    let mut needed = 0_usize;
+    loop {
+        let quote = memchr::memchr(b'"', text).unwrap_or(text.len());
+        let (outside, string) = text.split_at(quote);
+        for byte in outside {
+            needed += match byte {
+                b',' | b'[' => VALUE,
+                b'{' => OBJECT,
+                _ => 0,
+            };
+        }
+        let Some(behind) = string.get(1..).and_then(behind_string) else {
+            return needed;
+        };
+        text = behind;
+    }
+}
+
+/// What comes behind the string that `text` is within; none if it does not end.
+fn behind_string(mut text: &[u8]) -> Option<&[u8]> {
+    loop {
+        let at = memchr::memchr2(b'"', b'\\', text)?;
+        if text.get(at) == Some(&b'"') {
+            return text.get(at + 1..);
+        }
+        text = text.get(at + 2..)?;
     }
 }
 
@@ -406,6 +437,8 @@ pub(super) mod tests {
                 Json,
                 20 + 3 * VALUE + 3 * OBJECT,
             ),
+            ("{\"a,[{\":\"b\\\",[\"}", Json, 16 + OBJECT),
+            ("[\"a\\\\\",1,\"b", Json, 11 + 3 * VALUE),
             ("WzAsMCww", JsonInBase64, 3 * VALUE),
         ] {
             assert_eq!(needed(body.as_bytes(), parsing), expected, "{body}");

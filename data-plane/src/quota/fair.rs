@@ -42,8 +42,15 @@ impl Own {
 impl Fair {
     /// Nothing so far of `stock`, which is for so many `cores`.
     pub(crate) fn of(stock: Arc<Stock>, cores: usize) -> Self {
+        Self::in_pieces(stock, cores, 1)
+    }
+
+    /// The same of what is of little use in less than a `piece`: each client has that much, too, of what is scarce, unless it is
+    /// more than half of a core's part of that.
+    pub(crate) fn in_pieces(stock: Arc<Stock>, cores: usize, piece: usize) -> Self {
+        let of_core = stock.limit / cores.max(1);
         Self {
-            most_each: (stock.limit / 16 / cores.max(1)).max(1),
+            most_each: (of_core / 16).max(piece.min(of_core / 8)).max(1),
             others: Own::of(Rc::new(Share::of(stock))),
             clients: RefCell::default(),
         }
@@ -195,6 +202,17 @@ mod tests {
         assert_eq!(share.used(), 0);
         assert!(share.own(IpAddr::from([192, 0, 2, 9]), 1).is_some());
         assert_eq!(share.clients.borrow().len(), 1, "nobody else is remembered");
+    }
+
+    #[test]
+    fn what_each_has_of_the_last_quarter_is_of_use_however_many_cores_there_are() {
+        for (limit, cores, each) in [(3_200, 1, 200), (3_200, 4, 80), (3_200, 8, 50), (8, 8, 1)] {
+            let share = Rc::new(Fair::in_pieces(Stock::new(limit, cores), cores, 80));
+            let part = |last| Part::of(Rc::clone(&share), Some(IpAddr::from([192, 0, 2, last])));
+            let [mut first, mut other] = [1, 2].map(part);
+            assert!(first.take(limit * 3 / 4), "{limit} {cores}");
+            assert!(!other.take(each + 1) && other.take(each), "{limit} {cores}");
+        }
     }
 
     #[test]

@@ -219,7 +219,8 @@ impl Given {
             *kind = part.to_vec();
         }
         if let Some(part) = further.next() {
-            given.unhealthy = serde_json::from_slice(part).ok()?;
+            // Of less matter than the rest: another version may tell it in another way.
+            given.unhealthy = serde_json::from_slice(part).unwrap_or_default();
         }
         Some(given)
     }

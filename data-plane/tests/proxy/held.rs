@@ -137,7 +137,7 @@ fn what_a_plugin_does_not_parse_takes_up_no_more_than_it_is() {
 #[test]
 fn a_body_that_a_plugin_waits_for_has_an_end_however_its_client_dawdles() {
     let limits = Limits {
-        body: Duration::from_millis(400),
+        body: Duration::from_secs(2),
         ..limits()
     };
     let (proxy, heads) = gateway(limits, "key-auth", &key_in_body(), &[OK]);
@@ -160,7 +160,7 @@ fn a_body_that_a_plugin_waits_for_has_an_end_however_its_client_dawdles() {
 #[test]
 fn a_body_that_is_held_back_goes_on_to_its_server_where_its_client_dawdles() {
     let limits = Limits {
-        body: Duration::from_millis(400),
+        body: Duration::from_secs(2),
         ..limits()
     };
     let (port, heads) = upstream(&[OK]);

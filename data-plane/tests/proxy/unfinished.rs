@@ -23,8 +23,9 @@ const END_HEADERS: u8 = 4;
 
 const ENHANCE_YOUR_CALM: u32 = 0xb;
 
-/// How a connection of HTTP/2 ends on which `sent` comes behind the preface: the code that is told, and how long that took.
-fn farewell(proxy: &Proxy, sent: &[u8]) -> (Option<u32>, Duration) {
+/// How a connection of HTTP/2 ends on which `sent` comes behind the preface: the last stream and the code that are told, and how
+/// long that took.
+fn farewell(proxy: &Proxy, sent: &[u8]) -> (Option<[u32; 2]>, Duration) {
     loop {
         let start = monotonic();
         let mut stream = begin(proxy);
@@ -34,7 +35,8 @@ fn farewell(proxy: &Proxy, sent: &[u8]) -> (Option<u32>, Duration) {
             let mut told = None;
             while let Some((kind, _, payload)) = next(&mut stream) {
                 if kind == GOAWAY {
-                    told = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+                    let word = |at: usize| payload[at..at + 4].try_into().unwrap();
+                    told = Some([0, 4].map(|at| u32::from_be_bytes(word(at))));
                 }
             }
             return (told, start.elapsed());
@@ -53,18 +55,27 @@ fn a_head_of_http2_that_does_not_end_is_given_up() {
     let fields = sound();
     let (first, second) = fields.split_at(5);
     let begun = frame(HEADERS, END_STREAM, 1, first);
+    let begun_next = frame(HEADERS, END_STREAM, 3, first);
     let more = frame(CONTINUATION, 0, 1, second);
     let whole = frame(HEADERS, END_STREAM | END_HEADERS, 1, &fields);
     let last = whole.len() - 1;
-    for (name, sent) in [
-        ("a first part", begun.clone()),
-        ("two parts", [&begun[..], &more].concat()),
-        ("the last part of them", [&begun[..], &more[..9]].concat()),
-        ("all but a byte", whole[..last].to_vec()),
-        ("what comes behind a request", [&whole[..], &begun].concat()),
+    for (name, served, sent) in [
+        ("a first part", 0, begun.clone()),
+        ("two parts", 0, [&begun[..], &more].concat()),
+        (
+            "the last part of them",
+            0,
+            [&begun[..], &more[..9]].concat(),
+        ),
+        ("all but a byte", 0, whole[..last].to_vec()),
+        (
+            "what comes behind a request",
+            1,
+            [&whole[..], &begun_next].concat(),
+        ),
     ] {
         let (told, time) = farewell(&proxy, &sent);
-        assert_eq!(told, Some(ENHANCE_YOUR_CALM), "{name}");
+        assert_eq!(told, Some([served, ENHANCE_YOUR_CALM]), "{name}");
         let by_default = Limits::default().head;
         assert!((SHORT..by_default).contains(&time), "{name} {time:?}");
     }
@@ -91,8 +102,9 @@ fn a_head_of_http2_that_does_not_end_is_given_up() {
 #[test]
 fn heads_of_http2_may_follow_each_other_in_parts_for_as_long_as_they_like() {
     let (port, heads) = upstream(&[OK]);
+    let long = SHORT * 6;
     let limits = Limits {
-        head: SHORT,
+        head: long,
         ..Limits::default()
     };
     let proxy = impatient(port, limits);
@@ -109,13 +121,13 @@ fn heads_of_http2_may_follow_each_other_in_parts_for_as_long_as_they_like() {
     stream.write_all(&begun).unwrap();
     let mut asked = 0;
     // Whenever a part of one comes, the rest of the one before has come with it.
-    while start.elapsed() < SHORT * 3 {
+    while start.elapsed() < long * 2 {
         asked += 1;
         let (begun, next_rest) = begin_one(asked);
         let both = [std::mem::replace(&mut rest, next_rest), begun].concat();
         stream.write_all(&both).unwrap();
         heads.recv_timeout(PATIENCE).unwrap();
-        std::thread::sleep(SHORT / 20);
+        std::thread::sleep(long / 20);
     }
     // Nor does it end while nothing is on its way, or a part of something else: a network may be away for a while.
     stream.write_all(&rest).unwrap();
