@@ -188,11 +188,19 @@ async fn run(start: Start) {
         () = Arc::clone(&gateway.discovered).write_on(&gateway.live) => {}
         () = gateway.expiring.watch(&gateway.live) => {}
         () = crate::metrics::forget(&gateway) => {}
-        _ = stopping.wait_for(|phase| *phase == Phase::Stopped) => {}
+        () = stops(&mut stopping, &gateway) => {}
     }
     gateway.unstored.write();
     gateway.discovered.write();
     applier.stops();
+}
+
+/// Waits until the process stops, and until the stream that speaks for the node is not needed any more: what an operator has ordered
+/// of the node would end with it, rather than go on with that of the successor.
+async fn stops(phase: &mut watch::Receiver<Phase>, gateway: &Gateway) {
+    _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
+    let mut leaves = gateway.leaves.subscribe();
+    _ = leaves.wait_for(|leaves| !leaves).await;
 }
 
 /// Follows the control planes, one after the other.

@@ -54,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) contact: Contact,
     /// What config sync holds for a successor while the process rests.
     pub(crate) holds: watch::Sender<Option<Holds>>,
+    /// Whether the stream that speaks for the node stays until that of a successor takes its place.
+    pub(crate) leaves: watch::Sender<bool>,
     pub(crate) questions: Questions,
     /// What the node's own core is to do.
     pub(crate) background: mpsc::UnboundedSender<Work>,

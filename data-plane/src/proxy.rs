@@ -185,6 +185,7 @@ impl Proxy {
             discovered: Arc::new(discovered),
             contact,
             holds: watch::Sender::new(None),
+            leaves: watch::Sender::new(false),
             questions: Questions::default(),
             background,
             expiring: Expiring::new(security.defaults.clone()),

@@ -149,6 +149,7 @@ pub(super) async fn follow(
                 let now = *phase.borrow_and_update();
                 if following.rests && now == Phase::HandedOver {
                     following.leaves = Some(Instant::now() + SUCCEEDED);
+                    gateway.leaves.send_replace(true);
                     super::leave(following.applier, gateway);
                     Ok(())
                 } else {
@@ -167,6 +168,7 @@ pub(super) async fn follow(
             if matches!(ended, Ended::HandedOver) {
                 following.close(&mut incoming).await;
             }
+            gateway.leaves.send_replace(false);
             match ended {
                 Ended::Held { wait, .. } => following.applier.expects(wait),
                 Ended::Again => {}
