@@ -317,7 +317,9 @@ async fn note_words(heard: &Heard, gateway: &Gateway) {
     loop {
         tokio::time::sleep(NOTE).await;
         let silence = gateway.contact.silence(monotonic());
-        if silence > NOTE * 2 || !gateway.contact.has_heard() {
+        // Whoever starts next is not to take for known what ended meanwhile.
+        let misses = gateway.contact.has_missed();
+        if silence > NOTE * 2 || misses || !gateway.contact.has_heard() {
             continue;
         }
         let silence = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);

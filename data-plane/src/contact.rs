@@ -201,6 +201,19 @@ impl Contact {
         self.misses.fetch_or(silent, Ordering::Relaxed) || silent
     }
 
+    /// The same as of the last look.
+    pub(crate) fn has_missed(&self) -> bool {
+        self.misses.load(Ordering::Relaxed)
+    }
+
+    /// For how long nobody was heard, in milliseconds; longer than the `longest` that sessions go on without while it is not known yet
+    /// what ended meanwhile.
+    pub(crate) fn unheard(&self, longest: Option<Duration>, now: Instant) -> u64 {
+        let missed = longest.filter(|_| self.has_missed());
+        let missed = missed.map_or(Duration::ZERO, |longest| longest + LONG);
+        milliseconds(self.silence(now).max(missed))
+    }
+
     /// A control plane has told what there was to tell.
     pub(crate) fn catches_up(&self) {
         self.misses.store(false, Ordering::Relaxed);
@@ -244,8 +257,14 @@ mod tests {
         assert!(!misses(15) && misses(16));
         contact.hears(started + Duration::from_secs(17));
         assert!(misses(17) && misses(20));
+        // Whoever goes on from it knows no more.
+        let unheard = |seconds| {
+            let now = started + Duration::from_secs(seconds);
+            Duration::from_millis(contact.unheard(Some(longest), now))
+        };
+        assert!(unheard(20) > longest);
         contact.catches_up();
-        assert!(!misses(21) && misses(33));
+        assert!(!misses(21) && unheard(21) < longest && misses(33));
     }
 
     #[test]

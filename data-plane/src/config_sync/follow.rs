@@ -1,5 +1,7 @@
 //! One stream, from its Welcome to its end.
 
+mod settling;
+
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
@@ -59,6 +61,8 @@ struct Following<'a> {
     /// What was counted by the last report.
     figures: Figures,
     receiver: Receiver,
+    /// How often in a row the control plane was heard while no update was on its way.
+    idle: u32,
     /// Whether nothing is taken that a successor would not know of.
     rests: bool,
     /// Until when at most this stream stays, once there is a successor.
@@ -99,6 +103,7 @@ pub(super) async fn follow(
         ),
         late: VecDeque::new(),
         receiver: Receiver::default(),
+        idle: 0,
         rests: *phase.borrow() == Phase::Resting,
         leaves: None,
         heartbeat: Duration::from_secs(10),
@@ -218,18 +223,12 @@ impl Following<'_> {
                 self.welcome(&welcome);
                 let target = welcome.target.and_then(|target| target.try_into().ok());
                 self.applier.is_led_to(target);
-                let running = self.applier.running();
-                if target.is_none_or(|target: Position| !target.is_after(&running)) {
-                    self.settle();
-                }
+                self.settle_at(target);
             }
             Some(Kind::Heartbeat(heartbeat)) => {
                 self.led_to(heartbeat.target.as_ref());
                 self.compare_clocks(heartbeat.wall_clock_ms, false);
-                // What it had to tell first has come.
-                if !self.receiver.is_receiving() {
-                    self.settle();
-                }
+                self.settle_at(heartbeat.target.and_then(|target| target.try_into().ok()));
             }
             Some(Kind::AskDigests(_)) => {
                 return self.need(need::What::Digests(self.applier.digests()));
@@ -270,15 +269,6 @@ impl Following<'_> {
             None => {}
         }
         Ok(())
-    }
-
-    /// What runs is as new as a control plane says: who is logged out is known.
-    fn settle(&self) {
-        if self.gateway.sessions_max_silence.is_some() {
-            self.gateway.contact.catches_up();
-            self.gateway.revocations.lose(false);
-        }
-        self.gateway.contact.settle();
     }
 
     fn led_to(&self, target: Option<&proto::v1::Position>) {
@@ -385,6 +375,7 @@ impl Following<'_> {
         // Who may vouch for it may have changed since the connection began.
         self.renew();
         let (outcome, carried) = self.bring(update, incoming).await;
+        let refused = outcome.is_err();
         let running = Some((&self.applier.running()).into());
         let mut helpless = false;
         let answer = match outcome {
@@ -418,7 +409,12 @@ impl Following<'_> {
         if helpless {
             return self.need(need::What::Everything(true));
         }
-        self.settle();
+        if refused {
+            // What ended with it is not known here.
+            self.gateway.contact.settle();
+        } else {
+            self.settle();
+        }
         Ok(())
     }
 

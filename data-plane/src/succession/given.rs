@@ -85,8 +85,7 @@ impl Given {
         let flights = flights.filter_map(|key| Key::try_from(&key[..]).ok());
         Ok(Self {
             withdrawn: (now != withdrawn).then_some(now),
-            silence: u64::try_from(node.contact.silence(monotonic()).as_millis())
-                .unwrap_or(u64::MAX),
+            silence: node.contact.unheard(node.sessions_max_silence, monotonic()),
             runs: node.live.load().is_some(),
             revocations: node.revocations.all(),
             unstored: node.unstored.all(),
