@@ -159,7 +159,7 @@ impl NodeStream {
                 let hears = self.member.features().contains(BESIDE);
                 let led = &goal.as_ref().unwrap_or(&newest).position;
                 let ways = [finds_way, hears && self.session.is_ahead_of(led)];
-                self.told = Told::instead(self.told.take(), ways, running.root, &newest);
+                self.told = Told::instead(self.told.take(), ways, running, &newest);
             }
             self.tell_beside(&newest).await;
             if !self.session.is_waiting() || !self.update.is_sent() {

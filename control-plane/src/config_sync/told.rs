@@ -63,10 +63,17 @@ impl Told {
         }
     }
 
-    /// What the node runs has the root `runs` and is newer than what it is led to, and stays so: it is told of what comes from now on,
-    /// and of what came since that if it is known.
-    fn of_one_ahead(runs: Hash, newest: &Arc<Published>) -> Self {
-        let base = newest.knows(&runs).then_some(Base::At(runs));
+    /// What the node runs is newer than what it is led to, and stays so: it is told of what came since that if it is known. If it is not,
+    /// of all that there is, or, where it is newer than all there is, of what comes from now on: that each is for a moment which
+    /// changes control planes.
+    fn of_one_ahead(runs: &Position, newest: &Arc<Published>) -> Self {
+        let place = &newest.position;
+        let is_held = runs.generation == place.generation && runs.revision <= place.revision;
+        let base = if newest.knows(&runs.root) {
+            Some(Base::At(runs.root))
+        } else {
+            is_held.then_some(Base::Unknown)
+        };
         Self {
             base,
             whole: base.is_some(),
@@ -79,7 +86,7 @@ impl Told {
     pub(super) fn instead(
         before: Option<Self>,
         [finds_way, is_ahead]: [bool; 2],
-        runs: Hash,
+        runs: &Position,
         newest: &Arc<Published>,
     ) -> Option<Self> {
         let before = before.filter(Self::is_without_way);
@@ -110,6 +117,7 @@ impl Told {
     pub(super) async fn go_on(&mut self, newest: &Arc<Published>) -> Vec<Frame> {
         let before = std::mem::replace(&mut self.at, Arc::clone(newest));
         self.next = Instant::now() + BESIDE;
+        let had_base = self.base.is_some();
         let (base, most) = match self.base.take() {
             Some(Base::At(root)) if self.is_without_way => (newest.before(&root), usize::MAX),
             Some(Base::At(root)) => (newest.before(&root), MOST),
@@ -117,6 +125,8 @@ impl Told {
             Some(Base::Unknown) => (Some(Inventory::default()), usize::MAX),
             None => (None, MOST),
         };
+        // What it ran may be forgotten by now.
+        self.whole &= base.is_some() || !had_base;
         let mut keys = None;
         if let Some(base) = base {
             let told = newest.beside_since(base).await;
@@ -241,8 +251,16 @@ mod tests {
         assert_eq!(told(before), (2_000, 9));
         assert_eq!(node.whole(), Some(newest.position));
         // Then of what comes, which is all that one hears of that is ahead.
-        let mut ahead = Told::of_one_ahead([9; 32], &newest);
-        let runs = newest.position.root;
+        let nowhere = |revision| Position {
+            revision: Revision(revision),
+            root: [9; 32],
+            ..newest.position
+        };
+        let mut ahead = Told::of_one_ahead(&nowhere(100), &newest);
+        // Of one that is ahead of what it is held at alone nobody knows what it was told.
+        let mut held = Told::of_one_ahead(&nowhere(8), &newest);
+        assert_eq!(held.go_on(&newest).await.len(), messages.len());
+        let runs = newest.position;
         assert!(node.due(&newest).is_none() && ahead.due(&newest).is_none());
         let newest = Arc::clone(follower.publish(without(&many, 2_000..2_001)));
         assert_eq!(told(&node.go_on(&newest).await), (1, 10));
@@ -250,7 +268,7 @@ mod tests {
         assert_eq!(told(&ahead.go_on(&newest).await), (1, 10));
         assert!(ahead.whole().is_none());
         // Of what is known it hears what came since.
-        let mut ahead = Told::of_one_ahead(runs, &newest);
+        let mut ahead = Told::of_one_ahead(&runs, &newest);
         assert_eq!(told(&ahead.go_on(&newest).await), (1, 10));
         assert_eq!(ahead.whole(), Some(newest.position));
     }
