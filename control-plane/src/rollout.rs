@@ -31,7 +31,7 @@ const GONE: Duration = Duration::from_mins(1);
 const PATIENCE: Duration = Duration::from_mins(4);
 
 /// How long a node that is away is waited for: it may be back any moment, and then takes what it is led to.
-const LATELY: Duration = Duration::from_mins(15);
+pub(crate) const LATELY: Duration = Duration::from_mins(15);
 
 /// How long it counts as one of the fleet: one of which few are left for now is no small one.
 const COUNTED: Duration = Duration::from_hours(24);

@@ -5,6 +5,7 @@
 //! roll-out and looks after that; the others lead their nodes by what they read, and the next takes over once
 //! that one is gone.
 
+mod given;
 mod keeping;
 mod strays;
 mod writes;
@@ -107,7 +108,7 @@ impl Conductor {
         }
         for _ in 0..ATTEMPTS {
             conductor.read(now)?;
-            conductor.arrange(&[], now);
+            conductor.align(now);
             if conductor.save()? {
                 break;
             }
@@ -326,8 +327,17 @@ impl Conductor {
         self.candidate = None;
     }
 
-    /// Brings what nodes are led to in line with what is published.
+    /// Brings what nodes are led to in line with what is published, and begins the roll-out that is due.
     fn arrange(&mut self, nodes: &[View], now: UnixTime) {
+        self.align(now);
+        let is_due = self.staging.plan.is_some() && !self.is_settled();
+        if is_due && self.journal.open().is_none() {
+            self.begin(nodes, now);
+        }
+    }
+
+    /// Ends what is not to go on. At the start nothing is begun: the nodes are not known.
+    fn align(&mut self, now: UnixTime) {
         let newest = Arc::clone(self.newest());
         if self.staging.plan.is_none() {
             self.kept = Some(newest);
@@ -356,35 +366,21 @@ impl Conductor {
         if is_known && self.journal.open().is_some_and(gives_way) && self.is_newer() {
             self.end(State::Superseded, now);
         }
-        if self.journal.open().is_none() {
-            let (from, to) = (self.quiet(), newest.position.revision);
-            self.journal.conductor = self.replica;
-            self.journal.released = from;
-            let given = self.given(from, nodes);
-            let mut rollout = Rollout::new(from, to, now);
-            rollout.apply(&Action::Admit(Stage::Canary, given), nodes, now);
-            self.journal.begin(rollout);
-            self.candidate = Some(newest);
-            self.look();
-            let revisions = self.journal.open().map(Rollout::writes);
-            tracing::info!(%from, revision = %to, revisions, "a roll-out begins");
-        }
     }
 
-    /// The nodes that what begins after `from` goes to first of all: those that what it takes the place of was given to, which
-    /// cannot go back. Otherwise each that follows would harm one more, and leave those before with what harms them.
-    fn given(&self, from: Revision, nodes: &[View]) -> Vec<String> {
-        let replaced = self.journal.rollouts.first();
-        let replaced =
-            replaced.filter(|before| before.state == State::Superseded && before.from == from);
-        let names = replaced
-            .into_iter()
-            .flat_map(|before| before.members.keys());
-        let stays = |name: &&String| {
-            let node = nodes.iter().find(|node| node.name == **name);
-            node.is_none_or(|node| node.running.revision > from && !node.draining)
-        };
-        names.filter(stays).cloned().collect()
+    fn begin(&mut self, nodes: &[View], now: UnixTime) {
+        let newest = Arc::clone(self.newest());
+        let (from, to) = (self.quiet(), newest.position.revision);
+        self.journal.conductor = self.replica;
+        self.journal.released = from;
+        let given = self.given(from, nodes, now);
+        let mut rollout = Rollout::new(from, to, now);
+        rollout.apply(&Action::Admit(Stage::Canary, given), nodes, now);
+        self.journal.begin(rollout);
+        self.candidate = Some(newest);
+        self.look();
+        let revisions = self.journal.open().map(Rollout::writes);
+        tracing::info!(%from, revision = %to, revisions, "a roll-out begins");
     }
 
     /// Does what is to be done, as `nodes` do at `now`.

@@ -78,7 +78,10 @@ pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Opt
         }
         for sample in &node.samples {
             if !is_member {
-                elsewhere.extend((sample.at >= rollout.stage_since).then_some(sample));
+                // One that has what was replaced is no measure either.
+                let is_of_others = sample.revision <= rollout.from;
+                let is_told = is_of_others && sample.at >= rollout.stage_since;
+                elsewhere.extend(is_told.then_some(sample));
             } else if sample.revision == rollout.to {
                 with.push(sample);
             } else if sample.revision <= rollout.from {

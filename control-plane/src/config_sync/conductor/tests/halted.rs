@@ -65,6 +65,72 @@ fn what_takes_the_place_of_a_change_goes_first_to_the_nodes_that_have_it() {
 }
 
 #[test]
+fn who_crashed_with_a_change_is_the_first_to_have_what_takes_its_place() {
+    let mut stage = Stage::new(10);
+    fail(&mut stage);
+    let first = stage.conductor.journal().rollouts[0].clone();
+    let given: BTreeSet<_> = first.members.into_keys().collect();
+    let before = stage.nodes.iter().find(|node| !given.contains(&node.name));
+    let before = before.unwrap().running;
+    for number in 2..8 {
+        // It runs what was before, and will not run that again.
+        let to = stage.conductor.journal().rollouts[0].to;
+        for node in &mut stage.nodes {
+            if given.contains(&node.name) {
+                node.running = before;
+                node.crash_restarts += 1;
+                node.quarantined = vec![to];
+            }
+        }
+        stage.commit(Service::KIND, number, 82);
+        let rollout = stage.conductor.journal().rollouts[0].clone();
+        assert_eq!(rollout.to, stage.newest().revision);
+        let members: BTreeSet<_> = rollout.members.into_keys().collect();
+        assert_eq!(members, given, "{number}");
+    }
+}
+
+#[test]
+fn what_a_control_plane_finds_as_it_starts_begins_once_the_nodes_are_known() {
+    let mut stage = Stage::new(10);
+    fail(&mut stage);
+    let first = stage.conductor.journal().rollouts[0].clone();
+    let given: BTreeSet<_> = first.members.into_keys().collect();
+    // Halted with what two wrote, as it crashes once more. A third writes while no control plane runs.
+    stage.commit(Service::KIND, 2, 82);
+    for node in &mut stage.nodes {
+        node.crash_restarts += u32::from(given.contains(&node.name));
+    }
+    stage.turn();
+    assert_eq!(stage.state(), Some(State::Halted));
+    commit(&stage.publisher, Service::KIND, 4, 82);
+    stage.restart();
+    let rollout = stage.conductor.journal().rollouts[0].clone();
+    assert_eq!(rollout.to, stage.newest().revision);
+    assert_eq!(rollout.state, State::Running, "{:?}", rollout.reason);
+    let members: BTreeSet<_> = rollout.members.into_keys().collect();
+    assert_eq!(members, given);
+}
+
+#[test]
+fn a_node_that_is_lost_with_a_change_keeps_nobody_from_what_follows() {
+    let mut stage = Stage::new(10);
+    fail(&mut stage);
+    let given = stage.conductor.journal().rollouts[0].members.clone();
+    for node in &mut stage.nodes {
+        node.connected = !given.contains_key(&node.name);
+    }
+    stage.commit(Service::KIND, 2, 82);
+    stage.pass(1_000);
+    stage.commit(Service::KIND, 3, 82);
+    stage.pass(200);
+    assert_eq!(stage.state(), Some(State::Completed));
+    // Nor does one that nobody knows any more, and nobody is given anything before the nodes are known.
+    stage.restart();
+    assert_eq!(stage.state(), Some(State::Completed));
+}
+
+#[test]
 fn what_was_written_beside_a_change_that_fails_is_not_undone_with_it() {
     let mut stage = Stage::new(4);
     fail(&mut stage);
