@@ -279,7 +279,9 @@ impl Fleet {
         awaited.extend(connected.map(|row| Process::of(&row.introduction)));
         let unheard = at.map_or(Duration::ZERO, |at| now.saturating_since(at));
         for row in &mut rows {
-            row.unheard = row.unheard.saturating_add(unheard);
+            // The clock may have been wrong at an earlier start: nobody is heard later than now.
+            let most = now.saturating_since(row.last_seen);
+            row.unheard = row.unheard.saturating_add(unheard).min(most);
         }
         let mut nodes = self.nodes();
         nodes.elsewhere.leave(rows);
@@ -419,6 +421,12 @@ mod tests {
         again.recall(&file, start, started).unwrap();
         let heard = again.views().remove(0).last_seen;
         assert_eq!(started.saturating_since(heard), away);
+        let wrong = UnixTime::from_secs(1_000_000);
+        again.recall(&file, start, wrong).unwrap();
+        again.keep(&file, HAD, start, started).unwrap();
+        let right = Fleet::default();
+        right.recall(&file, start, started).unwrap();
+        assert_eq!(right.views().remove(0).last_seen, started);
         assert_eq!(after.awaited(start), BTreeSet::from(["node-1".to_owned()]));
         // The same run of it comes back.
         let (_member, refused) = after.join(introduction("a", at(1)), LATER).unwrap();
