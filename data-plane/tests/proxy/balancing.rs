@@ -206,14 +206,9 @@ fn a_refused_request_goes_to_the_next_target() {
                 (&json!("failed"), &json!(502))
             );
         }
-        // Of one clock: none was tried before the request began.
-        let mut last_at = told["started_at"].as_u64().unwrap();
-        for one in told["tries"].as_array().unwrap() {
-            let at = one["balancer_start"].as_u64().unwrap();
-            assert!(last_at <= at, "{told}");
-            assert_eq!(one["balancer_start_ns"], at * 1_000_000);
-            last_at = at;
-        }
+        // None was tried before the request began.
+        let at = failed.first().unwrap_or(last)["balancer_start"].as_u64();
+        assert!(told["started_at"].as_u64() <= at, "{told}");
         assert!(told["request"]["tls"].is_null(), "{told}");
     }
     let proxy = start(balanced(json!({}), &targets, &json!({"retries": 0})));

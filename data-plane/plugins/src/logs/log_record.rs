@@ -315,10 +315,12 @@ mod tests {
         };
         let failed = Try {
             failed: Some(502),
+            started_at: 7,
             ..Try::default()
         };
         request.tries.insert(0, failed);
         let plain = told(&request);
+        assert_eq!(plain["tries"][0]["balancer_start_ns"], 7_000_000);
         assert_eq!(plain["upstream_status"], "502, 200");
         assert_eq!(plain["request"]["querystring"]["rt"], "canary");
         assert_eq!(plain["response"]["headers"]["x-answer"], "42");
