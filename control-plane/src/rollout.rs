@@ -25,7 +25,7 @@ use crate::fleet::View;
 pub(crate) use journal::{Agreed, Journal, JournalError, Keeper, Unagreed};
 
 /// How long a node may be gone after it was given a change, and how long after the start nobody may be there.
-const GONE: Duration = Duration::from_mins(1);
+pub(crate) const GONE: Duration = Duration::from_mins(1);
 
 /// How long a node may take to serve what it was given, or to refuse it. A stream ends before.
 const PATIENCE: Duration = Duration::from_mins(4);

@@ -157,6 +157,11 @@ async fn run(start: Start) {
         }
         // The process before this one was told what there was to tell.
         gateway.contact.begins(monotonic());
+        // Sessions that paused there pause here, too.
+        if let Some(longest) = gateway.sessions_max_silence {
+            let misses = gateway.contact.misses(longest, monotonic());
+            gateway.revocations.lose(misses);
+        }
         gateway.contact.settle();
         // Until it goes, it may go on after all: the disk, and the node's stream, are its.
         let mut stopping = phase.clone();

@@ -280,6 +280,7 @@ impl Fleet {
         let unheard = at.map_or(Duration::ZERO, |at| now.saturating_since(at));
         for row in &mut rows {
             // The clock may have been wrong at an earlier start: nobody is heard later than now.
+            row.last_seen = row.last_seen.min(now);
             let most = now.saturating_since(row.last_seen);
             row.unheard = row.unheard.saturating_add(unheard).min(most);
         }

@@ -157,6 +157,9 @@ pub(super) async fn follow(
                     gateway.leaves.send_replace(true);
                     super::leave(following.applier, gateway);
                     Ok(())
+                } else if following.leaves.is_some() {
+                    // It rests on to its end: its successor speaks for the node.
+                    Ok(())
                 } else {
                     following.rests = now == Phase::Resting;
                     following.turn(now)
@@ -376,6 +379,8 @@ impl Following<'_> {
         self.renew();
         let (outcome, carried) = self.bring(update, incoming).await;
         let refused = outcome.is_err();
+        // What was said meanwhile was said before.
+        self.idle = 0;
         let running = Some((&self.applier.running()).into());
         let mut helpless = false;
         let answer = match outcome {

@@ -5,12 +5,12 @@ use shared::snapshot::Revision;
 
 use super::Conductor;
 use crate::fleet::View;
-use crate::rollout::{LATELY, State};
+use crate::rollout::{GONE, State};
 
 impl Conductor {
-    /// The nodes that what begins after `from` goes to first of all: those that have what it takes the place of, or have crashed with
-    /// that. Otherwise each that follows would harm one more, and leave those before with what harms them. Who does not come back
-    /// is not waited for.
+    /// The nodes that what begins after `from` goes to first of all: those that have what it takes the place of or, if there are none,
+    /// one that has crashed with that. Otherwise each that follows would harm one more, and leave those before with what harms them.
+    /// Who is gone is not waited for.
     pub(super) fn given(&self, from: Revision, nodes: &[View], now: UnixTime) -> Vec<String> {
         let replaced = self.journal.rollouts.first();
         let replaced = replaced.filter(|one| one.state == State::Superseded && one.to > from);
@@ -19,15 +19,19 @@ impl Conductor {
         };
         let is_of_it = |revision: Revision| from < revision && revision <= to;
         let generation = self.journal.generation;
-        let has = |node: &&View| {
-            let runs = node.running.generation == generation && is_of_it(node.running.revision);
-            runs || node.quarantined.iter().copied().any(is_of_it)
-        };
         let comes = |node: &&View| {
-            let is_away = now.saturating_since(node.last_seen) >= LATELY;
-            (node.connected || !is_away) && !node.draining && !node.blocked
+            let is_gone = !node.connected && now.saturating_since(node.last_seen) >= GONE;
+            !is_gone && !node.draining && !node.blocked
         };
-        let names = nodes.iter().filter(has).filter(comes);
-        names.map(|node| node.name.clone()).collect()
+        let runs =
+            |node: &&View| node.running.generation == generation && is_of_it(node.running.revision);
+        let has_crashed = |node: &&View| node.quarantined.iter().copied().any(is_of_it);
+        let name = |node: &View| node.name.clone();
+        let there = || nodes.iter().filter(comes);
+        let given: Vec<String> = there().filter(runs).map(name).collect();
+        if given.is_empty() {
+            return there().filter(has_crashed).take(1).map(name).collect();
+        }
+        given
     }
 }

@@ -21,22 +21,24 @@ impl Following<'_> {
     /// The control plane says that this node is led to `target`: whether that tells it something is not known before it is there, or
     /// nothing comes.
     pub(super) fn settle_at(&mut self, target: Option<Position>) {
-        let idle = if self.receiver.is_receiving() {
-            0
-        } else {
+        let (running, contact) = (self.applier.running(), &self.gateway.contact);
+        self.idle = if contact.has_missed() && !self.receiver.is_receiving() {
             self.idle.saturating_add(1)
+        } else {
+            0
         };
-        self.idle = idle;
-        if is_all_told(target, &self.applier.running(), idle) {
+        if is_all_told(target, &running, self.idle) {
             self.settle();
+        } else if target.is_none_or(|target| !target.is_after(&running)) {
+            contact.settle();
         }
     }
 }
 
-/// Whether a node that runs `running` and is led to `target` knows all that it is told of, where it was spoken to `idle` times in a row
-/// while nothing was on its way.
+/// Whether a node that runs `running` and is led to `target` knows all that it is told of, where it has missed something and was spoken
+/// to `idle` times in a row since while nothing was on its way. Who is led nowhere, or to less, is told of it behind that word.
 fn is_all_told(target: Option<Position>, running: &Position, idle: u32) -> bool {
-    target.is_none_or(|target| !target.is_after(running)) || idle >= WORDS
+    target.is_some_and(|target| target.is_same(running)) || idle >= WORDS
 }
 
 #[cfg(test)]
@@ -54,9 +56,11 @@ mod tests {
         };
         let running = at(7);
         for (target, idle, expected) in [
-            (None, 1, true),
+            (None, 1, false),
+            (None, WORDS, true),
             (Some(at(7)), 1, true),
-            (Some(at(6)), 0, true),
+            (Some(at(6)), 0, false),
+            (Some(at(6)), WORDS, true),
             (Some(at(8)), 1, false),
             (Some(at(8)), 2, false),
             (Some(at(8)), 0, false),

@@ -91,6 +91,27 @@ fn who_crashed_with_a_change_is_the_first_to_have_what_takes_its_place() {
 }
 
 #[test]
+fn of_many_that_have_crashed_with_a_change_one_is_the_first_to_have_what_takes_its_place() {
+    let mut stage = Stage::new(10);
+    fail(&mut stage);
+    let rollout = stage.conductor.journal().rollouts[0].clone();
+    let other = |node: &&View| !rollout.members.contains_key(&node.name);
+    let before = stage.nodes.iter().find(other).unwrap().running;
+    for node in stage.nodes.iter_mut().take(5) {
+        node.crash_restarts += 1;
+        node.quarantined = vec![rollout.to];
+    }
+    for node in &mut stage.nodes {
+        node.running = before;
+    }
+    stage.commit(Service::KIND, 2, 82);
+    let members = &stage.conductor.journal().rollouts[0].members;
+    assert_eq!(members.len(), 1);
+    let crashed = |node: &View| !node.quarantined.is_empty() && members.contains_key(&node.name);
+    assert!(stage.nodes.iter().any(crashed));
+}
+
+#[test]
 fn what_a_control_plane_finds_as_it_starts_begins_once_the_nodes_are_known() {
     let mut stage = Stage::new(10);
     fail(&mut stage);
