@@ -292,6 +292,10 @@ async fn what_a_node_has_crashed_with_is_run_again_if_it_has_nothing_else() {
         .unwrap();
     assert_eq!(asking.running(), later.position);
     assert!(asking.quarantined().is_empty() && asking.again().is_none());
+    // A thread writes it, which is not to come behind what is written here.
+    let mut saved = asking.saved();
+    let written = |saved: &Position| saved.root == later.position.root;
+    assert!(saved.wait_for(written).await.is_ok());
     drop(open());
     let last = open();
     assert_eq!(last.marker.quarantined(), [later.position]);
