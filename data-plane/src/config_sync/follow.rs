@@ -65,7 +65,7 @@ struct Following<'a> {
     idle: u32,
     /// Whether nothing is taken that a successor would not know of.
     rests: bool,
-    /// Until when at most this stream stays, once there is a successor.
+    /// Until when at most this stream stays, once there is a successor, which speaks for the node: this process rests on.
     leaves: Option<Instant>,
     heartbeat: Duration,
     status: Duration,
@@ -158,7 +158,6 @@ pub(super) async fn follow(
                     super::leave(following.applier, gateway);
                     Ok(())
                 } else if following.leaves.is_some() {
-                    // It rests on to its end: its successor speaks for the node.
                     Ok(())
                 } else {
                     following.rests = now == Phase::Resting;
@@ -379,7 +378,6 @@ impl Following<'_> {
         self.renew();
         let (outcome, carried) = self.bring(update, incoming).await;
         let refused = outcome.is_err();
-        // What was said meanwhile was said before.
         self.idle = 0;
         let running = Some((&self.applier.running()).into());
         let mut helpless = false;
@@ -447,7 +445,6 @@ impl Following<'_> {
         self.renew();
         let sum = Sum::of(&self.gateway.metrics);
         let figures = sum.figures();
-        let p99 = figures.p99_since(&self.figures);
         let contact = &self.gateway.contact;
         let live = self.gateway.live.load();
         let balancers = live
@@ -465,7 +462,7 @@ impl Following<'_> {
             connections: u32::try_from(sum.open).unwrap_or(u32::MAX),
             resident_bytes: shared::machine::resident_bytes(),
             crash_restarts: u32::try_from(contact.crash_restarts()).unwrap_or(u32::MAX),
-            p99_us: p99,
+            p99_us: figures.p99_since(&self.figures),
             expiries: self.expiries(),
             unhealthy_targets: report::unhealthy_targets(balancers),
             unresolved_targets: report::unresolved_targets(balancers),
