@@ -63,6 +63,45 @@ impl FromStr for PlainListen {
     }
 }
 
+/// An address where HTTP is spoken to few, over TLS if `ssl` stands behind it. Where `HTTP2`, the flag `http2` may, too.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TlsListen<const HTTP2: bool> {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+    /// Most connections that wait to be accepted.
+    pub backlog: i32,
+}
+
+impl<const HTTP2: bool> From<SocketAddr> for TlsListen<HTTP2> {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            tls: false,
+            backlog: BACKLOG,
+        }
+    }
+}
+
+impl<const HTTP2: bool> FromStr for TlsListen<HTTP2> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known: &[Flag] = if HTTP2 {
+            &[Flag::Ssl, Flag::Http2]
+        } else {
+            &[Flag::Ssl]
+        };
+        let flags = Flags::read(text, known)?;
+        Ok(Self {
+            address: flags.address,
+            tls: flags.ssl,
+            backlog: flags.backlog,
+        })
+    }
+}
+
 /// The listeners of `setting`, which says `entries`.
 ///
 /// # Errors

@@ -1,45 +1,13 @@
 //! Where the Admin API listens.
 
 use std::net::SocketAddr;
-use std::str::FromStr;
 
-use shared::listen::{BACKLOG, Flag, Flags, PlainListen, listeners};
+use shared::listen::{PlainListen, TlsListen, listeners};
 
 use super::Settings;
 
 /// An address of the Admin API.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct AdminListen {
-    /// The address.
-    pub address: SocketAddr,
-    /// Whether TLS is spoken there.
-    pub tls: bool,
-    /// Most connections that wait to be accepted.
-    pub backlog: i32,
-}
-
-impl From<SocketAddr> for AdminListen {
-    fn from(address: SocketAddr) -> Self {
-        Self {
-            address,
-            tls: false,
-            backlog: BACKLOG,
-        }
-    }
-}
-
-impl FromStr for AdminListen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let flags = Flags::read(text, &[Flag::Ssl, Flag::Http2])?;
-        Ok(Self {
-            address: flags.address,
-            tls: flags.ssl,
-            backlog: flags.backlog,
-        })
-    }
-}
+pub type AdminListen = TlsListen<true>;
 
 impl Settings {
     /// Where the Admin API listens, and which setting says so.

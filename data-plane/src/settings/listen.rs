@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use shared::listen::{BACKLOG, Flag, Flags, listeners};
+use shared::listen::{BACKLOG, Flag, Flags, TlsListen, listeners};
 
 use super::Settings;
 
@@ -93,38 +93,7 @@ impl FromStr for StreamListen {
 }
 
 /// Where operators ask for status and metrics.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct StatusListen {
-    /// The address.
-    pub address: SocketAddr,
-    /// Whether they speak TLS.
-    pub tls: bool,
-    /// Most connections that wait to be accepted.
-    pub backlog: i32,
-}
-
-impl From<SocketAddr> for StatusListen {
-    fn from(address: SocketAddr) -> Self {
-        Self {
-            address,
-            tls: false,
-            backlog: BACKLOG,
-        }
-    }
-}
-
-impl FromStr for StatusListen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let flags = Flags::read(text, &[Flag::Ssl])?;
-        Ok(Self {
-            address: flags.address,
-            tls: flags.ssl,
-            backlog: flags.backlog,
-        })
-    }
-}
+pub type StatusListen = TlsListen<false>;
 
 impl Settings {
     /// Where clients of HTTP are taken, and which setting says so.
