@@ -159,8 +159,7 @@ async fn run(start: Start) {
         gateway.contact.begins(monotonic());
         // Sessions that paused there pause here, too.
         if let Some(longest) = gateway.sessions_max_silence {
-            let misses = gateway.contact.misses(longest, monotonic());
-            gateway.revocations.lose(misses);
+            judge_once(&gateway, longest);
         }
         gateway.contact.settle();
         // Until it goes, it may go on after all: the disk, and the node's stream, are its.
@@ -303,10 +302,14 @@ async fn judge_sessions(gateway: &Gateway) {
         return std::future::pending().await;
     };
     loop {
-        let misses = gateway.contact.misses(longest, monotonic());
-        gateway.revocations.lose(misses);
+        judge_once(gateway, longest);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+fn judge_once(gateway: &Gateway, longest: Duration) {
+    let misses = gateway.contact.misses(longest, monotonic());
+    gateway.revocations.lose(misses);
 }
 
 /// Keeps when a control plane was heard last, where something depends on that.

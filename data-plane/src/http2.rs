@@ -159,6 +159,7 @@ impl Counted {
             let within = match frame.kind {
                 HEADERS => {
                     before_head = read.len() - rest.len();
+                    self.stream_of_head = frame.stream;
                     self.allowance.grow(0, MOST_OF_HEADS);
                     true
                 }
@@ -167,9 +168,6 @@ impl Counted {
                 DATA if frame.length > 0 => true,
                 _ => self.allowance.take(monotonic),
             };
-            if frame.kind == HEADERS {
-                self.stream_of_head = frame.stream;
-            }
             if !within {
                 self.take_leave(cx);
                 return Err(io::Error::other("too many frames that carry nothing"));

@@ -6,11 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
 
 /// What tells one peer from another.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub(crate) struct PeerKey {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,

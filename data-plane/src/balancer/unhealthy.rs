@@ -1,7 +1,7 @@
 //! Which targets are not to be asked, as a process tells the one that takes its place (Kong 3.9 keeps that over `kong reload`):
 //! what passive checks have found would cost clients' requests again otherwise, and what an operator has said would be forgotten.
 
-use std::net::IpAddr;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -16,9 +16,8 @@ const MOST: usize = 10_000;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Unhealthy {
     upstream: Uuid,
-    address: IpAddr,
-    port: u16,
-    host: String,
+    #[serde(flatten)]
+    key: PeerKey,
     /// Whether an operator has said so, and no check has found it.
     by_hand: bool,
 }
@@ -31,9 +30,7 @@ pub(crate) fn give(balancers: &[Arc<Balancer>]) -> Vec<Unhealthy> {
         let ill = table.entries.iter().map(|entry| &entry.peer);
         let ill = ill.filter(|peer| !peer.is_healthy()).map(|peer| Unhealthy {
             upstream,
-            address: peer.key.address,
-            port: peer.key.port,
-            host: peer.key.host.clone(),
+            key: peer.key.clone(),
             by_hand: !peer.is_found_unhealthy(),
         });
         ill.collect::<Vec<_>>()
@@ -44,17 +41,15 @@ pub(crate) fn give(balancers: &[Arc<Balancer>]) -> Vec<Unhealthy> {
 /// Has `balancers` know which were `ill` in the process before, also of addresses that names have not led to yet. What a check has
 /// found ends where nothing is checked any more: nobody would take it back.
 pub(crate) fn take(balancers: &[Arc<Balancer>], ill: &[Unhealthy]) {
+    let by_upstream: HashMap<Uuid, &Arc<Balancer>> = balancers
+        .iter()
+        .map(|balancer| (balancer.config.id, balancer))
+        .collect();
     for one in ill {
-        let known = |balancer: &&Arc<Balancer>| balancer.config.id == one.upstream;
-        let Some(balancer) = balancers.iter().find(known) else {
-            continue;
-        };
-        if one.by_hand || balancer.config.checked {
-            let key = PeerKey {
-                address: one.address,
-                port: one.port,
-                host: one.host.clone(),
-            };
+        let balancer = by_upstream.get(&one.upstream);
+        let counts = |balancer: &&&Arc<Balancer>| one.by_hand || balancer.config.checked;
+        if let Some(balancer) = balancer.filter(counts) {
+            let key = one.key.clone();
             balancer.peers.begin_unhealthy(key, one.by_hand);
         }
     }
@@ -62,6 +57,8 @@ pub(crate) fn take(balancers: &[Arc<Balancer>], ill: &[Unhealthy]) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use serde_json::json;
 
     use super::super::tests::{balancer, record};
@@ -125,9 +122,11 @@ mod tests {
         let address = IpAddr::from([127, 0, 0, 1]);
         let found = Unhealthy {
             upstream: Uuid::from_u128(1),
-            address,
-            port: 80,
-            host: "named.test".to_owned(),
+            key: PeerKey {
+                address,
+                port: 80,
+                host: "named.test".to_owned(),
+            },
             by_hand: false,
         };
         take(&[Arc::clone(&named)], &[found]);
