@@ -15,6 +15,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
+use shared::snapshot::Record;
 
 use crate::balancing::{balanced, get};
 use crate::gateway::{
@@ -56,6 +57,20 @@ fn ask_aside(proxy: &Proxy, path: &str, told: &Sender<Told>) {
     });
 }
 
+/// A proxy of one core, which has room for so many requests at each server.
+fn with_room(most: usize, records: Vec<Record>) -> Proxy {
+    let settings = Settings {
+        workers: 1,
+        drain_timeout_ms: 100,
+        ..settings()
+    };
+    let limits = Limits {
+        upstream_in_flight: most,
+        ..Limits::default()
+    };
+    start_with(&settings, limits, records)
+}
+
 #[test]
 fn a_target_that_has_no_room_is_passed_over() {
     const ROOM: usize = 2;
@@ -79,16 +94,7 @@ fn a_target_that_has_no_room_is_passed_over() {
         };
         let service = json!({"retries": 0, "read_timeout": 60_000});
         let records = balanced(upstream, &targets, &service);
-        let settings = Settings {
-            workers: 1,
-            drain_timeout_ms: 100,
-            ..settings()
-        };
-        let limits = Limits {
-            upstream_in_flight: ROOM,
-            ..Limits::default()
-        };
-        let proxy = start_with(&settings, limits, records);
+        let proxy = with_room(ROOM, records);
         let mut hang = 0;
         for number in 0..60 {
             ask_aside(&proxy, &format!("/{number}"), &told);
@@ -115,16 +121,7 @@ fn where_no_target_has_room_a_request_is_refused() {
     let (told, tells) = channel();
     let targets = [(); 2].map(|()| format!("127.0.0.1:{}", hanging_server(told.clone())));
     let service = json!({"retries": 5, "read_timeout": 60_000});
-    let settings = Settings {
-        workers: 1,
-        drain_timeout_ms: 100,
-        ..settings()
-    };
-    let limits = Limits {
-        upstream_in_flight: 2,
-        ..Limits::default()
-    };
-    let proxy = start_with(&settings, limits, balanced(json!({}), &targets, &service));
+    let proxy = with_room(2, balanced(json!({}), &targets, &service));
     for number in 0..4 {
         ask_aside(&proxy, "/", &told);
         assert_eq!(tells.recv_timeout(PATIENCE), Ok(Told::Arrived), "{number}");
@@ -141,16 +138,7 @@ fn how_a_target_has_failed_a_request_is_told_where_no_other_has_room() {
     let (hanging, (ill, _)) = (hanging_server(told.clone()), server(("127.0.0.1", 0), true));
     let targets = [hanging, ill].map(|port| format!("127.0.0.1:{port}"));
     let service = json!({"retries": 5, "read_timeout": 60_000});
-    let settings = Settings {
-        workers: 1,
-        drain_timeout_ms: 100,
-        ..settings()
-    };
-    let limits = Limits {
-        upstream_in_flight: 1,
-        ..Limits::default()
-    };
-    let proxy = start_with(&settings, limits, balanced(json!({}), &targets, &service));
+    let proxy = with_room(1, balanced(json!({}), &targets, &service));
     ask_aside(&proxy, "/", &told);
     assert_eq!(tells.recv_timeout(PATIENCE), Ok(Told::Arrived));
     for number in 0..6 {

@@ -234,6 +234,16 @@ impl Stage {
         rollouts.first().map(|rollout| rollout.state)
     }
 
+    /// The newest roll-out.
+    fn rollout(&self) -> &Rollout {
+        &self.conductor.journal().rollouts[0]
+    }
+
+    /// Who is given it.
+    fn members(&self) -> BTreeSet<String> {
+        self.rollout().members.keys().cloned().collect()
+    }
+
     fn lead_strays(&mut self, revisions: &BTreeSet<Revision>) {
         let strays = self.conductor.leading().lead(revisions);
         self.conductor.take_strays(strays);
@@ -427,7 +437,7 @@ fn what_is_held_back_is_held_back_after_a_restart() {
         let before = members.of(&node.name, &features).unwrap().position;
         assert_eq!(stage.target(&node.name).position.root, before.root);
     }
-    let id = stage.conductor.journal().rollouts[0].to;
+    let id = stage.rollout().to;
     assert_eq!(stage.order(id, Order::Halt), Ok(()));
     stage.pass(200);
     stage.restart();

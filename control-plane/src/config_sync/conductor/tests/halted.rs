@@ -7,10 +7,10 @@ fn fail(stage: &mut Stage) {
     stage.commit(Service::KIND, 1, 80);
     stage.pass(100);
     stage.commit(Service::KIND, 1, 81);
-    let rollout = stage.conductor.journal().rollouts[0].clone();
-    assert_eq!(rollout.state, State::Running);
+    assert_eq!(stage.state(), Some(State::Running));
+    let members = stage.members();
     for node in &mut stage.nodes {
-        if rollout.members.contains_key(&node.name) {
+        if members.contains(&node.name) {
             node.crash_restarts += 1;
         }
     }
@@ -33,8 +33,7 @@ fn what_takes_the_place_of_a_change_goes_first_to_the_nodes_that_have_it() {
     for by_operator in [true, false] {
         let mut stage = Stage::new(10);
         fail(&mut stage);
-        let first = stage.conductor.journal().rollouts[0].clone();
-        let given: BTreeSet<_> = first.members.into_keys().collect();
+        let (first, given) = (stage.rollout().clone(), stage.members());
         assert_eq!(given.len(), 1);
         if by_operator {
             stage.order(first.to, Order::Halt).unwrap();
@@ -43,14 +42,12 @@ fn what_takes_the_place_of_a_change_goes_first_to_the_nodes_that_have_it() {
         for number in 2..8 {
             stage.commit(Service::KIND, number, 82);
             if by_operator {
-                let open = stage.conductor.journal().rollouts[0].to;
+                let open = stage.rollout().to;
                 stage.order(open, Order::Resume).unwrap();
                 stage.turn();
             }
-            let rollout = stage.conductor.journal().rollouts[0].clone();
-            assert_eq!(rollout.to, stage.newest().revision);
-            let members: BTreeSet<_> = rollout.members.into_keys().collect();
-            assert_eq!(members, given, "{number}");
+            assert_eq!(stage.rollout().to, stage.newest().revision);
+            assert_eq!(stage.members(), given, "{number}");
             let runs = stage
                 .nodes
                 .iter()
@@ -68,13 +65,12 @@ fn what_takes_the_place_of_a_change_goes_first_to_the_nodes_that_have_it() {
 fn who_crashed_with_a_change_is_the_first_to_have_what_takes_its_place() {
     let mut stage = Stage::new(10);
     fail(&mut stage);
-    let first = stage.conductor.journal().rollouts[0].clone();
-    let given: BTreeSet<_> = first.members.into_keys().collect();
+    let given = stage.members();
     let before = stage.nodes.iter().find(|node| !given.contains(&node.name));
     let before = before.unwrap().running;
     for number in 2..8 {
         // It runs what was before, and will not run that again.
-        let to = stage.conductor.journal().rollouts[0].to;
+        let to = stage.rollout().to;
         for node in &mut stage.nodes {
             if given.contains(&node.name) {
                 node.running = before;
@@ -83,10 +79,8 @@ fn who_crashed_with_a_change_is_the_first_to_have_what_takes_its_place() {
             }
         }
         stage.commit(Service::KIND, number, 82);
-        let rollout = stage.conductor.journal().rollouts[0].clone();
-        assert_eq!(rollout.to, stage.newest().revision);
-        let members: BTreeSet<_> = rollout.members.into_keys().collect();
-        assert_eq!(members, given, "{number}");
+        assert_eq!(stage.rollout().to, stage.newest().revision);
+        assert_eq!(stage.members(), given, "{number}");
     }
 }
 
@@ -94,7 +88,7 @@ fn who_crashed_with_a_change_is_the_first_to_have_what_takes_its_place() {
 fn of_many_that_have_crashed_with_a_change_one_is_the_first_to_have_what_takes_its_place() {
     let mut stage = Stage::new(10);
     fail(&mut stage);
-    let rollout = stage.conductor.journal().rollouts[0].clone();
+    let rollout = stage.rollout().clone();
     let other = |node: &&View| !rollout.members.contains_key(&node.name);
     let before = stage.nodes.iter().find(other).unwrap().running;
     for node in stage.nodes.iter_mut().take(5) {
@@ -105,9 +99,9 @@ fn of_many_that_have_crashed_with_a_change_one_is_the_first_to_have_what_takes_i
         node.running = before;
     }
     stage.commit(Service::KIND, 2, 82);
-    let members = &stage.conductor.journal().rollouts[0].members;
+    let members = stage.members();
     assert_eq!(members.len(), 1);
-    let crashed = |node: &View| !node.quarantined.is_empty() && members.contains_key(&node.name);
+    let crashed = |node: &View| !node.quarantined.is_empty() && members.contains(&node.name);
     assert!(stage.nodes.iter().any(crashed));
 }
 
@@ -115,8 +109,7 @@ fn of_many_that_have_crashed_with_a_change_one_is_the_first_to_have_what_takes_i
 fn what_a_control_plane_finds_as_it_starts_begins_once_the_nodes_are_known() {
     let mut stage = Stage::new(10);
     fail(&mut stage);
-    let first = stage.conductor.journal().rollouts[0].clone();
-    let given: BTreeSet<_> = first.members.into_keys().collect();
+    let given = stage.members();
     // Halted with what two wrote, as it crashes once more. A third writes while no control plane runs.
     stage.commit(Service::KIND, 2, 82);
     for node in &mut stage.nodes {
@@ -126,20 +119,19 @@ fn what_a_control_plane_finds_as_it_starts_begins_once_the_nodes_are_known() {
     assert_eq!(stage.state(), Some(State::Halted));
     commit(&stage.publisher, Service::KIND, 4, 82);
     stage.restart();
-    let rollout = stage.conductor.journal().rollouts[0].clone();
+    let rollout = stage.rollout();
     assert_eq!(rollout.to, stage.newest().revision);
     assert_eq!(rollout.state, State::Running, "{:?}", rollout.reason);
-    let members: BTreeSet<_> = rollout.members.into_keys().collect();
-    assert_eq!(members, given);
+    assert_eq!(stage.members(), given);
 }
 
 #[test]
 fn a_node_that_is_lost_with_a_change_keeps_nobody_from_what_follows() {
     let mut stage = Stage::new(10);
     fail(&mut stage);
-    let given = stage.conductor.journal().rollouts[0].members.clone();
+    let given = stage.members();
     for node in &mut stage.nodes {
-        node.connected = !given.contains_key(&node.name);
+        node.connected = !given.contains(&node.name);
     }
     stage.commit(Service::KIND, 2, 82);
     stage.pass(1_000);
@@ -160,7 +152,7 @@ fn what_was_written_beside_a_change_that_fails_is_not_undone_with_it() {
     stage.commit(Service::KIND, 2, 82);
     stage.pass(100);
     let both = stage.newest();
-    let rollout = stage.conductor.journal().rollouts[0].clone();
+    let rollout = stage.rollout().clone();
     assert_eq!((rollout.state, rollout.to), (State::Halted, both.revision));
     undo_all(&mut stage);
 }
@@ -168,7 +160,7 @@ fn what_was_written_beside_a_change_that_fails_is_not_undone_with_it() {
 /// Has whoever looks at what several wrote undo all of it: that is not done by itself, nor as one of them.
 fn undo_all(stage: &mut Stage) {
     let newest = stage.newest();
-    let rollout = stage.conductor.journal().rollouts[0].clone();
+    let rollout = stage.rollout().clone();
     assert_eq!(
         (rollout.state, rollout.to),
         (State::Halted, newest.revision)
@@ -202,7 +194,7 @@ fn what_was_written_by_others_is_not_undone_with_what_is_wrong() {
         stage.commit(Service::KIND, 3, 80);
         stage.pass(400);
         let expected = [2, 3].map(Revision);
-        assert_eq!(stage.conductor.journal().rollouts[0].revisions, expected);
+        assert_eq!(stage.rollout().revisions, expected);
         undo_all(&mut stage);
     }
 }
@@ -220,7 +212,7 @@ fn keys_and_revocations_make_no_other_write_of_a_change() {
     refuse(&mut stage);
     stage.commit(Revocation::KIND, 7, 7);
     stage.pass(100);
-    let rollout = stage.conductor.journal().rollouts[0].clone();
+    let rollout = stage.rollout().clone();
     assert_eq!(rollout.revisions, [Revision(2)]);
     assert_eq!(rollout.state, State::RolledBack);
 }
@@ -249,7 +241,7 @@ fn what_cannot_be_read_is_no_write_of_others() {
     rollback::carry_out(&stage.publisher, from, to).unwrap();
     stage.conduct();
     stage.publish();
-    let rollout = stage.conductor.journal().rollouts[0].clone();
+    let rollout = stage.rollout().clone();
     assert_eq!(rollout.state, State::RolledBack);
     assert_eq!(rollout.revisions, [good.revision.next()]);
     let reason = rollout.reason.unwrap();
@@ -293,7 +285,7 @@ fn what_an_operator_halts_stays_halted_whatever_is_written() {
     assert_eq!(runs(&stage), given);
     stage.order(id, Order::Resume).unwrap();
     stage.turn();
-    let rollout = stage.conductor.journal().rollouts[0].clone();
+    let rollout = stage.rollout().clone();
     let newest = stage.newest().revision;
     let expected = (State::Running, good.revision, newest);
     assert_eq!((rollout.state, rollout.from, rollout.to), expected);
@@ -313,7 +305,7 @@ fn what_comes_after_an_order_to_roll_back_is_not_undone_by_it() {
     stage.pass(100);
     assert_eq!(stage.newest().revision, newest, "nothing is undone");
     assert_eq!(stage.state(), Some(State::Halted));
-    let rollout = stage.conductor.journal().rollouts[0].clone();
+    let rollout = stage.rollout().clone();
     assert!(!rollout.rolls_back);
     assert!(rollout.reason.unwrap().contains("not rolled back"));
     stage.order(id, Order::Resume).unwrap();
