@@ -1,13 +1,12 @@
 //! A control plane with a good certificate that says what none would: its nodes go on with what they run, and leave it.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use harness::{Cluster, Demo, Relay, eventually, within};
+use harness::{Cluster, Demo, Relay, eventually};
 use http::Response;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -230,8 +229,7 @@ fn cases() -> Vec<(String, Says)> {
 /// It, while it lives.
 struct Nonsense {
     address: String,
-    /// How many of the cases have been begun, and ended by the node.
-    begun: Arc<AtomicUsize>,
+    /// Which of the cases a node has left, and after how long.
     ended: Arc<Mutex<Vec<(usize, Duration)>>>,
 }
 
@@ -244,13 +242,14 @@ impl Nonsense {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let nonsense = Self {
             address: listener.local_addr().unwrap().to_string(),
-            begun: Arc::default(),
             ended: Arc::default(),
         };
-        let (begun, ended) = (Arc::clone(&nonsense.begun), Arc::clone(&nonsense.ended));
+        let ended = Arc::clone(&nonsense.ended);
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let turn = begun.fetch_add(1, Ordering::Relaxed);
+            for turn in 0.. {
+                let Ok((stream, _)) = listener.accept().await else {
+                    return;
+                };
                 // Once all was said it says nothing, to whoever still comes.
                 let says = cases
                     .get(turn)
@@ -349,13 +348,16 @@ async fn a_control_plane_that_speaks_nonsense_changes_nothing_and_is_left() {
     relay.turn_to(&nonsense.address);
     relay.break_all();
     // They come back after ever longer pauses, of 10 s at most: four of them make a turn of each 3 s.
-    let patience = Duration::from_secs(3) * u32::try_from(count).unwrap();
-    within(patience, "nodes have met all of it", async || {
-        (nonsense.begun.load(Ordering::Relaxed) >= count).then_some(())
-    })
-    .await;
-    // Who has not left the last one by then is late, and is named below.
-    tokio::time::sleep(ABANDONED).await;
+    let patience = Duration::from_secs(3) * u32::try_from(count).unwrap() + ABANDONED;
+    let left_by_all = async {
+        let left =
+            |ended: &[(usize, Duration)]| ended.iter().filter(|(turn, _)| *turn < count).count();
+        while left(&nonsense.ended.lock().unwrap()) < count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // What nobody has met or left by then is named below.
+    let _ = tokio::time::timeout(patience, left_by_all).await;
     let ended = nonsense.ended.lock().unwrap().clone();
     for (turn, name) in names.iter().enumerate() {
         let left = ended.iter().find(|(ended, _)| *ended == turn);
