@@ -2,9 +2,18 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::sync::Barrier;
 
-use super::{Api, Uuid};
+use super::{Api, Uuid, made};
+
+/// A route of its own with the plugin.
+async fn sign_in_on_a_route(api: &Api, config: Value) {
+    let route = made(api, "/routes", json!({ "paths": ["/x"] })).await;
+    let url = format!("/routes/{}/plugins", super::id(&route));
+    let plugin = json!({ "name": "openid-connect", "config": config });
+    made(api, &url, plugin).await;
+}
 
 #[tokio::test]
 async fn every_provider_is_found_however_many_there_are() {
@@ -59,16 +68,8 @@ async fn providers_that_say_nothing_are_listed_with_the_reason() {
     assert_eq!(api.get(issuers).await, (200, nothing.clone()));
     // Nobody listens there.
     let silent = "http://127.0.0.1:1";
-    let route = async |config| {
-        let (_, route) = api
-            .json("POST", "/routes", json!({ "paths": ["/x"] }))
-            .await;
-        let url = format!("/routes/{}/plugins", super::id(&route));
-        let plugin = json!({ "name": "openid-connect", "config": config });
-        let (status, answer) = api.json("POST", &url, plugin).await;
-        assert_eq!(status, 201, "{answer}");
-    };
-    route(json!({ "issuer": silent })).await;
+    let sign_in = json!({ "issuer": silent });
+    sign_in_on_a_route(&api, sign_in).await;
     let (status, all) = api.get(issuers).await;
     let [entry] = all["data"].as_array().unwrap().as_slice() else {
         panic!("{status} {all}");
@@ -88,7 +89,7 @@ async fn providers_that_say_nothing_are_listed_with_the_reason() {
         })
     };
     for issuer in [silent, "https://name.example"] {
-        route(pseudo(issuer)).await;
+        sign_in_on_a_route(&api, pseudo(issuer)).await;
         assert_eq!(api.get(issuers).await, (200, all.clone()), "{issuer}");
     }
     let known = format!("{issuers}/http%3A%2F%2F127.0.0.1%3A1");
@@ -118,12 +119,13 @@ async fn a_plugin_is_taken_as_kong_2_8_shows_it() {
     assert_eq!(status, 201, "{answer}");
 }
 
-/// A server on which every path is an issuer of its own.
-async fn providers() -> String {
+/// A server on which every path is an issuer of its own. It answers each once `together` of them are asked.
+async fn providers(together: usize) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
-    let base = origin.clone();
+    let (base, all) = (origin.clone(), Arc::new(Barrier::new(together)));
     let tell = move |uri: http::Uri| async move {
+        all.wait().await;
         let path = uri.path();
         let issuer = path.strip_suffix("/.well-known/openid-configuration");
         axum::Json(json!({ "issuer": format!("{base}{}", issuer.unwrap_or_default()) }))
@@ -136,7 +138,7 @@ async fn providers() -> String {
 #[tokio::test]
 async fn the_list_of_providers_is_paged() {
     let api = Api::new();
-    let origin = providers().await;
+    let origin = providers(1).await;
     let issuers: Vec<String> = ["a", "b", "c"]
         .iter()
         .map(|name| format!("{origin}/{name}"))
@@ -147,12 +149,7 @@ async fn the_list_of_providers_is_paged() {
         .map(String::as_str)
         .chain(["http://127.0.0.1:1"])
     {
-        let plugin = json!({ "name": "openid-connect", "config": { "issuer": issuer } });
-        let (_, route) = api
-            .json("POST", "/routes", json!({ "paths": ["/x"] }))
-            .await;
-        let url = format!("/routes/{}/plugins", super::id(&route));
-        assert_eq!(api.json("POST", &url, plugin).await.0, 201);
+        sign_in_on_a_route(&api, json!({ "issuer": issuer })).await;
     }
     let list = "/openid-connect/issuers";
     let (status, all) = api.get(list).await;
@@ -196,27 +193,11 @@ async fn the_list_of_providers_is_paged() {
 
 #[tokio::test]
 async fn providers_of_a_page_are_asked_together() {
-    // Each answers once all of them are asked.
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let origin = format!("http://{}", listener.local_addr().unwrap());
-    let (base, all) = (origin.clone(), Arc::new(tokio::sync::Barrier::new(3)));
-    let tell = move |uri: http::Uri| async move {
-        all.wait().await;
-        let path = uri.path();
-        let issuer = path.strip_suffix("/.well-known/openid-configuration");
-        axum::Json(json!({ "issuer": format!("{base}{}", issuer.unwrap_or_default()) }))
-    };
-    let router = axum::Router::new().fallback(tell);
-    tokio::spawn(async move { axum::serve(listener, router).await });
+    let origin = providers(3).await;
     let api = Api::new();
     for name in ["a", "b", "c"] {
         let config = json!({ "issuer": format!("{origin}/{name}") });
-        let (_, route) = api
-            .json("POST", "/routes", json!({ "paths": ["/x"] }))
-            .await;
-        let url = format!("/routes/{}/plugins", super::id(&route));
-        let plugin = json!({ "name": "openid-connect", "config": config });
-        assert_eq!(api.json("POST", &url, plugin).await.0, 201);
+        sign_in_on_a_route(&api, config).await;
     }
     let (_, page) = api.get("/openid-connect/issuers").await;
     let entries = page["data"].as_array().unwrap();
@@ -237,8 +218,8 @@ async fn a_session_cookie_that_another_plugin_has_is_told() {
         })
     };
     let plugin = json!({ "name": "openid-connect", "config": of("session", "one") });
-    let stored = super::made(&api, "/plugins", plugin).await;
-    let warned = async |body: serde_json::Value| {
+    let stored = made(&api, "/plugins", plugin).await;
+    let warned = async |body: Value| {
         let (status, report) = api.json("POST", "/openid-connect/check", body).await;
         assert_eq!(status, 200, "{report}");
         let findings = report["findings"].as_array().unwrap();
@@ -264,7 +245,7 @@ async fn a_certificate_that_is_not_stored_fails_the_check() {
     let api = Api::new();
     let pair = rcgen::generate_simple_self_signed(vec!["gateway.example".to_owned()]).unwrap();
     let body = json!({ "cert": pair.cert.pem(), "key": pair.signing_key.serialize_pem() });
-    let stored = super::made(&api, "/certificates", body).await;
+    let stored = made(&api, "/certificates", body).await;
     let unknown = Uuid::from_u128(5).to_string();
     for (id, expected) in [(unknown.as_str(), true), (super::id(&stored), false)] {
         let config = json!({
@@ -280,11 +261,6 @@ async fn a_certificate_that_is_not_stored_fails_the_check() {
         });
         assert_eq!(told, expected, "{report}");
         // It may be stored later, as in Kong.
-        let plugin = json!({ "name": "openid-connect", "config": config });
-        let (_, route) = api
-            .json("POST", "/routes", json!({ "paths": ["/x"] }))
-            .await;
-        let url = format!("/routes/{}/plugins", super::id(&route));
-        assert_eq!(api.json("POST", &url, plugin).await.0, 201);
+        sign_in_on_a_route(&api, config).await;
     }
 }

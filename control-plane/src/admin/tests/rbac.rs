@@ -104,8 +104,8 @@ async fn who_changed_something_is_kept_and_who_tried_in_vain() {
     let api = Api::guarded();
     let admin = api.user("ann", "admin").await;
     let reader = api.user("bob", "read-only").await;
-    let made = r#"POST /services {"name": "s", "host": "h"} => 201"#;
-    api.holds_for(&admin, made).await;
+    let creation = r#"POST /services {"name": "s", "host": "h"} => 201"#;
+    api.holds_for(&admin, creation).await;
     api.holds_for(&reader, "DELETE /services/s => 403").await;
     let (_, past) = api.ask(&admin, "GET", "/revisions?size=1", "").await;
     assert_eq!(past["data"][0]["user"], "ann");
@@ -158,6 +158,10 @@ async fn a_token_is_good_for_as_long_as_its_user_and_their_roles() {
     let without_a_role = api.user("bob", "read-only").await;
     let replaced = api.user("joe", "read-only").await;
     let gone = api.user("eve", "").await;
+    for token in [&disabled, &without_a_role, &replaced] {
+        api.holds_for(token, "GET / => 200").await;
+    }
+    api.holds_for(&gone, "GET / => 403").await;
     let transcript = r#"
         PATCH /rbac/users/ann {"enabled": false} => 200
         DELETE /rbac/users/bob/roles {"roles": ["read-only"]} => 204

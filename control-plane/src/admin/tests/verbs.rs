@@ -5,90 +5,55 @@ use super::*;
 #[tokio::test]
 async fn verbs_do_what_kongs_do() {
     let api = Api::new();
-    assert_eq!(
-        api.json("PUT", "/services/s", json!({ "host": "h" }))
-            .await
-            .0,
-        200
-    );
-    let (status, route) = api
-        .json(
-            "PUT",
-            "/routes/r",
-            json!({ "paths": ["/"], "service": { "name": "s" } }),
-        )
-        .await;
-    assert_eq!((status, &route["name"]), (200, &json!("r")));
+    let transcript = r#"
+        PUT /services/s {"host": "h"} => 200
+        PUT /routes/r {"paths": ["/"], "service": {"name": "s"}} => 200
+        GET /services/s/routes/r => 200
+        HEAD /services => 200
+        OPTIONS /services => 204
+        POST /schemas/services/validate {"host": "a"} => 200 schema validation successful
+        POST /schemas/services/validate {} => 400
+    "#;
+    api.holds(transcript).await;
+    let (_, routes) = api.get("/services/s/routes").await;
+    assert_eq!(routes["data"][0]["name"], "r", "{routes}");
     assert_eq!(api.get("/routes/r/service").await.1["name"], "s");
-    assert_eq!(api.get("/services/s/routes/r").await.0, 200);
-    assert_eq!(
-        api.get("/services/s/routes").await.1["data"]
-            .as_array()
-            .unwrap()
-            .len(),
-        1
-    );
-    assert_eq!(
-        api.send("DELETE", "/routes/r", "", "").await,
-        (204, Value::Null)
-    );
-    assert_eq!(api.send("DELETE", "/routes/r", "", "").await.0, 204);
-    assert_eq!(api.get("/routes/r").await.0, 404);
-    api.json("PUT", "/consumers/yoda", json!({})).await;
-    let (status, acl) = api.form("POST", "/consumers/yoda/acls", "group=jedi").await;
-    assert_eq!((status, &acl["group"]), (201, &json!("jedi")));
-    assert_eq!(
-        api.get("/consumers/yoda/acls/jedi").await.1["id"],
-        acl["id"]
-    );
-    let multipart =
-        "--b\r\nContent-Disposition: form-data; name=\"host\"\r\n\r\nx.com\r\n--b--\r\n";
-    let (status, service) = api
-        .send(
-            "POST",
-            "/services",
-            "multipart/form-data; boundary=b",
-            multipart,
-        )
-        .await;
-    assert_eq!((status, &service["host"]), (201, &json!("x.com")));
+    let transcript = "
+        DELETE /routes/r => 204
+        DELETE /routes/r => 204
+        GET /routes/r => 404
+    ";
+    api.holds(transcript).await;
     let (status, root) = api.get("/").await;
     assert_eq!((status, &root["version"]), (200, &json!("3.9.1")));
     assert!(root["plugins"]["available_on_server"]["openid-connect"].is_object());
-    assert_eq!(
-        api.send("HEAD", "/services", "", "").await,
-        (200, Value::Null)
-    );
-    assert_eq!(api.send("OPTIONS", "/services", "", "").await.0, 204);
-    let (status, reply) = api
-        .json("POST", "/schemas/services/validate", json!({ "host": "a" }))
-        .await;
-    assert_eq!(
-        (status, &reply["message"]),
-        (200, &json!("schema validation successful"))
-    );
-    assert_eq!(
-        api.json("POST", "/schemas/services/validate", json!({}))
-            .await
-            .0,
-        400
-    );
+}
+
+#[tokio::test]
+async fn forms_of_both_kinds_are_read() {
+    let api = Api::new();
+    api.holds("PUT /consumers/yoda {} => 200").await;
+    let (status, acl) = api.form("POST", "/consumers/yoda/acls", "group=jedi").await;
+    assert_eq!((status, &acl["group"]), (201, &json!("jedi")));
+    let (_, named) = api.get("/consumers/yoda/acls/jedi").await;
+    assert_eq!(named["id"], acl["id"]);
+    let multipart =
+        "--b\r\nContent-Disposition: form-data; name=\"host\"\r\n\r\nx.com\r\n--b--\r\n";
+    let kind = "multipart/form-data; boundary=b";
+    let (status, service) = api.send("POST", "/services", kind, multipart).await;
+    assert_eq!((status, &service["host"]), (201, &json!("x.com")));
 }
 
 #[tokio::test]
 async fn put_on_an_empty_foreign_key_makes_the_record_and_links_it() {
     let api = Api::new();
-    let route = json!({ "paths": ["/"] });
-    api.json("PUT", "/routes/r", route).await;
-    assert_eq!(api.get("/routes/r/service").await.0, 404);
-    let (status, _) = api
-        .json("PATCH", "/routes/r/service", json!({ "retries": 1 }))
-        .await;
-    assert_eq!(status, 404);
-    let (status, reply) = api
-        .json("PUT", "/routes/r/service", json!({ "port": 0.5 }))
-        .await;
-    assert_eq!(status, 400, "{reply}");
+    let transcript = r#"
+        PUT /routes/r {"paths": ["/"]} => 200
+        GET /routes/r/service => 404
+        PATCH /routes/r/service {"retries": 1} => 404
+        PUT /routes/r/service {"port": 0.5} => 400
+    "#;
+    api.holds(transcript).await;
     assert_eq!(api.get("/services").await.1["data"], json!([]));
     let (status, made) = api
         .form("PUT", "/routes/r/service", "name=made&host=h")
@@ -127,23 +92,15 @@ async fn a_link_that_the_owner_forbids_changes_nothing() {
 #[tokio::test]
 async fn validation_looks_at_the_record_alone() {
     let api = Api::new();
-    let (status, reply) = api
-        .json(
-            "POST",
-            "/schemas/routes/validate",
-            json!({ "name": "a b", "paths": ["/"], "service": { "name": "nobody" } }),
-        )
-        .await;
+    let route = json!({ "name": "a b", "paths": ["/"], "service": { "name": "nobody" } });
+    let (status, reply) = api.json("POST", "/schemas/routes/validate", route).await;
     assert_eq!((status, &reply["code"]), (400, &json!(2)));
     assert!(reply["fields"]["name"].is_string() && reply["fields"]["service"].is_null());
-    for service in [
-        json!({ "name": "nobody" }),
-        json!({ "id": Uuid::from_u128(1) }),
-    ] {
-        let body = json!({ "paths": ["/"], "service": service });
-        let (status, reply) = api.json("POST", "/schemas/routes/validate", body).await;
-        assert_eq!(status, 200, "{reply}");
-    }
+    let transcript = r#"
+        POST /schemas/routes/validate {"paths": ["/"], "service": {"name": "nobody"}} => 200
+        POST /schemas/routes/validate {"paths": ["/"], "service": {"id": "00000000-0000-0000-0000-000000000001"}} => 200
+    "#;
+    api.holds(transcript).await;
 }
 
 #[tokio::test]
@@ -176,47 +133,45 @@ async fn a_group_goes_by_its_name_below_its_consumer() {
     for (status, put) in &puts {
         assert_eq!((*status, &put["id"]), (200, &puts[0].1["id"]), "{put}");
     }
-    // A new one takes no id from another.
-    let body = json!({ "id": acl["id"] });
-    let (status, _) = api.json("PUT", "/consumers/yoda/acls/third", body).await;
-    assert_eq!(status, 400);
-    // By its id it is replaced whole.
-    let url = format!("/consumers/yoda/acls/{}", acl["id"].as_str().unwrap());
-    assert_eq!(api.json("PUT", &url, json!({})).await.0, 400);
-    for method in ["GET", "PATCH", "DELETE"] {
-        let (status, _) = api
-            .json(method, "/consumers/yoda/acls/sith", json!({}))
-            .await;
-        assert_eq!(status, 404, "{method}");
-    }
+    // A new one takes no id from another. By its id one is replaced whole.
+    let id = id(&acl);
+    let transcript = format!(
+        r#"
+        PUT /consumers/yoda/acls/third {{"id": "{id}"}} => 400
+        PUT /consumers/yoda/acls/{id} {{}} => 400
+        GET /consumers/yoda/acls/sith => 404
+        PATCH /consumers/yoda/acls/sith {{}} => 404
+        DELETE /consumers/yoda/acls/sith => 404
+        "#
+    );
+    api.holds(&transcript).await;
 }
 
 #[tokio::test]
 async fn a_plugin_goes_by_its_instance_name() {
     let api = Api::new();
-    api.json("POST", "/services", json!({ "name": "s", "host": "h" }))
-        .await;
-    let (status, made) = api
-        .json("PUT", "/plugins/mine", json!({ "name": "key-auth" }))
-        .await;
-    assert_eq!((status, &made["instance_name"]), (200, &json!("mine")));
-    let body = json!({ "name": "acl", "instance_name": "below", "config": { "allow": ["a"] } });
-    assert_eq!(api.json("POST", "/services/s/plugins", body).await.0, 201);
+    let transcript = r#"
+        POST /services {"name": "s", "host": "h"} => 201
+        PUT /plugins/mine {"name": "key-auth"} => 200
+        POST /services/s/plugins {"name": "acl", "instance_name": "below", "config": {"allow": ["a"]}} => 201
+    "#;
+    api.holds(transcript).await;
+    let (_, made) = api.get("/plugins/mine").await;
+    assert_eq!(made["instance_name"], "mine");
     let body = json!({ "config": { "key_in_body": true } });
     let (status, changed) = api.json("PATCH", "/plugins/mine", body).await;
     assert_eq!((status, &changed["id"]), (200, &made["id"]));
     assert_eq!(changed["config"]["key_in_body"], true);
-    for (url, status) in [
-        ("/plugins/mine", 200),
-        ("/services/s/plugins/below", 200),
-        ("/services/s/plugins/mine", 404),
-        ("/plugins/below/service", 200),
-        ("/plugins/none", 404),
-    ] {
-        assert_eq!(api.get(url).await.0, status, "{url}");
-    }
-    assert_eq!(api.send("DELETE", "/plugins/mine", "", "").await.0, 204);
-    assert_eq!(api.get("/plugins/mine").await.0, 404);
+    let transcript = "
+        GET /plugins/mine => 200
+        GET /services/s/plugins/below => 200
+        GET /services/s/plugins/mine => 404
+        GET /plugins/below/service => 200
+        GET /plugins/none => 404
+        DELETE /plugins/mine => 204
+        GET /plugins/mine => 404
+    ";
+    api.holds(transcript).await;
 }
 
 #[tokio::test]
