@@ -1,6 +1,7 @@
 //! What a URL means. Every entity's endpoints follow from its definition.
 
 use std::net::{IpAddr, SocketAddr};
+use std::str::Utf8Error;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -163,17 +164,7 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
     if trimmed.is_empty() {
         return Ok(Endpoint::Root);
     }
-    let decode = |part| percent_decode_str(part).decode_utf8().map(String::from);
-    let segments: Result<Vec<String>, _> = trimmed.split('/').map(decode).collect();
-    let segments = segments.map_err(|error| {
-        if !trimmed.starts_with("tags/") {
-            return Refusal::NotFound;
-        }
-        no_tag(format!(
-            "invalid utf-8 character sequence detected at position {}",
-            error.valid_up_to() + 1
-        ))
-    })?;
+    let segments = segments(trimmed)?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match *segments.as_slice() {
         ["status"] => Ok(Endpoint::Status),
@@ -246,6 +237,21 @@ pub(super) fn parse(path: &str, config: &Config) -> Result<Endpoint, Refusal> {
         }
         _ => Err(Refusal::NotFound),
     }
+}
+
+/// The segments of a path, decoded. What is no UTF-8 is no page, but may have been meant as a tag, of which Kong says so.
+fn segments(path: &str) -> Result<Vec<String>, Refusal> {
+    let decode = |part| percent_decode_str(part).decode_utf8().map(String::from);
+    let segments: Result<_, _> = path.split('/').map(decode).collect();
+    segments.map_err(|error: Utf8Error| {
+        if !path.starts_with("tags/") {
+            return Refusal::NotFound;
+        }
+        no_tag(format!(
+            "invalid utf-8 character sequence detected at position {}",
+            error.valid_up_to() + 1
+        ))
+    })
 }
 
 /// Whether a record is below the parent that the URL names.

@@ -127,7 +127,6 @@ impl Refusal {
 
     #[expect(clippy::too_many_lines, reason = "a table")]
     pub(super) fn answer(self) -> Answer {
-        let plain = |status, message: &str| Answer::new(status, json!({ "message": message }));
         match self {
             Self::NotFound => plain(StatusCode::NOT_FOUND, "Not found"),
             Self::Method(methods) => Answer {
@@ -251,6 +250,11 @@ pub(super) struct Flattened {
 /// What `/config` needs of a Kong.
 pub(super) const NO_DATABASE: &str = "Kong is configured to not use a database";
 
+/// An error that is none of Kong's data layer.
+fn plain(status: StatusCode, message: &str) -> Answer {
+    Answer::new(status, json!({ "message": message }))
+}
+
 /// A declarative configuration that cannot be, with the errors `fields` in words.
 fn declarative(fields: &Value, shown: Value) -> Answer {
     let faults = crate::declarative::table(fields);
@@ -298,7 +302,6 @@ fn named(
 
 fn rejected(rejection: Rejection, kind: &'static str) -> Answer {
     let of_fields = |code, message: &str, fields| coded(code, message, Some(("fields", fields)));
-    let plain = |status, message: &str| Answer::new(status, json!({ "message": message }));
     match rejection {
         Rejection::Invalid(errors) => invalid(errors),
         Rejection::InvalidId => {
