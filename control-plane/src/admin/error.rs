@@ -81,8 +81,8 @@ pub(super) enum Refusal {
         /// What it is not.
         encoding: &'static str,
     },
-    /// `tags` is no filter.
-    Tags,
+    /// `tags` is no filter: why not.
+    Tags(&'static str),
     /// The command was rejected. The collection is that of the record it was about.
     Rejected(Rejection, &'static str),
     /// Too many writes wait for each other.
@@ -208,10 +208,10 @@ impl Refusal {
                 let message = format!("'{text}' is not a valid offset: bad {encoding} encoding");
                 coded(INVALID_OFFSET, &message, None)
             }
-            Self::Tags => {
-                let message = "invalid option (tags: invalid filter syntax)";
-                let options = json!({ "tags": "invalid filter syntax" });
-                coded(INVALID_OPTIONS, message, Some(("options", options)))
+            Self::Tags(reason) => {
+                let message = format!("invalid option (tags: {reason})");
+                let options = json!({ "tags": reason });
+                coded(INVALID_OPTIONS, &message, Some(("options", options)))
             }
             Self::Rejected(rejection, kind) => rejected(rejection, kind),
             Self::Changed => plain(

@@ -116,7 +116,7 @@ fn offset<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
 }
 
 fn tags(text: &str) -> Result<Tags, Refusal> {
-    let invalid = || Refusal::Tags;
+    let invalid = || Refusal::Tags("invalid filter syntax");
     // What stands for bytes that are no UTF-8; no record has such a tag.
     if text.contains(char::REPLACEMENT_CHARACTER) {
         return Err(invalid());
@@ -124,11 +124,13 @@ fn tags(text: &str) -> Result<Tags, Refusal> {
     let split = |mark: char| -> Result<Vec<String>, Refusal> {
         let tags: Vec<String> = text.split(mark).map(str::to_owned).collect();
         let valid = |tag: &String| shared::types::check_format("kong-tag", tag).is_ok();
-        if tags.len() <= MOST_TAGS && tags.iter().all(valid) {
-            Ok(tags)
-        } else {
-            Err(invalid())
+        if !tags.iter().all(valid) {
+            return Err(invalid());
         }
+        if tags.len() > MOST_TAGS {
+            return Err(Refusal::Tags("cannot query more than 5 tags"));
+        }
+        Ok(tags)
     };
     match (text.contains(','), text.contains('/')) {
         (true, true) => Err(invalid()),

@@ -250,6 +250,8 @@ async fn what_is_not_understood_is_refused_in_kongs_words() {
         GET /services?size=x => 400 size must be a number
         GET /services?offset=%25 => 400 '%' is not a valid offset: bad base64 encoding
         GET /services?tags=a,b/c => 400 invalid option (tags: invalid filter syntax)
+        GET /services?tags=a,b,c,d,e => 200
+        GET /services?tags=a,b,c,d,e,f => 400 code 11: invalid option (tags: cannot query more than 5 tags)
         GET /schemas/nope => 404 No entity named 'nope'
         GET /schemas/plugins/nope => 404 No plugin named 'nope'
         POST /services {"name": "s", "host": "h"} => 201
