@@ -69,7 +69,6 @@ pub struct Datadog {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct DatadogMetric {
     /// What it is.
-    #[schemars(extend("x-rules" = true))]
     pub name: Figure,
 
     /// What kind of figure it is.

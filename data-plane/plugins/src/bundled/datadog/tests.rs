@@ -138,7 +138,7 @@ fn what_makes_no_sense_is_refused_in_kongs_words() {
     );
     check(
         json!({"stat_type": "timer"}),
-        json!({"name": "field required for entity check"}),
+        json!({"name": "required field missing"}),
     );
     check(
         json!({"name": "latency", "sample_rate": 1}),
