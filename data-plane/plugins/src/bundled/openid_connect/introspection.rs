@@ -154,7 +154,7 @@ impl Question {
         }));
         given.retain(|(name, _)| !is_ours(name));
         token_endpoint::add_missing(&mut form, given);
-        let mut headers = rules.introspection_headers.clone();
+        let mut headers = rules.configured_headers.introspection.clone();
         let wanted = config.introspection_headers_client.as_deref();
         headers.extend(request::headers_let_through(sent, wanted));
         Self {

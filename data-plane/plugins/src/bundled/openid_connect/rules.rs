@@ -3,6 +3,7 @@
 
 mod checks;
 mod clients;
+mod configured_headers;
 mod contradictions;
 mod cookies;
 mod logouts;
@@ -11,7 +12,6 @@ mod passed_on;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderName, HeaderValue};
 use shared::clock::UnixTime;
 use shared::entity::Revocation;
 use shared::schema::FieldErrors;
@@ -19,6 +19,8 @@ use shared::secret::Secret;
 use shared::types::Set;
 use url::Url;
 use uuid::Uuid;
+
+use configured_headers::ConfiguredHeaders;
 
 pub(super) use checks::provider_url;
 pub(super) use contradictions::find as find_contradictions;
@@ -40,7 +42,6 @@ use super::shared_answers::SharedAnswers;
 use super::withheld::Withheld;
 use crate::client_keys::ClientKeys;
 use crate::client_keys::signer::Signer;
-use crate::config::reserved_headers::Message;
 use crate::proxies::{self, Proxies, Proxy};
 use crate::sessions::seal::Binding;
 
@@ -65,10 +66,7 @@ pub(super) struct Rules {
     pub(super) provider_key: [u8; 32],
     /// Whether providers on this machine are meant to be asked.
     pub(super) asks_this_machine: bool,
-    pub(super) discovery_headers: Vec<(HeaderName, HeaderValue)>,
-    pub(super) token_headers: Vec<(HeaderName, HeaderValue)>,
-    pub(super) introspection_headers: Vec<(HeaderName, HeaderValue)>,
-    pub(super) userinfo_headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) configured_headers: ConfiguredHeaders,
     pub(super) lookups: Lookups,
     /// Whether nothing but a verified bearer token decides on its request, and nothing else follows.
     pub(super) tokens_say_all: bool,
@@ -169,36 +167,7 @@ impl Rules {
         passed_on::headers(&config, &mut errors);
         passed_on::arguments(&config, &mut errors);
         let issuer = issuer(&config.provider.issuer);
-        let discovery_headers = pairs(
-            config.provider.discovery_headers_names.as_deref(),
-            config.provider.discovery_headers_values.as_deref(),
-            "discovery_headers_names",
-            &mut errors,
-        );
-        let token_headers = pairs(
-            config.client.token_headers_names.as_deref(),
-            config.client.token_headers_values.as_deref(),
-            "token_headers_names",
-            &mut errors,
-        );
-        let secrets = config.credentials.introspection_headers_values.as_deref();
-        let values: Vec<_> = secrets
-            .unwrap_or_default()
-            .iter()
-            .map(|value| value.expose().to_owned())
-            .collect();
-        let introspection_headers = pairs(
-            config.credentials.introspection_headers_names.as_deref(),
-            Some(&values),
-            "introspection_headers_names",
-            &mut errors,
-        );
-        let userinfo_headers = pairs(
-            config.credentials.userinfo_headers_names.as_deref(),
-            config.credentials.userinfo_headers_values.as_deref(),
-            "userinfo_headers_names",
-            &mut errors,
-        );
+        let configured_headers = ConfiguredHeaders::new(&config, &mut errors);
         let clients = clients::read(&config, &mut errors);
         let mut headers = HeaderRules::new(&config, &mut errors);
         let told = config.session.session_request_headers.iter();
@@ -224,10 +193,7 @@ impl Rules {
             realm,
             provider_key: provider_key(&config, &issuer),
             asks_this_machine: checks::asks_this_machine(&config),
-            discovery_headers,
-            token_headers,
-            introspection_headers,
-            userinfo_headers,
+            configured_headers,
             lookups: Lookups::new(&config),
             tokens_say_all: say_all(&config, AuthMethod::Bearer),
             glances: Glances::new(&config, methods),
@@ -381,30 +347,6 @@ fn token_cache_key(config: &OpenidConnect, issuer: &str, id: Uuid) -> [u8; 32] {
     let scopes = scopes.filter(|_| config.provider.token_cache_key_include_scope);
     let parts = serde_json::json!([own, provider, config.client, config.credentials, scopes]);
     *blake3::hash(parts.to_string().as_bytes()).as_bytes()
-}
-
-/// Pairs names with values by position; the shorter list decides.
-fn pairs(
-    names: Option<&[String]>,
-    values: Option<&[String]>,
-    field: &str,
-    errors: &mut FieldErrors,
-) -> Vec<(HeaderName, HeaderValue)> {
-    let mut pairs = Vec::new();
-    for (name, value) in names
-        .unwrap_or_default()
-        .iter()
-        .zip(values.unwrap_or_default())
-    {
-        match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            (Ok(name), Ok(value)) => match Message::Own.refusal(&name) {
-                None => pairs.push((name, value)),
-                Some(refusal) => errors.add(&[field], refusal),
-            },
-            _ => errors.add(&[field], format!("invalid header: {name}")),
-        }
-    }
-    pairs
 }
 
 fn proxies(config: &OpenidConnect, errors: &mut FieldErrors) -> Option<Arc<Proxies>> {

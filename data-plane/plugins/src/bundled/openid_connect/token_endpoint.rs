@@ -248,7 +248,8 @@ pub(super) async fn request_as(
     let grant = form.iter().find(|(name, _)| name == "grant_type");
     let grant = grant.map(|(_, grant)| grant.clone()).unwrap_or_default();
     let headers: Vec<_> = rules
-        .token_headers
+        .configured_headers
+        .token
         .iter()
         .chain(&passed_on.headers)
         .cloned()

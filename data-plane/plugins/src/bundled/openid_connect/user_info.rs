@@ -70,7 +70,7 @@ impl Question {
         let wanted = config.userinfo_query_args_client.as_deref();
         let given = request::let_through(exchange, wanted, false).await;
         token_endpoint::add_missing(&mut arguments, given);
-        let mut headers = rules.userinfo_headers.clone();
+        let mut headers = rules.configured_headers.userinfo.clone();
         let wanted = config.userinfo_headers_client.as_deref();
         headers.extend(request::headers_let_through(
             &exchange.request.headers,

@@ -350,7 +350,7 @@ pub(super) async fn get_json(
         let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         if is_same_server(&first, &uri) {
-            for (name, value) in &rules.discovery_headers {
+            for (name, value) in &rules.configured_headers.discovery {
                 headers.append(name, value.clone());
             }
         }

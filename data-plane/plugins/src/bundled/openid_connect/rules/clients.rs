@@ -11,26 +11,16 @@ use crate::client_keys::signer::Signer;
 /// Reads them; there is always a first.
 pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Client> {
     let ids = config.client.client_id.as_deref().unwrap_or_default();
-    let at = |list: &Option<Vec<String>>, position: usize| {
-        let list = list.as_deref().unwrap_or_default();
-        list.get(position).or_else(|| list.first()).cloned()
-    };
     // A certificate may be for one endpoint alone.
     let has_certificate = config.client.tls_client_auth_cert_id.is_some()
         && own_ways(config).iter().all(Option::is_none);
     (0..ids.len().max(1))
         .map(|position| {
-            let secrets = config.client.client_secret.as_deref().unwrap_or_default();
-            let auths = config.client.client_auth.as_deref().unwrap_or_default();
-            let algorithms = config.client.client_alg.as_deref().unwrap_or_default();
-            let algorithm = algorithms.get(position).or_else(|| algorithms.first());
-            let algorithm = algorithm.copied();
-            let keys = config.client.client_jwk.as_deref().unwrap_or_default();
-            let key = keys.get(position).or_else(|| keys.first());
-            let secret = secrets.get(position).or_else(|| secrets.first());
-            let spares = config.client.client_secret_alternate.as_deref();
-            let spares = spares.unwrap_or_default();
-            let spare = spares.get(position).or_else(|| spares.first());
+            let client = &config.client;
+            let algorithm = at(client.client_alg.as_deref(), position).copied();
+            let key = at(client.client_jwk.as_deref(), position);
+            let secret = at(client.client_secret.as_deref(), position);
+            let spare = at(client.client_secret_alternate.as_deref(), position);
             let spare = spare.filter(|spare| !spare.expose().is_empty());
             let key_signer = key.and_then(|jwk| {
                 assertion::signer(jwk, algorithm)
@@ -39,7 +29,8 @@ pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Clie
             });
             // Who has nothing but a certificate proves itself by it.
             let bare = has_certificate && secret.is_none() && key.is_none();
-            let auth = auths.get(position).or_else(|| auths.first()).copied();
+            let auth = at(client.client_auth.as_deref(), position).copied();
+            let url = |list: &Option<Vec<String>>| at(list.as_deref(), position).cloned();
             Client {
                 id: ids.get(position).cloned().unwrap_or_default(),
                 secret: secret.map(|secret| Secret::new(secret.expose().to_owned())),
@@ -48,15 +39,21 @@ pub(super) fn read(config: &OpenidConnect, errors: &mut FieldErrors) -> Vec<Clie
                 key_signer,
                 algorithm,
                 auth: auth.or(bare.then_some(ClientAuth::TlsClientAuth)),
-                redirect_uri: at(&config.sign_in.redirect_uri, position),
-                login_redirect_uri: at(&config.sign_in.login_redirect_uri, position),
-                logout_redirect_uri: at(&config.logout.logout_redirect_uri, position),
-                unauthorized_redirect_uri: at(&config.access.unauthorized_redirect_uri, position),
-                forbidden_redirect_uri: at(&config.access.forbidden_redirect_uri, position),
-                unexpected_redirect_uri: at(&config.access.unexpected_redirect_uri, position),
+                redirect_uri: url(&config.sign_in.redirect_uri),
+                login_redirect_uri: url(&config.sign_in.login_redirect_uri),
+                logout_redirect_uri: url(&config.logout.logout_redirect_uri),
+                unauthorized_redirect_uri: url(&config.access.unauthorized_redirect_uri),
+                forbidden_redirect_uri: url(&config.access.forbidden_redirect_uri),
+                unexpected_redirect_uri: url(&config.access.unexpected_redirect_uri),
             }
         })
         .collect()
+}
+
+/// What stands in `list` for the client at `position`, or else for the first.
+fn at<T>(list: Option<&[T]>, position: usize) -> Option<&T> {
+    let list = list?;
+    list.get(position).or_else(|| list.first())
 }
 
 /// How clients prove themselves at single endpoints, as far as that is said.
