@@ -247,40 +247,21 @@ async fn renew(
 ) -> Result<Token, Failure> {
     let now = host.now();
     let session = &open.session;
-    let end = session.expires_at;
     let refresh_token = session.refresh_token.as_deref();
     let refresh_token = refresh_token.filter(|_| rules.config.credentials.refresh_tokens);
-    let Some(token) = refresh_token else {
-        let leeway = rules.config.credentials.leeway.seconds();
-        if end.is_none_or(|end| now < end.saturating_add(leeway)) {
-            return Ok(Token::Serves);
-        }
-        let reads_tokens = rules.methods.tokens();
-        if reads_tokens && request::bearer(rules, exchange, jar).await?.is_some() {
-            return Ok(Token::Other);
-        }
-        return Err(Failure::refused(
-            "session_expired",
-            "the access token has expired",
-        ));
+    let Some(refresh_token) = refresh_token else {
+        return do_without(rules, exchange, jar, session, now).await;
     };
-    let claims_due = session.claims_due(rules);
     if !open.is_token_due(now) && !must {
         return Ok(Token::Serves);
     }
-    let grace = rules.config.provider.refresh_grace.seconds();
-    let patience = rules.config.access.stale_if_error.seconds();
-    let ends = [
-        end.map(|end| end.saturating_add(grace)),
-        claims_due.map(|due| due.saturating_add(patience)),
-    ];
-    let spared_until = ends.into_iter().flatten().min().filter(|_| !must);
+    let spared_until = spared_until(rules, session).filter(|_| !must);
     let spared = spared_until.is_some_and(|until| now < until);
     let asked = refresh::Asked {
         client: session.client,
-        refresh_token: token,
+        refresh_token,
         id_token: session.id_token.as_deref(),
-        held: Some((&session.access_token, end)),
+        held: Some((&session.access_token, session.expires_at)),
         spared_until,
         // A provider that is known to fail holds nobody up who can do without.
         passed_on: PassedOn::of(rules, exchange).await,
@@ -299,7 +280,56 @@ async fn renew(
         }
         Err(failure) => return Err(failure),
     };
-    let mut session = session.refreshed(rules, &tokens, now);
+    take_up(rules, exchange, host, jar, open, &tokens, now).await
+}
+
+/// What follows where there is no refresh token.
+async fn do_without(
+    rules: &Rules,
+    exchange: &mut Exchange<'_>,
+    jar: &Jar,
+    session: &Session,
+    now: UnixTime,
+) -> Result<Token, Failure> {
+    let leeway = rules.config.credentials.leeway.seconds();
+    let end = session.expires_at;
+    if end.is_none_or(|end| now < end.saturating_add(leeway)) {
+        return Ok(Token::Serves);
+    }
+    let reads_tokens = rules.methods.tokens();
+    if reads_tokens && request::bearer(rules, exchange, jar).await?.is_some() {
+        return Ok(Token::Other);
+    }
+    Err(Failure::refused(
+        "session_expired",
+        "the access token has expired",
+    ))
+}
+
+/// Until when `session` may go on although the provider gives no new tokens.
+fn spared_until(rules: &Rules, session: &Session) -> Option<UnixTime> {
+    let grace = rules.config.provider.refresh_grace.seconds();
+    let patience = rules.config.access.stale_if_error.seconds();
+    let ends = [
+        session.expires_at.map(|end| end.saturating_add(grace)),
+        session
+            .claims_due(rules)
+            .map(|due| due.saturating_add(patience)),
+    ];
+    ends.into_iter().flatten().min()
+}
+
+/// Goes on with the session as the new `tokens` have it, and has the browser keep it.
+async fn take_up(
+    rules: &Arc<Rules>,
+    exchange: &mut Exchange<'_>,
+    host: &impl Host,
+    jar: &Jar,
+    open: &Opened,
+    tokens: &Tokens,
+    now: UnixTime,
+) -> Result<Token, Failure> {
+    let mut session = open.session.refreshed(rules, tokens, now);
     if open.is_revoked(host.revocations()) {
         logout::ended_meanwhile(rules, host, &session);
         return Err(Failure::refused(

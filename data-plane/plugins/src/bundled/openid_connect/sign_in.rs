@@ -53,7 +53,7 @@ pub(super) enum Cause {
     Asked(Wish),
 }
 
-/// What another site asks for.
+/// Where the browser is to end.
 pub(super) struct Wish {
     /// A URL of this host, without its query.
     pub(super) target: String,
@@ -210,42 +210,15 @@ async fn arrive(
         _ => cause.before().and_then(forms::carried),
     };
     let interactive = matches!(cause, Cause::Interaction(_));
-    // Whose the arguments of an answer are that it has.
-    let is_answered = matches!(cause, Cause::Lost(_)) || is_answer(rules, exchange);
-    // With what a provider says of a sign-in, the request is for nobody's page.
-    let came_back = matches!(cause, Cause::Lost(_))
-        || exchange.request.uri.query().is_some_and(|query| {
-            !request::kept_arguments(query, |name| matches!(name, "state" | "error")).is_empty()
-        });
     let wished = match &cause {
         Cause::Asked(_) => true,
         _ => cause.before().is_some_and(|before| before.wished),
     };
-    // Who was too slow at the provider's page still ends where they wanted to go.
-    let (target, query, arguments) = match cause {
-        Cause::Asked(wish) => (wish.target, wish.query, wish.arguments),
-        Cause::Interaction(pending)
-        | Cause::Lost(Lost {
-            pending: Some(pending),
-            ..
-        }) => (pending.target, pending.query, let_through(rules, exchange)),
-        // A form is posted to the very URL that it was meant for.
-        Cause::Needed | Cause::Lost(_) if form.is_some() => (
-            own_url(exchange),
-            preserved_query(rules, exchange, is_answered, true),
-            let_through(rules, exchange),
-        ),
-        Cause::Needed | Cause::Lost(_) => {
-            let target = if came_back {
-                destination(rules, exchange, position)
-            } else {
-                own_url(exchange)
-            };
-            let query = preserved_query(rules, exchange, is_answered, false);
-            let query = query.filter(|_| target == own_url(exchange));
-            (target, query, let_through(rules, exchange))
-        }
-    };
+    let Wish {
+        target,
+        query,
+        arguments,
+    } = wish(rules, exchange, cause, position, form.is_some());
     let configured = rules.client(position).redirect_uri.clone();
     let redirect_uri = match configured {
         Some(configured) => configured,
@@ -274,6 +247,51 @@ async fn arrive(
         wished,
         epoch: rules.epoch(host),
     })
+}
+
+fn wish(
+    rules: &Rules,
+    exchange: &Exchange<'_>,
+    cause: Cause,
+    client: usize,
+    is_form: bool,
+) -> Wish {
+    let is_lost = matches!(cause, Cause::Lost(_));
+    let pending = match cause {
+        Cause::Asked(wish) => return wish,
+        Cause::Interaction(pending) => Some(pending),
+        Cause::Lost(lost) => lost.pending,
+        Cause::Needed => None,
+    };
+    let arguments = let_through(rules, exchange);
+    // Who was too slow at the provider's page still ends where they wanted to go.
+    if let Some(pending) = pending {
+        return Wish {
+            target: pending.target,
+            query: pending.query,
+            arguments,
+        };
+    }
+    // Whose the arguments of an answer are that it has.
+    let is_answered = is_lost || is_answer(rules, exchange);
+    let query = preserved_query(rules, exchange, is_answered, is_form);
+    // With what a provider says of a sign-in, the request is for nobody's page.
+    let came_back = is_lost
+        || exchange.request.uri.query().is_some_and(|query| {
+            !request::kept_arguments(query, |name| matches!(name, "state" | "error")).is_empty()
+        });
+    // A form is posted to the very URL that it was meant for.
+    let target = if came_back && !is_form {
+        destination(rules, exchange, client)
+    } else {
+        own_url(exchange)
+    };
+    let query = query.filter(|_| target == own_url(exchange));
+    Wish {
+        target,
+        query,
+        arguments,
+    }
 }
 
 /// The query of the request that is kept over the sign-in; if by it a sign-in `is_answered`, without what a provider adds.

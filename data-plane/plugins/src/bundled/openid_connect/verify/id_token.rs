@@ -170,7 +170,7 @@ impl Verifier<'_> {
             .map_err(|error| Refusal::Bad(claims_failure(&error)))
     }
 
-    /// Authorized party, issue time, subject, hashes and authentication time.
+    /// Authorized party, times, subject, what came with it, and how and when the user has authenticated.
     fn check_what_the_crate_does_not(
         &self,
         token: &Jws<'_>,
@@ -217,30 +217,7 @@ impl Verifier<'_> {
         if subject.is_empty() || subject.len() > 255 {
             return refuse("idt_sub", "the ID token has no subject");
         }
-        let algorithm = token.header.algorithm;
-        if expected.front {
-            if expected.code.is_some() && !claims.contains_key("c_hash") {
-                return refuse("idt_c_hash", "the ID token does not vouch for the code");
-            }
-            if !expected.access_token.is_empty() && !claims.contains_key("at_hash") {
-                return refuse(
-                    "idt_at_hash",
-                    "the ID token does not vouch for the access token",
-                );
-            }
-        }
-        if !hash_fits(claims, "at_hash", algorithm, Some(expected.access_token)) {
-            return refuse(
-                "idt_at_hash",
-                "the ID token belongs to another access token",
-            );
-        }
-        if !hash_fits(claims, "c_hash", algorithm, expected.code) {
-            return refuse("idt_c_hash", "the ID token belongs to another code");
-        }
-        if !hash_fits(claims, "s_hash", algorithm, expected.state) {
-            return refuse("idt_s_hash", "the ID token belongs to another sign-in");
-        }
+        check_hashes(token, expected)?;
         let essential = self.rules.essential_acr.as_ref();
         if essential.is_some_and(|essential| !essential.is_met_by(claims)) {
             return refuse(
@@ -305,6 +282,37 @@ impl Verifier<'_> {
         let failure = Failure::refused("authz_denied", "the user is of no accepted domain");
         Err(Refusal::Bad(failure))
     }
+}
+
+/// Whether the token belongs to what came with it (OpenID Connect Core §3.1.3.8, §3.3.2.11, FAPI 1.0 Part 2 §5.1).
+fn check_hashes(token: &Jws<'_>, expected: Expected<'_>) -> Result<(), Refusal> {
+    let refuse = |code, detail: &'static str| Err(Refusal::Bad(Failure::refused(code, detail)));
+    let claims = &token.claims;
+    let algorithm = token.header.algorithm;
+    if expected.front {
+        if expected.code.is_some() && !claims.contains_key("c_hash") {
+            return refuse("idt_c_hash", "the ID token does not vouch for the code");
+        }
+        if !expected.access_token.is_empty() && !claims.contains_key("at_hash") {
+            return refuse(
+                "idt_at_hash",
+                "the ID token does not vouch for the access token",
+            );
+        }
+    }
+    if !hash_fits(claims, "at_hash", algorithm, Some(expected.access_token)) {
+        return refuse(
+            "idt_at_hash",
+            "the ID token belongs to another access token",
+        );
+    }
+    if !hash_fits(claims, "c_hash", algorithm, expected.code) {
+        return refuse("idt_c_hash", "the ID token belongs to another code");
+    }
+    if !hash_fits(claims, "s_hash", algorithm, expected.state) {
+        return refuse("idt_s_hash", "the ID token belongs to another sign-in");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
