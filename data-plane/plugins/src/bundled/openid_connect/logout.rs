@@ -153,7 +153,7 @@ pub(super) async fn run(
     }
     opened::destroy(rules, exchange, host, jar);
     loops::forget(rules, exchange, jar);
-    end_here(rules, exchange, host, jar, sought).await;
+    end_sessions(rules, exchange, host, jar, sought).await;
     let client = match session {
         Some(open) => open.session.client,
         None => request::client(rules, exchange).await,
@@ -194,7 +194,7 @@ pub(super) async fn run(
 }
 
 /// Ends the sessions of a browser on all nodes.
-async fn end_here(
+async fn end_sessions(
     rules: &Rules,
     exchange: &Exchange<'_>,
     host: &impl Host,

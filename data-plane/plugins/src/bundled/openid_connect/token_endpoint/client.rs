@@ -175,6 +175,7 @@ async fn prove(
             ));
             form.push(("client_assertion".to_owned(), assertion));
         }
+        // Its certificate proves the client where it has one, and without a secret there is nothing else to prove it by.
         _ => name_client(form, caller.id),
     }
     Ok(None)
