@@ -1,6 +1,7 @@
 //! One stream, from its Welcome to its end.
 
 mod settling;
+mod welcome;
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -11,9 +12,9 @@ use proto::v1::fault::Code;
 use proto::v1::goodbye::Why;
 use proto::v1::{
     Ack, ControlMessage, Expiry, Fault, Milestone, Nack, Need, NodeStatus, Quarantine, Reached,
-    Welcome, need, node_message,
+    need, node_message,
 };
-use shared::clock::{Ahead, UnixTime, monotonic};
+use shared::clock::{UnixTime, monotonic};
 use shared::snapshot::Position;
 use shared::telemetry::Trouble;
 use tokio::sync::watch;
@@ -38,15 +39,11 @@ const LOOK: Duration = Duration::from_secs(2);
 const CLOSING: Duration = Duration::from_millis(500);
 /// Missed heartbeats after which the control plane counts as gone.
 const MISSED: u32 = 3;
-/// Bounds of what a control plane may ask for.
-const CADENCE: [u32; 2] = [100, 10_000];
 /// Messages that may wait until something is in force; a control plane that waits for that has little to say.
 const LATE: usize = 16;
 /// How long the stream that speaks for the node stays once a successor serves, whose own takes its place: so the node is never
 /// without one, and what an operator orders of it finds its way.
 const SUCCEEDED: Duration = Duration::from_secs(3);
-/// How far two clocks may differ before it is worth a word: lifetimes are judged by them.
-const CLOCKS: Duration = Duration::from_secs(5);
 
 /// What the stream gives.
 type Received = Result<Option<ControlMessage>, Status>;
@@ -217,16 +214,7 @@ impl Following<'_> {
             }
             // It speaks for the node, which is not said to hold what only this process does.
             Some(Kind::Revoke(told)) if self.leaves.is_some() => _ = self.asking.heed(&told),
-            Some(Kind::Welcome(welcome)) => {
-                self.gateway.contact.connects(true, monotonic());
-                self.gateway.contact.hears(monotonic());
-                self.gateway.questions.begin_stream();
-                self.led_to(welcome.target.as_ref());
-                self.welcome(&welcome);
-                let target = welcome.target.and_then(|target| target.try_into().ok());
-                self.applier.is_led_to(target);
-                self.settle_at(target);
-            }
+            Some(Kind::Welcome(welcome)) => self.welcome(welcome).await,
             Some(Kind::Heartbeat(heartbeat)) => {
                 self.led_to(heartbeat.target.as_ref());
                 self.compare_clocks(heartbeat.wall_clock_ms, false);
@@ -294,35 +282,6 @@ impl Following<'_> {
 
     fn need(&self, what: need::What) -> Result<(), Ended> {
         self.send(node_message::Kind::Need(Need { what: Some(what) }))
-    }
-
-    fn welcome(&mut self, welcome: &Welcome) {
-        let [least, most] = CADENCE;
-        let bounded = |asked: u32| Duration::from_millis(asked.clamp(least, most).into());
-        self.heartbeat = bounded(welcome.heartbeat_ms);
-        self.status = bounded(welcome.status_ms);
-        tracing::info!(replica = welcome.replica, "following a control plane");
-        self.compare_clocks(welcome.wall_clock_ms, true);
-    }
-
-    /// Notes what the control plane's clock says, and says once if the two have come apart.
-    fn compare_clocks(&mut self, theirs: u64, is_first: bool) {
-        let (theirs, ours) = (UnixTime::from_millis(theirs), UnixTime::now());
-        let clocks = &self.gateway.contact.clocks;
-        if is_first {
-            clocks.greeted(self.asked, theirs, ours, monotonic());
-        } else {
-            clocks.hear(theirs, monotonic());
-        }
-        let apart = Duration::from_millis(Ahead::of(ours, theirs).as_millis().unsigned_abs());
-        if apart <= CLOCKS {
-            self.clocks.ends();
-        } else if self.clocks.is_news("apart", monotonic()) {
-            tracing::warn!(
-                seconds = apart.as_secs(),
-                "this node's clock differs from the control plane's: sessions and tokens will seem older or younger than they are"
-            );
-        }
     }
 
     /// Brings `update` into force. Meanwhile nobody waits for that who is logged out, or asks something. Says also whether

@@ -136,31 +136,56 @@ impl Applier {
             return;
         }
         let told = self.running.as_ref().and_then(|came| ring.within(came));
-        let before = self.live.load_full().zip(self.runs_by());
         // Without a configuration nobody needs keys.
-        let Some((told, (live, old))) = told.zip(before) else {
-            return;
+        if let Some(told) = told
+            && self.runs_with(Some(told)).await
+        {
+            tracing::info!(revision = %ring.at.revision, "session keys are in force before the change under way");
+        }
+    }
+
+    /// A control plane leads this node to what is of `generation`. Where that is what it runs, keys of another store end that were
+    /// told while that was in place of this one: the nodes that it leads have its own.
+    pub(in super::super) async fn is_led_in(&mut self, generation: u64) {
+        let is_ours = |running: &Arc<Snapshot>| running.position.generation == generation;
+        let is_foreign = |told: &Told| told.ring.at.generation != generation;
+        if self.running.as_ref().is_some_and(is_ours)
+            && self.told.as_ref().is_some_and(is_foreign)
+            && self.runs_with(None).await
+        {
+            tracing::info!("session keys of another store are not in force any more");
+        }
+    }
+
+    /// Has requests run by what came, with the keys that were `told` beside it in the place of its own. Whether they do.
+    async fn runs_with(&mut self, told: Option<Told>) -> bool {
+        let records = told.as_ref().map(|told| &told.records);
+        let records = records.or(self.running.as_ref()).cloned();
+        let before = self.live.load_full().zip(self.runs_by());
+        let Some((records, (live, old))) = records.zip(before) else {
+            return false;
         };
-        let difference = told.records.inventory.since(&old.inventory);
+        let difference = records.inventory.since(&old.inventory);
         let compiled = compile_guarded(
-            (budget(&told.records), self.memory),
+            (budget(&records), self.memory),
             self.secrets.clone(),
             Some(((Arc::clone(&live), old), difference)),
-            Arc::clone(&told.records),
+            records,
         );
         match compiled.await {
             Ok(compiled) => {
                 compiled.alarm(Some(&live));
                 self.live.store(Some(Arc::new(compiled)));
-                tracing::info!(revision = %ring.at.revision, "session keys are in force before the change under way");
-                self.told = Some(told);
+                self.told = told;
+                true
             }
             Err(faults) => {
                 let reasons: Vec<&str> = faults.iter().map(|fault| &*fault.message).collect();
                 tracing::warn!(
                     reason = reasons.join("; "),
-                    "session keys that came beside an update are not taken"
+                    "other session keys cannot be used with what runs"
                 );
+                false
             }
         }
     }

@@ -177,11 +177,59 @@ async fn keys_that_come_beside_an_update_hold_until_one_brings_newer_ones() {
     applier.apply(back).await.unwrap();
     assert_eq!((ring(), applier.running()), (vec![3], restored));
     assert!(applier.told.is_none());
+}
+
+#[tokio::test]
+async fn keys_of_another_store_hold_until_the_one_before_leads_again() {
+    let root = tempfile::tempdir().unwrap();
+    let (signer, verifier) = cluster(CONTROL_PLANE_NAME);
+    let files = LastGood::open(root.path(), Secret::new(vec![7; 100]), "node-1").unwrap();
+    let live = Live::default();
+    let secrets = (Secrets::default(), None);
+    let mut applier = Applier::new(
+        live.clone(),
+        secrets,
+        Default::default(),
+        None,
+        files,
+        verifier,
+    );
+    let ring = || {
+        let live = live.load_full().unwrap();
+        let keys = live.environment.session_keys.keys.iter();
+        keys.map(|key| key.activate_at).collect::<Vec<_>>()
+    };
+    let update = |content: Content, target: Position| Update {
+        nonce: 1,
+        target,
+        vouched: vouch(&signer, &target),
+        ordered: false,
+        content: Ok(content),
+    };
+    let told = |at, number| tell(&signer, Subject::SessionKeys, at, &[key(number)]);
+    let snapshot = Snapshot::new(4, Revision(5), vec![group(1), key(3)]);
+    let running = snapshot.position;
+    let whole = update(Content::Full(snapshot), running);
+    applier.apply(whole).await.unwrap();
     // Who refuses what a store holds that was put in place of the one before hears of its keys all the same.
-    applier.take_keys(&told((5, 1), &[key(6)])).await;
-    assert_eq!((ring(), applier.running()), (vec![6], restored));
-    // That store is taken away again: what the one before sends has keys of its own.
-    applier.apply(same(4, 6)).await.unwrap();
+    applier.take_keys(&told((5, 1), 6)).await;
+    assert_eq!((ring(), applier.running()), (vec![6], running));
+    // That store is taken away again: whoever leads to what runs has keys of its own.
+    applier.is_led_in(5).await;
+    assert_eq!(ring(), [6]);
+    applier.is_led_in(4).await;
+    assert_eq!((ring(), applier.running()), (vec![3], running));
+    assert!(applier.told.is_none());
+    applier.take_keys(&told((4, 9), 5)).await;
+    applier.is_led_in(4).await;
+    assert_eq!(ring(), [5]);
+    // So has what it sends.
+    applier.take_keys(&told((5, 1), 6)).await;
+    assert_eq!(ring(), [6]);
+    let mut target = running;
+    target.revision = Revision(6);
+    let on = update(Content::Same, target);
+    applier.apply(on).await.unwrap();
     assert_eq!(ring(), [3]);
     assert!(applier.told.is_none());
 }
