@@ -300,6 +300,10 @@ impl Following<'_> {
                 outcome = &mut bringing => return (outcome, carried),
                 asked = self.gateway.questions.next(), if is_open => self.asking.ask(asked),
                 received = incoming.message(), if is_open && self.late.len() < LATE => {
+                    // What waits was heard all the same.
+                    if matches!(received, Ok(Some(_))) {
+                        self.gateway.contact.hears(monotonic());
+                    }
                     match received {
                         Ok(Some(message)) => match message.kind {
                             Some(Kind::Answer(answer)) => self.asking.take(answer),
