@@ -43,7 +43,7 @@ use crate::last_good::{Kept, LastGood};
 use crate::secrets::Secrets;
 use applier::Applier;
 pub(crate) use applier::Holds;
-use backoff::{Backoff, random, spread};
+use backoff::{Backoff, LONGEST_WAIT, random};
 use connection::Dialer;
 pub(crate) use connection::{ControlPlaneUrl, Node, Proofs};
 use ended::Ended;
@@ -69,9 +69,6 @@ pub(crate) enum Phase {
 
 /// A stream that lived this long was a good one: the next attempt comes soon.
 const GOOD: Duration = Duration::from_secs(10);
-
-/// The longest wait that a control plane may ask for.
-const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// How often it is kept that a control plane is heard.
 const NOTE: Duration = Duration::from_secs(1);
@@ -240,7 +237,7 @@ async fn follow_any(
                 backoff = Backoff::default();
             }
             let pause = match ended {
-                Ended::Goodbye { within, .. } => spread(within.min(LONGEST_WAIT), random()),
+                Ended::Goodbye { within, .. } => backoff::within(within, last == 0, random()),
                 // Spread already, by who counts all that wait.
                 Ended::Held { wait, .. } => wait.min(LONGEST_WAIT),
                 Ended::HandedOver | Ended::Turned | Ended::Again => Duration::ZERO,

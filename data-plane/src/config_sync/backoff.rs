@@ -6,6 +6,8 @@ const FIRST: Duration = Duration::from_millis(200);
 /// The longest pause while somebody is expected any moment: work of others waits for that.
 const SOON: Duration = Duration::from_millis(400);
 const LONGEST: Duration = Duration::from_secs(10);
+/// The longest wait that a control plane may ask for.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// Full jitter: each pause is random between nothing and a limit that doubles.
 #[derive(Debug, Default)]
@@ -24,6 +26,13 @@ impl Backoff {
         }
         spread(doubled.min(longest), random)
     }
+}
+
+/// The pause after a control plane has ended a stream in order and wants nodes back within a `window`, so that they do not come as one;
+/// `is_alone`: if there is no other. Whoever else may be asked is not longer without than if it had broken.
+pub(super) fn within(window: Duration, is_alone: bool, random: u64) -> Duration {
+    let longest = if is_alone { LONGEST_WAIT } else { LONGEST };
+    spread(window.min(longest), random)
 }
 
 /// Eight random bytes: they spread load and protect nothing.
@@ -63,6 +72,23 @@ mod tests {
         assert_eq!(spread(Duration::ZERO, 7), Duration::ZERO);
         let most = u64::try_from(SOON.as_nanos()).unwrap() - 1;
         assert!(backoff.next(true, most) < SOON);
+    }
+
+    #[test]
+    fn who_says_goodbye_keeps_nobody_from_the_others_for_long() {
+        // The largest below each of the limits here, once what is too much is taken off.
+        let most = u64::try_from(LONGEST_WAIT.as_nanos()).unwrap() - 1;
+        let soon = Duration::from_secs(2);
+        let days = Duration::from_millis(u32::MAX.into());
+        for (window, is_alone, longest) in [
+            (soon, false, soon),
+            (soon, true, soon),
+            (days, false, LONGEST),
+            (days, true, LONGEST_WAIT),
+        ] {
+            let pause = within(window, is_alone, most);
+            assert_eq!(pause + Duration::from_nanos(1), longest);
+        }
     }
 
     #[test]
