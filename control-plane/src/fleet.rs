@@ -465,11 +465,6 @@ impl Fleet {
             .collect()
     }
 
-    /// Every node, as roll-outs judge it.
-    pub fn views(&self) -> Vec<View> {
-        self.nodes().rows().into_iter().map(Row::view).collect()
-    }
-
     /// Tells when [`Self::progress_of`] may have changed.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()

@@ -140,7 +140,8 @@ fn show(rollout: &Rollout, rollouts: &Rollouts, clustering: Option<&Clustering>)
     let running = clustering.filter(|_| rollout.state == State::Running);
     let waits = running.zip(rollouts.plan.as_ref());
     let waits = waits.and_then(|(clustering, plan)| {
-        waits_for(rollout, plan, &clustering.fleet.views(), steady())
+        let nodes = clustering.fleet.views(rollouts.journal().generation);
+        waits_for(rollout, plan, &nodes, steady())
     });
     json!({
         "id": rollout.to,

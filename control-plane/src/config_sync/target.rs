@@ -117,7 +117,7 @@ impl Leader {
             strays.at = self.fleet.strays(generation);
             let published = matches!(event, Event::Changed(_));
             let nodes = match conductor.plan() {
-                Some(_) => self.fleet.views(),
+                Some(_) => self.fleet.views(self.publisher.generation()),
                 None => Vec::new(),
             };
             let (present, now) = (self.fleet.present(), steady());

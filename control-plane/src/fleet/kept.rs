@@ -413,21 +413,21 @@ mod tests {
         assert_eq!(rows[0]["progress"], "refused");
         assert!(after.refusing(at(2).revision).is_empty(), "it is away");
         // For roll-outs it is one of the fleet, however long nobody could hear it, and however often that was so.
-        let view = after.views().remove(0);
+        let view = after.views(1).remove(0);
         assert_eq!((view.connected, view.last_seen), (false, LATER));
         let away = Duration::from_secs(7);
         let (written, started) = (LATER.saturating_add(away), LATER.saturating_add(away * 3));
         after.keep(&file, HAD, start, written).unwrap();
         let again = Fleet::default();
         again.recall(&file, start, started).unwrap();
-        let heard = again.views().remove(0).last_seen;
+        let heard = again.views(1).remove(0).last_seen;
         assert_eq!(started.saturating_since(heard), away);
         let wrong = UnixTime::from_secs(1_000_000);
         again.recall(&file, start, wrong).unwrap();
         again.keep(&file, HAD, start, started).unwrap();
         let right = Fleet::default();
         right.recall(&file, start, started).unwrap();
-        assert_eq!(right.views().remove(0).last_seen, started);
+        assert_eq!(right.views(1).remove(0).last_seen, started);
         assert_eq!(after.awaited(start), BTreeSet::from(["node-1".to_owned()]));
         // The same run of it comes back.
         let (_member, refused) = after.join(introduction("a", at(1)), LATER).unwrap();

@@ -500,7 +500,7 @@ fn how_slow_a_node_was_before_it_took_up_a_change_is_not_said_of_the_change() {
     for (revision, requests) in [(1, 10), (1, 30), (2, 70), (2, 80), (2, 80)] {
         member.reports(report(at(revision), requests), NOW);
     }
-    let samples = fleet.views().remove(0).samples;
+    let samples = fleet.views(1).remove(0).samples;
     let told = samples.iter();
     let told = told.map(|sample| (sample.revision.0, sample.requests, sample.p99_us));
     let told: Vec<_> = told.collect();

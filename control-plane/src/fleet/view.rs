@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use shared::snapshot::{Position, Revision};
 
-use super::{Report, Row};
+use super::{Fleet, Report, Row};
 
 /// The label by which an operator chooses who is given a change first: `canary=true`.
 const CANARY: (&str, &str) = ("canary", "true");
@@ -37,7 +37,7 @@ pub struct View {
     pub last_seen: UnixTime,
     /// When it reported last; the start of all times before it has.
     pub reported_at: UnixTime,
-    /// What it runs.
+    /// What it runs; the default where that is of another generation.
     pub running: Position,
     /// What it refused last.
     pub refusal: Option<Refused>,
@@ -186,11 +186,24 @@ impl Sample {
     }
 }
 
+impl Fleet {
+    /// Every node, as roll-outs of `generation` judge it.
+    pub fn views(&self, generation: u64) -> Vec<View> {
+        let nodes = self.nodes();
+        let rows = nodes.rows().into_iter();
+        rows.map(|row| row.view(generation)).collect()
+    }
+}
+
 impl Row {
-    pub(super) fn view(&self) -> View {
+    /// What it did with another `generation` says nothing: a restored store gives the same numbers to other states.
+    fn view(&self, generation: u64) -> View {
         let introduction = &self.introduction;
         let (label, value) = CANARY;
-        let refusal = self.last_refusal.as_ref().map(|refusal| {
+        let is_of_it = |position: &Position| position.generation == generation;
+        let refusal = self.last_refusal.as_ref();
+        let refusal = refusal.filter(|refusal| is_of_it(&refusal.position));
+        let refusal = refusal.map(|refusal| {
             let reason = refusal.faults.first().map_or_else(String::new, |fault| {
                 let parts = [&fault.entity_type, &fault.entity_id, &fault.field];
                 let parts = parts.into_iter().filter(|part| !part.is_empty());
@@ -210,11 +223,12 @@ impl Row {
             draining: self.report.draining,
             last_seen: self.last_seen.saturating_add(self.unheard),
             reported_at: self.samples.reported_at,
-            running: self.running,
+            running: Some(self.running).filter(is_of_it).unwrap_or_default(),
             refusal,
             quarantined: introduction
                 .quarantined
                 .iter()
+                .filter(|position| is_of_it(position))
                 .map(|position| position.revision)
                 .collect(),
             crash_restarts: self.crashes,
@@ -254,7 +268,35 @@ mod tests {
                 ..introduction(boot, at(1))
             };
             members.push(fleet.join(joins, UnixTime::from_secs(1)).unwrap());
-            assert_eq!(fleet.views()[0].crash_restarts, expected, "{boot}");
+            assert_eq!(fleet.views(1)[0].crash_restarts, expected, "{boot}");
+        }
+    }
+
+    #[test]
+    fn what_a_node_did_before_a_restore_says_nothing_of_the_numbers_after_it() {
+        let fleet = Fleet::default();
+        let now = UnixTime::from_secs(1_000);
+        let crashed = Introduction {
+            quarantined: vec![at(3)],
+            ..introduction("a", at(1))
+        };
+        let (member, _) = fleet.join(crashed, now).unwrap();
+        member.refused(at(4), Vec::new(), now);
+        for (generation, runs, quarantined, refused) in [
+            (
+                at(1).generation,
+                at(1),
+                vec![Revision(3)],
+                Some(Revision(4)),
+            ),
+            (at(1).generation + 1, Position::default(), Vec::new(), None),
+        ] {
+            let view = fleet.views(generation).remove(0);
+            let refusal = view.refusal.map(|refusal| refusal.revision);
+            assert_eq!(
+                (view.running, view.quarantined, refusal),
+                (runs, quarantined, refused)
+            );
         }
     }
 

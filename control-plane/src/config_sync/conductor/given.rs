@@ -18,13 +18,11 @@ impl Conductor {
             return Vec::new();
         };
         let is_of_it = |revision: Revision| from < revision && revision <= to;
-        let generation = self.journal.generation;
         let comes = |node: &&View| {
             let is_gone = !node.connected && now.saturating_since(node.last_seen) >= GONE;
             !is_gone && !node.draining && !node.blocked
         };
-        let runs =
-            |node: &&View| node.running.generation == generation && is_of_it(node.running.revision);
+        let runs = |node: &&View| is_of_it(node.running.revision);
         let has_crashed = |node: &&View| node.quarantined.iter().copied().any(is_of_it);
         let name = |node: &View| node.name.clone();
         let there = || nodes.iter().filter(comes);
