@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::snapshot::{Hash, Inventory, Position};
+use shared::snapshot::{Hash, Position};
 use tokio::time::Instant;
 
 use crate::snapshot::{Frame, Published};
@@ -118,12 +118,15 @@ impl Told {
         let before = std::mem::replace(&mut self.at, Arc::clone(newest));
         self.next = Instant::now() + BESIDE;
         let had_base = self.base.is_some();
-        let (base, most) = match self.base.take() {
-            Some(Base::At(root)) if self.is_without_way => (newest.before(&root), usize::MAX),
-            Some(Base::At(root)) => (newest.before(&root), MOST),
-            // No update brings it.
-            Some(Base::Unknown) => (Some(Inventory::default()), usize::MAX),
-            None => (None, MOST),
+        let known = match self.base.take() {
+            Some(Base::At(root)) => newest.before(&root),
+            Some(Base::Unknown) | None => None,
+        };
+        let (base, most) = if had_base && self.is_without_way {
+            // No update brings it: where nobody knows, or remembers any more, what it ran, it is told of all.
+            (Some(known.unwrap_or_default()), usize::MAX)
+        } else {
+            (known, MOST)
         };
         // What it ran may be forgotten by now.
         self.whole &= base.is_some() || !had_base;
@@ -271,6 +274,15 @@ mod tests {
         let mut ahead = Told::of_one_ahead(&runs, &newest);
         assert_eq!(told(&ahead.go_on(&newest).await), (1, 10));
         assert_eq!(ahead.whole(), Some(newest.position));
+        // Unless that is forgotten before the word: then of all.
+        let mut forgotten = Told {
+            base: Some(Base::At([9; 32])),
+            ..Told::of_one_ahead(&runs, &newest)
+        };
+        let messages = forgotten.go_on(&newest).await;
+        let (last, before) = messages.split_last().unwrap();
+        assert_eq!((keys(last).0, told(before)), (10, (2_001, 10)));
+        assert_eq!(forgotten.whole(), Some(newest.position));
     }
 
     /// The session keys in `message`, and the revision that they are of.
