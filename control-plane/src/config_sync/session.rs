@@ -41,6 +41,8 @@ pub(super) struct Session {
     last_nonce: u64,
     /// What the node has is not what it should be: only everything helps.
     needs_everything: bool,
+    /// Whether what it has refused last was that.
+    refused_everything: bool,
     digests: Digests,
     /// An operator has ordered what comes next: the node is to run it whatever happened before.
     ordered: bool,
@@ -52,6 +54,8 @@ struct Sent {
     nonce: u64,
     target: Position,
     configuration: Hash,
+    /// Whether it holds all records.
+    whole: bool,
 }
 
 /// How far the question for digests has come.
@@ -120,6 +124,7 @@ impl Session {
             in_flight: None,
             last_nonce: 0,
             needs_everything: false,
+            refused_everything: false,
             digests: Digests::Unasked,
             ordered: false,
         }
@@ -154,6 +159,7 @@ impl Session {
             nonce: self.last_nonce,
             target,
             configuration: goal.configuration,
+            whole: way == Way::Everything,
         });
         Some(Step::Send(Offer {
             nonce: self.last_nonce,
@@ -242,8 +248,10 @@ impl Session {
         let Sent {
             target,
             configuration,
+            whole,
             ..
         } = self.answered(nonce)?;
+        self.refused_everything = whole;
         let shunned = Shunned {
             position: target,
             configuration: (!self.is_at(&target)).then_some(configuration),
@@ -265,10 +273,14 @@ impl Session {
         refused.for_each(|refused| refused.configuration = None);
     }
 
-    /// The node cannot build on what it has: its last refusal was of the way, not of the target.
-    pub(super) fn lacks_everything(&mut self) {
+    /// The node cannot build on what it has: its last refusal was of the way, not of the target. Whether it is sent everything: to one
+    /// that has refused that, once more would be for ever.
+    pub(super) fn lacks_everything(&mut self) -> bool {
         self.needs_everything = true;
-        self.refused.pop();
+        if !self.refused_everything {
+            self.refused.pop();
+        }
+        !self.refused_everything
     }
 
     /// The node told its digests.

@@ -491,8 +491,10 @@ impl NodeStream {
     fn needs(&mut self, need: Need) -> Result<(), Ended> {
         match need.what {
             Some(What::Everything(_)) => {
-                self.session.lacks_everything();
-                self.member.unrefused(steady());
+                let is_sent = self.session.lacks_everything();
+                if is_sent {
+                    self.member.unrefused(steady());
+                }
             }
             Some(What::Digests(digests)) => {
                 let digests = proto::decode_digests(&digests)

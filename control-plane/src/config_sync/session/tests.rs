@@ -112,11 +112,22 @@ fn a_node_is_sent_no_more_than_it_lacks_and_can_take() {
     assert_eq!(asks.offer(&unknown(false)), repair);
     // What it has is not what it should be.
     asks.nacked(1).unwrap();
-    asks.lacks_everything();
+    assert!(asks.lacks_everything());
     assert_eq!(asks.offer(&unknown(false)), Some(send(2, Way::Everything)));
     ack(&mut asks, 2).unwrap();
     let next = asks.offer(&goal(at(1, 3, 3)));
     assert_eq!(next, Some(send(3, Way::Since([2; 32]))));
+    // Everything it is not sent again, however often it asks for that, but what is new.
+    asks.nacked(3).unwrap();
+    assert!(asks.lacks_everything());
+    let everything = |nonce| Some(send(nonce, Way::Everything));
+    assert_eq!(asks.offer(&goal(at(1, 3, 3))), everything(4));
+    asks.nacked(4).unwrap();
+    for _ in 0..3 {
+        assert!(!asks.lacks_everything());
+        assert_eq!(asks.offer(&goal(at(1, 3, 3))), None);
+    }
+    assert_eq!(asks.offer(&goal(at(1, 4, 4))), everything(5));
 }
 
 #[test]
