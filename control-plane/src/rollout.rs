@@ -13,6 +13,7 @@ mod journal;
 pub(crate) mod rollback;
 #[cfg(test)]
 mod tests;
+mod usual;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use shared::clock::UnixTime;
 use shared::snapshot::Revision;
 
-use crate::fleet::View;
+use crate::fleet::{Sample, View};
 pub(crate) use journal::{Agreed, Journal, JournalError, Keeper, Unagreed};
 
 /// How long a node may be gone after it was given a change, and how long after the start nobody may be there.
@@ -136,6 +137,9 @@ pub struct Member {
     pub since: UnixTime,
     /// How often it had started after a crash by then.
     pub crash_restarts: u32,
+    /// What it did before, or before what that took the place of, in few figures. Empty where nobody knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub usual: Vec<Sample>,
 }
 
 /// What is to be done about a roll-out.
@@ -212,11 +216,7 @@ impl Rollout {
                 self.serving_since = None;
                 for name in names {
                     let node = nodes.iter().find(|node| node.name == *name);
-                    let crash_restarts = node.map_or(0, |node| node.crash_restarts);
-                    let member = Member {
-                        since: now,
-                        crash_restarts,
-                    };
+                    let member = Member::new(node, self.from, now);
                     self.members.insert(name.clone(), member);
                 }
             }

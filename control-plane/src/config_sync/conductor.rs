@@ -376,6 +376,9 @@ impl Conductor {
         let given = self.given(from, nodes, now);
         let mut rollout = Rollout::new(from, to, now);
         rollout.apply(&Action::Admit(Stage::Canary, given), nodes, now);
+        if let Some(replaced) = self.replaced(from) {
+            rollout.inherit(replaced);
+        }
         self.journal.begin(rollout);
         self.candidate = Some(newest);
         self.look();

@@ -165,8 +165,8 @@ impl Samples {
 }
 
 impl Sample {
-    /// Makes it one with the `next`, of the same revision.
-    fn add(&mut self, next: &Self) {
+    /// Makes it one with the `next`.
+    pub(crate) fn add(&mut self, next: &Self) {
         let slow = |sample: &Self| u128::from(sample.p99_us) * u128::from(sample.requests);
         let requests = self.requests.saturating_add(next.requests);
         let p99 = (slow(self) + slow(next))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use shared::clock::UnixTime;
 
-use super::{GONE, Member, PATIENCE, Rollout};
+use super::{GONE, LATELY, Member, PATIENCE, Rollout};
 use crate::fleet::{Sample, View};
 
 /// Requests without which nothing is said of failures, unless most fail, or of how many are answered.
@@ -72,22 +72,19 @@ pub(super) fn fault(
 pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Option<String> {
     let (mut with, mut before, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
     for node in nodes {
-        let is_member = rollout.members.contains_key(&node.name);
-        if is_member && rollout.excused.contains(&node.name) {
+        let member = rollout.members.get(&node.name);
+        if member.is_some() && rollout.excused.contains(&node.name) {
             continue;
         }
-        for sample in &node.samples {
-            if !is_member {
-                // One that has what was replaced is no measure either.
-                let is_of_others = sample.revision <= rollout.from;
-                let is_told = is_of_others && sample.at >= rollout.stage_since;
-                elsewhere.extend(is_told.then_some(sample));
-            } else if sample.revision == rollout.to {
-                with.push(sample);
-            } else if sample.revision <= rollout.from {
-                // What it did with a change that this one took the place of is no measure.
-                before.push(sample);
-            }
+        let samples = node.samples.iter();
+        if let Some(member) = member {
+            with.extend(samples.filter(|sample| sample.revision == rollout.to));
+            before.extend(member.before(node, rollout));
+        } else {
+            // One that has what was replaced is no measure.
+            elsewhere.extend(samples.filter(|sample| {
+                sample.revision <= rollout.from && sample.at >= rollout.stage_since
+            }));
         }
     }
     failures(&with, &before, &elsewhere)
@@ -157,15 +154,22 @@ fn most(mut values: Vec<u32>) -> Option<u32> {
     values.get(last * 9 / 10).copied()
 }
 
+/// The p99 of reports that are of enough requests to tell one.
+fn telling(samples: &[&Sample]) -> Vec<u32> {
+    let telling = samples
+        .iter()
+        .filter(|sample| sample.requests >= OF_A_REPORT && sample.p99_us > 0);
+    telling.map(|sample| sample.p99_us).collect()
+}
+
+/// What the p99 usually is, as `samples` tell.
+pub(super) fn usual_p99(samples: &[&Sample]) -> Option<u32> {
+    most(telling(samples))
+}
+
 fn slowness(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Option<String> {
-    let telling = |samples: &[&Sample]| -> Vec<u32> {
-        let telling = samples
-            .iter()
-            .filter(|sample| sample.requests >= OF_A_REPORT && sample.p99_us > 0);
-        telling.map(|sample| sample.p99_us).collect()
-    };
     let with = telling(with);
-    let usual = most(telling(before)).max(most(telling(elsewhere)))?;
+    let usual = usual_p99(before).max(usual_p99(elsewhere))?;
     // The best of several: one slow moment is no verdict.
     let best = with.iter().copied().min()?;
     let is_much = u64::from(best) >= u64::from(usual) * MUCH;
@@ -191,16 +195,16 @@ fn pace(samples: &[&Sample], end: UnixTime) -> Option<u64> {
 
 /// Whether a member answers far less than before while the others go on: its requests hang, or nobody gets through to it.
 fn silence(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Option<String> {
-    let is_judged = |node: &&View| {
-        let member =
-            rollout.members.contains_key(&node.name) && !rollout.excused.contains(&node.name);
-        // A balancer asks nothing of one that stops.
-        member && node.connected && !node.draining && !node.blocked
-    };
-    nodes.iter().filter(is_judged).find_map(|node| {
-        let (mut with, mut before): (Vec<&Sample>, Vec<&Sample>) =
-            node.samples.iter().partition(|sample| sample.revision == rollout.to);
-        before.retain(|sample| sample.revision <= rollout.from);
+    // A balancer asks nothing of one that stops.
+    let is_there = |node: &&View| node.connected && !node.draining && !node.blocked;
+    let mut judged = nodes.iter().filter(is_there).filter_map(|node| {
+        let member = rollout.members.get(&node.name)?;
+        (!rollout.excused.contains(&node.name)).then_some((node, member))
+    });
+    judged.find_map(|(node, member)| {
+        let with = node.samples.iter();
+        let mut with: Vec<&Sample> = with.filter(|one| one.revision == rollout.to).collect();
+        let before = member.before(node, rollout);
         // As it takes it up it reports what it answered without.
         let start = Sample {
             at: with.first().map_or(since, |first| first.at),
@@ -210,7 +214,9 @@ fn silence(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Option<String>
             with.push(&start);
         }
         let now = pace(&with, node.reported_at)?;
-        let usual = pace(&before, before.last()?.at)?;
+        let end = before.last()?.at;
+        // How much is asked of a node is another matter some time later.
+        let usual = pace(&before, end).filter(|_| start.at.saturating_since(end) < LATELY)?;
         let span = node.reported_at.saturating_since(start.at).as_secs();
         let expected = usual.saturating_mul(span) / 1000;
         let less = expected >= REQUESTS && now.saturating_mul(LESS) < usual;

@@ -350,7 +350,8 @@ fn a_node_whose_clients_give_up_halts_it() {
                 };
                 node.samples = match node.running.revision {
                     TO => vec![of(FROM, before), of(TO, left)],
-                    revision => vec![of(revision, elsewhere)],
+                    // Before anybody is given it, all do as those who are.
+                    revision => vec![of(revision, if at == 0 { before } else { elsewhere })],
                 };
             }
         });

@@ -5,16 +5,20 @@ use shared::snapshot::Revision;
 
 use super::Conductor;
 use crate::fleet::View;
-use crate::rollout::{GONE, State};
+use crate::rollout::{GONE, Rollout, State};
 
 impl Conductor {
+    /// What a roll-out takes the place of that begins after `from`.
+    pub(super) fn replaced(&self, from: Revision) -> Option<&Rollout> {
+        let last = self.journal.rollouts.first();
+        last.filter(|last| last.state == State::Superseded && last.to > from)
+    }
+
     /// The nodes that what begins after `from` goes to first of all: those that have what it takes the place of or, if there are none,
     /// one that has crashed with that. Otherwise each that follows would harm one more, and leave those before with what harms them.
     /// Who is gone is not waited for.
     pub(super) fn given(&self, from: Revision, nodes: &[View], now: UnixTime) -> Vec<String> {
-        let replaced = self.journal.rollouts.first();
-        let replaced = replaced.filter(|one| one.state == State::Superseded && one.to > from);
-        let Some(to) = replaced.map(|replaced| replaced.to) else {
+        let Some(to) = self.replaced(from).map(|replaced| replaced.to) else {
             return Vec::new();
         };
         let is_of_it = |revision: Revision| from < revision && revision <= to;
