@@ -322,12 +322,12 @@ pub(crate) fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime
         return Action::Complete;
     }
     let share = fleet.wanted(rollout, Stage::Share, plan);
-    if !share.names.is_empty() {
-        Action::Admit(Stage::Share, share.names)
-    } else if share.lacking > 0 {
+    if share.names.is_empty() && share.lacking > 0 {
         Action::Wait
-    } else {
+    } else if share.names.is_empty() && fleet.are_first(&rollout.members) {
         Action::Complete
+    } else {
+        Action::Admit(Stage::Share, share.names)
     }
 }
 
@@ -408,6 +408,12 @@ impl<'a> Fleet<'a> {
 
     fn leaves(&self, name: &String) -> bool {
         self.find(name).is_some_and(|node| node.draining)
+    }
+
+    /// Whether nobody else has it than who is chosen to be first. Others may have had what it takes the place of.
+    fn are_first(&self, members: &BTreeMap<String, Member>) -> bool {
+        let is_labelled = |name| self.find(name).is_none_or(|node| node.canary);
+        members.len() <= 1 || members.keys().all(is_labelled)
     }
 
     /// Who is to be given it in `stage`.

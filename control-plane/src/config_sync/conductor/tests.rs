@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::config::{Change, Stored};
-use crate::fleet::Refused;
 use crate::fleet::tests::introduction;
+use crate::fleet::{Refused, Sample};
 use crate::history::{Entry, History, HistoryFault, Origin};
 use crate::publisher::{Journal as StoreJournal, JournalFault};
 use crate::rollout::rollback;

@@ -126,6 +126,74 @@ fn what_a_control_plane_finds_as_it_starts_begins_once_the_nodes_are_known() {
 }
 
 #[test]
+fn what_is_usual_is_known_however_long_a_change_stays_halted() {
+    let mut stage = Stage::new(1);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(100);
+    // One request of a hundred fails, whatever is configured.
+    let report = |stage: &mut Stage| {
+        let at = stage.now();
+        for node in &mut stage.nodes {
+            let revision = node.running.revision;
+            let (requests, failed, left, p99_us) = (1_000, 10, Some(0), 7);
+            let sample = Sample {
+                at,
+                revision,
+                requests,
+                failed,
+                left,
+                p99_us,
+            };
+            node.samples.push(sample);
+            node.reported_at = at;
+        }
+    };
+    report(&mut stage);
+    // The node crashes with one change, and with what takes the place of that.
+    for number in [1, 2, 3] {
+        stage.commit(Service::KIND, number, 81);
+        stage.nodes[0].crash_restarts += 1;
+    }
+    stage.turn();
+    assert_eq!(stage.state(), Some(State::Halted));
+    // Nothing else is remembered than what it did with that.
+    stage.nodes[0].samples.clear();
+    for _ in 0..30 {
+        stage.pass(10);
+        report(&mut stage);
+    }
+    stage.restart();
+    stage.commit(Service::KIND, 4, 81);
+    report(&mut stage);
+    stage.pass(10);
+    let reason = &stage.rollout().reason;
+    assert_eq!(stage.state(), Some(State::Completed), "{reason:?}");
+}
+
+#[test]
+fn a_share_that_has_what_is_replaced_is_watched_for_its_time() {
+    let mut stage = Stage::new(10);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(100);
+    stage.commit(Service::KIND, 1, 81);
+    stage.pass(40);
+    let share = stage.members();
+    assert_eq!(share.len(), 5);
+    let id = stage.rollout().to;
+    stage.order(id, Order::Halt).unwrap();
+    stage.commit(Service::KIND, 2, 80);
+    stage.order(id, Order::Resume).unwrap();
+    stage.turn();
+    for expected in [State::Running, State::Completed] {
+        stage.pass(35);
+        assert_eq!(
+            (stage.state(), stage.members()),
+            (Some(expected), share.clone())
+        );
+    }
+}
+
+#[test]
 fn a_node_that_is_lost_with_a_change_keeps_nobody_from_what_follows() {
     let mut stage = Stage::new(10);
     fail(&mut stage);
