@@ -459,16 +459,16 @@ impl Conductor {
             (Order::RollBack, _) if is_forgotten => return Err(OrderError::Forgotten),
             // What others wrote would be undone as well, and nobody has asked for that.
             (Order::RollBack, _) if is_alone == Some(false) => return Err(OrderError::Several),
-            (Order::RollBack, _) if is_alone.is_none() => {
-                tracing::error!(revision = %id, "not rolled back: what else was written could not be read yet");
-                return Err(OrderError::Unkept);
-            }
             (Order::Halt | Order::RollBack, state) => {
                 if state == State::Running {
                     let reason = "an operator halted it".to_owned();
                     rollout.end(State::Halted, Some(reason), now);
                 }
                 rollout.by_operator = true;
+                if order == Order::RollBack && is_alone.is_none() {
+                    tracing::error!(revision = %id, "halted, but not rolled back: what else was written could not be read yet");
+                    return Err(OrderError::Unkept);
+                }
                 rollout.rolls_back = order == Order::RollBack;
             }
             // What was written since may be what mends it, and goes to the first nodes again.

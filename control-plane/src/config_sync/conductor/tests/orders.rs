@@ -24,6 +24,27 @@ fn what_waits_behind_a_change_is_not_undone_with_it() {
 }
 
 #[test]
+fn what_cannot_be_rolled_back_yet_goes_no_further() {
+    let mut stage = Stage::new(10);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(400);
+    stage.memory.1.store(true, Ordering::Relaxed);
+    stage.commit(Service::KIND, 1, 81);
+    let id = stage.newest().revision;
+    let given = stage.members();
+    assert_eq!(stage.order(id, Order::RollBack), Err(OrderError::Unkept));
+    stage.pass(400);
+    assert_eq!(stage.state(), Some(State::Halted));
+    assert_eq!(stage.members(), given);
+    // Once it can be told what else was written, the order is carried out where it is given again.
+    stage.memory.1.store(false, Ordering::Relaxed);
+    stage.conduct();
+    assert_eq!(stage.order(id, Order::RollBack), Ok(()));
+    stage.turn();
+    assert_eq!(stage.state(), Some(State::RolledBack));
+}
+
+#[test]
 fn a_roll_out_that_is_resumed_goes_on_with_others_than_those_that_refused_it() {
     let mut stage = Stage::new(4);
     stage.commit(Service::KIND, 1, 80);
