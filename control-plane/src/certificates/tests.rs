@@ -21,12 +21,19 @@ fn a_second_run_keeps_the_authority_and_every_key() {
     let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
     write(&command(directory.path(), &["node-1"]), UnixTime::now()).unwrap();
     let before = (read("ca.pem"), read("ca.key"), read("node-1.key"));
+    let serial = || {
+        let chain = tls::read_certificates(&directory.path().join("node-1.pem")).unwrap();
+        let (_, certificate) = parse_x509_certificate(&chain[0]).unwrap();
+        certificate.tbs_certificate.raw_serial().to_vec()
+    };
+    let first = serial();
     write(
         &command(directory.path(), &["node-1", "node-2"]),
         UnixTime::now(),
     )
     .unwrap();
     assert_eq!(before, (read("ca.pem"), read("ca.key"), read("node-1.key")));
+    assert_ne!(first, serial());
     for key in ["ca.key", "control-plane.key", "node-1.key", "node-2.key"] {
         let mode = std::fs::metadata(directory.path().join(key))
             .unwrap()
