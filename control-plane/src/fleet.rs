@@ -86,7 +86,7 @@ pub struct Introduction {
     pub features: BTreeSet<String>,
     /// What it will not run again, since it crashed with it.
     pub quarantined: Vec<Position>,
-    /// How often it started after a crash that followed a change.
+    /// How often it started after a crash.
     pub crash_restarts: u32,
     /// Whether a newer process of the node serves, and this one only ends its last exchanges.
     #[serde(skip)]
@@ -115,7 +115,7 @@ pub struct Report {
     pub connections: u32,
     /// Memory of the process.
     pub resident_bytes: u64,
-    /// How often it started after a crash that followed a change.
+    /// How often it started after a crash.
     pub crash_restarts: u32,
     /// What the slowest of a hundred requests took since the report before, in microseconds.
     pub p99_us: u32,
@@ -235,7 +235,7 @@ struct Row {
     /// The revision up to which it has been told of revocations, beside an update that is not done.
     #[serde(default)]
     revoked: Revision,
-    /// How many of its runs began after a crash that followed a change. A run says of itself alone that it did.
+    /// How many of its runs began after a crash. A run says of itself alone that it did.
     #[serde(default)]
     crashes: u32,
 }

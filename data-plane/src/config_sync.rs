@@ -169,6 +169,11 @@ async fn run(start: Start) {
             applier.persist();
         }
     }
+    let mut told = phase.clone();
+    applier.begins(async move {
+        let is_told = |phase: &Phase| matches!(phase, Phase::Draining | Phase::Stopped);
+        _ = told.wait_for(is_told).await;
+    });
     tokio::spawn(tell_what_is_kept(Arc::clone(&gateway), applier.saved()));
     let waiting = Arc::clone(&gateway);
     tokio::spawn(async move {

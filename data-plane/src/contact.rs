@@ -40,7 +40,7 @@ pub(crate) struct Contact {
     target: AtomicU64,
     /// The root of what the last good file holds.
     kept: Mutex<Hash>,
-    /// How often the process started after a crash that followed a change.
+    /// How often the process started after a crash.
     crash_restarts: AtomicU64,
     /// Whether what runs is as new as can be known.
     settled: watch::Sender<bool>,

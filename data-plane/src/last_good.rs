@@ -6,6 +6,7 @@
 
 pub(crate) mod beside;
 pub(crate) mod marker;
+mod running;
 pub(crate) mod sealing;
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -21,6 +22,7 @@ use shared::snapshot::{Hash, MOST_BYTES, Position, Revision, Snapshot};
 
 use crate::config_sync::Vouched;
 use marker::Marker;
+use running::Running;
 use sealing::{Magic, Sealing, Unopened};
 
 /// What a file begins with: name and format.
@@ -43,6 +45,10 @@ pub(crate) struct LastGood {
     sealing: Arc<Sealing>,
     /// What this node has crashed with.
     pub(crate) marker: Marker,
+    /// Tells whoever starts next that this process runs.
+    pub(crate) running: Running,
+    /// Whether the process before this one has ended without having been told to.
+    crashed: bool,
     /// The names that are used, and which configurations the newest two files hold, once that is known.
     kept: Mutex<Option<(Vec<&'static str>, Newest)>>,
 }
@@ -112,7 +118,12 @@ enum Unusable {
 impl LastGood {
     /// Prepares `directory`, made with mode 0700 if absent.
     pub(crate) fn open(directory: &Path, secret: Secret<Vec<u8>>, node: &str) -> io::Result<Self> {
-        Self::with(directory, secret, node, Marker::open)
+        let mut files = Self::with(directory, secret, node, Marker::open)?;
+        files.crashed = files.running.has_crashed();
+        if files.crashed {
+            tracing::warn!("the process before this one ended without having been told to");
+        }
+        Ok(files)
     }
 
     /// Opens the directory in the same way while the process before this one still runs: what it is about to
@@ -136,8 +147,15 @@ impl LastGood {
             directory: directory.to_owned(),
             sealing: Arc::new(Sealing::new(secret, node)),
             marker: marker(directory),
+            running: Running::of(directory),
+            crashed: false,
             kept: Mutex::default(),
         })
+    }
+
+    /// How many crashes in a row this start followed: as far as they came soon after a change, or the last, whenever it came.
+    pub(crate) fn crashes(&self) -> u64 {
+        self.marker.crashes().max(self.crashed.into())
     }
 
     /// The newest snapshot that can be used, each tried by `usable` in turn, if `verifier` believes it. In the place of one

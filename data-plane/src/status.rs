@@ -390,7 +390,7 @@ fn configuration(node: &Node, position: Option<Position>) -> String {
         ),
         (
             "crash_restarts",
-            "Starts that followed a crash soon after a change",
+            "Starts that followed a crash",
             contact.crash_restarts(),
         ),
     ]

@@ -43,7 +43,7 @@ pub struct View {
     pub refusal: Option<Refused>,
     /// What it will not run again.
     pub quarantined: Vec<Revision>,
-    /// How often it started after a crash that followed a change.
+    /// How often it started after a crash.
     pub crash_restarts: u32,
     /// Whether it lacks what it would have to know to run what it is led to, or to be held back.
     pub blocked: bool,

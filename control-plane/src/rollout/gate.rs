@@ -58,7 +58,7 @@ pub(super) fn fault(
         return Some(format!("{name} crashed with it, and will not run it again"));
     }
     if node.crash_restarts > member.crash_restarts {
-        return Some(format!("{name} crashed soon after it was given it"));
+        return Some(format!("{name} crashed since it was given it"));
     }
     let silent = now.saturating_since(node.last_seen).min(since);
     if !node.connected && silent > GONE {

@@ -2,6 +2,7 @@
 
 mod again;
 mod bounded;
+mod ending;
 mod handing;
 mod ring;
 mod saving;
@@ -148,21 +149,6 @@ impl Applier {
     /// the last call.
     pub(super) fn takes_up_releases(&self) -> bool {
         self.last_good.marker.takes_up_releases()
-    }
-
-    /// How many crashes in a row, soon after a change, the start of this process followed.
-    pub(super) fn crashes(&self) -> u64 {
-        self.last_good.marker.crashes()
-    }
-
-    /// The process stops in good order.
-    pub(super) fn stops(&self) {
-        self.last_good.marker.healthy();
-    }
-
-    /// Leaves the last good file, and what was tried, to the process that has taken over.
-    pub(super) fn leave(&self) {
-        self.last_good.leave();
     }
 
     /// Believes other authorities, and seals under another private key, from now on.

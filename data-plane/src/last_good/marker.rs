@@ -242,7 +242,7 @@ impl Marker {
     }
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let unfinished = path.with_extension("new");
     std::fs::write(&unfinished, bytes)?;
     std::fs::rename(unfinished, path)

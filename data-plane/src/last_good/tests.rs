@@ -48,6 +48,22 @@ fn revision(files: &LastGood) -> Option<u64> {
 }
 
 #[test]
+fn a_crash_counts_however_late_it_comes() {
+    let root = tempfile::tempdir().unwrap();
+    let first = open(root.path());
+    first.running.begins();
+    tries(&first, 7);
+    first.marker.healthy();
+    // Killed.
+    let second = open(root.path());
+    assert_eq!((second.crashes(), second.marker.quarantined()), (1, vec![]));
+    second.running.begins();
+    // Told to stop.
+    second.running.ends();
+    assert_eq!(open(root.path()).crashes(), 0);
+}
+
+#[test]
 fn the_newest_is_found_again_and_nobody_else_can_read_it() {
     let root = tempfile::tempdir().unwrap();
     let files = open(root.path());
