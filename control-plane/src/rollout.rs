@@ -128,6 +128,12 @@ pub struct Rollout {
     /// Whether an operator halted it: it stays so, whatever comes after it, until an operator has it go on.
     #[serde(default)]
     pub by_operator: bool,
+    /// Whether it was halted for what nodes did.
+    #[serde(default)]
+    pub is_at_fault: bool,
+    /// Since when it is judged: what was before an operator had it go on is not held against it.
+    #[serde(default)]
+    pub judged_since: UnixTime,
 }
 
 /// What is known of a node from when it was given a change.
@@ -175,6 +181,8 @@ impl Rollout {
             reason: None,
             rolls_back: false,
             by_operator: false,
+            is_at_fault: false,
+            judged_since: UnixTime::from_millis(0),
         }
     }
 
@@ -226,6 +234,7 @@ impl Rollout {
             }
             Action::Halt(reason) => {
                 self.end(State::Halted, Some(reason.clone()), now);
+                self.is_at_fault = true;
                 // Who does not serve it gets what the others have: also a revocation, which it would refuse
                 // along with the change.
                 let serves = |name: &String| {
@@ -244,8 +253,8 @@ impl Rollout {
         self.ended_at = Some(now);
     }
 
-    /// Has it go on although it went wrong: what `nodes` did so far is not held against it. Those that will not run it are given it
-    /// with all others, and not before.
+    /// Has it go on: what `nodes` did so far is not held against it, nor, where it was halted for that, what they do from now on. Those
+    /// that will not run it are given it with all others, and not before.
     pub fn resume(&mut self, nodes: &[View], now: UnixTime) {
         let refuses = |node: &&View| {
             let refused = node.refusal.iter().map(|refusal| refusal.revision);
@@ -261,7 +270,10 @@ impl Rollout {
         self.by_operator = false;
         self.stage_since = now;
         self.serving_since = None;
-        self.excused.extend(self.members.keys().cloned());
+        self.judged_since = now;
+        if std::mem::take(&mut self.is_at_fault) {
+            self.excused.extend(self.members.keys().cloned());
+        }
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Opt
         }
         let samples = node.samples.iter();
         if let Some(member) = member {
-            with.extend(samples.filter(|sample| sample.revision == rollout.to));
+            with.extend(samples.filter(|sample| is_with_it(rollout, sample)));
             before.extend(member.before(node, rollout));
         } else {
             // One that has what was replaced is no measure.
@@ -91,6 +91,11 @@ pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Opt
         .or_else(|| departures(&with, &before, &elsewhere))
         .or_else(|| slowness(&with, &before, &elsewhere))
         .or_else(|| silence(rollout, nodes, since))
+}
+
+/// Whether a `sample` of a member tells what it does with the change.
+fn is_with_it(rollout: &Rollout, sample: &Sample) -> bool {
+    sample.revision == rollout.to && sample.at > rollout.judged_since
 }
 
 /// Requests that `samples` tell of.
@@ -203,7 +208,7 @@ fn silence(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Option<String>
     });
     judged.find_map(|(node, member)| {
         let with = node.samples.iter();
-        let mut with: Vec<&Sample> = with.filter(|one| one.revision == rollout.to).collect();
+        let mut with: Vec<&Sample> = with.filter(|one| is_with_it(rollout, one)).collect();
         let before = member.before(node, rollout);
         // As it takes it up it reports what it answered without.
         let start = Sample {

@@ -45,6 +45,45 @@ fn what_cannot_be_rolled_back_yet_goes_no_further() {
 }
 
 #[test]
+fn what_was_halted_as_a_precaution_is_judged_by_the_same_nodes_as_it_goes_on() {
+    let mut stage = Stage::new(8);
+    stage.nodes[3].canary = true;
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(100);
+    let report = |stage: &mut Stage| {
+        let (at, node) = (stage.now(), &mut stage.nodes[3]);
+        let revision = node.running.revision;
+        let (requests, failed, left, p99_us) = (1_000, 1_000, Some(0), 7);
+        node.samples.push(Sample {
+            at,
+            revision,
+            requests,
+            failed,
+            left,
+            p99_us,
+        });
+    };
+    stage.commit(Service::KIND, 1, 81);
+    let (id, given) = (stage.rollout().to, stage.members());
+    assert_eq!(given, BTreeSet::from(["node-3".to_owned()]));
+    // All its requests fail for something that is mended while nothing goes on.
+    report(&mut stage);
+    stage.order(id, Order::Halt).unwrap();
+    stage.pass(10);
+    stage.order(id, Order::Resume).unwrap();
+    stage.pass(10);
+    assert_eq!(
+        (stage.state(), stage.members()),
+        (Some(State::Running), given)
+    );
+    // Then for the change.
+    report(&mut stage);
+    stage.turn();
+    assert_eq!(stage.state(), Some(State::RolledBack));
+    assert_eq!(stage.rollout().stage, crate::rollout::Stage::Canary);
+}
+
+#[test]
 fn a_roll_out_that_is_resumed_goes_on_with_others_than_those_that_refused_it() {
     let mut stage = Stage::new(4);
     stage.commit(Service::KIND, 1, 80);
