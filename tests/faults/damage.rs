@@ -201,7 +201,13 @@ async fn a_node_with_damaged_files_serves_the_newest_that_is_whole() {
             serves(&mut cluster, &format!("{name}, {damage}"), next).await;
         }
     }
-    for name in ["trying", "quarantine", "last-good.new", "trying.new"] {
+    for name in [
+        "trying",
+        "quarantine",
+        "running",
+        "last-good.new",
+        "trying.new",
+    ] {
         for content in [&b""[..], b"x", &[0; 64], &[0xff; 4_096]] {
             kept.back();
             std::fs::write(data.join(name), content).unwrap();
