@@ -215,7 +215,7 @@ impl Member<'_> {
         params
             .distinguished_name
             .push(DnType::CommonName, self.common_name);
-        number(&mut params, now, MEMBER_DAYS);
+        issue_at(&mut params, now, MEMBER_DAYS);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![self.usage];
         params.use_authority_key_identifier_extension = true;
@@ -257,7 +257,7 @@ fn authority(
             params
                 .distinguished_name
                 .push(DnType::CommonName, "Wardgate cluster");
-            number(&mut params, now, AUTHORITY_DAYS);
+            issue_at(&mut params, now, AUTHORITY_DAYS);
             params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
             let certificate = params.self_signed(&key).map_err(issue)?;
@@ -272,9 +272,9 @@ fn authority(
     }
 }
 
-/// Valid from a day ago, so that a clock that is behind accepts it too.
-/// Gives one certificate its time and, since a renewed one has the same issuer and key, a number: RFC 5280 §4.1.2.2.
-fn number(params: &mut CertificateParams, now: UnixTime, days: u32) {
+/// Gives one certificate its time, from a day ago, so that a clock that is behind accepts it too; and a number of its own, since a
+/// renewed one has the same issuer and key: RFC 5280 §4.1.2.2.
+fn issue_at(params: &mut CertificateParams, now: UnixTime, days: u32) {
     let serial = uuid::Uuid::new_v4();
     params.serial_number = Some(SerialNumber::from_slice(serial.as_bytes()));
     let today = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now.as_secs());
