@@ -234,7 +234,11 @@ impl Row {
             crash_restarts: self.crashes,
             blocked: !self.missing.is_empty()
                 || !introduction.features.contains(proto::features::URGENT),
-            samples: self.samples.last.iter().copied().collect(),
+            samples: if is_of_it(&self.running) {
+                self.samples.last.iter().copied().collect()
+            } else {
+                Vec::new()
+            },
         }
     }
 }
