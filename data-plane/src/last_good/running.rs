@@ -40,6 +40,8 @@ impl Running {
     pub(crate) fn begins(&self) {
         if let Err(error) = replace(&self.path, self.said().as_bytes()) {
             tracing::error!(%error, "it cannot be noted that this process runs");
+            // What is there is of a process whose end is known by now.
+            _ = std::fs::remove_file(&self.path);
         }
     }
 

@@ -28,6 +28,8 @@ impl Applier {
 
     /// Leaves the last good file, and what was tried, to the process that has taken over.
     pub(in super::super) fn leave(&self) {
+        // Before that one says so of itself.
+        self.last_good.running.ends();
         self.last_good.leave();
     }
 }
