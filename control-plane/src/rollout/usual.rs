@@ -15,7 +15,7 @@ impl Member {
         let before = before.filter(|sample| sample.revision <= from);
         Self {
             since: now,
-            crash_restarts: node.map_or(0, |node| node.crash_restarts),
+            crash_restarts: node.map_or(0, crashes),
             usual: in_short(&before.collect::<Vec<_>>()),
         }
     }
@@ -41,6 +41,11 @@ impl Rollout {
             }
         }
     }
+}
+
+/// How often a node had crashed by now: who is away may come back from a crash with what it had before.
+fn crashes(node: &View) -> u32 {
+    node.crash_restarts + u32::from(!node.connected)
 }
 
 /// What `samples` tell, one after the other: the first, which says when they began, and all others in one.

@@ -126,6 +126,38 @@ fn what_a_control_plane_finds_as_it_starts_begins_once_the_nodes_are_known() {
 }
 
 #[test]
+fn who_comes_back_from_a_crash_has_not_crashed_with_what_mends_that() {
+    let mut stage = Stage::new(10);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(100);
+    stage.commit(Service::KIND, 1, 81);
+    let (id, given) = (stage.rollout().to, stage.members());
+    stage.order(id, Order::Halt).unwrap();
+    let first = |stage: &mut Stage, change: fn(&mut View)| {
+        let nodes = stage.nodes.iter_mut();
+        nodes
+            .filter(|node| given.contains(&node.name))
+            .for_each(change);
+    };
+    // It crashes, the mend is written, and it is back, still with what it had.
+    first(&mut stage, |node| node.connected = false);
+    stage.commit(Service::KIND, 1, 82);
+    stage.order(id, Order::Resume).unwrap();
+    stage.pass(5);
+    assert_eq!(stage.members(), given);
+    first(&mut stage, |node| {
+        node.connected = true;
+        node.crash_restarts += 1;
+    });
+    stage.pass(5);
+    assert_eq!(stage.state(), Some(State::Running));
+    // Once more it is with that.
+    first(&mut stage, |node| node.crash_restarts += 1);
+    stage.turn();
+    assert_eq!(stage.state(), Some(State::Halted));
+}
+
+#[test]
 fn what_is_usual_is_known_however_long_a_change_stays_halted() {
     let mut stage = Stage::new(1);
     stage.commit(Service::KIND, 1, 80);
