@@ -464,8 +464,10 @@ impl Conductor {
                     let reason = "an operator halted it".to_owned();
                     rollout.end(State::Halted, Some(reason), now);
                 }
-                rollout.by_operator = true;
-                if order == Order::RollBack && is_alone.is_none() {
+                let is_unknown = order == Order::RollBack && is_alone.is_none();
+                // One that halted by itself gives way to what mends it.
+                rollout.by_operator |= state == State::Running || !is_unknown;
+                if is_unknown {
                     tracing::error!(revision = %id, "halted, but not rolled back: what else was written could not be read yet");
                     return Err(OrderError::Unkept);
                 }
