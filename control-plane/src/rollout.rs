@@ -10,6 +10,7 @@
 
 mod gate;
 mod journal;
+mod resumed;
 pub(crate) mod rollback;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use shared::snapshot::Revision;
 
 use crate::fleet::{Sample, View};
 pub(crate) use journal::{Agreed, Journal, JournalError, Keeper, Unagreed};
+pub(crate) use resumed::Judged;
 
 /// How long a node may be gone after it was given a change, and how long after the start nobody may be there.
 pub(crate) const GONE: Duration = Duration::from_mins(1);
@@ -131,9 +133,9 @@ pub struct Rollout {
     /// Whether it was halted for what nodes did.
     #[serde(default)]
     pub is_at_fault: bool,
-    /// Since when it is judged: what was before an operator had it go on is not held against it.
+    /// Since when it is judged.
     #[serde(default)]
-    pub judged_since: UnixTime,
+    pub judged: Judged,
 }
 
 /// What is known of a node from when it was given a change.
@@ -182,7 +184,7 @@ impl Rollout {
             rolls_back: false,
             by_operator: false,
             is_at_fault: false,
-            judged_since: UnixTime::from_millis(0),
+            judged: Judged::FromBegin,
         }
     }
 
@@ -251,29 +253,6 @@ impl Rollout {
         self.state = state;
         self.reason = reason.or_else(|| self.reason.take());
         self.ended_at = Some(now);
-    }
-
-    /// Has it go on: what `nodes` did so far is not held against it, nor, where it was halted for that, what they do from now on. Those
-    /// that will not run it are given it with all others, and not before.
-    pub fn resume(&mut self, nodes: &[View], now: UnixTime) {
-        let refuses = |node: &&View| {
-            let refused = node.refusal.iter().map(|refusal| refusal.revision);
-            let mut shunned = refused.chain(node.quarantined.iter().copied());
-            shunned.any(|revision| revision == self.to)
-        };
-        let refusing = nodes.iter().filter(refuses).map(|node| node.name.clone());
-        self.excused.extend(refusing);
-        self.state = State::Running;
-        self.ended_at = None;
-        self.reason = None;
-        self.rolls_back = false;
-        self.by_operator = false;
-        self.stage_since = now;
-        self.serving_since = None;
-        self.judged_since = now;
-        if std::mem::take(&mut self.is_at_fault) {
-            self.excused.extend(self.members.keys().cloned());
-        }
     }
 }
 

@@ -22,7 +22,9 @@ use super::targets::{Staged, Strays, Targets};
 use crate::config::Config;
 use crate::fleet::View;
 use crate::publisher::Publisher;
-use crate::rollout::{Action, Journal, JournalError, Keeper, Plan, Rollout, Stage, State, step};
+use crate::rollout::{
+    Action, Journal, JournalError, Judged, Keeper, Plan, Rollout, Stage, State, step,
+};
 use crate::snapshot::{Follower, Published, is_rolled_out};
 use writes::Writes;
 
@@ -245,6 +247,9 @@ impl Conductor {
         // Nodes come back in a moment; nobody is gone because that process was, whose clock is not ours.
         rollout.serving_since = None;
         rollout.stage_since = now;
+        if let Judged::Since(since) = &mut rollout.judged {
+            *since = now;
+        }
         let members = rollout.members.values_mut();
         members.for_each(|node| node.since = now);
         self.journal.conductor = replica;
@@ -391,6 +396,11 @@ impl Conductor {
         let Some(plan) = self.staging.plan else {
             return;
         };
+        if let Some(rollout) = self.journal.open_mut()
+            && rollout.state == State::Running
+        {
+            rollout.judge_anew(nodes, now);
+        }
         // Each action leads on, and none is repeated.
         while let Some(rollout) = self.journal.open_mut() {
             let action = step(rollout, &plan, nodes, now);

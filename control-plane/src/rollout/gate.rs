@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use shared::clock::UnixTime;
 
-use super::{GONE, LATELY, Member, PATIENCE, Rollout};
+use super::{GONE, Judged, LATELY, Member, PATIENCE, Rollout};
 use crate::fleet::{Sample, View};
 
 /// Requests without which nothing is said of failures, unless most fail, or of how many are answered.
@@ -76,13 +76,12 @@ pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Opt
         if member.is_some() && rollout.excused.contains(&node.name) {
             continue;
         }
-        let samples = node.samples.iter();
         if let Some(member) = member {
-            with.extend(samples.filter(|sample| is_with_it(rollout, sample)));
+            with.extend(with_it(rollout, node));
             before.extend(member.before(node, rollout));
         } else {
             // One that has what was replaced is no measure.
-            elsewhere.extend(samples.filter(|sample| {
+            elsewhere.extend(node.samples.iter().filter(|sample| {
                 sample.revision <= rollout.from && sample.at >= rollout.stage_since
             }));
         }
@@ -93,9 +92,18 @@ pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Opt
         .or_else(|| silence(rollout, nodes, since))
 }
 
-/// Whether a `sample` of a member tells what it does with the change.
-fn is_with_it(rollout: &Rollout, sample: &Sample) -> bool {
-    sample.revision == rollout.to && sample.at > rollout.judged_since
+/// What a member does with the change. The first report after an operator has had it go on is of what was before that, too.
+fn with_it<'a>(rollout: &Rollout, node: &'a View) -> impl Iterator<Item = &'a Sample> {
+    let since = match rollout.judged {
+        Judged::Since(since) => Some(since),
+        Judged::FromBegin | Judged::Anew => None,
+    };
+    let to = rollout.to;
+    let is_judged = move |sample: &&Sample| {
+        sample.revision == to && since.is_none_or(|since| sample.at > since)
+    };
+    let judged = node.samples.iter().filter(is_judged);
+    judged.skip(usize::from(since.is_some()))
 }
 
 /// Requests that `samples` tell of.
@@ -207,8 +215,7 @@ fn silence(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Option<String>
         (!rollout.excused.contains(&node.name)).then_some((node, member))
     });
     judged.find_map(|(node, member)| {
-        let with = node.samples.iter();
-        let mut with: Vec<&Sample> = with.filter(|one| is_with_it(rollout, one)).collect();
+        let mut with: Vec<&Sample> = with_it(rollout, node).collect();
         let before = member.before(node, rollout);
         // As it takes it up it reports what it answered without.
         let start = Sample {

@@ -66,21 +66,63 @@ fn what_was_halted_as_a_precaution_is_judged_by_the_same_nodes_as_it_goes_on() {
     stage.commit(Service::KIND, 1, 81);
     let (id, given) = (stage.rollout().to, stage.members());
     assert_eq!(given, BTreeSet::from(["node-3".to_owned()]));
-    // All its requests fail for something that is mended while nothing goes on.
+    // All its requests fail for something that is mended while nothing goes on; the first report after that is of both times.
     report(&mut stage);
     stage.order(id, Order::Halt).unwrap();
     stage.pass(10);
+    stage.nodes[3].crash_restarts += 1;
     stage.order(id, Order::Resume).unwrap();
     stage.pass(10);
+    report(&mut stage);
+    stage.pass(10);
+    let reason = stage.rollout().reason.clone();
     assert_eq!(
-        (stage.state(), stage.members()),
-        (Some(State::Running), given)
+        (stage.state(), stage.members(), reason),
+        (Some(State::Running), given, None)
     );
     // Then for the change.
     report(&mut stage);
     stage.turn();
     assert_eq!(stage.state(), Some(State::RolledBack));
     assert_eq!(stage.rollout().stage, crate::rollout::Stage::Canary);
+}
+
+#[test]
+fn who_is_lost_while_nothing_goes_on_is_no_reason_and_another_takes_its_place() {
+    let mut stage = Stage::new(8);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(100);
+    stage.commit(Service::KIND, 1, 81);
+    let (id, given) = (stage.rollout().to, stage.members());
+    stage.order(id, Order::Halt).unwrap();
+    for node in &mut stage.nodes {
+        node.connected = !given.contains(&node.name);
+    }
+    stage.pass(100);
+    stage.order(id, Order::Resume).unwrap();
+    stage.pass(1);
+    let members = stage.members();
+    assert_eq!((stage.state(), members.len()), (Some(State::Running), 1));
+    assert!(members.is_disjoint(&given));
+    stage.pass(200);
+    assert_eq!(stage.state(), Some(State::Completed));
+}
+
+#[test]
+fn what_is_halted_by_itself_gives_way_though_it_could_not_be_rolled_back() {
+    let mut stage = Stage::new(4);
+    stage.commit(Service::KIND, 1, 80);
+    stage.pass(400);
+    stage.memory.1.store(true, Ordering::Relaxed);
+    commit(&stage.publisher, Service::KIND, 1, 81);
+    refuse(&mut stage);
+    stage.commit(Revocation::KIND, 7, 7);
+    stage.pass(10);
+    assert_eq!(stage.state(), Some(State::Halted));
+    let id = stage.rollout().to;
+    assert_eq!(stage.order(id, Order::RollBack), Err(OrderError::Unkept));
+    stage.commit(Service::KIND, 1, 82);
+    assert_ne!(stage.rollout().to, id);
 }
 
 #[test]
