@@ -262,6 +262,7 @@ impl LastGood {
         let moves_on = up_to.or(others).unwrap_or(&names);
         let newer = write_unfinished(&self.directory, UNFINISHED, &bytes)?;
         if self.place(newer, moves_on)? {
+            self.running.catches_up();
             let before = if moves_on.len() == 1 {
                 found[1]
             } else {

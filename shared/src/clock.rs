@@ -117,6 +117,12 @@ pub fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// When the machine started, as the wall clock of now has it: it moves as that is set.
+pub fn machine_started() -> UnixTime {
+    let runs_for = told(ClockId::CLOCK_BOOTTIME).unwrap_or_default();
+    UnixTime::of(wall().saturating_sub(runs_for))
+}
+
 /// How long a core has worked for one thread since a moment: what the system counts, whatever else runs.
 #[derive(Clone, Copy, Debug)]
 pub struct CoreTime {

@@ -4,49 +4,78 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use shared::clock::{UnixTime, machine_started};
 
 use super::marker::replace;
 
 const NAME: &str = "running";
-/// Differs after a restart of the machine: a power cut is no crash of ours.
-const MACHINE: &str = "/proc/sys/kernel/random/boot_id";
+/// By how much the start of the machine may seem to have moved, as its wall clock is set. A machine that restarts sooner after its
+/// start has crashed.
+const CLOCK_SET: Duration = Duration::from_secs(300);
 
 /// The file of one node.
 #[derive(Debug)]
 pub(crate) struct Running {
     path: PathBuf,
-    machine: String,
+    /// A power cut is no crash of ours. By the clocks, since `/proc/sys` may be hidden (`ProcSubset=pid` of systemd).
+    machine_started: UnixTime,
     process: u32,
+    /// Whether it could not be noted that this process runs.
+    owes: Mutex<bool>,
 }
 
 impl Running {
     pub(super) fn of(directory: &Path) -> Self {
-        let machine = std::fs::read_to_string(MACHINE).unwrap_or_default();
         Self {
             path: directory.join(NAME),
-            machine: machine.trim().to_owned(),
+            machine_started: machine_started(),
             process: std::process::id(),
+            owes: Mutex::default(),
         }
     }
 
     /// Whether a process has run here that was not told to stop, and does not run any more.
     pub(super) fn has_crashed(&self) -> bool {
         let said = std::fs::read_to_string(&self.path).unwrap_or_default();
-        let machine = said.split_once(' ').map(|(machine, _)| machine);
-        machine.is_some_and(|machine| !machine.is_empty() && machine == self.machine)
+        let started = said
+            .split_once(' ')
+            .and_then(|(started, _)| started.parse().ok());
+        started.is_some_and(|started| {
+            let (then, now) = (UnixTime::from_secs(started), self.machine_started);
+            now.saturating_since(then).max(then.saturating_since(now)) <= CLOCK_SET
+        })
     }
 
     /// This process runs, and none before it.
     pub(crate) fn begins(&self) {
-        if let Err(error) = replace(&self.path, self.said().as_bytes()) {
+        self.note(&mut self.owes());
+    }
+
+    /// The directory can be written to: what could not be noted is.
+    pub(super) fn catches_up(&self) {
+        let mut owes = self.owes();
+        if *owes {
+            self.note(&mut owes);
+        }
+    }
+
+    fn note(&self, owes: &mut bool) {
+        let noted = replace(&self.path, self.said().as_bytes());
+        if let Err(error) = &noted {
             tracing::error!(%error, "it cannot be noted that this process runs");
             // What is there is of a process whose end is known by now.
             _ = std::fs::remove_file(&self.path);
         }
+        *owes = noted.is_err();
     }
 
     /// This process was told to stop, or has a successor, which says that it runs itself.
     pub(crate) fn ends(&self) {
+        let mut owes = self.owes();
+        *owes = false;
         let said = std::fs::read_to_string(&self.path).unwrap_or_default();
         if said != self.said() {
             return;
@@ -59,8 +88,12 @@ impl Running {
         }
     }
 
+    fn owes(&self) -> MutexGuard<'_, bool> {
+        self.owes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn said(&self) -> String {
-        format!("{} {}", self.machine, self.process)
+        format!("{} {}", self.machine_started.as_secs(), self.process)
     }
 }
 
@@ -91,16 +124,36 @@ mod tests {
         successor.begins();
         third.ends();
         assert!(process(5).has_crashed());
-        // Nor has anybody crashed with whom the machine went down.
-        let again = Running {
-            machine: "another start".to_owned(),
-            ..process(6)
-        };
-        assert!(!again.has_crashed());
+        // Nor has anybody crashed with whom the machine went down; but that its clock is set is no restart.
+        let started = Running::of(root.path()).machine_started;
+        for (later, has_crashed) in [(200, true), (400, false)] {
+            let again = Running {
+                machine_started: started.saturating_add(Duration::from_secs(later)),
+                ..process(6)
+            };
+            assert_eq!(again.has_crashed(), has_crashed, "{later}");
+        }
         // What nobody has written says nothing.
         for bytes in ["", " ", " 7", "x"] {
             std::fs::write(root.path().join(NAME), bytes).unwrap();
             assert!(!process(7).has_crashed(), "{bytes}");
         }
+    }
+    #[test]
+    fn what_a_full_disk_kept_from_being_noted_is_noted_later() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(NAME);
+        // Nothing can be renamed to it.
+        std::fs::create_dir(&path).unwrap();
+        let full = Running::of(root.path());
+        full.begins();
+        full.catches_up();
+        std::fs::remove_dir(&path).unwrap();
+        assert!(!full.has_crashed());
+        full.catches_up();
+        assert!(full.has_crashed());
+        full.ends();
+        full.catches_up();
+        assert!(!full.has_crashed());
     }
 }
