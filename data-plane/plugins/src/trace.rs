@@ -266,8 +266,14 @@ impl Carrier {
                 }
                 InjectFormat::Format(format) => *format,
             };
-            format::inject(format, headers, &trace, state.as_ref());
-            let (name, id) = format::shown_id(format, &trace);
+            let is_begun_here = found.as_ref().is_none_or(|found| found.trace.is_none());
+            let told = if is_begun_here && format == TraceFormat::Ot {
+                trace.with_short_id()
+            } else {
+                trace
+            };
+            format::inject(format, headers, &told, state.as_ref());
+            let (name, id) = format::shown_id(format, &told);
             if let Value::Object(ids) = ids {
                 ids.insert(name.to_owned(), id.into());
             }
@@ -341,8 +347,8 @@ impl Trace {
     fn of(found: Option<&Extracted>, sampling: Sampling, long_ids: bool, host: &impl Host) -> Self {
         let mut id = [0; 16];
         host.random(&mut id);
-        if !long_ids && let Some(first) = id.first_chunk_mut::<8>() {
-            *first = [0; 8];
+        if !long_ids {
+            id = shortened(id);
         }
         let span = || {
             let mut id = [0; 8];
@@ -361,6 +367,14 @@ impl Trace {
         }
     }
 
+    /// The same with an id of 8 bytes, as `OpenTracing` has it where nobody has begun the trace before (Kong 3.9, propagation).
+    fn with_short_id(self) -> Self {
+        Self {
+            id: shortened(self.id),
+            ..self
+        }
+    }
+
     /// The id in hexadecimal digits; only half of it if the other half is zero.
     pub(crate) fn short_id(&self) -> String {
         let text = hexadecimal(&self.id);
@@ -369,6 +383,14 @@ impl Trace {
             None => text,
         }
     }
+}
+
+/// An id of 8 bytes, made of one of 16.
+fn shortened(mut id: [u8; 16]) -> [u8; 16] {
+    if let Some(first) = id.first_chunk_mut::<8>() {
+        *first = [0; 8];
+    }
+    id
 }
 
 /// The response header that tells of traces, as the configurations of their plugins name it.

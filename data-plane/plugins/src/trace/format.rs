@@ -72,12 +72,9 @@ pub(super) fn inject(
                 (false, false) => "0",
             };
             put(B3, format!("{}-{span}-{flag}-{parent}", trace.short_id()));
-            // What the caller said beside it may be another thing.
-            headers.remove(B3_SAMPLED);
-            headers.remove(B3_FLAGS);
         }
         TraceFormat::Jaeger => {
-            let id = hexadecimal(&trace.id);
+            let id = trace.short_id();
             put(JAEGER, format!("{id}:{span}:{parent}:{flag:02x}"));
         }
         TraceFormat::Ot => {
@@ -115,7 +112,7 @@ pub(super) fn shown_id(format: TraceFormat, trace: &Trace) -> (&'static str, Str
     match format {
         TraceFormat::W3c => ("w3c", hexadecimal(&trace.id)),
         TraceFormat::B3 | TraceFormat::B3Single => ("b3", trace.short_id()),
-        TraceFormat::Jaeger => ("jaeger", hexadecimal(&trace.id)),
+        TraceFormat::Jaeger => ("jaeger", trace.short_id()),
         TraceFormat::Ot => ("ot", trace.short_id()),
         TraceFormat::Aws => ("aws", hexadecimal(&trace.id)),
         TraceFormat::Datadog => ("datadog", low_half(trace).to_string()),
@@ -136,16 +133,20 @@ mod tests {
     use super::extract::{bytes, extract};
     use super::*;
 
-    #[test]
-    fn each_format_is_read_as_it_is_told() {
-        let mut trace = Trace {
+    fn trace() -> Trace {
+        Trace {
             id: bytes(ID).unwrap(),
             caller: None,
             server: [1; 8],
             client: bytes(SPAN).unwrap(),
             sampled: true,
             debug: false,
-        };
+        }
+    }
+
+    #[test]
+    fn each_format_is_read_as_it_is_told() {
+        let mut trace = trace();
         for format in [
             TraceFormat::W3c,
             TraceFormat::B3,
@@ -191,18 +192,29 @@ mod tests {
             let read = extract(format, &told).unwrap();
             assert!(read.debug && read.sampled == Some(true));
             let trace = Trace {
-                id: [1; 16],
-                caller: None,
-                server: [1; 8],
-                client: [2; 8],
-                sampled: true,
                 debug: read.debug,
+                ..trace()
             };
             inject(format, &mut told, &trace, None);
             let value = told[expected.0].to_str().unwrap();
             assert!(value.contains(expected.1), "{value}");
             assert!(!told.contains_key("x-b3-sampled"));
         }
+    }
+
+    #[test]
+    fn b3_in_one_field_leaves_the_others_alone() {
+        let asked = [
+            ("x-b3-traceid", ID),
+            ("x-b3-sampled", "1"),
+            ("x-b3-flags", "1"),
+        ];
+        let mut told = headers(&asked);
+        inject(TraceFormat::B3Single, &mut told, &trace(), None);
+        for (name, value) in asked {
+            assert_eq!(told[name], value);
+        }
+        assert!(told.contains_key("b3"));
     }
 
     #[test]
