@@ -114,6 +114,17 @@ impl Balancers {
         }
     }
 
+    /// How many addresses are not healthy.
+    pub(crate) fn unhealthy(&self) -> usize {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let ill = all.values().map(|balancer| {
+            let table = balancer.table();
+            let entries = table.entries.iter();
+            entries.filter(|entry| !entry.peer.is_healthy()).count()
+        });
+        ill.sum()
+    }
+
     /// The balancers for `upstreams`, in their order. One whose upstream has not changed stays; one whose
     /// has keeps what it knows of its addresses.
     pub(crate) fn attach(&self, upstreams: &[Arc<CompiledUpstream>]) -> Vec<Arc<Balancer>> {

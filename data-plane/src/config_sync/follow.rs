@@ -127,7 +127,8 @@ pub(super) async fn follow(
                 Err(status) => Err(Ended::Broken(status)),
             },
             () = tokio::time::sleep_until(reporting.due()) => {
-                reporting.report(Instant::now(), following.status, random());
+                let every = (following.status, gateway.balancers.unhealthy());
+                reporting.report(Instant::now(), every, random());
                 following.report(*phase.borrow())
             }
             turn = gateway.balancers.turned() => {
@@ -413,7 +414,6 @@ impl Following<'_> {
         let balancers = live
             .as_ref()
             .map_or(&[][..], |live| live.balancers(&self.gateway.balancers));
-        let quarantined = self.applier.quarantined();
         let status = NodeStatus {
             running: Some((&self.applier.running()).into()),
             wall_clock_ms: UnixTime::now().as_millis(),
@@ -432,7 +432,7 @@ impl Following<'_> {
             unfit: self.unfit(),
             target_addresses: report::addresses(balancers),
             quarantine: Some(Quarantine {
-                positions: quarantined.iter().map(Into::into).collect(),
+                positions: self.applier.quarantined().iter().map(Into::into).collect(),
             }),
         };
         self.figures = figures;

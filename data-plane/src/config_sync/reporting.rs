@@ -8,12 +8,21 @@ use tokio::time::Instant;
 use super::backoff::spread;
 use crate::balancer::{Changed, Turn};
 
-/// What has changed of targets is told within this time, with what changes at the same time.
+/// What has changed of targets is told within this time, with what has changed since the report before.
 const NEWS: Duration = Duration::from_secs(1);
 
-/// Reports that come soon after changes, at most, beside one each time that one is due anyway: so that thousands of nodes which
-/// all see everything change do not drown their control planes.
-const SOON: u32 = 20;
+/// How long what changes at the same time is waited for where nothing has been told of late: an operator who has just added a
+/// target looks what has become of it.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// All nodes see what an operator does at one time: they tell of it within this one, and not as one.
+const SPREAD: Duration = Duration::from_millis(250);
+
+/// So many reports in a row come soon after changes, beside those that are due anyway, and then one each [`ONE_MORE`]: thousands of
+/// nodes which all see everything change do not drown their control planes.
+const SOON: u32 = 60;
+const ONE_MORE: Duration = Duration::from_secs(2);
+/// A report that names so many unhealthy addresses is as dear as two.
+const LONG: usize = 1_000;
 
 /// When the next report is due.
 #[derive(Debug)]
@@ -23,13 +32,12 @@ pub(super) struct Reporting {
     regular: Instant,
     /// When the last was.
     last: Instant,
-    every: Duration,
     /// What has been told of late.
     told: HashMap<Changed, Told>,
     /// What has been found to have changed since the last.
     found: HashSet<Changed>,
-    /// How many may come soon.
-    soon: u32,
+    /// When [`SOON`] may come in a row again.
+    rested: Instant,
 }
 
 /// A change that was told.
@@ -48,10 +56,9 @@ impl Reporting {
             due: now,
             regular: now,
             last: now,
-            every: NEWS,
             told: HashMap::new(),
             found: HashSet::new(),
-            soon: SOON,
+            rested: now,
         }
     }
 
@@ -59,14 +66,19 @@ impl Reporting {
         self.due
     }
 
-    /// A report is made, the next of which comes after `every`, or 20 % less or more: so that a fleet does not report as one.
-    pub(super) fn report(&mut self, now: Instant, every: Duration, random: u64) {
-        if now < self.regular {
-            // What an operator says comes rarely, and costs none.
-            let found = u32::from(!self.found.is_empty());
-            self.soon = self.soon.saturating_sub(found);
-        } else if self.found.iter().all(|found| self.told.contains_key(found)) {
-            self.soon = SOON.min(self.soon + 1);
+    /// A report is made, which names so many `unhealthy` addresses. The next comes after `every`, or 20 % less or more: so that a fleet
+    /// does not report as one.
+    pub(super) fn report(
+        &mut self,
+        now: Instant,
+        (every, unhealthy): (Duration, usize),
+        random: u64,
+    ) {
+        // What an operator says comes rarely, and costs nothing.
+        if now < self.regular && !self.found.is_empty() {
+            let times = u32::try_from(1 + unhealthy / LONG).unwrap_or(u32::MAX);
+            let one_more = ONE_MORE.saturating_mul(times).min(every);
+            self.rested = self.rested.max(now) + one_more;
         }
         for found in self.found.drain() {
             let pause = self.told.get(&found).map_or(NEWS, |told| told.pause);
@@ -76,14 +88,15 @@ impl Reporting {
         // What has not changed since the report before is news again.
         self.told
             .retain(|_, told| now.duration_since(told.at) < every);
-        (self.last, self.every) = (now, every);
+        self.last = now;
         self.regular = now + every * 4 / 5 + spread(every * 2 / 5, random);
         self.due = self.regular;
     }
 
     /// Something has changed of targets: found, or said by an operator, who waits to see it.
     pub(super) fn change(&mut self, now: Instant, turn: Turn, random: u64) {
-        let soon = now + NEWS / 2 + spread(NEWS / 2, random);
+        let at_once = now + AT_ONCE + spread(SPREAD, random);
+        let soon = at_once.max(self.last + NEWS / 2 + spread(NEWS / 2, random));
         let earliest = match turn {
             Turn::Said => soon,
             Turn::Found(found) => {
@@ -93,10 +106,9 @@ impl Reporting {
                 });
                 let earliest = known.min().unwrap_or(now);
                 self.found.extend(found);
-                if self.soon > 0 {
-                    earliest
-                } else {
-                    earliest.max(self.last + self.every)
+                match self.rested.checked_sub(ONE_MORE * (SOON - 1)) {
+                    Some(rested) => earliest.max(rested),
+                    None => earliest,
                 }
             }
         };
@@ -117,6 +129,11 @@ mod tests {
     /// Reports of five minutes, in milliseconds since the start, where something is found each `interval`, of what `changes` says by
     /// the number of the change.
     fn reports(interval: Duration, changes: impl Fn(u64) -> u64) -> Vec<u128> {
+        reports_of(0, interval, changes)
+    }
+
+    /// The same while so many addresses are unhealthy.
+    fn reports_of(ill: usize, interval: Duration, changes: impl Fn(u64) -> u64) -> Vec<u128> {
         let start = Instant::now();
         let mut reporting = Reporting::begin(start);
         let mut made = Vec::new();
@@ -131,7 +148,8 @@ mod tests {
                 reporting.change(now, found([changes(number)]), 0);
                 number += 1;
             } else {
-                reporting.report(now, EVERY, u64::try_from(EVERY.as_nanos()).unwrap() / 5);
+                let random = u64::try_from(EVERY.as_nanos()).unwrap() / 5;
+                reporting.report(now, (EVERY, ill), random);
                 made.push((now - start).as_millis());
             }
         }
@@ -142,13 +160,13 @@ mod tests {
         // Each is told soon, and comes rarely.
         let rare = reports(Duration::from_secs(95), |_| 1);
         assert!(
-            rare.contains(&95_500) && rare.contains(&190_500),
+            rare.contains(&95_050) && rare.contains(&190_050),
             "{rare:?}"
         );
         assert_eq!(rare.len(), 32, "{rare:?}");
         // The first of many, too; then there are no more than without.
         let flapping = reports(Duration::from_millis(700), |_| 1);
-        assert_eq!(flapping[..4], [0, 1_200, 3_200, 7_200], "{flapping:?}");
+        assert_eq!(flapping[..4], [0, 750, 2_750, 6_750], "{flapping:?}");
         assert!(flapping.len() <= 34, "{flapping:?}");
     }
 
@@ -160,16 +178,17 @@ mod tests {
         });
         assert_eq!(
             others[..6],
-            [0, 2_500, 4_500, 6_500, 8_500, 10_500],
+            [0, 2_050, 4_050, 6_050, 8_050, 10_050],
             "{others:?}"
         );
+        assert!(others.len() > 2 * usize::try_from(SOON).unwrap());
         let start = Instant::now();
         let mut reporting = Reporting::begin(start);
         let mut now = start;
         for _ in 0..100 {
             reporting.change(now, found([1]), 0);
             now = reporting.due();
-            reporting.report(now, EVERY, 0);
+            reporting.report(now, (EVERY, 0), 0);
         }
         reporting.change(now, found([1]), 0);
         assert!(reporting.due() > now + 2 * NEWS);
@@ -180,7 +199,17 @@ mod tests {
     #[test]
     fn where_everything_changes_no_more_is_told_than_a_control_plane_bears() {
         let all = reports(Duration::from_millis(700), |number| number);
-        assert!(all.len() <= 34 + usize::try_from(SOON).unwrap(), "{all:?}");
+        let minutes = |from: u128, to: u128| {
+            let within = (from * 60_000)..(to * 60_000);
+            all.iter().filter(|at| within.contains(at)).count()
+        };
+        // Of those that are due anyway there are six a minute.
+        assert!((60..=95).contains(&minutes(0, 1)), "{all:?}");
+        assert!(minutes(2, 5) <= 3 * (30 + 6), "{all:?}");
+        // The next is not long in coming all the same.
+        assert!(all.is_sorted_by(|one, next| next - one <= 3_000), "{all:?}");
+        let long = reports_of(10_000, Duration::from_millis(700), |number| number);
+        assert!(long.len() <= 2 * 34, "{long:?}");
     }
 
     #[test]
@@ -190,7 +219,7 @@ mod tests {
         for second in 0..20 {
             let now = start + Duration::from_secs(second);
             reporting.change(now, found([1]), 0);
-            reporting.report(now, EVERY, 0);
+            reporting.report(now, (EVERY, 0), 0);
         }
         let now = start + Duration::from_secs(20);
         reporting.change(now, found([1]), 0);
@@ -199,10 +228,10 @@ mod tests {
         assert!(reporting.due() < now + NEWS);
         // Nor does it take anything away from what is found.
         let mut reporting = Reporting::begin(start);
-        reporting.report(start, EVERY, 0);
+        reporting.report(start, (EVERY, 0), 0);
         for _ in 0..2 * SOON {
             reporting.change(start, Turn::Said, 0);
-            reporting.report(start, EVERY, 0);
+            reporting.report(start, (EVERY, 0), 0);
         }
         reporting.change(start, found([2]), 0);
         assert!(reporting.due() < start + NEWS);
