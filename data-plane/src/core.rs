@@ -18,6 +18,7 @@ use shared::clock::{UnixTime, monotonic};
 use shared::network::Network;
 use shared::told::Told;
 use tokio::sync::{Notify, mpsc, watch};
+use uuid::Uuid;
 
 use crate::access_log::AccessLog;
 use crate::ask::Questions;
@@ -178,7 +179,7 @@ impl Core {
         ));
         tokio::task::spawn_local(Rc::clone(&timers).drive());
         tokio::task::spawn_local(Rc::clone(&pools).sweep());
-        let (salt, start) = uuid::Uuid::new_v4().as_u64_pair();
+        let (salt, start) = Uuid::new_v4().as_u64_pair();
         let requests = Rc::new(Share::of(Arc::clone(&node.requests)));
         let held = memory::room_of_core(Arc::clone(&node.held), node.workers);
         Rc::new(Self {
@@ -219,9 +220,10 @@ impl Core {
         Some(fresh)
     }
 
-    /// What memory is held for a client at `address`: none so far.
-    pub(crate) fn hold(&self, address: IpAddr) -> memory::Held {
-        memory::Held::of(Rc::clone(&self.held), self.node.counted(address))
+    /// What memory is held for a client at `address`, and for the `service` that it wants, if one is known: none so far.
+    pub(crate) fn hold(&self, address: IpAddr, service: Option<Uuid>) -> memory::Held {
+        let client = self.node.counted(address);
+        memory::Held::of(Rc::clone(&self.held), client, service)
     }
 
     /// Waits no longer for what is under way.

@@ -15,6 +15,7 @@ use plugins::bundled::proxy_cache::store::Store;
 use shared::clock::monotonic;
 use shared::machine::resident_bytes;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::core::{Core, Node};
 use crate::http2::UNFINISHED;
@@ -72,15 +73,15 @@ pub(crate) fn room_of_core(stock: Arc<Stock>, cores: usize) -> Rc<Fair> {
     Rc::new(Fair::in_pieces(stock, cores, UNFINISHED / PAGE))
 }
 
-/// Memory that is held for a client: by a head that has not ended, by a body that may still be needed here, by an answer that is
+/// Memory that is held for a client, perhaps by a service: by a head that has not ended, by a body that may still be needed here, by an answer that is
 /// read whole before any of it goes to the client.
 #[derive(Debug)]
 pub(crate) struct Held(Part);
 
 impl Held {
-    /// Nothing so far, of the `room` of a core, for `client` if it is counted.
-    pub(crate) const fn of(room: Rc<Fair>, client: Option<IpAddr>) -> Self {
-        Self(Part::of(room, client))
+    /// Nothing so far, of the `room` of a core, for `client` and `service` as far as they are counted.
+    pub(crate) const fn of(room: Rc<Fair>, client: Option<IpAddr>, service: Option<Uuid>) -> Self {
+        Self(Part::of(room, client, service))
     }
 
     /// Whether it takes up nothing.
@@ -108,6 +109,36 @@ impl Held {
     pub(crate) fn grows_in_plenty(&mut self, bytes: usize) -> bool {
         let more = self.lacks(bytes);
         more == 0 || (self.0.leaves_plenty(more) && self.0.take(more))
+    }
+
+    /// Adds `more` to what was `read`, which is to be no longer than `most`, and takes up as much, if there is room for that, or
+    /// `plenty`. It grows by as much as there is, so that little is copied often, and by less where there is no room for so much.
+    pub(crate) fn adds(
+        &mut self,
+        read: &mut Vec<u8>,
+        more: &[u8],
+        most: usize,
+        plenty: bool,
+    ) -> bool {
+        let (before, needed) = (read.len(), read.len().saturating_add(more.len()));
+        let mut has_room = true;
+        if needed > read.capacity() {
+            let least = needed.next_multiple_of(PAGE);
+            let roomy = [before.saturating_mul(2), before / 8 * 9, least];
+            let mut roomy = roomy.into_iter().map(|size| size.min(most).max(needed));
+            let room = roomy.find(|size| {
+                if plenty {
+                    self.grows_in_plenty(*size)
+                } else {
+                    self.grows(*size)
+                }
+            });
+            has_room = room.is_some();
+            read.reserve_exact(room.unwrap_or(needed) - before);
+        }
+        // They are here already.
+        read.extend_from_slice(more);
+        has_room
     }
 
     fn lacks(&self, bytes: usize) -> usize {
@@ -355,7 +386,7 @@ mod tests {
     #[test]
     fn what_has_not_begun_has_its_part_of_the_memory() {
         let room = &rooms(usize::MAX, Some(400 * 4096), 1)[0];
-        let [mut one, mut other] = [(); 2].map(|()| Held::of(Rc::clone(room), None));
+        let [mut one, mut other] = [(); 2].map(|()| Held::of(Rc::clone(room), None, None));
         assert!(one.is_none() && one.grows(60 * PAGE) && other.grows(40 * PAGE));
         assert!(!one.grows(60 * PAGE + 1) && one.grows(50 * PAGE) && !one.is_none());
         other.lets_go();
@@ -370,7 +401,7 @@ mod tests {
     fn what_can_go_on_without_room_leaves_half_of_it() {
         let room = &rooms(100 * PAGE, None, 1)[0];
         let client = Some(IpAddr::from([192, 0, 2, 1]));
-        let [mut needed, mut other] = [(); 2].map(|()| Held::of(Rc::clone(room), client));
+        let [mut needed, mut other] = [(); 2].map(|()| Held::of(Rc::clone(room), client, None));
         assert!(other.grows_in_plenty(40 * PAGE) && !other.grows_in_plenty(60 * PAGE));
         assert!(other.grows_in_plenty(20 * PAGE), "it has as much");
         assert!(needed.grows(30 * PAGE) && !needed.grows(60 * PAGE));
@@ -381,18 +412,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_takes_up_no_more_than_there_is_room_for() {
+        // Of the last 25 of 100 pages one client has 12.
+        for (pages, most, fits, expected) in [
+            (10, 100, true, 16),
+            (60, 62, true, 62),
+            (70, 100, true, 72),
+            (75, 100, true, 81),
+            (90, 100, false, 84),
+        ] {
+            let room = &rooms(100 * PAGE, None, 1)[0];
+            let client = Some(IpAddr::from([192, 0, 2, 1]));
+            let (mut held, mut read) = (Held::of(Rc::clone(room), client, None), Vec::new());
+            let added = (0..pages).all(|_| held.adds(&mut read, &[0; PAGE], most * PAGE, false));
+            assert_eq!(added, fits, "{pages}");
+            assert_eq!(held.bytes() / PAGE, expected, "{pages}");
+        }
+    }
+
+    #[test]
     fn a_core_of_many_has_room_for_a_large_body_where_others_hold_little() {
         let of_many = rooms(usize::MAX, Some(256 << 20), 64);
         let mut small: Vec<Held> = of_many
             .iter()
             .cloned()
-            .map(|room| Held::of(room, None))
+            .map(|room| Held::of(room, None, None))
             .collect();
         assert!(small.iter_mut().all(|held| held.grows(8 * 1024)));
-        let [mut one, mut other] = [0, 1].map(|core| Held::of(Rc::clone(&of_many[core]), None));
+        let [mut one, mut other] =
+            [0, 1].map(|core| Held::of(Rc::clone(&of_many[core]), None, None));
         assert!(one.grows(32 << 20) && !other.grows(32 << 20));
         let unlimited = rooms(usize::MAX, None, 1);
-        let mut unlimited = Held::of(Rc::clone(&unlimited[0]), None);
+        let mut unlimited = Held::of(Rc::clone(&unlimited[0]), None, None);
         assert!(unlimited.grows(1 << 30));
     }
 

@@ -228,7 +228,11 @@ async fn answer(
         captures: snapshot
             .router
             .captures(found, normal_path, readable.as_deref()),
-        body: Body::new(body, Rc::clone(&core), client.address),
+        body: Body::new(
+            body,
+            Rc::clone(&core),
+            (client.address, route.account.service),
+        ),
         path,
         client,
         trusted,

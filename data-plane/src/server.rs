@@ -90,7 +90,7 @@ pub(crate) async fn serve(
     let limits = core.node.limits;
     let is_http2 = stream.agreed().map(|protocol| protocol == b"h2");
     let metrics = Arc::clone(&core.metrics);
-    let held = core.hold(peer.client());
+    let held = core.hold(peer.client(), None);
     let client = Client::new((stream, early), core.timers.timer(), limits, metrics, held);
     let client = Rc::new(RefCell::new(client));
     let mut stopping = Stopping::new(&orders);

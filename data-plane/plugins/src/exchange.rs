@@ -424,6 +424,16 @@ pub trait BodySource {
         limit: usize,
         parsing: Parsing,
     ) -> LocalBoxFuture<'_, Result<Bytes, BodyError>>;
+
+    /// Makes room for what becomes of `bytes`, which a filter has made of a body that it has read, as they are parsed. It does
+    /// nothing where memory is not counted.
+    ///
+    /// # Errors
+    ///
+    /// There is no room: the request is answered for that.
+    fn make_room(&mut self, _bytes: &[u8], _parsing: Parsing) -> Result<(), BodyError> {
+        Ok(())
+    }
 }
 
 /// What a filter parses a body as, which takes up memory beside its bytes.
@@ -435,8 +445,6 @@ pub enum Parsing {
     Form,
     /// Values of JSON, alone or in frames.
     Json,
-    /// The same, of which nothing can be told before it is decoded.
-    JsonInBase64,
     /// The parts of `multipart/form-data`.
     Multipart,
 }

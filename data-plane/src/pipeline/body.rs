@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use http::HeaderMap;
 use plugins::exchange::{BodyError, BodySource, Parsing};
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
 use crate::body::{RequestBody, RequestBodyError};
 use crate::core::Core;
@@ -19,6 +20,7 @@ use crate::memory::Held;
 pub(super) struct Body {
     core: Rc<Core>,
     client: IpAddr,
+    service: Option<Uuid>,
     rest: RequestBody,
     /// What a filter has read, and whether that is all.
     read: Option<(Bytes, bool)>,
@@ -32,11 +34,16 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// The body `rest` of a request of `client` on `core`.
-    pub(super) const fn new(rest: RequestBody, core: Rc<Core>, client: IpAddr) -> Self {
+    /// The body `rest` of a request of `client` for `service` on `core`.
+    pub(super) const fn new(
+        rest: RequestBody,
+        core: Rc<Core>,
+        (client, service): (IpAddr, Option<Uuid>),
+    ) -> Self {
         Self {
             core,
             client,
+            service,
             rest,
             read: None,
             trailers: None,
@@ -129,20 +136,14 @@ impl Body {
         }
         let before = self.read.take().map(|(bytes, _)| bytes).unwrap_or_default();
         let known = before.len();
-        let mut read = BytesMut::from(before);
+        let mut read = Vec::from(before);
         let mut end = Err(BodyError::TooLarge(limit));
         let limits = self.core.node.limits;
-        let held = self.held.get_or_insert_with(|| self.core.hold(self.client));
+        let held = self
+            .held
+            .get_or_insert_with(|| self.core.hold(self.client, self.service));
         let begun = Instant::now();
         while read.len() <= limit {
-            let bytes = read.capacity();
-            if is_held && !held.grows_in_plenty(bytes) {
-                break;
-            }
-            if !is_held && !held.grows(bytes) {
-                self.fault = Some(lack(held, bytes));
-                break;
-            }
             let in_all = begun + limits.for_body(read.len() - known);
             let stalled = Instant::now() + limits.body;
             // Who dawdles, and does not stand still, may have a server wait that needs not have it whole.
@@ -171,7 +172,12 @@ impl Body {
                     break;
                 }
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => read.extend_from_slice(&data),
+                    Ok(data) if held.adds(&mut read, &data, limit, is_held) => {}
+                    Ok(_) if is_held => break,
+                    Ok(_) => {
+                        self.fault = Some(lack(held, read.len()));
+                        break;
+                    }
                     Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
                 },
                 Some(Err(error)) => {
@@ -185,26 +191,13 @@ impl Body {
         if self.fault.is_some() {
             // Nobody has seen anything of it: it ends here.
             self.held = None;
-            read = BytesMut::new();
+            read = Vec::new();
             end = Err(BodyError::Broken);
         }
         self.size = read.capacity();
-        let bytes = read.freeze();
+        let bytes = Bytes::from(read);
         self.read = Some((bytes.clone(), end.is_ok()));
         end.map(|()| bytes)
-    }
-
-    /// Makes room for what `bytes` of it become as they are parsed.
-    fn make_room(&mut self, bytes: &[u8], parsing: Parsing) -> Result<(), BodyError> {
-        let needed = self.size + needed(bytes, parsing);
-        let held = self.held.get_or_insert_with(|| self.core.hold(self.client));
-        if held.grows(needed) {
-            return Ok(());
-        }
-        self.fault = Some(lack(held, needed));
-        self.held = None;
-        self.read = Some((Bytes::new(), false));
-        Err(BodyError::Broken)
     }
 }
 
@@ -231,8 +224,6 @@ pub(super) fn needed(bytes: &[u8], parsing: Parsing) -> usize {
         Parsing::Multipart => length,
         Parsing::Form => length + count(b'&') * VALUE,
         Parsing::Json => length + json(bytes),
-        // A third less once it is decoded, and a value in every other byte of that.
-        Parsing::JsonInBase64 => length / 4 * 3 / 2 * VALUE,
     }
 }
 
@@ -279,6 +270,20 @@ impl BodySource for Body {
             Ok(bytes)
         };
         reading.boxed_local()
+    }
+
+    fn make_room(&mut self, bytes: &[u8], parsing: Parsing) -> Result<(), BodyError> {
+        let needed = self.size + needed(bytes, parsing);
+        let held = self
+            .held
+            .get_or_insert_with(|| self.core.hold(self.client, self.service));
+        if held.grows(needed) {
+            return Ok(());
+        }
+        self.fault = Some(lack(held, needed));
+        self.held = None;
+        self.read = Some((Bytes::new(), false));
+        Err(BodyError::Broken)
     }
 }
 
@@ -333,7 +338,7 @@ pub(super) mod tests {
     /// The body of a client that has sent `text` and then the `rest`.
     fn body(text: &str, rest: RequestBody, core: &Rc<Core>) -> Body {
         let sent = RequestBody::Read(Bytes::copy_from_slice(text.as_bytes()), Box::new(rest));
-        Body::new(sent, Rc::clone(core), IpAddr::from([192, 0, 2, 1]))
+        Body::new(sent, Rc::clone(core), (IpAddr::from([192, 0, 2, 1]), None))
     }
 
     /// What goes upstream.
@@ -424,7 +429,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_parsed_takes_what_its_values_do() {
-        use Parsing::{Form, Json, JsonInBase64, Multipart, Nothing};
+        use Parsing::{Form, Json, Multipart, Nothing};
         for (body, parsing, expected) in [
             ("a=b&c&&d=[,{", Nothing, 0),
             ("a=b&c&&d=[,{", Multipart, 12),
@@ -439,7 +444,6 @@ pub(super) mod tests {
             ),
             ("{\"a,[{\":\"b\\\",[\"}", Json, 16 + OBJECT),
             ("[\"a\\\\\",1,\"b", Json, 11 + 3 * VALUE),
-            ("WzAsMCww", JsonInBase64, 3 * VALUE),
         ] {
             assert_eq!(needed(body.as_bytes(), parsing), expected, "{body}");
         }

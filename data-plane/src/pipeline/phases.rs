@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Response, header};
 use plugins::environment::{Consumers, Membership};
 use plugins::exchange::{BodyWish, Exchange, Parsing, Reply, Source, WholeBody};
@@ -158,7 +158,8 @@ pub(super) async fn respond(returned: &mut Returned<ResponseBody>, record: &mut 
     let known = body.size().exact().is_some() || headers.contains_key(header::CONTENT_LENGTH);
     if !wishes.is_empty() && !tunnel {
         let keeps_length = keeps_length(&seen.method, status, &wishes);
-        let held = record.core.hold(record.client);
+        let service = route.and_then(|route| route.account.service);
+        let held = record.core.hold(record.client, service);
         match read(body, &wishes, held, &record.core).await {
             Ok(Whole::All(mut bytes, mut held)) => {
                 let (mut failed, size) = (None, held.bytes());
@@ -286,25 +287,22 @@ async fn read<F>(
             Ok(Whole::Begun(body))
         };
     }
-    let mut read = BytesMut::new();
+    let mut read = Vec::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
-        read.extend_from_slice(&frame?.into_data().unwrap_or_default());
-        let (bytes, is_too_long) = (read.capacity(), read.len() > limit);
-        let has_room = if is_needed {
-            // The server has done its work for it.
-            held.grows(bytes)
-        } else {
-            !core.node.memory.is_critical() && held.grows_in_plenty(bytes)
-        };
+        let data = frame?.into_data().unwrap_or_default();
+        // The server has done its work for one that is needed.
+        let has_room = held.adds(&mut read, &data, limit, !is_needed)
+            && (is_needed || !core.node.memory.is_critical());
+        let is_too_long = read.len() > limit;
         if is_needed && (is_too_long || !has_room) {
-            return Err(why(&held, bytes, is_too_long));
+            return Err(why(&held, read.len(), is_too_long));
         }
         if is_too_long || !has_room {
-            let begun = ResponseBody::begun(read.freeze(), body, held);
+            let begun = ResponseBody::begun(read.into(), body, held);
             return Ok(Whole::Begun(begun));
         }
     }
-    Ok(Whole::All(read.freeze(), held))
+    Ok(Whole::All(read.into(), held))
 }
 
 /// Why a body that takes up `bytes` is not to be had.
@@ -329,7 +327,7 @@ mod tests {
     async fn read_of(length: usize, wish: BodyWish, core: &Core) -> Result<Whole, GatewayError> {
         let rest = Box::new(ResponseBody::Empty);
         let body = ResponseBody::Read(vec![b'x'; length].into(), rest);
-        let held = core.hold([192, 0, 2, 1].into());
+        let held = core.hold([192, 0, 2, 1].into(), None);
         read(body, &[((), wish)], held, core).await
     }
 
@@ -346,6 +344,7 @@ mod tests {
             assert_eq!((bytes.len(), held.bytes()), (20 * PAGE, 20 * PAGE));
             let passed = read_of(PAGE, LOOK, core).await;
             assert!(matches!(passed, Ok(Whole::Begun(_))));
+            drop(passed);
             core.node.memory.note(Pressure::None);
             let seen = read_of(PAGE, LOOK, core).await;
             assert!(matches!(seen, Ok(Whole::All(..))));
@@ -369,7 +368,7 @@ mod tests {
     #[test]
     fn what_passes_on_takes_up_memory_until_the_last_of_it_has_gone() {
         on_core(64 * PAGE, async |core| {
-            let mut held = core.hold([192, 0, 2, 1].into());
+            let mut held = core.hold([192, 0, 2, 1].into(), None);
             assert!(held.grows(40 * PAGE));
             let read = vec![b'x'; 40 * PAGE].into();
             let mut body = ResponseBody::begun(read, ResponseBody::Empty, held);

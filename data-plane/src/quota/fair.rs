@@ -1,4 +1,5 @@
-//! A share of which no client can have all: the last quarter of a stock is for those who have little of it.
+//! A share of which nobody can have all: the last quarter of a stock is for those who have little of it. Of clients, and of services
+//! that keep what belongs to many clients.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -7,37 +8,52 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use shared::network::client_of;
+use uuid::Uuid;
 
 use super::{Share, Stock};
 
 /// What one core holds of a stock, and who has what of it that was taken while there was little left.
 #[derive(Debug)]
 pub(crate) struct Fair {
-    /// Who is not counted.
-    others: Rc<Own>,
-    /// Most of what is scarce for one client.
-    most_each: usize,
-    clients: RefCell<HashMap<IpAddr, Rc<Own>>>,
-}
-
-/// Whose places are told from others', and how many they are.
-#[derive(Debug)]
-struct Own {
     share: Rc<Share>,
-    taken: Cell<usize>,
+    /// Who is not counted.
+    others: Rc<Tally>,
+    /// Most of what is scarce for one client, and for one service.
+    most: [usize; 2],
+    scarce: RefCell<HashMap<Holder, Rc<Tally>>>,
 }
 
-impl Own {
-    fn of(share: Rc<Share>) -> Rc<Self> {
-        let taken = Cell::new(0);
-        Rc::new(Self { share, taken })
+/// Who has something.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Holder {
+    Client(IpAddr),
+    Service(Uuid),
+}
+
+/// How much of a share somebody has.
+#[derive(Debug)]
+struct Tally {
+    share: Rc<Share>,
+    count: Cell<usize>,
+}
+
+impl Tally {
+    fn of(share: &Rc<Share>) -> Rc<Self> {
+        let (share, count) = (Rc::clone(share), Cell::default());
+        Rc::new(Self { share, count })
     }
 
-    fn put(&self, count: usize) {
-        self.share.put_all(count);
-        self.taken.set(self.taken.get() - count);
+    fn add(&self, count: usize) {
+        self.count.set(self.count.get() + count);
+    }
+
+    fn subtract(&self, count: usize) {
+        self.count.set(self.count.get() - count);
     }
 }
+
+/// Of whom that is counted: the client and the service; nothing while there is enough.
+type Tallies = [Option<Rc<Tally>>; 2];
 
 impl Fair {
     /// Nothing so far of `stock`, which is for so many `cores`.
@@ -49,127 +65,147 @@ impl Fair {
     /// more than half of a core's part of that.
     pub(crate) fn in_pieces(stock: Arc<Stock>, cores: usize, piece: usize) -> Self {
         let of_core = stock.limit / cores.max(1);
+        // More than one client, who would keep others from its service otherwise.
+        let of_service = (of_core * 3 / 16).max(1);
+        let of_client = (of_core / 16).max(piece.min(of_core / 8)).max(1);
+        let share = Rc::new(Share::of(stock));
         Self {
-            most_each: (of_core / 16).max(piece.min(of_core / 8)).max(1),
-            others: Own::of(Rc::new(Share::of(stock))),
-            clients: RefCell::default(),
+            others: Tally::of(&share),
+            share,
+            most: [of_client, of_service],
+            scarce: RefCell::default(),
         }
     }
 
     /// How many are in use on this core.
     pub(crate) fn used(&self) -> usize {
-        self.others.share.used()
+        self.share.used()
     }
 
     /// Takes one, if there is one; where there is little left, if its `client` has not had enough of that. Of IPv6 a network
     /// of 64 bits is one client.
     pub(crate) fn take(&self, client: impl FnOnce() -> Option<IpAddr>) -> Option<Place> {
-        self.take_all(1, client).map(Place)
+        let [tally, _] = self.take_all(1, || (client(), None))?;
+        Some(Place(tally.unwrap_or_else(|| {
+            self.others.add(1);
+            Rc::clone(&self.others)
+        })))
     }
 
-    /// Takes `count`, or none if there are not so many for `client`; by whom they are put back.
-    fn take_all(&self, count: usize, client: impl FnOnce() -> Option<IpAddr>) -> Option<Rc<Own>> {
-        let share = &self.others.share;
-        let client = if share.is_scarce_for(count) {
-            client().map(client_of)
-        } else {
-            None
-        };
-        let own = match client {
-            Some(client) => self.own(client, count)?,
-            None => Rc::clone(&self.others),
-        };
-        share.take_all(count).then(|| {
-            own.taken.set(own.taken.get() + count);
-            own
+    /// Takes `count`, or none if there are not so many for the client and the service that they are for; of whom they are counted.
+    fn take_all(
+        &self,
+        count: usize,
+        holders: impl FnOnce() -> (Option<IpAddr>, Option<Uuid>),
+    ) -> Option<Tallies> {
+        let mut tallies = Tallies::default();
+        if self.share.is_scarce_for(count) {
+            let (client, service) = holders();
+            let client = client.map(client_of).map(Holder::Client);
+            tallies = self.tallies([client, service.map(Holder::Service)]);
+            let has_enough = |(tally, most): (&Option<Rc<Tally>>, usize)| {
+                let has = tally.as_ref().map(|tally| tally.count.get());
+                has.is_some_and(|has| has.saturating_add(count) > most)
+            };
+            if tallies.iter().zip(self.most).any(has_enough) {
+                return None;
+            }
+        }
+        self.share.take_all(count).then(|| {
+            for tally in tallies.iter().flatten() {
+                tally.add(count);
+            }
+            tallies
         })
     }
 
-    /// What tells the places of `client`, unless it may not have `more` of them.
-    fn own(&self, client: IpAddr, more: usize) -> Option<Rc<Own>> {
-        let mut clients = self.clients.borrow_mut();
-        if !clients.contains_key(&client) {
-            clients.retain(|_, own| own.taken.get() > 0);
+    /// What is counted of `holders`.
+    fn tallies(&self, holders: [Option<Holder>; 2]) -> Tallies {
+        let mut all = self.scarce.borrow_mut();
+        let is_known = |holder: &Holder| all.contains_key(holder);
+        if !holders.iter().flatten().all(is_known) {
+            all.retain(|_, tally| tally.count.get() > 0);
         }
-        let own = clients
-            .entry(client)
-            .or_insert_with(|| Own::of(Rc::clone(&self.others.share)));
-        (own.taken.get().saturating_add(more) <= self.most_each).then(|| Rc::clone(own))
+        let none = || Tally::of(&self.share);
+        holders.map(|holder| Some(Rc::clone(all.entry(holder?).or_insert_with(none))))
     }
 }
 
 /// One of such a share, put back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Rc<Own>);
+pub(crate) struct Place(Rc<Tally>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.put(1);
+        self.0.share.put();
+        self.0.subtract(1);
     }
 }
 
-/// What one client has of such a share, which may become more and less; put back when it is dropped.
+/// What is held of such a share for one client, which may become more and less; put back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Part {
     share: Rc<Fair>,
     client: Option<IpAddr>,
+    service: Option<Uuid>,
     /// What was taken while there was enough, and what of the last quarter.
     plenty: usize,
-    scarce: Option<(Rc<Own>, usize)>,
+    scarce: usize,
+    /// Of whom the latter is counted.
+    tallies: Tallies,
 }
 
 impl Part {
-    /// Nothing so far of `share`, for `client` if it is counted.
-    pub(crate) const fn of(share: Rc<Fair>, client: Option<IpAddr>) -> Self {
+    /// Nothing so far of `share`, for `client` and `service` as far as they are counted.
+    pub(crate) const fn of(share: Rc<Fair>, client: Option<IpAddr>, service: Option<Uuid>) -> Self {
         Self {
             share,
             client,
+            service,
             plenty: 0,
-            scarce: None,
+            scarce: 0,
+            tallies: [None, None],
         }
     }
 
     /// How many it has.
-    pub(crate) fn count(&self) -> usize {
-        self.plenty + self.scarce.as_ref().map_or(0, |(_, count)| *count)
+    pub(crate) const fn count(&self) -> usize {
+        self.plenty + self.scarce
     }
 
     /// Whether anybody can have so many at once, if there is nobody else.
     pub(crate) fn may_have(&self, count: usize) -> bool {
-        count <= self.share.others.share.stock.most_at_once
+        count <= self.share.share.stock.most_at_once
     }
 
     /// Whether there is plenty once it has taken `count`.
     pub(crate) fn leaves_plenty(&self, count: usize) -> bool {
-        self.share.others.share.has_plenty_for(count)
+        self.share.share.has_plenty_for(count)
     }
 
     /// Takes `count`, or none if there are not so many for it.
     pub(crate) fn take(&mut self, count: usize) -> bool {
-        let Some(own) = self.share.take_all(count, || self.client) else {
-            return false;
-        };
-        if Rc::ptr_eq(&own, &self.share.others) {
-            self.plenty += count;
-        } else {
-            let before = self.scarce.take().map_or(0, |(_, before)| before);
-            self.scarce = Some((own, before + count));
+        let taken = self.share.take_all(count, || (self.client, self.service));
+        match taken {
+            Some([None, None]) => self.plenty += count,
+            Some(tallies) => {
+                self.scarce += count;
+                self.tallies = tallies;
+            }
+            None => return false,
         }
         true
     }
 
     /// Puts `count` back, first of what is scarce.
     pub(crate) fn put(&mut self, count: usize) {
-        let scarce = self.scarce.take().map_or(0, |(own, had)| {
-            let less = had.min(count);
-            own.put(less);
-            if had > less {
-                self.scarce = Some((own, had - less));
-            }
-            less
-        });
+        let scarce = self.scarce.min(count);
+        for tally in self.tallies.iter().flatten() {
+            tally.subtract(scarce);
+        }
+        self.scarce -= scarce;
         self.plenty -= count - scarce;
-        self.share.others.put(count - scarce);
+        self.share.share.put_all(count);
     }
 }
 
@@ -200,15 +236,22 @@ mod tests {
         assert!(take(1).is_some());
         drop((first, others));
         assert_eq!(share.used(), 0);
-        assert!(share.own(IpAddr::from([192, 0, 2, 9]), 1).is_some());
-        assert_eq!(share.clients.borrow().len(), 1, "nobody else is remembered");
+        let new = Holder::Client(IpAddr::from([192, 0, 2, 9]));
+        assert!(share.tallies([Some(new), None])[0].is_some());
+        assert_eq!(share.scarce.borrow().len(), 1, "nobody else is remembered");
     }
 
     #[test]
     fn what_each_has_of_the_last_quarter_is_of_use_however_many_cores_there_are() {
         for (limit, cores, each) in [(3_200, 1, 200), (3_200, 4, 80), (3_200, 8, 50), (8, 8, 1)] {
             let share = Rc::new(Fair::in_pieces(Stock::new(limit, cores), cores, 80));
-            let part = |last| Part::of(Rc::clone(&share), Some(IpAddr::from([192, 0, 2, last])));
+            let part = |last| {
+                Part::of(
+                    Rc::clone(&share),
+                    Some(IpAddr::from([192, 0, 2, last])),
+                    None,
+                )
+            };
             let [mut first, mut other] = [1, 2].map(part);
             assert!(first.take(limit * 3 / 4), "{limit} {cores}");
             assert!(!other.take(each + 1) && other.take(each), "{limit} {cores}");
@@ -220,7 +263,7 @@ mod tests {
         let share = Rc::new(Fair::of(Stock::new(640, 2), 2));
         let part = |last: Option<u8>| {
             let client = last.map(|last| IpAddr::from([192, 0, 2, last]));
-            Part::of(Rc::clone(&share), client)
+            Part::of(Rc::clone(&share), client, None)
         };
         let [mut first, mut again, mut other] = [1, 1, 2].map(|last| part(Some(last)));
         assert!(first.may_have(400) && !first.may_have(401));
@@ -241,5 +284,36 @@ mod tests {
         assert!(first.leaves_plenty(100) && !first.leaves_plenty(300));
         drop((first, again));
         assert_eq!(share.used(), 0);
+    }
+
+    #[test]
+    fn a_service_that_keeps_what_belongs_to_many_leaves_the_last_quarter_to_others() {
+        let share = Rc::new(Fair::of(Stock::new(640, 1), 1));
+        let part = |client: Option<u8>, service: u128| {
+            let client = client.map(|last| IpAddr::from([192, 0, 2, last]));
+            Part::of(Rc::clone(&share), client, Some(Uuid::from_u128(service)))
+        };
+        let mut crowd: Vec<Part> = (0..12).map(|last| part(Some(last), 1)).collect();
+        assert!(crowd.iter_mut().all(|one| one.take(40)));
+        // It has three quarters of the last one, whoever its clients are.
+        let mut late = [part(Some(20), 1), part(None, 1), part(Some(21), 1)];
+        let [one, unknown, refused] = &mut late;
+        assert!(one.take(40) && unknown.take(80) && !refused.take(1));
+        let mut other = part(Some(22), 2);
+        assert!(
+            !other.take(41) && other.take(40),
+            "a client has a sixteenth"
+        );
+        one.put(5);
+        assert!(refused.take(5) && !refused.take(1));
+        drop((crowd, late, other));
+        assert_eq!(share.used(), 0);
+        assert!(
+            share
+                .scarce
+                .borrow()
+                .values()
+                .all(|tally| tally.count.get() == 0)
+        );
     }
 }

@@ -353,7 +353,7 @@ impl Watched {
             stream: Counted::to_client(
                 stream,
                 early,
-                core.hold(peer.client()),
+                core.hold(peer.client(), None),
                 (core.timers.timer(), core.node.limits.head),
             ),
             timer: core.timers.timer(),

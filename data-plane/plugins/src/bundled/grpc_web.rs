@@ -144,10 +144,10 @@ impl Filter for GrpcWebFilter {
             forget_compression(&mut exchange.request.headers);
         }
         if dialect.text || dialect.call.is_some() {
+            // What is decoded first is parsed as what comes of that.
             let parsing = match &dialect.call {
-                None => Parsing::Nothing,
-                Some(_) if dialect.text => Parsing::JsonInBase64,
-                Some(_) => Parsing::Json,
+                Some(_) if !dialect.text => Parsing::Json,
+                _ => Parsing::Nothing,
             };
             let mut body = match exchange.body.read(LARGEST, parsing).await {
                 Ok(body) => body,
@@ -160,6 +160,11 @@ impl Filter for GrpcWebFilter {
                 let Some(decoded) = decode(&body) else {
                     return refuse(StatusCode::BAD_REQUEST, "the body is no base64");
                 };
+                if dialect.call.is_some()
+                    && exchange.body.make_room(&decoded, Parsing::Json).is_err()
+                {
+                    return refuse(StatusCode::BAD_REQUEST, "Bad request");
+                }
                 body = decoded;
             }
             if let Some(call) = &dialect.call {

@@ -15,7 +15,7 @@ use crate::timer::Timers;
 /// Nothing of as much as anybody likes.
 fn held() -> Held {
     let stock = memory::held(usize::MAX, None, 1);
-    Held::of(Rc::new(Fair::of(stock, 1)), None)
+    Held::of(Rc::new(Fair::of(stock, 1)), None, None)
 }
 
 const STREAM: &[u8] = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n\
