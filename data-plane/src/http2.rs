@@ -187,6 +187,11 @@ impl Counted {
         Ok(read.len())
     }
 
+    /// Whether the other end has been told which of its streams is the last that is served.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left
+    }
+
     /// Whether there was no room for what the client has begun.
     fn is_crowded(&self) -> bool {
         self.unfinished.as_ref().is_some_and(|one| one.crowded)

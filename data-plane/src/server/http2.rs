@@ -135,7 +135,8 @@ pub(super) async fn serve(
             if is_over && !order.stopping && node.memory.is_critical() {
                 return Poll::Ready(Ok(()));
             }
-            if !std::mem::replace(&mut stopped, true) {
+            // No other stream is the last once it was told (RFC 9113 §6.8), and its connection ends soon.
+            if !std::mem::replace(&mut stopped, true) && !taking.has_left() {
                 connection.as_mut().graceful_shutdown();
             }
             stopping = order.stopping;
@@ -146,7 +147,7 @@ pub(super) async fn serve(
         let served = connection.as_mut().poll(cx);
         match conduct.judge(peer.given_up(), taking.begun(), monotonic) {
             Verdict::Fair => {}
-            Verdict::Fickle if stopped => {}
+            Verdict::Fickle if stopped || taking.has_left() => {}
             Verdict::Fickle => {
                 tracing::debug!("a client gives up too many requests: its connection ends");
                 stopped = true;
@@ -158,7 +159,7 @@ pub(super) async fn serve(
             }
         }
         match patience.look(cx, &taking) {
-            Some(Word::Leave) if !stopped => {
+            Some(Word::Leave) if !stopped && !taking.has_left() => {
                 stopped = true;
                 connection.as_mut().graceful_shutdown();
                 cx.waker().wake_by_ref();
@@ -405,7 +406,12 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+        let this = self.get_mut();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        if this.stream.has_left() {
+            this.taking.leaves();
+        }
+        read
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) struct Taking {
     /// Whether bytes had to wait for the client in this turn, or in the one before: then it need not be up to it which
     /// answers go on, and whether any of them do is seen where bytes are written.
     blocked: [Cell<bool>; 2],
+    /// Whether the client has been told which of its requests is the last that is served.
+    left: Cell<bool>,
 }
 
 /// What is known of an exchange that is under way.
@@ -172,6 +174,16 @@ impl Taking {
             // What it leads to, as an upgrade, is no exchange.
             open.task.get_or_insert(task);
         }
+    }
+
+    /// The client has been told which of its requests is the last that is served.
+    pub(super) fn leaves(&self) {
+        self.left.set(true);
+    }
+
+    /// Whether it has.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.get()
     }
 
     /// How many have begun.

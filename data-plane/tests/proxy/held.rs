@@ -4,7 +4,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use data_plane::limits::Limits;
@@ -359,13 +359,10 @@ fn over_http_2_there_is_room_for_so_many_unfinished_heads() {
     stop(proxy);
 }
 
-#[test]
-fn over_http_2_what_is_under_way_ends_beside_a_head_without_room() {
-    let (port, arrived) = patient_server();
-    let records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
-    let proxy = start_with(&one_worker(), limits(), records);
-    let (mut first, rest) = begun(&proxy);
-    let mut shared = begin(&proxy);
+/// A connection to `proxy` with a request that has `arrived` at its server, and a head behind it for which there is no room; and what
+/// has the server answer.
+fn crowded(proxy: &Proxy, arrived: &Receiver<Sender<()>>) -> (TcpStream, Sender<()>) {
+    let mut shared = begin(proxy);
     let whole = frame(HEADERS, END_STREAM | END_HEADERS, 1, &sound());
     shared.write_all(&whole).unwrap();
     let go = arrived.recv_timeout(PATIENCE).unwrap();
@@ -378,6 +375,16 @@ fn over_http_2_what_is_under_way_ends_beside_a_head_without_room() {
     ];
     shared.write_all(&many.concat()).unwrap();
     assert_eq!(last_served(&mut shared), Some([0, 0, 0, 1]));
+    (shared, go)
+}
+
+#[test]
+fn over_http_2_what_is_under_way_ends_beside_a_head_without_room() {
+    let (port, arrived) = patient_server();
+    let records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    let proxy = start_with(&one_worker(), limits(), records);
+    let (mut first, rest) = begun(&proxy);
+    let (mut shared, go) = crowded(&proxy, &arrived);
     let end = frame(CONTINUATION, END_HEADERS, 3, &[]);
     shared.write_all(&end).unwrap();
     go.send(()).unwrap();
@@ -390,6 +397,30 @@ fn over_http_2_what_is_under_way_ends_beside_a_head_without_room() {
     assert!(is_answered(&mut first, &rest));
     served.join().unwrap();
     stop(proxy);
+}
+
+#[test]
+fn over_http_2_a_node_that_stops_names_no_other_request_the_last() {
+    let (port, arrived) = patient_server();
+    let records = configuration(port, &json!({}), &[json!({"paths": ["/"]})]);
+    let patient = Settings {
+        drain_timeout_ms: 60_000,
+        ..one_worker()
+    };
+    let proxy = start_with(&patient, limits(), records);
+    let (unfinished, _) = begun(&proxy);
+    let (mut shared, go) = crowded(&proxy, &arrived);
+    let address = proxy.addresses().proxy.unwrap();
+    let stopping = std::thread::spawn(move || stop(proxy));
+    eventually("it takes nothing new", || {
+        TcpStream::connect(address).is_err()
+    });
+    go.send(()).unwrap();
+    let mut told = std::iter::from_fn(|| next(&mut shared)).map(|(kind, ..)| kind);
+    let first = told.find(|kind| matches!(*kind, HEADERS | GOAWAY));
+    assert_eq!(first, Some(HEADERS));
+    drop((unfinished, shared));
+    stopping.join().unwrap();
 }
 
 #[test]
