@@ -163,6 +163,13 @@ impl Peer {
         true
     }
 
+    /// What it has been told that lasts at `now`.
+    pub(super) fn told(&self, now: UnixTime) -> Vec<Revocation> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let lasting = told.iter().filter(|known| now.as_secs() < known.expires_at);
+        lasting.copied().collect()
+    }
+
     /// Whether checks have found that it is not healthy.
     pub(super) fn is_found_unhealthy(&self) -> bool {
         !self.is_healthy() && !self.by_hand.load(Ordering::Relaxed)

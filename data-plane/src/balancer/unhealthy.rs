@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use shared::clock::UnixTime;
+use shared::entity::Revocation;
 use uuid::Uuid;
 
 use super::{Balancer, PeerKey};
@@ -20,6 +22,49 @@ pub(crate) struct Unhealthy {
     key: PeerKey,
     /// Whether an operator has said so, and no check has found it.
     by_hand: bool,
+}
+
+/// What operators have said of an address, which has been heeded: to hear it again is no news.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Heeded {
+    upstream: Uuid,
+    #[serde(flatten)]
+    key: PeerKey,
+    marks: Vec<Revocation>,
+}
+
+/// What the addresses of `balancers` have been told that lasts at `now`.
+pub(crate) fn give_heeded(balancers: &[Arc<Balancer>], now: UnixTime) -> Vec<Heeded> {
+    let all = balancers.iter().flat_map(|balancer| {
+        let upstream = balancer.config.id;
+        let table = balancer.table();
+        let told = table.entries.iter().map(|entry| Heeded {
+            upstream,
+            key: entry.peer.key.clone(),
+            marks: entry.peer.told(now),
+        });
+        let told = told.filter(|one| !one.marks.is_empty());
+        told.collect::<Vec<_>>()
+    });
+    all.take(MOST).collect()
+}
+
+/// Has `balancers` know at `now` what their addresses were told in the process before.
+pub(crate) fn take_heeded(balancers: &[Arc<Balancer>], heeded: &[Heeded], now: UnixTime) {
+    let by_upstream = by_upstream(balancers);
+    for one in heeded {
+        if let Some(balancer) = by_upstream.get(&one.upstream) {
+            let peer = balancer.peers.of(one.key.clone());
+            for mark in &one.marks {
+                peer.is_told(mark, now);
+            }
+        }
+    }
+}
+
+fn by_upstream(balancers: &[Arc<Balancer>]) -> HashMap<Uuid, &Arc<Balancer>> {
+    let all = balancers.iter();
+    all.map(|balancer| (balancer.config.id, balancer)).collect()
 }
 
 /// The addresses of `balancers` that are not healthy.
@@ -41,10 +86,7 @@ pub(crate) fn give(balancers: &[Arc<Balancer>]) -> Vec<Unhealthy> {
 /// Has `balancers` know which were `ill` in the process before, also of addresses that names have not led to yet. What a check has
 /// found ends where nothing is checked any more: nobody would take it back.
 pub(crate) fn take(balancers: &[Arc<Balancer>], ill: &[Unhealthy]) {
-    let by_upstream: HashMap<Uuid, &Arc<Balancer>> = balancers
-        .iter()
-        .map(|balancer| (balancer.config.id, balancer))
-        .collect();
+    let by_upstream = by_upstream(balancers);
     for one in ill {
         let balancer = by_upstream.get(&one.upstream);
         let counts = |balancer: &&&Arc<Balancer>| one.by_hand || balancer.config.checked;
@@ -62,7 +104,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::tests::{balancer, record};
-    use super::super::{Balancers, Event, Thresholds, report};
+    use super::super::{Balancers, Event, Thresholds, marks, report};
     use super::*;
     use crate::compile::compile;
     use shared::snapshot::{Revision, Snapshot};
@@ -105,6 +147,40 @@ mod tests {
         take(&[Arc::clone(&unchecked)], &found);
         assert_eq!(ill(&unchecked), [2], "no check would take it back");
         take(&[], &found);
+    }
+
+    #[test]
+    fn what_an_operator_has_said_is_not_heeded_anew() {
+        let now = UnixTime::from_secs(0);
+        let mark = |number: u128, healthy: bool, before: u64| Revocation {
+            id: Revocation::mark(Uuid::from_u128(100 + number), None, healthy),
+            before,
+            expires_at: 60,
+        };
+        let marks = [mark(1, true, 1), mark(2, false, 1)];
+        let before = balancer(&Balancers::default(), passive(), &[1, 1, 1]);
+        let thresholds = Thresholds {
+            tcp_failures: 1,
+            successes: 1,
+            ..Thresholds::default()
+        };
+        marks::heed(&[Arc::clone(&before)], &marks, now);
+        // Checks have found otherwise since.
+        for (place, event) in [(0, Event::TcpFailure), (1, Event::Success)] {
+            let peer = Arc::clone(&before.table().entries[place].peer);
+            before.report(&peer, event, &thresholds);
+        }
+        assert_eq!(ill(&before), [1]);
+        let all = [before];
+        let next = [balancer(&Balancers::default(), passive(), &[1, 1, 1])];
+        take(&next, &give(&all));
+        take_heeded(&next, &give_heeded(&all, now), now);
+        marks::heed(&next, &marks, now);
+        assert_eq!(ill(&next[0]), [1]);
+        // What is said later is.
+        marks::heed(&next, &[mark(3, false, 2), mark(1, true, 2)], now);
+        assert_eq!(ill(&next[0]), [3]);
+        assert_eq!(give_heeded(&all, UnixTime::from_secs(60)), []);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use plugins::registry::succession::KINDS;
+use serde::{Deserialize, Serialize};
 use shared::clock::{UnixTime, monotonic};
 use shared::entity::Revocation;
 use shared::signature::Verifier;
@@ -14,13 +15,14 @@ use shared::snapshot::Snapshot;
 
 use crate::ask::Key;
 use crate::balancer::marks;
-use crate::balancer::unhealthy::{self, Unhealthy};
+use crate::balancer::unhealthy::{self, Heeded, Unhealthy};
 use crate::compile::CompiledSnapshot;
 use crate::config_sync::Holds;
 use crate::core::Node;
 use crate::last_good::{self, Kept, LastGood};
 use crate::listening::inherited::{ASKS, Predecessor};
 use crate::unstored;
+use crate::upstream::resolve::GivenName;
 
 /// What it begins with: name and format.
 const MAGIC: &[u8; 8] = b"WARDHO\0\x01";
@@ -63,6 +65,18 @@ pub(crate) struct Given {
     pub(crate) filters: [Vec<u8>; KINDS],
     /// Which targets are not to be asked.
     pub(crate) unhealthy: Vec<Unhealthy>,
+    /// What else is known of servers.
+    pub(crate) servers: Servers,
+}
+
+/// What is known of servers beside their health. Another version may know less, or more.
+#[derive(Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub(crate) struct Servers {
+    /// What names led to last.
+    names: Vec<GivenName>,
+    /// What operators have said of targets, and each knows.
+    heeded: Vec<Heeded>,
 }
 
 impl std::fmt::Debug for Given {
@@ -77,7 +91,14 @@ impl Given {
         let filters = holds.map(|_| Self::of_filters(node).filters);
         // Once: thereafter its successor finds out by itself.
         let live = holds.and_then(|_| node.live.load().clone());
-        let ill = live.map(|live| unhealthy::give(live.balancers(&node.balancers)));
+        let balancers = live.as_ref().map(|live| live.balancers(&node.balancers));
+        // First: what is heeded from here on is heard once more.
+        let heeded = balancers.map(|all| unhealthy::give_heeded(all, UnixTime::now()));
+        let ill = balancers.map(unhealthy::give);
+        let servers = holds.map(|_| Servers {
+            names: node.dns.give(),
+            heeded: heeded.unwrap_or_default(),
+        });
         let kept = holds.and_then(|holds| holds.kept.as_ref());
         let kept = kept.map(|(snapshot, vouched)| last_good::encode(snapshot, vouched));
         let now = node.withdrawn.load(Ordering::Relaxed);
@@ -94,6 +115,7 @@ impl Given {
             kept: kept.transpose()?.unwrap_or_default(),
             filters: filters.unwrap_or_default(),
             unhealthy: ill.unwrap_or_default(),
+            servers: servers.unwrap_or_default(),
         })
     }
 
@@ -147,9 +169,11 @@ impl Given {
         node.unstored.take_over(&self.unstored, now);
         node.questions.given.are_of_another(&self.flights);
         plugins::registry::succession::take(&node.states, &self.filters, now);
+        node.dns.take(&self.servers.names);
         if let Some(live) = node.live.load().as_ref() {
             let balancers = live.balancers(&node.balancers);
             unhealthy::take(balancers, &self.unhealthy);
+            unhealthy::take_heeded(balancers, &self.servers.heeded, now);
             // What an operator has said a moment ago counts for more.
             marks::heed(balancers, &self.revocations, now);
         }
@@ -169,7 +193,9 @@ impl Given {
         // What a version gives more than the one before stands behind what that gives: so does what further filters go on with.
         let parts = [&revocations, &unstored, &self.keys, &self.kept, &flights];
         let ill = serde_json::to_vec(&self.unhealthy)?;
-        for part in parts.into_iter().chain(&self.filters).chain([&ill]) {
+        let servers = serde_json::to_vec(&self.servers)?;
+        let parts = parts.into_iter().chain(&self.filters);
+        for part in parts.chain([&ill, &servers]) {
             let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
             bytes.extend(length.to_be_bytes());
             bytes.extend(part);
@@ -220,6 +246,9 @@ impl Given {
         if let Some(part) = further.next() {
             // Of less matter than the rest: another version may tell it in another way.
             given.unhealthy = serde_json::from_slice(part).unwrap_or_default();
+        }
+        if let Some(part) = further.next() {
+            given.servers = serde_json::from_slice(part).unwrap_or_default();
         }
         Some(given)
     }

@@ -2,28 +2,38 @@
 //! time to live (Kong 3.9, `dns_*`).
 
 mod config;
+mod last;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
+use serde::{Deserialize, Serialize};
 use shared::clock::monotonic;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 pub(crate) use self::config::DnsConfig;
+pub(crate) use self::last::GivenName;
+use self::last::Last;
 
 /// How long a line of the hosts file is believed.
 const HOSTS_TTL: Duration = Duration::from_mins(1);
 /// Longest time that an answer is believed.
 const MAX_TTL: Duration = Duration::from_hours(1);
+/// How long an answer is waited for where the one before can be used in its place: servers that are silent are given up after many
+/// times as much.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// What is asked for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Kind {
     /// Whatever was found last.
     Last,
@@ -43,7 +53,7 @@ pub(crate) struct Resolved {
 }
 
 /// One address of a name.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Found {
     pub(crate) address: IpAddr,
     /// Of an SRV record.
@@ -54,22 +64,25 @@ pub(crate) struct Found {
 }
 
 /// Looks names up. One per core: its sockets belong to the core's runtime.
-pub(crate) struct Resolver {
+#[derive(Clone)]
+pub(crate) struct Resolver(Arc<Inner>);
+
+struct Inner {
     config: DnsConfig,
     dns: Option<TokioResolver>,
-    /// What names had last.
-    last: Mutex<HashMap<String, Last>>,
     /// Why names could not be looked up, and until when nobody is asked again.
     failed: Mutex<HashMap<String, (Instant, String)>>,
+    /// Names that are being looked up, while what they had last is used.
+    asking: Mutex<HashSet<String>>,
 }
 
-/// What a name had last.
-#[derive(Clone)]
-struct Last {
-    /// The type of record.
-    kind: Kind,
-    /// What it led to.
-    resolved: Resolved,
+/// While there is one, a name is being looked up.
+struct Asking(Arc<Inner>, String);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        locked(&self.0.asking).remove(&self.1);
+    }
 }
 
 impl std::fmt::Debug for Resolver {
@@ -119,94 +132,54 @@ impl Resolver {
         let dns = dns
             .inspect_err(|error| tracing::warn!(%error, "no name server is known"))
             .ok();
-        Self {
+        Self(Arc::new(Inner {
             config,
             dns,
-            last: Mutex::default(),
             failed: Mutex::default(),
-        }
+            asking: Mutex::default(),
+        }))
     }
 
     /// The addresses of `name`, in lower case. An address stands for itself.
     pub(crate) async fn resolve(&self, name: &str) -> io::Result<Resolved> {
-        if let Some(resolved) = self.known(name) {
+        let inner = &self.0;
+        if let Some(resolved) = inner.known(name) {
             return Ok(resolved);
         }
-        let Some(dns) = &self.dns else {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "no name server"));
-        };
-        let last = locked(&self.last).get(name).cloned();
-        let failed = locked(&self.failed).get(name).cloned();
+        let failed = locked(&inner.failed).get(name).cloned();
         if let Some((until, why)) = failed
             && monotonic() < until
         {
             let why = io::Error::new(io::ErrorKind::NotFound, why);
-            return self.stale(last, until).ok_or(why);
+            return inner.stale(name, until).ok_or(why);
         }
-        let last_kind = last.as_ref().map(|last| last.kind);
-        let mut failure = None;
-        let mut asked = Vec::new();
-        for kind in &self.config.order {
-            let kind = match (kind, last_kind) {
-                (Kind::Last, Some(last)) => last,
-                (Kind::Last, None) => continue,
-                (kind, _) => *kind,
-            };
-            if asked.contains(&kind) {
-                continue;
-            }
-            asked.push(kind);
-            match ask(dns, name, kind).await {
-                Ok(Some(resolved)) => {
-                    let last = Last {
-                        kind,
-                        resolved: resolved.clone(),
-                    };
-                    self.remember(&self.last, name, last);
-                    return Ok(resolved);
+        let Some(stale) = inner.stale(name, monotonic()) else {
+            // Meanwhile another core may find it, or the process before this one tell of it.
+            let mut looking = pin!(inner.look_up(name));
+            loop {
+                if let Ok(found) = timeout(PATIENCE, looking.as_mut()).await {
+                    return found;
                 }
-                Ok(None) => {}
-                Err(error) => failure = Some(error),
+                if let Some(stale) = inner.stale(name, monotonic()) {
+                    return Ok(stale);
+                }
             }
-        }
-        let now = monotonic();
-        let Some(failure) = failure else {
-            // The servers know that there is nothing: what there was is no longer true.
-            locked(&self.last).remove(name);
-            let failure = io::Error::new(io::ErrorKind::NotFound, "no records");
-            let told = (now + self.config.not_found, failure.to_string());
-            self.remember(&self.failed, name, told);
-            return Err(failure);
         };
-        let until = now + self.config.error;
-        self.remember(&self.failed, name, (until, failure.to_string()));
-        let stale = self.stale(last, until);
-        if stale.is_some() {
-            tracing::warn!(name, error = %failure, "name not resolved, keeping its last addresses");
+        // Nobody waits for long, and once nobody has heard anything nobody else waits at all.
+        if !locked(&inner.asking).insert(name.to_owned()) {
+            return Ok(stale);
         }
-        stale.ok_or(failure)
+        let asking = Asking(Arc::clone(inner), name.to_owned());
+        let looking = tokio::spawn(async move { asking.0.look_up(&asking.1).await });
+        match timeout(PATIENCE, looking).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) | Err(_) => Ok(stale),
+        }
     }
 
     /// Whether an answer that was good until then must not be used any more, even if no server gives another.
     pub(crate) fn is_over(&self, until: Instant) -> bool {
-        until + self.config.stale <= monotonic()
-    }
-
-    /// What a name had last, if that is not too old: good until it can be looked up again.
-    fn stale(&self, last: Option<Last>, until: Instant) -> Option<Resolved> {
-        let mut resolved = last?.resolved;
-        let over = self.is_over(resolved.until);
-        resolved.until = until;
-        (!over).then_some(resolved)
-    }
-
-    /// Remembers `what` of `name`, in place of everything else once there is too much of that.
-    fn remember<T>(&self, all: &Mutex<HashMap<String, T>>, name: &str, what: T) {
-        let mut all = locked(all);
-        if all.len() >= self.config.remembered && !all.contains_key(name) {
-            all.clear();
-        }
-        all.insert(name.to_owned(), what);
+        self.0.config.is_over(until)
     }
 
     /// Where `host` and `port` are, by name or address.
@@ -231,6 +204,68 @@ impl Resolver {
         }
         Err(failure)
     }
+}
+
+impl Inner {
+    /// Asks the servers for `name`; if they do not answer, it is what it was last.
+    async fn look_up(&self, name: &str) -> io::Result<Resolved> {
+        let Some(dns) = &self.dns else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no name server"));
+        };
+        let last_kind = self.config.last.kind(name);
+        let mut failure = None;
+        let mut asked = Vec::new();
+        for kind in &self.config.order {
+            let kind = match (kind, last_kind) {
+                (Kind::Last, Some(last)) => last,
+                (Kind::Last, None) => continue,
+                (kind, _) => *kind,
+            };
+            if asked.contains(&kind) {
+                continue;
+            }
+            asked.push(kind);
+            match ask(dns, name, kind).await {
+                Ok(Some(resolved)) => {
+                    let last = Last {
+                        kind,
+                        resolved: resolved.clone(),
+                    };
+                    self.config
+                        .last
+                        .remember(name, last, self.config.remembered);
+                    return Ok(resolved);
+                }
+                Ok(None) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        let now = monotonic();
+        let (failure, lasts) = if let Some(failure) = failure {
+            (failure, self.config.error)
+        } else {
+            // The servers know that there is nothing: what there was is no longer true.
+            self.config.last.forget(name);
+            let failure = io::Error::new(io::ErrorKind::NotFound, "no records");
+            (failure, self.config.not_found)
+        };
+        let until = now + lasts;
+        let told = (until, failure.to_string());
+        remember(&self.failed, name, told, self.config.remembered);
+        let stale = self.stale(name, until);
+        if stale.is_some() {
+            tracing::warn!(name, error = %failure, "name not resolved, keeping its last addresses");
+        }
+        stale.ok_or(failure)
+    }
+
+    /// What `name` had last, if that is not too old: good `until` it can be looked up again.
+    fn stale(&self, name: &str, until: Instant) -> Option<Resolved> {
+        let mut resolved = self.config.last.of(name)?;
+        let over = self.config.is_over(resolved.until);
+        resolved.until = until;
+        (!over).then_some(resolved)
+    }
 
     /// What needs no name server.
     fn known(&self, name: &str) -> Option<Resolved> {
@@ -252,6 +287,15 @@ impl Resolver {
             until: monotonic() + HOSTS_TTL,
         })
     }
+}
+
+/// Remembers `what` of `name`, in place of everything else once there are `most`.
+fn remember<T>(all: &Mutex<HashMap<String, T>>, name: &str, what: T, most: usize) {
+    let mut all = locked(all);
+    if all.len() >= most && !all.contains_key(name) {
+        all.clear();
+    }
+    all.insert(name.to_owned(), what);
 }
 
 fn locked<T>(all: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -331,18 +375,68 @@ async fn ask(dns: &TokioResolver, name: &str, kind: Kind) -> io::Result<Option<R
 mod tests {
     use std::path::Path;
 
+    use serde_json::json;
+
     use super::*;
     use crate::settings::Settings;
 
     /// Nobody serves names at port 1.
     fn resolver(hosts: &Path) -> Resolver {
+        Resolver::new(config(hosts, "127.0.0.1:1"))
+    }
+
+    fn config(hosts: &Path, server: &str) -> DnsConfig {
         let config = DnsConfig::read(&Settings {
             dns_hostsfile: hosts.to_owned(),
-            dns_resolver: vec!["127.0.0.1:1".to_owned()],
+            dns_resolver: vec![server.to_owned()],
             dns_order: vec!["A".to_owned()],
             ..Settings::default()
         });
-        Resolver::new(config.unwrap())
+        config.unwrap()
+    }
+
+    /// What is given of a name that had this address last, and for so many seconds has been looked up in vain.
+    fn given(name: &str, address: &str, seconds: u64) -> GivenName {
+        let none = json!(null);
+        let found = json!([{"address": address, "port": none, "weight": none, "name": none}]);
+        let given = json!({"name": name, "kind": "A", "found": found, "stale": seconds * 1_000});
+        serde_json::from_value(given).unwrap()
+    }
+
+    #[tokio::test]
+    async fn while_servers_are_silent_a_name_leads_where_it_did_and_nobody_waits_for_long() {
+        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = silent.local_addr().unwrap().to_string();
+        let config = config(Path::new("/nowhere"), &server);
+        let given = [
+            given("a.test", "192.0.2.1", 5),
+            given("old.test", "192.0.2.2", 3_601),
+        ];
+        config.take(&given);
+        // All cores know of it.
+        let [one, other] = [(); 2].map(|()| Resolver::new(config.clone()));
+        tokio::time::pause();
+        let start = tokio::time::Instant::now();
+        for (resolver, waits) in [
+            (&one, PATIENCE),
+            (&one, PATIENCE),
+            (&other, 2 * PATIENCE),
+            (&other, 2 * PATIENCE),
+        ] {
+            let answer = resolver.resolve("a.test").await.unwrap();
+            let address: IpAddr = "192.0.2.1".parse().unwrap();
+            assert_eq!(answer.found, [address.into()]);
+            assert_eq!(start.elapsed().as_millis() / 10, waits.as_millis() / 10);
+        }
+        assert!(one.resolve("old.test").await.is_err());
+        // What is told while it is looked up is heard.
+        let told = async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            config.take(&[self::given("late.test", "192.0.2.3", 5)]);
+        };
+        let begun = tokio::time::Instant::now();
+        assert!(tokio::join!(one.resolve("late.test"), told).0.is_ok());
+        assert!(begun.elapsed() <= 2 * PATIENCE);
     }
 
     #[tokio::test(flavor = "local")]
@@ -378,8 +472,6 @@ mod tests {
 
     #[test]
     fn what_is_found_anew_of_a_known_name_takes_the_place_of_nothing_else() {
-        let mut resolver = resolver(Path::new("/nowhere"));
-        resolver.config.remembered = 2;
         let all = Mutex::new(HashMap::new());
         for (name, expected) in [
             ("a", &["a"][..]),
@@ -387,7 +479,7 @@ mod tests {
             ("a", &["a", "b"]),
             ("c", &["c"]),
         ] {
-            resolver.remember(&all, name, name.len());
+            remember(&all, name, name.len(), 2);
             let mut known: Vec<_> = locked(&all).keys().cloned().collect();
             known.sort();
             assert_eq!(known, expected, "{name}");

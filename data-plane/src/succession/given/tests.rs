@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, waitid};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::*;
@@ -28,6 +29,7 @@ fn given(size: usize) -> Given {
         kept: vec![5; size],
         filters: [vec![6; 3], Vec::new(), vec![7; 2]],
         unhealthy: Vec::new(),
+        servers: Servers::default(),
     }
 }
 
@@ -39,8 +41,9 @@ fn what_is_cut_off_is_not_taken_and_what_is_not_known_is_passed_over() {
         let mut ends = vec![of_four_parts(&given).len()];
         let flights = given.flights.concat();
         let ill = serde_json::to_vec(&given.unhealthy).unwrap();
+        let servers = serde_json::to_vec(&given.servers).unwrap();
         let later = std::iter::once(&flights).chain(&given.filters);
-        for part in later.chain([&ill]) {
+        for part in later.chain([&ill, &servers]) {
             ends.push(ends.last().unwrap() + size_of::<u64>() + part.len());
         }
         assert_eq!(ends.last(), Some(&bytes.len()));
@@ -160,6 +163,22 @@ fn what_filters_go_on_with_keeps_nothing_else_waiting() {
         ..Given::default()
     };
     assert_eq!(Given::of_filters(node), behind);
+}
+
+#[test]
+fn where_names_led_last_is_known_to_the_next_process() {
+    let name = json!({"name": "a.test", "kind": "A", "found": [], "stale": 5_000});
+    let (before, _) = knowing(0);
+    let name = serde_json::from_value(name).unwrap();
+    before.node().dns.take(&[name]);
+    let given = Given::of(before.node(), Some(&Holds::default()), false).unwrap();
+    let given = Given::decode(&given.encode().unwrap()).unwrap();
+    let (next, _) = knowing(0);
+    assert_eq!(next.node().dns.give(), []);
+    given.tell(next.node());
+    let known = serde_json::to_value(next.node().dns.give()).unwrap();
+    assert_eq!(known[0]["name"], "a.test");
+    assert!(known[0]["stale"].as_u64().unwrap() >= 5_000, "{known}");
 }
 
 #[test]

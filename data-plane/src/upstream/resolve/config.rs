@@ -3,18 +3,19 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::proto::rr::Name;
 use hickory_resolver::system_conf::parse_resolv_conf;
 
-use super::Kind;
+use super::last::{GivenName, LastNames};
+use super::{Kind, monotonic};
 use crate::settings::Settings;
 
 /// Where the system keeps the domains that short names are looked for in.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// How names are looked up, the same for all cores.
+/// How names are looked up, the same for all cores, and what they had last.
 #[derive(Clone, Debug)]
 pub(crate) struct DnsConfig {
     pub(super) hosts: Arc<HashMap<String, Vec<IpAddr>>>,
@@ -32,6 +33,7 @@ pub(crate) struct DnsConfig {
     pub(super) error: Duration,
     /// Most names of which something is remembered.
     pub(super) remembered: usize,
+    pub(super) last: Arc<LastNames>,
 }
 
 /// Where names are looked for beside the root.
@@ -93,7 +95,23 @@ impl DnsConfig {
             not_found: Duration::from_secs(settings.dns_not_found_ttl),
             error: Duration::from_secs(settings.dns_error_ttl),
             remembered: settings.dns_cache_size,
+            last: Arc::default(),
         })
+    }
+
+    /// Whether an answer that was good until then must not be used any more, even if no server gives another.
+    pub(super) fn is_over(&self, until: Instant) -> bool {
+        until + self.stale <= monotonic()
+    }
+
+    /// What names had last, for the process that takes the place of this one.
+    pub(crate) fn give(&self) -> Vec<GivenName> {
+        self.last.give(monotonic())
+    }
+
+    /// Goes on with what they had in the process before this one, while no server tells more.
+    pub(crate) fn take(&self, given: &[GivenName]) {
+        self.last.take(given, monotonic(), self.remembered);
     }
 }
 
