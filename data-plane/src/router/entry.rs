@@ -326,13 +326,13 @@ pub(super) fn entries(
     };
     let mut all = Vec::new();
     for path in &paths {
-        for hosts in &groups {
+        for group in &groups {
             for tls in tls {
                 all.push(entry(
                     number,
                     route,
                     path.clone(),
-                    hosts.clone(),
+                    group.clone(),
                     plain_hosts_only,
                     *tls,
                 ));
