@@ -139,10 +139,12 @@ pub(super) fn authority(head: &RequestHead, peer: &Peer) -> Result<Rc<str>, Gate
     // Where it is said in one place, and no other request of the connection can have said it in another.
     let once = match head.uri.authority() {
         None => headers.sole(Kind::HOST, &HOST),
-        Some(authority) => {
-            let alone = head.version == Version::HTTP_2 && !headers.has(Kind::HOST, &HOST);
-            alone.then_some(authority.as_str().as_bytes())
+        // There the field says it, too, if the client has not said something else.
+        Some(authority) if head.version == Version::HTTP_2 => {
+            let host = headers.sole(Kind::HOST, &HOST);
+            host.filter(|host| *host == authority.as_str().as_bytes())
         }
+        Some(_) => None,
     };
     if let Some(host) = once
         && let Some(known) = peer.kept.borrow().host(host)

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
@@ -182,6 +182,13 @@ pub(super) async fn serve(
 /// What has come with `parts` and is refused for `refusal`, if for anything.
 fn arrival(mut parts: Parts, body: RequestBody, refusal: Option<Refusal>) -> Arrival {
     fields::join_cookies(&mut parts.headers);
+    // Plugins, logs and balancers look for the host where HTTP/1.1 has it, as in nginx. It is not sent on from there.
+    if let Some(authority) = parts.uri.authority()
+        && !parts.headers.contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        parts.headers.insert(header::HOST, host);
+    }
     Arrival {
         head: Box::new(RequestHead {
             method: parts.method,
@@ -456,6 +463,28 @@ impl AsyncWrite for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_is_where_http_1_1_has_it() {
+        for (target, field, expected) in [
+            ("https://a.test:8443/b", None, Some("a.test:8443")),
+            ("https://a.test/b", Some("b.test"), Some("b.test")),
+            ("/b", Some("b.test"), Some("b.test")),
+            ("/b", None, None),
+        ] {
+            let mut request = Request::get(target);
+            if let Some(field) = field {
+                request = request.header(header::HOST, field);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let headers = arrival(parts, RequestBody::Empty, None)
+                .head
+                .headers
+                .into_map();
+            let hosts: Vec<_> = headers.get_all(header::HOST).iter().collect();
+            assert_eq!(hosts, Vec::from_iter(expected), "{target} {field:?}");
+        }
+    }
 
     #[test]
     fn who_gives_up_is_judged_by_haste_number_and_share() {

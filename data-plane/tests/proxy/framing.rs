@@ -287,7 +287,7 @@ fn a_head_has_limits_that_are_told() {
 #[test]
 fn a_head_that_is_too_large_is_told_so() {
     const TOO_LARGE: &str = "Request header or cookie too large\nrequest_id: ";
-    const BEFORE: usize = "GET / HTTP/1.1\r\nx: \r\n\r\n".len();
+    const BEFORE: usize = "GET / HTTP/1.1\r\nx: \r\nhost: a.test\r\n\r\n".len();
     let (port, heads) = upstream(&[OK]);
     let proxy = start(configuration(port, &json!({}), &[json!({"paths": ["/"]})]));
     http2::run(async {
