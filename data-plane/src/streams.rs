@@ -105,7 +105,8 @@ pub(crate) struct Line {
 #[derive(Debug, Default)]
 struct Run {
     route: Option<Arc<StreamRoute>>,
-    /// The port that the stream has come to.
+    /// The ports that the stream has come from, and to.
+    client_port: u16,
     port: u16,
     /// When a server was reached.
     connected: Option<Instant>,
@@ -114,13 +115,14 @@ struct Run {
 }
 
 impl Line {
-    /// The line of a stream of `client` to `port` that begins now.
-    pub(crate) fn new(protocol: &'static str, client: IpAddr, port: u16) -> Self {
+    /// The line of a stream from `source` to `port` that begins now.
+    pub(crate) fn new(protocol: &'static str, source: SocketAddr, port: u16) -> Self {
         Self {
             started_at: UnixTime::now().as_millis(),
-            client_ip: Some(client),
+            client_ip: Some(source.ip().to_canonical()),
             protocol,
             run: Run {
+                client_port: source.port(),
                 port,
                 ..Run::default()
             },
@@ -208,6 +210,7 @@ impl Line {
         let log = StreamLog {
             matched: &route.run.matched,
             client,
+            client_port: self.run.client_port,
             port: self.run.port,
             status,
             connected: connected.is_some(),
@@ -238,7 +241,7 @@ pub(crate) async fn serve(
     let carried = Rc::new(Carried::default());
     let destination = stream.local_addr();
     let own_port = destination.as_ref().map_or(0, SocketAddr::port);
-    let mut line = Line::new("tcp", source.ip().to_canonical(), own_port);
+    let mut line = Line::new("tcp", source, own_port);
     let served = match destination {
         Ok(destination) => {
             let asked = Asked {

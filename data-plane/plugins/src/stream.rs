@@ -14,6 +14,8 @@ pub struct StreamLog<'a> {
     pub matched: &'a Matched,
     /// The client's address.
     pub client: IpAddr,
+    /// The port that it has come from.
+    pub client_port: u16,
     /// The port that it came to.
     pub port: u16,
     /// How it ended, by the numbers of nginx's streams: 200 if well.

@@ -119,7 +119,7 @@ async fn session(core: &Rc<Core>, ends: &Ends, mut datagrams: mpsc::Receiver<Byt
     let start = monotonic();
     let carried = Carried::default();
     let port = ends.destination.port();
-    let mut line = Line::new("udp", ends.source.ip().to_canonical(), port);
+    let mut line = Line::new("udp", ends.source, port);
     let served = route_and_carry(core, ends, &mut datagrams, &carried, &mut line).await;
     line.close(core, start, &carried, served);
 }

@@ -89,6 +89,7 @@ fn a_stream_is_told_too() {
     let log = StreamLog {
         matched: &matched(),
         client: [127, 0, 0, 1].into(),
+        client_port: 7,
         port: 9000,
         status: http::StatusCode::OK,
         connected: true,

@@ -140,7 +140,7 @@ pub(super) fn of_stream(
         name: "stream".to_owned(),
         tags: common_tags(config, node),
         phases: [Vec::new(), vec![preread]],
-        client: (log.client, None),
+        client: (log.client, Some(log.client_port)),
         matched: Some(log.matched),
         tries: log.tries,
         begin,

@@ -315,6 +315,7 @@ fn streams_are_told_with_each_server_that_was_tried() {
     let log = StreamLog {
         matched: &matched,
         client: "2001:db8::1".parse().unwrap(),
+        client_port: 7,
         port: 9000,
         status: http::StatusCode::OK,
         connected: true,
@@ -343,7 +344,8 @@ fn streams_are_told_with_each_server_that_was_tried() {
         .collect();
     let tried = ["stream (balancer try 1)", "stream (balancer try 2)"];
     assert_eq!(names, ["stream", "stream (proxy)", tried[0], tried[1]]);
-    assert_eq!(spans[0]["remoteEndpoint"], json!({"ipv6": "2001:db8::1"}));
+    let client = json!({"ipv6": "2001:db8::1", "port": 7});
+    assert_eq!(spans[0]["remoteEndpoint"], client);
     assert_eq!(spans[1]["tags"]["kong.preread.duration_ms"], "3");
     assert_eq!(spans[1]["tags"]["peer.hostname"], "2.example");
     let server = json!({"serviceName": "s", "ipv4": "10.0.0.2", "port": 9});
