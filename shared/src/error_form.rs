@@ -122,20 +122,21 @@ fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.replace('>', "&gt;"))
 }
 
-/// What stands for an HTTP status in gRPC (Kong 3.9, `kong.response.exit`).
+/// What stands for an HTTP status in gRPC (Kong 3.9, `kong.response.exit`): for one without a code of its own, that of its class.
 pub const fn grpc_status(status: u16) -> u16 {
     match status {
-        400 => 3,
         401 => 16,
         403 => 7,
         404 => 5,
-        409 => 10,
+        409 => 6,
         429 => 8,
         499 => 1,
-        500 => 13,
         501 => 12,
         503 => 14,
         504 => 4,
+        200..=299 => 0,
+        400..=498 => 3,
+        500..=599 => 13,
         _ => 2,
     }
 }
@@ -160,6 +161,27 @@ fn thousandths(text: &str) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_status_has_a_code_of_grpc() {
+        for (status, code) in [
+            (200, 0),
+            (204, 0),
+            (302, 2),
+            (400, 3),
+            (401, 16),
+            (405, 3),
+            (409, 6),
+            (413, 3),
+            (499, 1),
+            (500, 13),
+            (502, 13),
+            (503, 14),
+            (599, 13),
+        ] {
+            assert_eq!(grpc_status(status), code, "{status}");
+        }
+    }
 
     #[test]
     fn the_best_quality_wins_and_the_first_of_equals() {

@@ -51,6 +51,21 @@ fn tell_call(response: &mut Response<Bytes>, message: &str) {
     }
 }
 
+/// A message in JSON, and nothing beside it but the request's id, as it is to whoever calls by gRPC. What else a filter answers is left
+/// as it is.
+pub fn to_callers(response: &mut Response<Bytes>, exchange: &Exchange<'_>) {
+    let is_message = |body: &serde_json::Value| {
+        let mut fields = body.as_object().into_iter().flatten();
+        body["message"].is_string()
+            && fields.all(|(name, _)| matches!(&**name, "message" | "request_id"))
+    };
+    if is_call(exchange)
+        && serde_json::from_slice(response.body()).is_ok_and(|body| is_message(&body))
+    {
+        for_callers(response, exchange);
+    }
+}
+
 /// A refusal with a message in JSON, as it is to whoever calls by gRPC (Kong 3.9, `kong.response.exit`).
 pub(crate) fn for_callers(response: &mut Response<Bytes>, exchange: &Exchange<'_>) {
     if !is_call(exchange) {

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{Response, header};
+use plugins::answer::to_callers;
 use plugins::environment::{Consumers, Membership};
 use plugins::exchange::{BodyWish, Exchange, Parsing, Reply, Source, WholeBody};
 use plugins::filter::{Filter as _, Flow, Phases};
@@ -98,7 +99,10 @@ pub(super) async fn ask(
         if answered.is_none() {
             answered = match filter.on_request(exchange, &host).await {
                 Flow::Continue => None,
-                Flow::Answer(answer) => Some((Source::Exit, answer)),
+                Flow::Answer(mut answer) => {
+                    to_callers(&mut answer, exchange);
+                    Some((Source::Exit, answer))
+                }
                 Flow::Kept(answer) => Some((Source::Service, answer)),
             };
         }

@@ -248,7 +248,7 @@ fn messages_pass_both_ways_as_they_come_with_status_in_trailers() {
 fn a_service_of_grpcs_is_asked_through_tls() {
     run(async {
         let port = secure_server().await;
-        for (verify, status) in [(false, "0"), (true, "2")] {
+        for (verify, status) in [(false, "0"), (true, "13")] {
             let service = json!({
                 "protocol": "grpcs", "tls_verify": verify, "read_timeout": 60_000, "retries": 0,
             });
@@ -311,7 +311,7 @@ fn what_does_not_fit_is_said_as_kong_says_it() {
             .unwrap();
         assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
         assert_eq!(response.headers()["content-type"], "application/grpc");
-        assert_eq!(response.headers()["grpc-status"], "2");
+        assert_eq!(response.headers()["grpc-status"], "13");
         let response = client
             .send_request(call("/none", "application/grpc", empty()))
             .await

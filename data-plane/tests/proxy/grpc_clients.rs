@@ -53,6 +53,42 @@ fn records(port: u16, service: &Value) -> Vec<shared::snapshot::Record> {
 }
 
 #[test]
+fn what_plugins_answer_a_call_is_said_by_header() {
+    run(async {
+        let port = server().await;
+        // That the host is among the fields is the second's condition.
+        let unless_no_host = json!({"status_code": 405, "trigger": "host"});
+        for (name, config, code, message) in [
+            ("jwt", json!({}), "16", "Unauthorized"),
+            (
+                "request-termination",
+                unless_no_host,
+                "3",
+                "Method not allowed",
+            ),
+        ] {
+            let mut records = records(port, &json!({"protocol": "grpc"}));
+            records.push(plugin(60, name, &config));
+            let proxy = start(records);
+            let mut client = client(&proxy).await;
+            let empty = Full::default().boxed();
+            let request = call("/hello.Hello/Say", "application/grpc", empty);
+            let response = client.send_request(request).await.unwrap();
+            let headers = response.headers();
+            assert_eq!(headers["grpc-status"], code, "{name}");
+            assert_eq!(headers["grpc-message"], message);
+            assert_eq!(headers["content-type"], "application/grpc");
+            let body = response.into_body().collect().await.unwrap();
+            assert!(body.to_bytes().is_empty());
+            drop(client);
+            tokio::task::spawn_blocking(move || stop(proxy))
+                .await
+                .unwrap();
+        }
+    });
+}
+
+#[test]
 fn clients_that_read_nothing_hold_up_nobody_else() {
     run(async {
         let port = server().await;
@@ -107,10 +143,10 @@ fn a_body_that_a_filter_refuses_is_no_fault_of_the_server() {
         for (parts, status, said) in [
             (
                 &["much too long for it"][..],
-                "2",
+                "3",
                 "Request size limit exceeded",
             ),
-            (&["0123456789", "x"], "2", "Request size limit exceeded"),
+            (&["0123456789", "x"], "3", "Request size limit exceeded"),
             (&["short"], "0", ""),
         ] {
             let mut client = client(&proxy).await;
