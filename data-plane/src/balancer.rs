@@ -424,6 +424,13 @@ impl Peers {
         self.found(&peer);
     }
 
+    /// All that are known, also those that no list names any more.
+    fn known(&self) -> Vec<Arc<Peer>> {
+        self.forget();
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().map(|(peer, _)| Arc::clone(peer)).collect()
+    }
+
     /// Drops what nobody holds, and no list has named for long.
     fn forget(&self) {
         let now = monotonic();

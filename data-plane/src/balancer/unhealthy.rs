@@ -37,11 +37,10 @@ pub(crate) struct Heeded {
 pub(crate) fn give_heeded(balancers: &[Arc<Balancer>], now: UnixTime) -> Vec<Heeded> {
     let all = balancers.iter().flat_map(|balancer| {
         let upstream = balancer.config.id;
-        let table = balancer.table();
-        let told = table.entries.iter().map(|entry| Heeded {
+        let told = balancer.peers.known().into_iter().map(|peer| Heeded {
             upstream,
-            key: entry.peer.key.clone(),
-            marks: entry.peer.told(now),
+            key: peer.key.clone(),
+            marks: peer.told(now),
         });
         let told = told.filter(|one| !one.marks.is_empty());
         told.collect::<Vec<_>>()
@@ -67,13 +66,13 @@ fn by_upstream(balancers: &[Arc<Balancer>]) -> HashMap<Uuid, &Arc<Balancer>> {
     all.map(|balancer| (balancer.config.id, balancer)).collect()
 }
 
-/// The addresses of `balancers` that are not healthy.
+/// The addresses of `balancers` that are not healthy, also of those that may be targets again.
 pub(crate) fn give(balancers: &[Arc<Balancer>]) -> Vec<Unhealthy> {
     let all = balancers.iter().flat_map(|balancer| {
         let upstream = balancer.config.id;
-        let table = balancer.table();
-        let ill = table.entries.iter().map(|entry| &entry.peer);
-        let ill = ill.filter(|peer| !peer.is_healthy()).map(|peer| Unhealthy {
+        let known = balancer.peers.known();
+        let ill = known.iter().filter(|peer| !peer.is_healthy());
+        let ill = ill.map(|peer| Unhealthy {
             upstream,
             key: peer.key.clone(),
             by_hand: !peer.is_found_unhealthy(),
@@ -130,14 +129,19 @@ mod tests {
         before.report(&peer(0), Event::TcpFailure, &thresholds);
         before.set_health(&peer(1), false);
         assert_eq!(ill(&before), [1, 2]);
-        let found = give(&[Arc::clone(&before)]);
+        let given = |balancer: &Arc<Balancer>| {
+            let mut given = give(&[Arc::clone(balancer)]);
+            given.sort_by_key(|one| one.by_hand);
+            given
+        };
+        let found = given(&before);
         let by_hand = |ill: &[Unhealthy]| ill.iter().map(|one| one.by_hand).collect::<Vec<_>>();
         assert_eq!(by_hand(&found), [false, true]);
 
         let next = balancer(&Balancers::default(), passive(), &[1, 1, 1]);
         take(&[Arc::clone(&next)], &found);
         assert_eq!(ill(&next), [1, 2]);
-        assert_eq!(give(&[Arc::clone(&next)]), found, "it is told on");
+        assert_eq!(given(&next), found, "it is told on");
         for _ in 0..3 {
             let lease = next.pick(None, &[]).unwrap();
             assert_eq!(lease.peer.key, peer(2).key);
@@ -209,5 +213,8 @@ mod tests {
         assert_eq!(ill(&named), []);
         named.install(vec![named.entry(0, &address.into())], Vec::new());
         assert_eq!(ill(&named), [1]);
+        // It may be where the name leads again.
+        named.install(Vec::new(), Vec::new());
+        assert_eq!((ill(&named), give(&[named]).len()), (vec![], 1));
     }
 }
