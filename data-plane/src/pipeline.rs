@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::answers::Signature;
 use self::answers::{protocol_answer, refuse, sign, wants_debug, without_content};
-use self::body::Body;
+use self::body::{Body, announced};
 use self::owned::{leave_out, make_room, remove_identity, remove_sealed_cookies, withhold_cookies};
 use self::progress::Progress;
 use self::proxied::{Inbound, Sent, Ways};
@@ -223,6 +223,12 @@ async fn answer(
         record.run.phases.count = false;
         return answer.map(Returned::from);
     }
+    // Nearly all have none.
+    let announced = if body.is_empty() {
+        None
+    } else {
+        announced(head.headers.view())
+    };
     let mut request = Request {
         host: route.preserve_host.then(|| received_host(&head)).flatten(),
         captures: snapshot
@@ -232,6 +238,7 @@ async fn answer(
             body,
             Rc::clone(&core),
             (client.address, route.account.service),
+            announced,
         ),
         path,
         client,

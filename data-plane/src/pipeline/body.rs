@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use plugins::exchange::{BodyError, BodySource, Parsing};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -14,6 +14,9 @@ use uuid::Uuid;
 use crate::body::{RequestBody, RequestBodyError};
 use crate::core::Core;
 use crate::error::GatewayError;
+use crate::http1::content_length;
+use crate::http1::headers::View;
+use crate::http1::kind::Kind;
 use crate::memory::Held;
 
 /// The request's body, which a filter may read before it is forwarded.
@@ -22,6 +25,8 @@ pub(super) struct Body {
     client: IpAddr,
     service: Option<Uuid>,
     rest: RequestBody,
+    /// How many bytes its client has announced, if it has.
+    announced: Option<usize>,
     /// What a filter has read, and whether that is all.
     read: Option<(Bytes, bool)>,
     /// What has come behind the last byte.
@@ -34,13 +39,15 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// The body `rest` of a request of `client` for `service` on `core`.
+    /// The body `rest` of a request of `client` for `service` on `core`, of so many bytes if that was `announced`.
     pub(super) const fn new(
         rest: RequestBody,
         core: Rc<Core>,
         (client, service): (IpAddr, Option<Uuid>),
+        announced: Option<usize>,
     ) -> Self {
         Self {
+            announced,
             core,
             client,
             service,
@@ -134,6 +141,11 @@ impl Body {
         if self.fault.is_some() {
             return Err(BodyError::Broken);
         }
+        // Nobody is asked to send what no filter will read (RFC 9110 §10.1.1).
+        if !is_held && self.announced > Some(limit) {
+            return Err(BodyError::TooLarge(limit));
+        }
+        let most = self.announced.unwrap_or(limit).min(limit);
         let before = self.read.take().map(|(bytes, _)| bytes).unwrap_or_default();
         let known = before.len();
         let mut read = Vec::from(before);
@@ -172,7 +184,7 @@ impl Body {
                     break;
                 }
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if held.adds(&mut read, &data, limit, is_held) => {}
+                    Ok(data) if held.adds(&mut read, &data, most, is_held) => {}
                     Ok(_) if is_held => break,
                     Ok(_) => {
                         self.fault = Some(lack(held, read.len()));
@@ -199,6 +211,12 @@ impl Body {
         self.read = Some((bytes.clone(), end.is_ok()));
         end.map(|()| bytes)
     }
+}
+
+/// How many bytes a client announces that has sent `headers`.
+pub(super) fn announced(headers: View<'_>) -> Option<usize> {
+    let mut lengths = headers.values(Kind::CONTENT_LENGTH, &header::CONTENT_LENGTH);
+    content_length(lengths.next()?).ok()?.try_into().ok()
 }
 
 /// Why what is `held` cannot become so many bytes.
@@ -338,7 +356,8 @@ pub(super) mod tests {
     /// The body of a client that has sent `text` and then the `rest`.
     fn body(text: &str, rest: RequestBody, core: &Rc<Core>) -> Body {
         let sent = RequestBody::Read(Bytes::copy_from_slice(text.as_bytes()), Box::new(rest));
-        Body::new(sent, Rc::clone(core), (IpAddr::from([192, 0, 2, 1]), None))
+        let client = IpAddr::from([192, 0, 2, 1]);
+        Body::new(sent, Rc::clone(core), (client, None), None)
     }
 
     /// What goes upstream.
@@ -358,6 +377,18 @@ pub(super) mod tests {
             let held = body.hold(64).await;
             assert!(matches!(held, Err(GatewayError::BodyTooLarge)), "{held:?}");
             assert_eq!(core.held.used(), 0);
+        });
+    }
+
+    #[test]
+    fn what_is_announced_too_long_is_not_read() {
+        with_body(64 * PAGE, async |mut body, core| {
+            body.announced = Some(7);
+            let read = body.read(6, Parsing::Nothing).await;
+            assert!(matches!(read, Err(BodyError::TooLarge(6))));
+            assert_eq!((body.read.is_none(), core.held.used()), (true, 0));
+            assert_eq!(body.read(7, Parsing::Nothing).await.unwrap(), "one,two");
+            assert_eq!(upstream(&mut body).await, "one,two");
         });
     }
 
