@@ -334,14 +334,21 @@ impl Wish {
         if !headers.may_have(Kind::ACCEPT.and(Kind::CONTENT_TYPE)) {
             return None;
         }
-        let accept = headers.values(Kind::ACCEPT, &header::ACCEPT).next();
-        let value = accept.or_else(|| {
+        let mut lists = headers.values(Kind::ACCEPT, &header::ACCEPT);
+        let first = lists.next();
+        let value = first.or_else(|| {
             let mut types = headers.values(Kind::CONTENT_TYPE, &header::CONTENT_TYPE);
             types.next()
         })?;
+        let mut value = value.to_vec();
+        // Several fields are one list (RFC 9110 §5.3).
+        for more in lists {
+            value.push(b',');
+            value.extend_from_slice(more);
+        }
         Some(Self {
             value: value.into(),
-            accepts: accept.is_some(),
+            accepts: first.is_some(),
         })
     }
 }

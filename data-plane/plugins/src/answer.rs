@@ -14,11 +14,13 @@ use crate::exchange::Exchange;
 /// A message in the form that the client takes, JSON if it does not say (Kong 3.9, `kong.response.error`).
 pub(crate) fn error(status: StatusCode, message: &str, exchange: &Exchange<'_>) -> Response<Bytes> {
     let grpc = is_call(exchange);
-    let accept = exchange.request.headers.get(ACCEPT);
-    let form = match accept.map(|accept| ErrorForm::of(accept.as_bytes())) {
+    // Several fields are one list (RFC 9110 §5.3).
+    let accept = exchange.request.headers.get_all(ACCEPT).iter();
+    let accept: Vec<&[u8]> = accept.map(HeaderValue::as_bytes).collect();
+    let form = match ErrorForm::of(&accept.join(&b',')) {
         _ if grpc => ErrorForm::Grpc,
-        Some(ErrorForm::Grpc) | None => ErrorForm::Json,
-        Some(form) => form,
+        ErrorForm::Grpc => ErrorForm::Json,
+        form => form,
     };
     let body = exchange
         .error_templates

@@ -36,14 +36,15 @@ fn errors_have_the_bodies_of_an_operators_templates() {
         );
         ask(&proxy, &request)
     };
-    let answer = get("/down", "text/html");
+    // Several fields are one list.
+    let answer = get("/down", "text/plain;q=0.9\r\nAccept: text/html");
     assert!(
         answer.contains(
             "\r\n\r\n<p>An invalid response was received from the upstream server</p><i>"
         ),
         "{answer}"
     );
-    let answer = get("/key", "text/plain;q=0.7,application/json;q=0.8");
+    let answer = get("/key", "text/plain;q=0.7\r\nAccept: application/json;q=0.8");
     assert!(
         answer.ends_with(r#"{"custom":"No API key found in request"}"#),
         "{answer}"
