@@ -70,27 +70,44 @@ pub(super) fn fault(
 
 /// Why the members, which all serve it since `since`, do worse with it, if they do.
 pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Option<String> {
-    let (mut with, mut before, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
+    let [mut with, mut before, mut others]: [Vec<&Sample>; 3] = Default::default();
+    let mut given = rollout.stage_since;
     for node in nodes {
         let member = rollout.members.get(&node.name);
         if member.is_some() && rollout.excused.contains(&node.name) {
             continue;
         }
         if let Some(member) = member {
+            given = given.min(member.since);
             with.extend(with_it(rollout, node));
             before.extend(member.before(node, rollout));
         } else {
             // One that has what was replaced is no measure.
-            elsewhere.extend(node.samples.iter().filter(|sample| {
-                sample.revision <= rollout.from && sample.at >= rollout.stage_since
-            }));
+            let is_usual = |sample: &&Sample| sample.revision <= rollout.from;
+            others.extend(node.samples.iter().filter(is_usual));
         }
     }
-    failures(&with, &before, &elsewhere)
-        .or_else(|| departures(&with, &before, &elsewhere))
-        .or_else(|| slowness(&with, &before, &elsewhere))
+    // Who takes the roll-out over begins its times anew, but not what is known of the nodes.
+    let given = with.iter().map(|sample| sample.at).fold(given, Ord::min);
+    let others_since = |time| {
+        let since = others.iter().filter(|sample| sample.at >= time);
+        since.copied().collect()
+    };
+    // What all suffered in an earlier stage is in what the first did, and what they suffer in this one is not to drown in that.
+    let usual = [
+        before,
+        others_since(given),
+        others_since(rollout.stage_since),
+    ];
+    failures(&with, &usual)
+        .or_else(|| departures(&with, &usual))
+        .or_else(|| slowness(&with, &usual))
         .or_else(|| silence(rollout, nodes, since))
 }
+
+/// What those that have a change are measured by, by the worst of them: what these did before, what the others do since the first was
+/// given it, and what they do in this stage.
+type Usual<'a> = [Vec<&'a Sample>; 3];
 
 /// What a member does with the change. The first report after an operator has had it go on is of what was before that, too.
 fn with_it<'a>(rollout: &Rollout, node: &'a View) -> impl Iterator<Item = &'a Sample> {
@@ -121,7 +138,8 @@ fn rate(samples: &[&Sample], least: u64, bad: fn(&Sample) -> u64) -> Option<u64>
 /// How many of 1,000 are `bad` now, and at most before and elsewhere, as far as that is known, if these are more by the `margin` or
 /// of few by most.
 fn worse(
-    [with, before, elsewhere]: [&[&Sample]; 3],
+    with: &[&Sample],
+    usual: &Usual<'_>,
     margin: u64,
     bad: fn(&Sample) -> u64,
 ) -> Option<(u64, Option<u64>)> {
@@ -131,28 +149,30 @@ fn worse(
         (REQUESTS, margin)
     };
     let now = rate(with, least, bad)?;
-    let usual = rate(before, least, bad).max(rate(elsewhere, least, bad));
+    let usual = usual.iter().filter_map(|samples| rate(samples, least, bad));
+    let usual = usual.max();
     (now > usual.unwrap_or_default() + margin).then_some((now, usual))
 }
 
-fn failures(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Option<String> {
-    let samples = [with, before, elsewhere];
-    let (now, usual) = worse(samples, MORE_FAILURES, |sample| sample.failed)?;
+fn failures(with: &[&Sample], usual: &Usual<'_>) -> Option<String> {
+    let (now, usual) = worse(with, usual, MORE_FAILURES, |sample| sample.failed)?;
     let usual = usual.unwrap_or_default();
     Some(format!(
         "{now} of 1,000 requests fail on the nodes that have it, {usual} before or elsewhere"
     ))
 }
 
+/// Those of `samples` that say of how many requests the clients went away.
+fn that_tell<'a>(samples: &[&'a Sample]) -> Vec<&'a Sample> {
+    let telling = samples.iter().filter(|sample| sample.left.is_some());
+    telling.copied().collect()
+}
+
 /// Where requests hang, clients give up.
-fn departures(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Option<String> {
-    let [with, before, elsewhere] = [with, before, elsewhere].map(|samples| {
-        let telling = samples.iter().filter(|sample| sample.left.is_some());
-        telling.copied().collect::<Vec<_>>()
-    });
-    let samples = [&*with, &*before, &*elsewhere];
+fn departures(with: &[&Sample], usual: &Usual<'_>) -> Option<String> {
     let left = |sample: &Sample| sample.left.unwrap_or_default();
-    let (now, usual) = worse(samples, MORE_LEFT, left)?;
+    let usual = usual.each_ref().map(|samples| that_tell(samples));
+    let (now, usual) = worse(&that_tell(with), &usual, MORE_LEFT, left)?;
     // Nodes of earlier versions do not tell, and what is usual may be much.
     let usual = usual?;
     Some(format!(
@@ -180,9 +200,10 @@ pub(super) fn usual_p99(samples: &[&Sample]) -> Option<u32> {
     most(telling(samples))
 }
 
-fn slowness(with: &[&Sample], before: &[&Sample], elsewhere: &[&Sample]) -> Option<String> {
+fn slowness(with: &[&Sample], usual: &Usual<'_>) -> Option<String> {
     let with = telling(with);
-    let usual = usual_p99(before).max(usual_p99(elsewhere))?;
+    let usual = usual.iter().filter_map(|samples| usual_p99(samples));
+    let usual = usual.max()?;
     // The best of several: one slow moment is no verdict.
     let best = with.iter().copied().min()?;
     let is_much = u64::from(best) >= u64::from(usual) * MUCH;

@@ -1,6 +1,7 @@
 //! What roll-outs do with nodes that do well, badly, or nothing.
 
 mod away;
+mod elsewhere;
 mod replaced;
 
 use proptest::prelude::*;
@@ -415,10 +416,8 @@ fn an_operator_who_resumes_has_seen_what_happened() {
     let (mut rollout, _) = play(&mut nodes, 50, refuse);
     assert_eq!(rollout.state, State::Halted);
     rollout.resume(&nodes, second(100));
-    let mut at = 100;
-    while rollout.state == State::Running && at < 400 {
+    for at in 100..400 {
         while turn(&mut rollout, &mut nodes, second(at)) != Action::Wait {}
-        at += 1;
     }
     assert_eq!(
         (rollout.state, rollout.reason.as_deref()),
