@@ -238,6 +238,9 @@ struct Row {
     /// How many of its runs began after a crash. A run says of itself alone that it did.
     #[serde(default)]
     crashes: u32,
+    /// When the control plane that it is connected to last vouched for this; none where that is this one.
+    #[serde(skip)]
+    told_at: Option<UnixTime>,
 }
 
 /// One run of a node's process.
@@ -395,6 +398,7 @@ impl Fleet {
             contested,
             revoked: Revision::default(),
             crashes,
+            told_at: None,
         };
         let mut stream = Stream::new(streams, orders);
         if superseded.is_some_and(|superseded| superseded.is_ordered()) && !shunned.is_empty() {

@@ -19,6 +19,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How often everything is told again.
 const TELL: Duration = Duration::from_secs(10);
 
+/// How often a control plane says that it is there, where roll-outs are judged by what it tells.
+const THERE: Duration = Duration::from_secs(2);
+
 /// How long taking everything back may take.
 const LEAVE: Duration = Duration::from_secs(3);
 
@@ -47,7 +50,7 @@ impl Presence {
             plan,
             samples,
             told: BTreeMap::new(),
-            plan_told: false,
+            plan_told: None,
             seen: BTreeMap::new(),
         };
         let task = tokio::spawn(teller.run(stopping));
@@ -71,7 +74,8 @@ struct Teller {
     samples: bool,
     /// What was told of each part, and when.
     told: BTreeMap<u8, (Hash, Instant)>,
-    plan_told: bool,
+    /// How it rolls out: once, and now and then to say that it is there.
+    plan_told: Option<Instant>,
     /// What has been read of others.
     seen: BTreeMap<Post, u64>,
 }
@@ -135,14 +139,13 @@ impl Teller {
     fn tell(&mut self) -> Result<(), EtcdError> {
         let now = monotonic();
         if !self.board.keep()? {
-            (self.told, self.plan_told) = (BTreeMap::new(), false);
+            (self.told, self.plan_told) = (BTreeMap::new(), None);
         }
         let mut outcome = Ok(());
-        let is_recent = |at: Instant| now.saturating_duration_since(at) < TELL;
-        if !self.plan_told {
-            let plan = Post::Plan(self.replica);
-            self.board.tell(&plan, self.plan.as_bytes())?;
-            self.plan_told = true;
+        let age = |at: Instant| now.saturating_duration_since(at);
+        let is_recent = |at: Instant| age(at) < TELL;
+        if self.plan_told.is_none() {
+            self.tell_plan(now)?;
         }
         for part in self.fleet.parts() {
             let told = self.told.get(&part.number);
@@ -163,7 +166,19 @@ impl Teller {
             }
         }
         self.order()?;
-        outcome
+        outcome?;
+        // Only now: what was told before is still so.
+        if self.samples && self.plan_told.is_some_and(|at| age(at) >= THERE) {
+            self.tell_plan(now)?;
+        }
+        Ok(())
+    }
+
+    fn tell_plan(&mut self, now: Instant) -> Result<(), EtcdError> {
+        let plan = Post::Plan(self.replica);
+        self.board.tell(&plan, self.plan.as_bytes())?;
+        self.plan_told = Some(now);
+        Ok(())
     }
 
     fn order(&mut self) -> Result<(), EtcdError> {
@@ -201,7 +216,7 @@ impl Teller {
     /// Takes in what others have told since.
     fn look(&mut self) -> Result<(), EtcdError> {
         let posts = self.board.posts()?;
-        let mut present = BTreeSet::new();
+        let (mut present, mut there) = (BTreeSet::new(), BTreeSet::new());
         for (post, version) in &posts {
             if let Post::Part(replica, _) = post {
                 if *replica == self.replica {
@@ -210,8 +225,12 @@ impl Teller {
                 present.insert(*replica);
             }
             let is_seen = self.seen.get(post) == Some(version);
+            if is_seen {
+                continue;
+            }
             // How others roll out is looked at by whoever starts.
-            if is_seen || matches!(post, Post::Plan(_)) {
+            if let Post::Plan(replica) = post {
+                there.insert(*replica);
                 continue;
             }
             // What is gone already has said what it had to say.
@@ -221,9 +240,13 @@ impl Teller {
             // Others count on what is told here, however long this takes. If it does not stay, the next turn says so.
             _ = self.board.keep();
         }
+        for replica in there {
+            self.fleet.hears(replica, steady());
+        }
         self.fleet.look(present);
         // What is not there any more, such as in an etcd that was put back, is told again.
-        self.plan_told = posts.contains_key(&Post::Plan(self.replica));
+        let plan = Post::Plan(self.replica);
+        self.plan_told = self.plan_told.filter(|_| posts.contains_key(&plan));
         self.told
             .retain(|number, _| posts.contains_key(&Post::Part(self.replica, *number)));
         self.seen = posts;

@@ -288,9 +288,9 @@ pub(crate) fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime
     }
     let members = rollout.members.keys().filter(|name| judged(name));
     let members = members.filter_map(|name| fleet.find(name));
-    let mut members = members.filter(|node| !node.blocked);
-    let serves = |node: &View| node.connected && node.running.revision == rollout.to;
-    if !members.all(serves) {
+    let members: Vec<&View> = members.filter(|node| !node.blocked).collect();
+    let serves = |node: &&View| node.connected && node.running.revision == rollout.to;
+    if !members.iter().all(serves) {
         return Action::Wait;
     }
     let Some(since) = rollout.serving_since else {
@@ -306,7 +306,10 @@ pub(crate) fn step(rollout: &Rollout, plan: &Plan, nodes: &[View], now: UnixTime
         Stage::Share => plan.share_bake,
         Stage::All => Duration::ZERO,
     };
-    if now.saturating_since(since) < bake || wanted.lacking > 0 {
+    // What was last told of a node whose control plane is lost since then says that all is well for as long as that one's lease.
+    let end = since.saturating_add(bake);
+    let is_known = |node: &&View| node.told_at.is_none_or(|at| at >= end);
+    if now < end || wanted.lacking > 0 || !members.iter().all(is_known) {
         return Action::Wait;
     }
     if small || rollout.stage != Stage::Canary {

@@ -292,7 +292,10 @@ impl Fleet {
         // Its clock is not ours: what counts is how long ago something was.
         let at = told.at;
         let ours = |time| by_another_clock(time, at, now);
-        told.rows.iter_mut().for_each(|row| row.shift(ours));
+        for row in &mut told.rows {
+            row.shift(ours);
+            row.told_at = Some(now);
+        }
         let mut nodes = self.nodes();
         let is_here = |name: &str| nodes.here.contains_key(name);
         let mut news = nodes.elsewhere.news(part, &told.rows).into_iter();
@@ -310,6 +313,16 @@ impl Fleet {
         drop(nodes);
         self.changed.send_replace(());
         Ok(())
+    }
+
+    /// The control plane `from` is there at `now`, and what it last told of its nodes is still so.
+    pub fn hears(&self, from: Uuid, now: UnixTime) {
+        let mut nodes = self.nodes();
+        let told = nodes.elsewhere.told.iter_mut();
+        let of_it = told.filter(|((replica, _), _)| *replica == from);
+        for row in of_it.flat_map(|(_, told)| &mut told.rows) {
+            row.told_at = Some(now);
+        }
     }
 
     /// Says which control planes run besides this one. What is known from others is kept, as of nodes that have

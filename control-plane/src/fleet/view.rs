@@ -37,6 +37,8 @@ pub struct View {
     pub last_seen: UnixTime,
     /// When it reported last; the start of all times before it has.
     pub reported_at: UnixTime,
+    /// When another control plane, which it is connected to, last vouched for all this. None of a node that is known first-hand.
+    pub told_at: Option<UnixTime>,
     /// What it runs; the default where that is of another generation.
     pub running: Position,
     /// What it refused last.
@@ -223,6 +225,7 @@ impl Row {
             draining: self.report.draining,
             last_seen: self.last_seen.saturating_add(self.unheard),
             reported_at: self.samples.reported_at,
+            told_at: self.told_at,
             running: Some(self.running).filter(is_of_it).unwrap_or_default(),
             refusal,
             quarantined: introduction

@@ -32,7 +32,7 @@ fn teller(subject: &InEtcd, number: u128) -> Teller {
         plan: "rollout=immediate".to_owned(),
         samples: false,
         told: BTreeMap::new(),
-        plan_told: false,
+        plan_told: None,
         seen: BTreeMap::new(),
     }
 }
@@ -142,6 +142,34 @@ fn what_is_gone_from_etcd_is_told_again_though_the_lease_is_kept() {
     one.turn().unwrap();
     one.turn().unwrap();
     assert!(other.board.posts().unwrap().keys().eq(told.keys()));
+}
+
+#[test]
+fn where_changes_go_out_in_stages_each_says_that_it_is_there() {
+    let Some(subject) = InEtcd::start() else {
+        return;
+    };
+    let (mut one, mut other) = (teller(&subject, 1), teller(&subject, 2));
+    let (_member, _) = one.fleet.join(node("node-1"), NOW).unwrap();
+    let told_at = |teller: &Teller| teller.fleet.views(0)[0].told_at;
+    one.turn().unwrap();
+    other.turn().unwrap();
+    let before = told_at(&other);
+    assert!(before.is_some());
+    for (samples, is_heard) in [(false, false), (true, true)] {
+        one.samples = samples;
+        one.plan_told = one.plan_told.and_then(|at| at.checked_sub(THERE));
+        assert!(one.plan_told.is_some());
+        let posts = other.board.posts().unwrap();
+        one.turn().unwrap();
+        assert_eq!(other.board.posts().unwrap() != posts, is_heard);
+        other.turn().unwrap();
+        assert_eq!(told_at(&other) > before, is_heard);
+    }
+    // Not with each turn.
+    let posts = other.board.posts().unwrap();
+    one.turn().unwrap();
+    assert_eq!(other.board.posts().unwrap(), posts);
 }
 
 /// Whether anybody who starts now would carry out an order.

@@ -85,6 +85,30 @@ fn every_control_plane_shows_the_nodes_of_all() {
 }
 
 #[test]
+fn what_is_told_of_a_node_is_so_until_its_control_plane_was_last_heard() {
+    let (one, other) = (Fleet::shared(), Fleet::shared());
+    let id = Uuid::from_u128(1);
+    let (_here, _) = other.join(named("here", at(1)), NOW).unwrap();
+    let (there, _) = one.join(named("there", at(1)), NOW).unwrap();
+    exchange((&one, id), &other, Duration::ZERO);
+    let told_at = || {
+        let views = other.views(at(1).generation).into_iter();
+        views.map(|view| view.told_at).collect::<Vec<_>>()
+    };
+    assert_eq!(told_at(), [None, Some(NOW)]);
+    let later = NOW.saturating_add(Duration::from_secs(2));
+    other.hears(Uuid::from_u128(2), later);
+    assert_eq!(told_at(), [None, Some(NOW)]);
+    other.hears(id, later);
+    assert_eq!(told_at(), [None, Some(later)]);
+    // Whoever comes here is known first-hand.
+    drop(there);
+    let (_there, _) = other.join(named("there", at(1)), later).unwrap();
+    exchange((&one, id), &other, Duration::ZERO);
+    assert_eq!(told_at(), [None, None]);
+}
+
+#[test]
 fn the_nodes_of_a_control_plane_that_ends_are_gone_until_another_has_them() {
     let (one, other) = (Fleet::shared(), Fleet::shared());
     let id = Uuid::from_u128(1);

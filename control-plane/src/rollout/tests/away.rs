@@ -106,3 +106,34 @@ fn what_is_waited_for_is_told() {
     nodes[2].connected = true;
     assert_eq!(told(&rollout, &nodes, 0), None, "enough are there");
 }
+
+#[test]
+fn a_stage_ends_on_what_is_known_by_then_of_who_has_the_change() {
+    // Who has it is connected to another control plane, which tells of it until the second `last`.
+    let last_told = |last: u64| {
+        let mut nodes = fleet(50);
+        play(&mut nodes, 200, |at, _, nodes| {
+            for node in nodes {
+                node.told_at = Some(second(at.min(last)));
+            }
+        })
+    };
+    let (rollout, counts) = last_told(29);
+    assert_eq!(rollout.state, State::Running);
+    assert_eq!(counts, [1; 200]);
+    let (rollout, counts) = last_told(89);
+    assert_eq!(rollout.state, State::Running);
+    assert_eq!(counts[30..], [5; 170]);
+    let (rollout, counts) = last_told(90);
+    assert_eq!((rollout.state, counts.len()), (State::Completed, 91));
+    // Nobody else has to be told of, nor who stops.
+    let mut nodes = fleet(50);
+    let (rollout, counts) = play(&mut nodes, 200, |at, rollout, nodes| {
+        for node in nodes {
+            let is_member = rollout.members.contains_key(&node.name);
+            node.told_at = (!is_member || node.draining).then_some(second(0));
+            node.draining |= is_member && at == 10;
+        }
+    });
+    assert_eq!((rollout.state, counts.len()), (State::Completed, 101));
+}
