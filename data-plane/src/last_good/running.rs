@@ -14,7 +14,7 @@ use super::marker::replace;
 const NAME: &str = "running";
 /// By how much the start of the machine may seem to have moved, as its wall clock is set. A machine that restarts sooner after its
 /// start has crashed.
-const CLOCK_SET: Duration = Duration::from_secs(300);
+const CLOCK_SET: Duration = Duration::from_mins(5);
 
 /// The file of one node.
 #[derive(Debug)]

@@ -59,10 +59,12 @@ fn what_all_suffer_in_any_stage_is_not_blamed_on_the_change() {
         (&[40], 40),
         (&[40, 50, 60], 60),
     ] {
-        let fails = |sample: &mut Sample| sample.failed = 500;
-        let is_left = |sample: &mut Sample| sample.left = Some(500);
-        let is_slow = |sample: &mut Sample| sample.p99_us = 50_000;
-        for worsen in [&fails as &dyn Fn(&mut Sample), &is_left, &is_slow] {
+        let ways: [fn(&mut Sample); 3] = [
+            |sample| sample.failed = 500,
+            |sample| sample.left = Some(500),
+            |sample| sample.p99_us = 50_000,
+        ];
+        for worsen in ways {
             for taken_over in [false, true] {
                 let reason = halted_where_all_suffer(ill, now, taken_over, worsen);
                 assert_eq!(reason, None, "{ill:?} by {now}, {taken_over}");
