@@ -510,6 +510,7 @@ impl Row {
         if self.running.generation != position.generation {
             // Revisions of one generation say nothing of another's.
             self.revoked = Revision::default();
+            self.samples.clear();
         }
         if self.running != position {
             self.running = position;

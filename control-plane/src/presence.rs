@@ -215,6 +215,8 @@ impl Teller {
 
     /// Takes in what others have told since.
     fn look(&mut self) -> Result<(), EtcdError> {
+        // What changes while it is read is not known yet.
+        let listed = steady();
         let posts = self.board.posts()?;
         let (mut present, mut there) = (BTreeSet::new(), BTreeSet::new());
         for (post, version) in &posts {
@@ -241,7 +243,7 @@ impl Teller {
             _ = self.board.keep();
         }
         for replica in there {
-            self.fleet.hears(replica, steady());
+            self.fleet.hears(replica, listed);
         }
         self.fleet.look(present);
         // What is not there any more, such as in an etcd that was put back, is told again.

@@ -79,7 +79,9 @@ pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Opt
         }
         if let Some(member) = member {
             given = given.min(member.since);
-            with.extend(with_it(rollout, node));
+            let is_anew = matches!(rollout.judged, Judged::Since(_));
+            // The first report after an operator has had it go on is of what was before that, too.
+            with.extend(with_it(rollout, node).skip(usize::from(is_anew)));
             before.extend(member.before(node, rollout));
         } else {
             // One that has what was replaced is no measure.
@@ -109,18 +111,16 @@ pub(super) fn verdict(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Opt
 /// given it, and what they do in this stage.
 type Usual<'a> = [Vec<&'a Sample>; 3];
 
-/// What a member does with the change. The first report after an operator has had it go on is of what was before that, too.
+/// What a member reports of what it does with the change, as far as that is judged.
 fn with_it<'a>(rollout: &Rollout, node: &'a View) -> impl Iterator<Item = &'a Sample> {
     let since = match rollout.judged {
         Judged::Since(since) => Some(since),
         Judged::FromBegin | Judged::Anew => None,
     };
     let to = rollout.to;
-    let is_judged = move |sample: &&Sample| {
-        sample.revision == to && since.is_none_or(|since| sample.at > since)
-    };
-    let judged = node.samples.iter().filter(is_judged);
-    judged.skip(usize::from(since.is_some()))
+    node.samples
+        .iter()
+        .filter(move |sample| sample.revision == to && since.is_none_or(|since| sample.at > since))
 }
 
 /// Requests that `samples` tell of.
@@ -236,6 +236,7 @@ fn silence(rollout: &Rollout, nodes: &[View], since: UnixTime) -> Option<String>
         (!rollout.excused.contains(&node.name)).then_some((node, member))
     });
     judged.find_map(|(node, member)| {
+        // The first says when those after it began: nothing is to be passed over here.
         let mut with: Vec<&Sample> = with_it(rollout, node).collect();
         let before = member.before(node, rollout);
         // As it takes it up it reports what it answered without.
