@@ -12,16 +12,19 @@ use shared::clock::{UnixTime, machine_started};
 use super::marker::replace;
 
 const NAME: &str = "running";
-/// By how much the start of the machine may seem to have moved, as its wall clock is set. A machine that restarts sooner after its
-/// start has crashed.
+/// Differs after a restart of the machine: a power cut is no crash of ours.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Stands for a boot id that cannot be read, such as with systemd's `ProcSubset=pid`: then the clocks tell when the machine started.
+const HIDDEN: &str = "-";
+/// By how much that may seem to have moved, as the wall clock is set. A machine that restarts sooner after its start has crashed.
 const CLOCK_SET: Duration = Duration::from_mins(5);
 
 /// The file of one node.
 #[derive(Debug)]
 pub(crate) struct Running {
     path: PathBuf,
-    /// A power cut is no crash of ours. By the clocks, since `/proc/sys` may be hidden (`ProcSubset=pid` of systemd).
     machine_started: UnixTime,
+    boot_id: String,
     process: u32,
     /// Whether it could not be noted that this process runs.
     owes: Mutex<bool>,
@@ -29,9 +32,12 @@ pub(crate) struct Running {
 
 impl Running {
     pub(super) fn of(directory: &Path) -> Self {
+        let boot_id = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let boot_id = Some(boot_id.trim()).filter(|id| !id.is_empty());
         Self {
             path: directory.join(NAME),
             machine_started: machine_started(),
+            boot_id: boot_id.unwrap_or(HIDDEN).to_owned(),
             process: std::process::id(),
             owes: Mutex::default(),
         }
@@ -40,13 +46,16 @@ impl Running {
     /// Whether a process has run here that was not told to stop, and does not run any more.
     pub(super) fn has_crashed(&self) -> bool {
         let said = std::fs::read_to_string(&self.path).unwrap_or_default();
-        let started = said
-            .split_once(' ')
-            .and_then(|(started, _)| started.parse().ok());
-        started.is_some_and(|started| {
-            let (then, now) = (UnixTime::from_secs(started), self.machine_started);
-            now.saturating_since(then).max(then.saturating_since(now)) <= CLOCK_SET
-        })
+        let mut words = said.split(' ');
+        let (started, boot_id) = (words.next(), words.next().unwrap_or(HIDDEN));
+        let Some(started) = started.and_then(|started| started.parse().ok()) else {
+            return false;
+        };
+        if ![boot_id, &self.boot_id].contains(&HIDDEN) {
+            return boot_id == self.boot_id;
+        }
+        let (then, now) = (UnixTime::from_secs(started), self.machine_started);
+        now.saturating_since(then).max(then.saturating_since(now)) <= CLOCK_SET
     }
 
     /// This process runs, and none before it.
@@ -93,7 +102,8 @@ impl Running {
     }
 
     fn said(&self) -> String {
-        format!("{} {}", self.machine_started.as_secs(), self.process)
+        let (started, boot_id) = (self.machine_started.as_secs(), &self.boot_id);
+        format!("{started} {boot_id} {}", self.process)
     }
 }
 
@@ -126,12 +136,18 @@ mod tests {
         assert!(process(5).has_crashed());
         // Nor has anybody crashed with whom the machine went down; but that its clock is set is no restart.
         let started = Running::of(root.path()).machine_started;
-        for (later, has_crashed) in [(200, true), (400, false)] {
+        for (boot_id, later, has_crashed) in [
+            ("another", 0, false),
+            (&*process(5).boot_id, 400, true),
+            (HIDDEN, 200, true),
+            (HIDDEN, 400, false),
+        ] {
             let again = Running {
                 machine_started: started.saturating_add(Duration::from_secs(later)),
+                boot_id: boot_id.to_owned(),
                 ..process(6)
             };
-            assert_eq!(again.has_crashed(), has_crashed, "{later}");
+            assert_eq!(again.has_crashed(), has_crashed, "{boot_id}, {later}");
         }
         // What nobody has written says nothing.
         for bytes in ["", " ", " 7", "x"] {
@@ -139,6 +155,7 @@ mod tests {
             assert!(!process(7).has_crashed(), "{bytes}");
         }
     }
+
     #[test]
     fn what_a_full_disk_kept_from_being_noted_is_noted_later() {
         let root = tempfile::tempdir().unwrap();
