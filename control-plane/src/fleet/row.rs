@@ -222,7 +222,8 @@ impl Row {
             "p99_us": self.report.p99_us,
             "connections": self.report.connections,
             "resident_bytes": self.report.resident_bytes,
-            "crash_restarts": self.report.crash_restarts,
+            // A run says how many in a row it followed; how many there were in all only who has seen them knows.
+            "crash_restarts": self.crashes.max(self.report.crash_restarts),
             "clock_offset_ms": self.clock_offset,
             "expiring": expiring.collect::<Vec<_>>(),
             "last_seen": last_seen.as_secs(),

@@ -276,6 +276,8 @@ mod tests {
             };
             members.push(fleet.join(joins, UnixTime::from_secs(1)).unwrap());
             assert_eq!(fleet.views(1)[0].crash_restarts, expected, "{boot}");
+            let shown = &fleet.list(|_| at(1), UnixTime::from_secs(1))[0];
+            assert_eq!(shown["crash_restarts"], expected, "{boot}");
         }
     }
 
