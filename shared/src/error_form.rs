@@ -141,6 +141,25 @@ pub const fn grpc_status(status: u16) -> u16 {
     }
 }
 
+/// What a gRPC code that stands for an HTTP status is called, as a message where there is no other.
+pub const fn grpc_name(status: u16) -> &'static str {
+    match grpc_status(status) {
+        0 => "OK",
+        1 => "Canceled",
+        3 => "InvalidArgument",
+        4 => "DeadlineExceeded",
+        5 => "NotFound",
+        6 => "AlreadyExists",
+        7 => "PermissionDenied",
+        8 => "ResourceExhausted",
+        12 => "Unimplemented",
+        13 => "Internal",
+        14 => "Unavailable",
+        16 => "Unauthenticated",
+        _ => "Unknown",
+    }
+}
+
 /// Whether a `Content-Type` is one of gRPC's.
 pub fn is_grpc(content_type: &[u8]) -> bool {
     content_type

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, LOCATION, PRAGMA, REFERRER_POLICY};
 use http::{HeaderValue, Response, StatusCode, Version};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
-use shared::error_form::{ErrorForm, grpc_status, is_grpc};
+use shared::error_form::{ErrorForm, grpc_name, grpc_status, is_grpc};
 use url::Url;
 
 use crate::exchange::Exchange;
@@ -53,17 +53,22 @@ fn tell_call(response: &mut Response<Bytes>, message: &str) {
     }
 }
 
-/// A message in JSON, and nothing beside it but the request's id, as it is to whoever calls by gRPC. What else a filter answers is left
-/// as it is.
+/// A message in JSON, and nothing beside it but the request's id, or nothing at all, as it is to whoever calls by gRPC. What else a filter
+/// answers is left as it is.
 pub fn to_callers(response: &mut Response<Bytes>, exchange: &Exchange<'_>) {
+    if !is_call(exchange) {
+        return;
+    }
     let is_message = |body: &serde_json::Value| {
         let mut fields = body.as_object().into_iter().flatten();
         body["message"].is_string()
             && fields.all(|(name, _)| matches!(&**name, "message" | "request_id"))
     };
-    if is_call(exchange)
-        && serde_json::from_slice(response.body()).is_ok_and(|body| is_message(&body))
-    {
+    if response.body().is_empty() && !response.headers().contains_key(CONTENT_TYPE) {
+        tell_call(response, grpc_name(response.status().as_u16()));
+        let form = HeaderValue::from_static(ErrorForm::Grpc.content_type());
+        response.headers_mut().insert(CONTENT_TYPE, form);
+    } else if serde_json::from_slice(response.body()).is_ok_and(|body| is_message(&body)) {
         for_callers(response, exchange);
     }
 }

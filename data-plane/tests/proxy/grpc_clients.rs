@@ -66,6 +66,13 @@ fn what_plugins_answer_a_call_is_said_by_header() {
                 "3",
                 "Method not allowed",
             ),
+            // Without a message of its own.
+            (
+                "request-termination",
+                json!({"status_code": 429}),
+                "8",
+                "ResourceExhausted",
+            ),
         ] {
             let mut records = records(port, &json!({"protocol": "grpc"}));
             records.push(plugin(60, name, &config));
