@@ -260,10 +260,17 @@ fn change_headers(
     for name in changes.remove.iter().filter_map(|text| name(text)) {
         headers.remove(name);
     }
+    // It is not among what Kong renames; but what is renamed to it is the server's.
+    let mut host = None;
     for (old, new) in &changes.rename {
         if let (Some(old), Some(new)) = (name(old), name(&render(new, facts)?))
             && old != new
+            && old != HOST
         {
+            if new == HOST {
+                host = headers.remove(&old).or(host);
+                continue;
+            }
             let values: Vec<HeaderValue> = headers.get_all(&old).iter().cloned().collect();
             if !values.is_empty() {
                 headers.remove(&old);
@@ -274,7 +281,6 @@ fn change_headers(
             }
         }
     }
-    let mut host = None;
     for (key, template) in &changes.replace {
         match (name(key), value(template)?) {
             (Some(HOST), Some(value)) => host = Some(value),

@@ -71,6 +71,28 @@ fn headers_change_in_order() {
 }
 
 #[test]
+fn a_header_that_is_renamed_to_host_is_the_servers() {
+    let transformed = |rename| {
+        let config = json!({ "rename": {"headers": [rename]} });
+        let headers = [("host", "named.a"), ("x-name", "named.b")];
+        let answer = transform(config, &request("/", &headers, ""));
+        let (name, old) = (
+            answer.upstream_header("x-name"),
+            answer.upstream_header("x-old"),
+        );
+        let host = answer
+            .overrides
+            .host
+            .map(|host| host.to_str().unwrap().to_owned());
+        (host, name, old)
+    };
+    let (host, name, _) = transformed("x-name:host");
+    assert_eq!((host.as_deref(), &*name), (Some("named.b"), ""));
+    let (host, _, old) = transformed("host:x-old");
+    assert_eq!((host, &*old), (None, ""));
+}
+
+#[test]
 fn the_query_changes_and_nothing_else_of_the_uri() {
     let config = json!({
         "remove": {"querystring": ["gone"]},
