@@ -3,6 +3,7 @@
 //! Each core counts for itself, behind a lock that it shares with nobody but a scrape; the cores'
 //! figures are added up when they are asked for.
 
+mod figures;
 mod gone;
 mod histogram;
 mod streams;
@@ -20,6 +21,7 @@ use plugins::exchange::{Source, Workspace};
 use plugins::filter::Counts;
 use uuid::Uuid;
 
+pub(crate) use self::figures::Figures;
 pub(crate) use self::gone::forget;
 use self::histogram::{GATEWAY_BOUNDS, Histogram, OTHER_BOUNDS, histogram};
 pub(crate) use self::streams::Ended;
@@ -242,53 +244,7 @@ pub(crate) struct Sum {
     pub(crate) writing: u64,
 }
 
-/// What a control plane is told of a node's traffic.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Figures {
-    pub(crate) requests: u64,
-    /// Answers of 5xx that are the gateway's own.
-    pub(crate) failed: u64,
-    /// Requests whose clients waited in vain.
-    pub(crate) left: u64,
-    total: Histogram<13>,
-}
-
-impl Figures {
-    /// The bound, in microseconds, that 99 of a hundred requests since `before` stayed within; 0 without
-    /// requests.
-    pub(crate) fn p99_since(&self, before: &Self) -> u32 {
-        let count = self.total.count.saturating_sub(before.total.count);
-        if count == 0 {
-            return 0;
-        }
-        let mut within = 0;
-        let buckets = self.total.buckets.iter().zip(before.total.buckets);
-        for ((now, before), bound) in buckets.zip(OTHER_BOUNDS) {
-            within += now.saturating_sub(before);
-            if within * 100 >= count * 99 {
-                return u32::try_from(bound * 1000).unwrap_or(u32::MAX);
-            }
-        }
-        u32::MAX
-    }
-}
-
 impl Sum {
-    /// What a control plane is told.
-    pub(crate) fn figures(&self) -> Figures {
-        let mut figures = Figures {
-            requests: self.requests,
-            failed: self.failed,
-            left: self.left,
-            ..Figures::default()
-        };
-        for series in self.series.iter().chain([&self.gone]) {
-            figures.total.add(&series.total);
-            figures.total.add(&series.untold);
-        }
-        figures
-    }
-
     /// Adds up what `cores` have counted.
     pub(crate) fn of(cores: &[Arc<Metrics>]) -> Self {
         let mut sum = Self::default();

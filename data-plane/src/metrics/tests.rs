@@ -91,10 +91,13 @@ fn control_planes_are_told_of_failures_slowness_and_who_gave_up() {
         ),
     ] {
         let core = Arc::new(Metrics::default());
-        let labels = Arc::new(Labels::default());
+        let labels = Arc::new(Labels {
+            route: "it".to_owned(),
+            ..Labels::default()
+        });
         let observe = |status: u16, source, total_latency, lacks| {
             core.observe(&Observation {
-                route: Some((Uuid::from_u128(1), &labels)),
+                route: (status != 404).then_some((Uuid::from_u128(1), &labels)),
                 counts,
                 consumer,
                 status: StatusCode::from_u16(status).unwrap(),
@@ -114,6 +117,8 @@ fn control_planes_are_told_of_failures_slowness_and_who_gave_up() {
         observe(499, Source::Error, 999, false);
         observe(499, Source::Error, 1_000, true);
         observe(499, Source::Error, 1_000, false);
+        // Nor does what matches no route tell how long those of routes take.
+        observe(404, Source::Error, 50_000, false);
         let figures = Sum::of(&[core]).figures();
         assert_eq!((figures.failed, figures.left), (1, 1), "{counts:?}");
         assert_eq!(figures.p99_since(&Figures::default()), 1_000_000);
